@@ -1,0 +1,320 @@
+"""From the command line to a checked config, before anything heavy is imported.
+
+Hydra composes; this module answers a user's mistake in one line. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from emotion_lab.errors import UserError, unknown
+from emotion_lab.rules import RULES
+
+_PACKAGE = Path(__file__).resolve().parent
+#: In a wheel the configs lie inside the package, in a checkout beside it.
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+
+#: Keys whose value is a path or address and is taken as the shell passes it.
+PATH_KEYS = (
+    "data.path",
+    "model.weights",
+    "ckpt",
+    "resume",
+    "source",
+    "ledger",
+    "hydra.run.dir",
+    "hydra.sweep.dir",
+)
+
+
+def quote(value: str, interpolate: bool = False) -> str:
+    """Return ``value`` quoted so that Hydra's grammar reads it back unchanged."""
+    value = re.sub(r"(\\*)'", lambda match: match[1] * 2 + "\\'", value)
+    value = re.sub(r"(\\+)$", lambda match: match[1] * 2, value)
+    if not interpolate:
+        value = value.replace("${", "\\${")
+    return f"'{value}'"
+
+
+def quote_paths(argv: list[str]) -> list[str]:
+    """Quote the values of :data:`PATH_KEYS` so that blanks, ``=`` and brackets need no care."""
+    result = []
+    for argument in argv:
+        match = re.match(r"^(\+{0,2}([\w./]+))=(.*)$", argument, re.DOTALL)
+        if match and match[2] in PATH_KEYS and match[3] not in ("", "null"):
+            value = match[3]
+            quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+            swept = "," in value and ("-m" in argv or "--multirun" in argv)
+            if not (quoted or swept) or Path(value).exists():
+                argument = f"{match[1]}={quote(value, match[2].startswith('hydra.'))}"
+        result.append(argument)
+    return result
+
+
+def options(group: str) -> list[str]:
+    """Return the names a user can choose for a config group."""
+    return sorted(p.stem for p in (CONF / group).glob("*.yaml") if p.stem != "base")
+
+
+def _is_group(name: str) -> bool:
+    return (CONF / name).is_dir()
+
+
+def _leaves(cfg: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(cfg, DictConfig):
+        for key in cfg:
+            yield f"{prefix}{key}"
+            node = cfg._get_node(key)
+            yield from _leaves(node, f"{prefix}{key}.")
+
+
+def _lookup(cfg: DictConfig, key: str) -> tuple[bool, Any]:
+    """Return (exists, default value) of a dotted key."""
+    node: Any = cfg
+    for part in key.split("."):
+        if not isinstance(node, DictConfig) or part not in node:
+            return False, None
+        node = node._get_node(part)
+    if isinstance(node, (DictConfig, ListConfig)):
+        return True, node
+    return True, node._value() if node is not None else None
+
+
+def _check_type(key: str, default: Any, value: Any) -> None:
+    """Hold a value against the type of its default; ``null`` is always allowed for ``null``."""
+    if default is None or (isinstance(default, str) and "${" in default):
+        return
+    text = f"{key}={value}"
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise UserError(f"{text} is not valid: expected true or false.")
+    elif isinstance(default, (int, float)):
+        whole = isinstance(default, int)
+        number = isinstance(value, int) or (isinstance(value, float) and not whole)
+        if isinstance(value, bool) or not number:
+            kind = "a whole number" if whole else "a number"
+            raise UserError(f"{text} is not valid: expected {kind}, for instance {key}={default}.")
+    elif isinstance(default, ListConfig) and not isinstance(value, (list, ListConfig)):
+        raise UserError(f"{text} is not valid: expected a list, for instance {key}=[{value}].")
+    elif isinstance(default, str) and isinstance(value, (dict, list)):
+        raise UserError(f"{text} is not valid: expected one value.")
+
+
+def check_values(cfg: Any, prefix: str = "") -> None:
+    """Hold every value of a composed config against :data:`emotion_lab.rules.RULES`.
+
+    Raises:
+        UserError: Naming the key, the value and what is allowed.
+    """
+    for key in list(_leaves(cfg)):
+        rule = RULES.get(f"{prefix}{key}")
+        if rule is None:
+            continue
+        value = OmegaConf.select(cfg, key)
+        if value is not None and not rule.test(value):
+            raise UserError(f"{prefix}{key}={value} is not valid: expected {rule.expected}.")
+
+
+def _choices(override: Any) -> list[Any]:
+    """Return the values an override takes: one, or those of a sweep."""
+    if override.is_sweep_override():
+        from hydra.core.override_parser.types import ChoiceSweep
+
+        if isinstance(override.value(), ChoiceSweep):
+            return list(override.sweep_iterator())
+        return []
+    return [override.value()]
+
+
+def _check_group(group: str, values: list[Any]) -> None:
+    for value in values:
+        for name in value if isinstance(value, list) else [value]:
+            if name is not None and str(name).strip("'") not in options(group):
+                raise unknown(group, name, options(group), f"Set it with {group}=<name>.")
+
+
+def precheck(entry: str, overrides: list[str], multirun: bool = False) -> DictConfig:
+    """Compose ``conf/<entry>.yaml`` with ``overrides`` and explain what is wrong with them.
+
+    Args:
+        entry: Entry point, for instance ``"train"``.
+        overrides: Hydra overrides as typed (paths already quoted).
+        multirun: Whether sweeps are allowed.
+
+    Returns:
+        The composed config (of the first combination, when sweeping), with the ``hydra`` node.
+
+    Raises:
+        UserError: For an unknown option, group, key, or a value of the wrong kind.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    parsed = []
+    for text in overrides:
+        if "=" not in text and not text.startswith("~"):
+            raise UserError(f"Cannot read '{text}': options are written key=value.")
+        try:
+            parsed.append(parser.parse_override(text))
+        except HydraException:
+            key, value = text.split("=", 1)
+            raise UserError(
+                f"Cannot read '{text}': quote special characters, for instance \"{key}='{value}'\"."
+            ) from None
+
+    def first(override: Any) -> str:
+        values = _choices(override)
+        if not override.is_sweep_override() or not values:
+            return override.input_line
+        return f"{override.input_line.split('=', 1)[0]}={values[0]}"
+
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        top = compose(entry)
+        groups, keys = [], []
+        for override in parsed:
+            name = override.key_or_group
+            sweep = override.is_sweep_override() and not name.startswith("hydra.")
+            if sweep and not multirun:
+                raise UserError(f"'{override.input_line}' is a sweep: add -m to run every value.")
+            if _is_group(name) and not name.startswith("hydra"):
+                if name not in top and name not in ("experiment",):
+                    raise unknown("option", name, [k for k in top if k != "hydra"])
+                _check_group(name, _choices(override))
+                groups.append(first(override))
+            elif name.startswith("hydra"):
+                groups.append(first(override))
+            else:
+                keys.append(override)
+        try:
+            base = compose(entry, overrides=groups)
+        except HydraException as error:
+            raise UserError(" ".join(str(error).split())) from None
+        known = list(_leaves(base))
+        for override in keys:
+            name = override.key_or_group
+            exists, default = _lookup(base, name)
+            if override.is_add() or override.is_force_add() or override.is_delete():
+                continue
+            if not exists:
+                raise unknown_key(name, known)
+            for value in _choices(override):
+                value = getattr(value, "text", value)
+                if value is not None:
+                    _check_type(name, default, value)
+        try:
+            cfg = compose(
+                entry,
+                overrides=groups + [first(override) for override in keys],
+                return_hydra_config=True,
+            )
+        except HydraException as error:
+            raise UserError(" ".join(str(error).split())) from None
+    for override in keys:
+        rule = RULES.get(override.key_or_group)
+        for value in _choices(override) if rule else []:
+            value = getattr(value, "text", value)
+            if value is not None and not rule.test(value):
+                raise UserError(
+                    f"{override.key_or_group}={value} is not valid: expected {rule.expected}."
+                )
+    check_values(OmegaConf.masked_copy(cfg, [k for k in cfg if k != "hydra"]))
+    return cfg
+
+
+def unknown_key(name: str, known: list[str]) -> UserError:
+    """Explain a key that does not exist, listing its neighbours rather than everything."""
+    import difflib
+
+    parent = name.rsplit(".", 1)[0] + "." if "." in name else ""
+    depth = name.count(".")
+    near = [key for key in known if key.startswith(parent) and key.count(".") == depth]
+    if not near:
+        near = [key for key in known if "." not in key]
+    if not difflib.get_close_matches(name, near, n=1, cutoff=0.6):
+        last = name.rsplit(".", 1)[-1]
+        same = [key for key in known if key.rsplit(".", 1)[-1] == last]
+        if same:
+            return UserError(
+                f"Unknown option '{name}'. Did you mean '{same[0]}'? Available: {', '.join(near)}."
+            )
+    return unknown("option", name, near)
+
+
+def _flags(argv: list[str]) -> tuple[list[str], bool, bool]:
+    """Return (overrides, multirun, custom): ``custom`` when Hydra shall handle it alone."""
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+    allowed = [flag for action in parser._actions for flag in action.option_strings]
+    for argument in argv:
+        flag = argument.split("=", 1)[0]
+        if argument.startswith("-") and flag not in allowed:
+            plain = argument.lstrip("-")
+            if "=" in plain:
+                raise UserError(f"Unknown flag '{argument}'. Write it without dashes: {plain}")
+            raise unknown("flag", argument, [f for f in allowed if f.startswith("--")])
+    args = parser.parse_args(argv)
+    custom = any((args.config_path, args.config_name, args.config_dir, args.hydra_help))
+    custom = custom or args.shell_completion
+    return list(args.overrides), bool(args.multirun), bool(custom)
+
+
+def plain(cfg: Any) -> Any:
+    """Return a config as plain dicts, lists, strings and numbers, interpolations resolved."""
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+def fail(error: BaseException) -> NoReturn:
+    """Print one line and leave with the exit code of a user's mistake (2)."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    raise SystemExit(getattr(error, "exit_code", 2))
+
+
+def run(
+    entry: str,
+    task: Callable[[DictConfig], Any],
+    prepare: Callable[[DictConfig, list[str]], list[str]] | None = None,
+) -> None:
+    """Run an entry point: check the command line, compose with Hydra, call ``task(cfg)``.
+
+    Args:
+        entry: Name of the config, ``conf/<entry>.yaml``.
+        task: Receives the composed config. It imports what is heavy itself.
+        prepare: Called with (checked config, overrides) before Hydra makes the run folder; it may
+            raise :class:`UserError` and returns further overrides.
+    """
+    import hydra
+
+    full = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    try:
+        argv = quote_paths(sys.argv[1:])
+        if any(flag in argv for flag in ("-h", "--help")):
+            from emotion_lab.help import show
+
+            show(entry)
+            return
+        overrides, multirun, custom = _flags(argv)
+        if not custom:
+            cfg = precheck(entry, overrides, multirun)
+            if prepare is not None:
+                argv += prepare(cfg, overrides)
+        # With this set Hydra passes exceptions on, so that one place decides how they look.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        sys.argv = [sys.argv[0], *argv]
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=entry)(task)()
+    except UserError as error:
+        if full:
+            raise
+        fail(error)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        raise SystemExit(130) from None

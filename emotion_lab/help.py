@@ -1,0 +1,72 @@
+"""``--help``: usage, the choices of every group and every key, read from ``conf/``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from emotion_lab.config import CONF, options
+
+
+def _summary(path: Path) -> str:
+    """Return the first comment of a yaml file: what it is for."""
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    return first.lstrip("# ").strip() if first.startswith("#") else ""
+
+
+def _keys(path: Path) -> list[str]:
+    """Return the lines of a yaml file that set a key, with their comments."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("hydra:"):
+            break
+        if line and not line.startswith((" ", "#", "-")) and ":" in line:
+            key = line.split(":", 1)[0]
+            if key not in ("defaults", "name"):
+                lines.append(line)
+    return lines
+
+
+def _groups(entry: str) -> list[str]:
+    text = yaml.safe_load((CONF / f"{entry}.yaml").read_text(encoding="utf-8"))
+    names = []
+    for item in text.get("defaults", []):
+        if isinstance(item, dict):
+            name = next(iter(item)).replace("optional ", "").replace("override ", "").strip("/")
+            if not name.startswith("hydra"):
+                names.append(name)
+    return names
+
+
+def show(entry: str) -> None:
+    """Print the help of an entry point."""
+    path = CONF / f"{entry}.yaml"
+    header = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        header.append(line[1:].removeprefix(" "))
+    print("\n".join(header))
+    groups = _groups(entry)
+    if groups:
+        print("\nGroups, set with <group>=<name>:")
+    for group in groups:
+        print(f"\n  {group}=")
+        for name in options(group):
+            print(f"    {name:<24}{_summary(CONF / group / f'{name}.yaml')}")
+    print("\nKeys, set with <key>=<value>:\n")
+    for line in _keys(path):
+        print(f"  {line.replace(':', '=', 1).replace('= ', '=', 1)}")
+    for group in groups:
+        base = CONF / group / "base.yaml"
+        files = [base] if base.exists() else []
+        files += [CONF / group / f"{name}.yaml" for name in options(group)]
+        for file in files if group not in ("experiment", "logger") else []:
+            lines = _keys(file)
+            if lines:
+                print(f"\n  {group}" + ("" if file == base else f"={file.stem}"))
+            for line in lines:
+                print(f"    {group}.{line.replace(':', '=', 1).replace('= ', '=', 1)}")
+    print("\nSweep with -m and commas: -m model=cnn,senet seed=1,2,3")
+    print("See the composed config with --cfg job; HYDRA_FULL_ERROR=1 shows tracebacks.")

@@ -1,0 +1,51 @@
+"""Emotion names: the one order, and the synonyms other people's folders use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+#: FER2013's own order (Goodfellow et al. 2013); label ``i`` of the CSV is ``EMOTIONS[i]``.
+EMOTIONS: tuple[str, ...] = (
+    "angry",
+    "disgust",
+    "fear",
+    "happy",
+    "sad",
+    "surprise",
+    "neutral",
+)
+
+_SYNONYMS: dict[str, tuple[str, ...]] = {
+    "angry": ("anger", "ang", "an", "mad"),
+    "disgust": ("disgusted", "disgusting", "dis", "di"),
+    "fear": ("fearful", "afraid", "scared", "fea", "fe", "af"),
+    "happy": ("happiness", "joy", "joyful", "smile", "hap", "ha"),
+    "sad": ("sadness", "unhappy", "sa"),
+    "surprise": ("surprised", "surprising", "sur", "su"),
+    "neutral": ("neutrality", "neu", "ne", "calm"),
+}
+
+_LOOKUP: dict[str, str] = {
+    **{name: name for name in EMOTIONS},
+    **{alias: name for name, aliases in _SYNONYMS.items() for alias in aliases},
+    **{str(index): name for index, name in enumerate(EMOTIONS)},
+}
+
+
+def canonical(name: str) -> str | None:
+    """Return the emotion that ``name`` stands for, or None when it is none of the seven.
+
+    Case, surrounding blanks and a leading number (``3_happy``, ``0-anger``) are ignored.
+    """
+    text = name.strip().lower()
+    if text in _LOOKUP:
+        return _LOOKUP[text]
+    return _LOOKUP.get(re.sub(r"^\d+[\s._-]*|[\s._-]*\d+$", "", text))
+
+
+def class_order(names: Iterable[str]) -> list[str]:
+    """Return class names in the one order: the seven emotions first, then the rest sorted."""
+    unique = set(names)
+    known = [name for name in EMOTIONS if name in unique]
+    return known + sorted(unique - set(EMOTIONS))

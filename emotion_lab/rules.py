@@ -1,0 +1,104 @@
+"""What a config value may be, where its type alone does not say it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A test for a value and the words for what passes it."""
+
+    test: Callable[[Any], bool]
+    expected: str
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def one_of(*names: str) -> Rule:
+    """Accept one of the given words."""
+    return Rule(lambda value: str(value) in names, f"one of {', '.join(names)}")
+
+
+def at_least(low: int) -> Rule:
+    """Accept a whole number of at least ``low``."""
+    return Rule(lambda value: _whole(value) and value >= low, f"a whole number of {low} or more")
+
+
+def between(low: float, high: float, open_low: bool = False, open_high: bool = False) -> Rule:
+    """Accept a number from ``low`` to ``high``; the open ends are excluded."""
+
+    def test(value: Any) -> bool:
+        if not _number(value):
+            return False
+        above = value > low if open_low else value >= low
+        return above and (value < high if open_high else value <= high)
+
+    words = f"a number {'above' if open_low else 'from'} {low:g}"
+    if math.isfinite(high):
+        words += f" {'and below' if open_high else 'to'} {high:g}"
+    return Rule(test, words)
+
+
+POSITIVE = between(0, math.inf, open_low=True)
+NOT_NEGATIVE = between(0, math.inf)
+SHARE = between(0, 1)
+
+#: Dotted key -> rule. ``null`` is accepted everywhere a default is ``null``.
+RULES: dict[str, Rule] = {
+    "seed": Rule(lambda v: _whole(v) and 0 <= v < 2**32, "a whole number from 0 to 4294967295"),
+    "split": one_of("train", "val", "test"),
+    "data.batch_size": at_least(1),
+    "data.num_workers": at_least(0),
+    "data.limit": at_least(1),
+    "data.sampler": one_of("shuffle", "weighted"),
+    "data.class_weights": one_of("inverse", "sqrt_inverse", "effective_number"),
+    "data.effective_beta": between(0, 1, open_high=True),
+    "data.folds": at_least(2),
+    "data.fold": at_least(0),
+    "data.val_fraction": between(0, 1, open_low=True, open_high=True),
+    "data.split_seed": at_least(0),
+    "data.cache": one_of("auto", "ram", "none"),
+    "data.cache_limit_mib": at_least(0),
+    "data.on_error": one_of("raise", "skip"),
+    "model.image_size": at_least(16),
+    "model.channels": Rule(lambda v: v in (1, 3), "1 (grey) or 3 (RGB)"),
+    "model.freeze": one_of("none", "backbone"),
+    "model.unfreeze_last": at_least(0),
+    "model.unfreeze_at_epoch": at_least(1),
+    "model.layer_decay": between(0, 1, open_low=True),
+    "model.dropout": between(0, 1, open_high=True),
+    "optim.lr": POSITIVE,
+    "optim.weight_decay": NOT_NEGATIVE,
+    "optim.momentum": between(0, 1, open_high=True),
+    "mix.mixup": NOT_NEGATIVE,
+    "mix.cutmix": NOT_NEGATIVE,
+    "mix.probability": SHARE,
+    "schedule.factor": between(0, 1, open_low=True, open_high=True),
+    "schedule.patience": at_least(0),
+    "schedule.min_lr": NOT_NEGATIVE,
+    "schedule.step_epochs": at_least(1),
+    "schedule.gamma": between(0, 1, open_low=True),
+    "schedule.warmup_epochs": NOT_NEGATIVE,
+    "schedule.warmup_share": between(0, 1, open_low=True, open_high=True),
+    "loss.gamma": NOT_NEGATIVE,
+    "loss.smoothing": between(0, 1, open_high=True),
+    "loss.beta": between(0, 1, open_high=True),
+    "trainer.max_epochs": at_least(1),
+    "trainer.patience": at_least(1),
+    "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
+    "trainer.precision": one_of("auto", "32", "32-true", "bf16-mixed", "16-mixed"),
+    "trainer.clip": POSITIVE,
+    "trainer.ema": between(0, 1, open_low=True, open_high=True),
+    "trainer.log_every": at_least(1),
+    "trainer.mode": one_of("auto", "max", "min"),
+}
