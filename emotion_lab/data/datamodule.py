@@ -1,0 +1,146 @@
+"""The LightningDataModule: any dataset, the splits it was allowed to open, and their loaders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import numpy as np
+from torch.utils.data import DataLoader
+
+from emotion_lab.data.balance import class_counts, class_weights, sample_weights
+from emotion_lab.data.base import Source, Split
+from emotion_lab.data.dataset import (
+    EpochSampler,
+    InOrderSampler,
+    ResumableLoader,
+    SplitDataset,
+    make_loader,
+)
+from emotion_lab.data.fingerprint import fingerprint
+from emotion_lab.data.load import load_data
+from emotion_lab.data.transforms import Augment, Fit
+from emotion_lab.errors import UserError
+
+
+class EmotionData(L.LightningDataModule):
+    """FER2013, a folder of images or synthetic faces, as training and evaluation need them.
+
+    Args:
+        cfg: The ``data`` group as a plain dict.
+        splits: The splits this process may open. Training gets ``("train", "val")``: the test
+            split is not loaded, so nothing that trains can look at it.
+        seed: The run's seed (order and augmentation).
+        augment: Name of the augmentation preset, for ``train`` only.
+    """
+
+    def __init__(
+        self,
+        cfg: dict[str, Any],
+        splits: tuple[str, ...] = ("train", "val"),
+        seed: int = 0,
+        augment: str = "none",
+    ) -> None:
+        super().__init__()
+        self.cfg, self.seed, self.augment_name = cfg, seed, augment
+        self.source: Source = load_data(cfg, splits)
+        self.fit_transform: Fit | None = None
+        self._sets: dict[str, SplitDataset] = {}
+        self._train_loader: ResumableLoader | None = None
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in label order."""
+        return self.source.classes
+
+    def split(self, name: str) -> Split:
+        """Return an opened split.
+
+        Raises:
+            UserError: If this data module was not allowed to open it.
+        """
+        if name not in self.source.splits:
+            raise UserError(
+                f"the {name} split is sealed here: only {list(self.source.splits)} opened"
+            )
+        return self.source.splits[name]
+
+    def counts(self, name: str = "train") -> np.ndarray:
+        """Return images per class of a split, int64 (K,)."""
+        return class_counts(self.split(name), len(self.classes))
+
+    def weights(self) -> np.ndarray:
+        """Return the training split's class weights, float32 (K,)."""
+        method, beta = self.cfg["class_weights"], self.cfg["effective_beta"]
+        return class_weights(self.counts("train"), method, beta)
+
+    def fingerprints(self) -> dict[str, dict[str, Any]]:
+        """Return the fingerprint of every opened split (builtins only)."""
+        return {name: fingerprint(part, self.classes) for name, part in self.source.splits.items()}
+
+    def prepare_for(self, image_size: int, channels: int) -> None:
+        """Fix the input size once the network is known, and decode what is kept in memory."""
+        self.fit_transform = Fit(image_size, channels)
+        self._sets = {}
+
+    def _keep(self, part: Split) -> bool:
+        """Decide whether a split is held decoded in memory."""
+        if self.cfg["cache"] != "auto":
+            return self.cfg["cache"] == "ram"
+        assert self.fit_transform is not None
+        fitted = self.fit_transform.image_size**2 * self.fit_transform.channels * len(part)
+        expected = min(part.store.size_hint(), fitted)
+        return expected <= self.cfg["cache_limit_mib"] * 2**20
+
+    def dataset(self, name: str) -> SplitDataset:
+        """Return the dataset of a split, fitted to the network's input."""
+        if self.fit_transform is None:
+            raise RuntimeError("call prepare_for(image_size, channels) first")
+        if name not in self._sets:
+            part = self.split(name)
+            augment = None
+            if name == "train" and self.augment_name != "none":
+                augment = Augment(self.augment_name, self.fit_transform.image_size, self.seed)
+            self._sets[name] = SplitDataset(
+                part,
+                self.fit_transform,
+                augment,
+                keep=self._keep(part),
+                skip_errors=self.cfg["on_error"] == "skip",
+            )
+        return self._sets[name]
+
+    def _place(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Return the shuffled (or weighted) training loader."""
+        data = self.dataset("train")
+        weights = None
+        if self.cfg["sampler"] == "weighted":
+            weights = sample_weights(data.split.labels, len(self.classes))
+        rank, world = self._place()
+        sampler = EpochSampler(len(data), self.cfg["batch_size"], self.seed, weights, rank, world)
+        loader = make_loader(data, sampler, self.cfg["num_workers"])
+        assert isinstance(loader, ResumableLoader)
+        self._train_loader = loader
+        return loader
+
+    def val_dataloader(self) -> DataLoader:
+        """Return the validation loader, in order."""
+        return self.plain_loader("val")
+
+    def plain_loader(self, name: str) -> DataLoader:
+        """Return a loader of an opened split: in order, without augmentation."""
+        data = self.dataset(name)
+        if data.augment is not None:
+            data = SplitDataset(data.split, data.fit, None, skip_errors=data.skip_errors)
+        rank, world = self._place()
+        sampler = InOrderSampler(len(data), self.cfg["batch_size"], rank, world)
+        return make_loader(data, sampler, self.cfg["num_workers"])
+
+    def mark(self, epoch: int, done: int) -> None:
+        """Remember how far training is, for the next checkpoint."""
+        if self._train_loader is not None:
+            self._train_loader.place(epoch, done)

@@ -1,0 +1,150 @@
+"""From a decoded image to what the network is given, in training and ever after.
+
+``Fit`` is deterministic and the only way an image reaches a network: training, evaluation and the
+camera share it. ``Augment`` is for training only. This is the one file that imports albumentations.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from emotion_lab.errors import unknown
+
+# albumentations asks its server for a newer version when imported; nothing here phones home.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Bring any decoded image to the network's size and channels.
+
+    Attributes:
+        image_size: S, the height and width in pixels.
+        channels: 1 (grey) or 3 (RGB).
+    """
+
+    image_size: int
+    channels: int
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Return uint8 (S, S, channels) from uint8 (H, W, 1) grey or (H, W, 3) RGB.
+
+        Shrinking averages areas, enlarging interpolates linearly; the aspect ratio is not kept.
+        """
+        size = self.image_size
+        height, width = image.shape[:2]
+        if image.shape[2] == 3 and self.channels == 1:
+            image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        if (height, width) != (size, size):
+            shrink = height >= size and width >= size
+            method = cv2.INTER_AREA if shrink else cv2.INTER_LINEAR
+            image = cv2.resize(image, (size, size), interpolation=method)
+        if image.ndim == 2:
+            image = image[:, :, None]
+        if image.shape[2] == 1 and self.channels == 3:
+            image = np.repeat(image, 3, axis=2)
+        return np.ascontiguousarray(image)
+
+
+def _light(size: int) -> list:
+    import albumentations as A
+
+    low, high = max(1, size // 8), max(2, size // 3)
+    return [
+        A.HorizontalFlip(p=0.5),
+        A.Affine(
+            scale=(0.9, 1.1),
+            translate_percent=(-0.08, 0.08),
+            rotate=(-12, 12),
+            border_mode=cv2.BORDER_REFLECT_101,
+            p=0.8,
+        ),
+        A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5),
+        A.CoarseDropout(
+            num_holes_range=(1, 1),
+            hole_height_range=(low, high),
+            hole_width_range=(low, high),
+            fill="random_uniform",
+            p=0.25,
+        ),
+    ]
+
+
+def _strong(size: int) -> list:
+    import albumentations as A
+
+    low, high = max(1, size // 8), max(2, size // 3)
+    return [
+        A.HorizontalFlip(p=0.5),
+        A.RandomResizedCrop((size, size), scale=(0.8, 1.0), ratio=(0.9, 1.1), p=0.3),
+        A.Affine(
+            scale=(0.85, 1.15),
+            translate_percent=(-0.1, 0.1),
+            rotate=(-15, 15),
+            border_mode=cv2.BORDER_REFLECT_101,
+            p=0.8,
+        ),
+        A.Perspective(scale=(0.02, 0.06), border_mode=cv2.BORDER_REFLECT_101, p=0.2),
+        A.RandomBrightnessContrast(brightness_limit=0.3, contrast_limit=0.3, p=0.6),
+        A.GaussianBlur(blur_limit=(3, 3), p=0.1),
+        A.GaussNoise(std_range=(0.01, 0.05), p=0.1),
+        A.CoarseDropout(
+            num_holes_range=(1, 1),
+            hole_height_range=(low, high),
+            hole_width_range=(low, high),
+            fill="random_uniform",
+            p=0.4,
+        ),
+    ]
+
+
+#: Name -> (image size -> list of albumentations transforms). ``conf/augment/<name>.yaml`` each.
+PRESETS: dict[str, Callable[[int], list]] = {
+    "none": lambda size: [],
+    "light": _light,
+    "strong": _strong,
+}
+
+
+class Augment:
+    """Random training transforms whose outcome depends on nothing but the seeds given.
+
+    Args:
+        name: One of :data:`PRESETS`.
+        image_size: S.
+        seed: The run's seed.
+
+    Raises:
+        UserError: For an unknown preset.
+    """
+
+    def __init__(self, name: str, image_size: int, seed: int) -> None:
+        if name not in PRESETS:
+            raise unknown("augment", name, PRESETS, "Set it with augment=<name>.")
+        transforms = PRESETS[name](image_size)
+        self.seed = seed
+        self.compose = None
+        if transforms:
+            import albumentations as A
+
+            self.compose = A.Compose(transforms)
+
+    def __call__(self, image: np.ndarray, epoch: int, index: int) -> np.ndarray:
+        """Return the augmented uint8 (S, S, C) image.
+
+        The random state is a function of (seed, epoch, index): which worker draws it, and whether
+        the run was resumed, makes no difference.
+        """
+        if self.compose is None:
+            return image
+        key = np.random.SeedSequence((self.seed, epoch, index)).generate_state(2, np.uint64)
+        generator = np.random.Generator(np.random.PCG64(int(key[0])))
+        self.compose.set_random_state(generator, random.Random(int(key[1])))
+        result = self.compose(image=image)["image"]
+        return result if result.ndim == 3 else result[:, :, None]
