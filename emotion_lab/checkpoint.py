@@ -1,0 +1,133 @@
+"""The checkpoint file: weights plus builtins, written whole or not at all, read without code.
+
+A checkpoint explains itself. Under the key ``emotion_lab`` lies its card: the resolved config,
+class names in order, input (size, channels, colour order, mean, std), crop margin, temperature,
+split fingerprints and versions. It loads under ``torch.load(weights_only=True)``.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from emotion_lab.errors import UserError
+
+#: Raised when the meaning of the card changes; readers refuse what they do not know.
+FORMAT = 1
+CARD = "emotion_lab"
+
+_PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)
+#: What torch's optimisers and Lightning's loops store and ``weights_only`` admits.
+_ADMITTED = (torch.dtype, torch.Size, torch.device)
+
+
+def check_plain(value: Any, where: str = "checkpoint") -> None:
+    """Refuse anything that would not load under ``weights_only=True``.
+
+    Raises:
+        TypeError: Naming the place and the type, for instance a DictConfig or a numpy scalar.
+    """
+    kind = type(value)
+    if isinstance(value, torch.Tensor) or kind in _PLAIN or isinstance(value, _ADMITTED):
+        return
+    if isinstance(value, dict):
+        for key, item in value.items():
+            check_plain(key, f"{where} key")
+            check_plain(item, f"{where}[{key!r}]")
+    elif kind in (list, tuple, set):
+        for index, item in enumerate(value):
+            check_plain(item, f"{where}[{index}]")
+    else:
+        raise TypeError(f"{where} is a {kind.__module__}.{kind.__name__}; only builtins are saved")
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint under a temporary name, then rename it into place.
+
+    A process killed in the middle, or a full disk, leaves the file that was there before.
+
+    Raises:
+        TypeError: If ``content`` holds more than tensors and builtins.
+        UserError: If it cannot be written.
+    """
+    check_plain(content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        # torch's zip writer hides the errno of a failed write behind a RuntimeError.
+        full = full or "file write failed" in str(error) or "unexpected pos" in str(error)
+        kept = f"; the last good {path.name} is kept" if path.exists() else ""
+        reason = "the disk is full" if full else str(error).splitlines()[0]
+        raise UserError(f"cannot save {path}: {reason}{kept}. Free some space, then resume.") from (
+            None if full else error
+        )
+
+
+def find(path: str | Path, prefer: str = "best.ckpt") -> Path:
+    """Return the checkpoint file that ``path`` names: a file, or a run folder's ``prefer``.
+
+    Raises:
+        UserError: If there is none.
+    """
+    place = Path(path)
+    if place.is_file():
+        return place
+    if place.is_dir():
+        for candidate in (place / "checkpoints" / prefer, place / prefer):
+            if candidate.is_file():
+                return candidate
+        raise UserError(f"no checkpoints/{prefer} in {place}: is it a run folder of train?")
+    raise UserError(f"no such checkpoint: {place}. Give a .ckpt file or a run folder.")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read one of our checkpoints; nothing in it is ever executed.
+
+    Returns:
+        The whole content; the card is under :data:`CARD`.
+
+    Raises:
+        UserError: If it is truncated, unsafe, of another program or of a newer format.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path} is refused: it holds Python objects that could run code, or is no checkpoint."
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise UserError(f"{path} is truncated or not a checkpoint ({reason}).") from None
+    if not isinstance(content, dict) or not isinstance(content.get(CARD), dict):
+        raise UserError(
+            f"{path} is not a checkpoint of emotion_lab (no card in it); "
+            "to start from foreign weights use train model.weights=<file>."
+        )
+    found = content[CARD].get("format")
+    if not isinstance(found, int) or found > FORMAT:
+        raise UserError(f"{path} has format {found}, this version reads up to {FORMAT}: upgrade.")
+    return content
+
+
+def file_hash(path: Path) -> str:
+    """Return the sha256 of a file, hex."""
+    with open(path, "rb") as file:
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else hashlib.sha256(file.read()).hexdigest()
+        )
