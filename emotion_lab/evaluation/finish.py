@@ -1,0 +1,46 @@
+"""The end of a training run: score the best checkpoint, write ``metrics.json`` and the pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from emotion_lab.evaluation import plots
+from emotion_lab.evaluation.judge import judge, write_json
+from emotion_lab.evaluation.scores import report_text
+from emotion_lab.training.fit import Fitted
+from emotion_lab.training.hardware import choose_accelerator
+from emotion_lab.training.loggers import log_pictures
+
+
+def finish(cfg: dict[str, Any], run_dir: Path, fitted: Fitted) -> float:
+    """Score ``best.ckpt`` on val, and on test when ``test=true``, and write the results.
+
+    Returns:
+        The best value of the monitored metric, for sweeps.
+    """
+    best = run_dir / "checkpoints" / "best.ckpt"
+    device = choose_accelerator(cfg["trainer"]["accelerator"])
+    splits = ["val"] + (["test"] if cfg["test"] else [])
+    ledger = Path(cfg["ledger"])
+    results: dict[str, Any] = {}
+    texts = []
+    for split in splits:
+        results[split] = judge(best, cfg["data"], split, run_dir, device, ledger)
+        texts.append(report_text(results[split], split))
+    (run_dir / "classification_report.txt").write_text("\n".join(texts), encoding="utf-8")
+    metrics = {
+        **results,
+        "seed": cfg["seed"],
+        "checkpoint": str(best),
+        **fitted.facts,
+    }
+    write_json(run_dir / "metrics.json", metrics)
+    name = f"{cfg['model']['name']}, {cfg['loss']['name']}, seed {cfg['seed']}"
+    pictures = {"curves": plots.curves(run_dir / "history.csv", run_dir / "curves.png", name)}
+    for split in splits:
+        pictures[f"{split}/confusion"] = run_dir / f"confusion_{split}.png"
+        pictures[f"{split}/samples"] = run_dir / f"samples_{split}.png"
+    log_pictures(fitted.loggers, pictures, fitted.facts["steps"])
+    print("\n" + "\n".join(texts))
+    return float(fitted.facts["monitor"]["best"])

@@ -1,0 +1,155 @@
+"""Score a checkpoint on a split and leave the results in a run folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from emotion_lab.data.base import Split
+from emotion_lab.data.datamodule import EmotionData
+from emotion_lab.errors import UserError
+from emotion_lab.evaluation import ledger as seal
+from emotion_lab.evaluation import plots
+from emotion_lab.evaluation.predict import Predictions, predict
+from emotion_lab.evaluation.scores import report_text, score
+from emotion_lab.models.base import EmotionNet
+from emotion_lab.models.restore import restore
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON under a temporary name, then rename it into place."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def match_classes(data: EmotionData, classes: list[str], split: str) -> tuple[Split, list[str]]:
+    """Return the split relabelled into the checkpoint's class order, by name.
+
+    Samples of classes the checkpoint does not know are left out.
+
+    Returns:
+        The split and one line for each class left out.
+
+    Raises:
+        UserError: If no class is shared.
+    """
+    part = data.split(split)
+    target = {name: index for index, name in enumerate(classes)}
+    mapping = np.array([target.get(name, -1) for name in data.classes], dtype=np.int64)
+    labels = mapping[part.labels]
+    notes = []
+    for index, name in enumerate(data.classes):
+        missing = int((part.labels == index).sum())
+        if name not in target and missing:
+            notes.append(f"class '{name}' is unknown to the checkpoint: {missing} images left out")
+    kept = np.flatnonzero(labels >= 0)
+    if not len(kept):
+        raise UserError(
+            f"no class is shared: the data has {', '.join(data.classes)}, "
+            f"the checkpoint {', '.join(classes)}."
+        )
+    result = part.subset(kept)
+    result.labels = labels[kept]
+    return result, notes
+
+
+def judge(
+    checkpoint: Path,
+    data_cfg: dict[str, Any],
+    split: str,
+    run_dir: Path,
+    device: str,
+    ledger: Path | None = None,
+) -> dict[str, Any]:
+    """Score a checkpoint on one split; opening ``test`` writes the ledger.
+
+    Args:
+        checkpoint: A checkpoint of ours.
+        data_cfg: The ``data`` group to read.
+        split: ``train``, ``val`` or ``test``.
+        run_dir: Where the files go: ``predictions_<split>.csv``, the report, the PNGs.
+        device: ``cpu``, ``cuda`` or ``mps``.
+        ledger: The test ledger; needed for ``test``.
+
+    Returns:
+        The scores (see :func:`emotion_lab.evaluation.scores.score`) with ``fingerprint``.
+
+    Raises:
+        UserError: For a bad checkpoint, missing data or split, or a ledger that cannot be written.
+    """
+    net, card = restore(checkpoint)
+    if split == "test":
+        if ledger is None:
+            raise UserError("the test split is opened only through a ledger")
+        seal.check_writable(ledger)
+    data = EmotionData(data_cfg, (split,), card["seed"])
+    part, notes = match_classes(data, card["classes"], split)
+    data.source.classes, data.source.splits[split] = list(card["classes"]), part
+    for note in notes:
+        print(f"  {note}")
+    data.prepare_for(card["input"]["image_size"], card["input"]["channels"])
+    fingerprint = data.fingerprints()[split]
+    if split == "test" and ledger is not None:
+        before = seal.openings(ledger, fingerprint["hash"])
+        configs = {line["config"] for line in before} | {seal.config_hash(card["config"])}
+        print(
+            f"test split opened: {len(before)} times before, {len(configs)} configurations in all"
+        )
+    predictions = predict(net, data.plain_loader(split), device, f"{split} ")
+    scores = score(predictions, card["classes"])
+    scores["fingerprint"] = fingerprint
+    if split == "test" and ledger is not None:
+        seal.record(ledger, run_dir, checkpoint, card["config"], fingerprint, scores["accuracy"])
+    save_results(run_dir, split, data, predictions, scores, net)
+    return scores
+
+
+def save_results(
+    run_dir: Path,
+    split: str,
+    data: EmotionData,
+    predictions: Predictions,
+    scores: dict[str, Any],
+    net: EmotionNet,
+) -> None:
+    """Write predictions, report, confusion matrix and a grid of samples."""
+    classes, part = scores["classes"], data.split(split)
+    probabilities = predictions.probabilities
+    with open(run_dir / f"predictions_{split}.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "true", "predicted", *(f"p_{name}" for name in classes)])
+        for row, label, position in zip(
+            probabilities.tolist(),
+            predictions.labels.tolist(),
+            predictions.positions.tolist(),
+            strict=True,
+        ):
+            best = max(range(len(row)), key=row.__getitem__)
+            names = (part.names[position], classes[label], classes[best])
+            writer.writerow([*names, *(f"{p:.8g}" for p in row)])
+    (run_dir / f"classification_report_{split}.txt").write_text(
+        report_text(scores, split), encoding="utf-8"
+    )
+    title = f"{split}: n = {scores['n']}, accuracy {scores['accuracy']:.2%}"
+    plots.confusion(scores, run_dir / f"confusion_{split}.png", title)
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randperm(len(predictions.labels), generator=generator)[:32].tolist()
+    dataset = data.dataset(split)
+    guesses = predictions.logits.argmax(1)
+    images = [dataset.fit(part.image(int(predictions.positions[index]))) for index in chosen]
+    captions, right = [], []
+    for index in chosen:
+        true, guess = int(predictions.labels[index]), int(guesses[index])
+        captions.append(
+            f"{classes[guess]} {probabilities[index, guess]:.0%}"
+            + ("" if true == guess else f"\n(is {classes[true]})")
+        )
+        right.append(true == guess)
+    plots.samples(images, captions, right, run_dir / f"samples_{split}.png")

@@ -1,0 +1,81 @@
+"""The seal on the test split: opening it is an explicit act that leaves a line."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from emotion_lab import checkpoint as ckpt
+from emotion_lab.errors import UserError
+
+
+def check_writable(ledger: Path) -> None:
+    """Make sure a line can be written, before the split is opened.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    try:
+        ledger.parent.mkdir(parents=True, exist_ok=True)
+        with open(ledger, "a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"the test ledger {ledger} cannot be written ({error.strerror}); the test split stays "
+            "closed. Set ledger=<file>."
+        ) from None
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Return the sha256 (hex) of a config, whatever the order of its keys."""
+    text = json.dumps(config, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def record(
+    ledger: Path,
+    run: Path,
+    checkpoint: Path,
+    config: dict[str, Any],
+    fingerprint: dict[str, Any],
+    accuracy: float,
+) -> dict[str, Any]:
+    """Append one line: when, run, hashes of checkpoint and config, fingerprint, n, accuracy."""
+    line = {
+        "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "run": str(run),
+        "checkpoint": ckpt.file_hash(checkpoint),
+        "config": config_hash(config),
+        "fingerprint": fingerprint["hash"],
+        "known_as": fingerprint["known_as"],
+        "n": fingerprint["n"],
+        "accuracy": accuracy,
+    }
+    # One write of one line: two processes may append at once.
+    handle = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(handle, (json.dumps(line) + "\n").encode())
+    finally:
+        os.close(handle)
+    return line
+
+
+def openings(ledger: Path, fingerprint: str) -> list[dict[str, Any]]:
+    """Return the earlier openings of the test set with this hash."""
+    try:
+        text = ledger.read_text(encoding="utf-8")
+    except OSError:
+        return []
+    lines = []
+    for raw in text.splitlines():
+        try:
+            line = json.loads(raw)
+        except json.JSONDecodeError:
+            continue
+        if line.get("fingerprint") == fingerprint:
+            lines.append(line)
+    return lines

@@ -1,0 +1,122 @@
+"""Train: ``python -m emotion_lab.train model=senet loss=weighted_ce``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from emotion_lab import config
+from emotion_lab.errors import UserError
+
+#: What may differ when a run is resumed: where things are and how long it goes on, not what it is.
+RESUME_KEYS = ("data.path", "data.num_workers", "data.cache", "trainer", "logger", "test", "ledger")
+
+
+def _run_of(resume: str) -> tuple[Path, Path]:
+    """Return (last.ckpt, run folder) of ``resume=``.
+
+    Raises:
+        UserError: If there is nothing to resume from.
+    """
+    place = Path(resume)
+    if place.is_dir():
+        file = place / "checkpoints" / "last.ckpt"
+        if not file.is_file():
+            raise UserError(f"nothing to resume: no checkpoints/last.ckpt in {place}")
+        return file, place
+    if not place.is_file():
+        raise UserError(f"resume={place}: no such run folder or checkpoint")
+    folder = place.parent
+    return place, folder.parent if folder.name == "checkpoints" else folder
+
+
+def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
+    """Check what is cheap to check, before Hydra makes the run folder."""
+    hydra_cfg = cfg.hydra
+    multirun = str(hydra_cfg.mode or "").endswith("MULTIRUN")
+    devices = cfg.trainer.devices
+    several = isinstance(devices, int) and devices != 1 or not isinstance(devices, int)
+    if multirun and (several or cfg.trainer.num_nodes > 1):
+        raise UserError(
+            f"-m with trainer.devices={devices}: a sweep runs one device a job. "
+            "Set trainer.devices=1, or run the jobs one by one without -m."
+        )
+    if cfg.resume is not None:
+        if multirun:
+            raise UserError("resume= goes on with one run; it cannot be swept with -m.")
+        file, run = _run_of(cfg.resume)
+        for text in overrides:
+            key = text.lstrip("+~").split("=", 1)[0]
+            allowed = key == "resume" or key.startswith("hydra.")
+            if not allowed and not any(key == k or key.startswith(f"{k}.") for k in RESUME_KEYS):
+                raise UserError(
+                    f"resume= goes on with the run as it was configured; '{text}' cannot change. "
+                    f"Allowed: {', '.join(RESUME_KEYS)}."
+                )
+        return [f"hydra.run.dir={config.quote(str(run))}", "hydra.output_subdir=null"]
+    if not multirun:
+        run = Path(str(hydra_cfg.run.dir))
+        if (run / "checkpoints" / "last.ckpt").exists():
+            raise UserError(
+                f"{run} already holds a run: go on with resume='{run}', "
+                "or choose another hydra.run.dir."
+            )
+    return []
+
+
+def _resumed(cfg: DictConfig, overrides: list[str], card: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of the run to resume, with the allowed overrides of this command."""
+    kept = [text for text in overrides if not text.startswith(("resume=", "hydra"))]
+    current = config.plain(cfg)
+    saved = OmegaConf.create(card["config"])
+    for text in kept:
+        key = text.lstrip("+~").split("=", 1)[0]
+        if key in ("trainer", "logger"):
+            saved[key] = current[key]
+        else:
+            with open_dict(saved):
+                OmegaConf.update(saved, key, OmegaConf.select(OmegaConf.create(current), key))
+    result = config.plain(saved)
+    result["resume"] = cfg.resume
+    return result
+
+
+def train(cfg: DictConfig) -> float:
+    """Train, score the best checkpoint on val (and test if asked), return the monitored value."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from emotion_lab import checkpoint as ckpt
+    from emotion_lab.evaluation.finish import finish
+    from emotion_lab.training.fit import fit
+    from emotion_lab.training.loggers import close
+
+    hydra_cfg = HydraConfig.get()
+    run_dir = Path(hydra_cfg.runtime.output_dir)
+    resume = None
+    plain = config.plain(cfg)
+    if cfg.resume is not None:
+        resume, _ = _run_of(cfg.resume)
+        card = ckpt.read(resume)[ckpt.CARD]
+        plain = _resumed(cfg, list(hydra_cfg.overrides.task), card)
+    else:
+        OmegaConf.save(OmegaConf.create(plain), run_dir / "config.yaml")
+    fitted = fit(plain, run_dir, resume)
+    status = "failed"
+    try:
+        value = finish(plain, run_dir, fitted)
+        status = "success"
+    finally:
+        close(fitted.loggers, status)
+    print(run_dir)
+    return value
+
+
+def main() -> None:
+    """Entry point of ``emotion-train``."""
+    config.run("train", train, prepare)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""Callbacks: history and summary lines, checkpoints, stopping on Ctrl-C, the progress bar."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
+
+from emotion_lab.errors import UserError
+from emotion_lab.training.module import EmotionModule
+
+
+class Interrupted(UserError):
+    """The user stopped the run; everything needed to go on is saved."""
+
+    exit_code = 130
+
+
+def better(value: float, best: float | None, mode: str) -> bool:
+    """Tell whether ``value`` improves on ``best`` (None: nothing yet)."""
+    if best is None:
+        return True
+    return value > best if mode == "max" else value < best
+
+
+class History(L.Callback):
+    """Writes ``history.csv``, one row an epoch, and prints one line for each.
+
+    The rows travel in the checkpoint, so a resumed run rewrites the file as if it had never
+    stopped. Times are kept apart: two runs with one seed write the same file.
+    """
+
+    def __init__(self, folder: Path, monitor: str, mode: str, show: bool = True) -> None:
+        self.folder, self.monitor, self.mode, self.show = folder, monitor, mode, show
+        self.rows: list[dict[str, Any]] = []
+        self.seconds: list[float] = []
+        self.best: float | None = None
+        self._begin = 0.0
+        # Seconds spent on the half-done epoch before the run was stopped.
+        self._carried = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of this epoch (not called for an epoch resumed half-way)."""
+        self._begin, self._carried = time.perf_counter(), 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of a run resumed in mid-epoch, and write what is known."""
+        self._begin = time.perf_counter()
+        if self.rows and trainer.is_global_zero:
+            self.write()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Collect, log, write and print the epoch."""
+        assert isinstance(pl_module, EmotionModule)
+        pl_module.check_finite()
+        values = pl_module.collect("train")
+        pl_module.log_dict(values)
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        metrics |= values
+        pl_module.step_plateau(metrics)
+        if self.monitor not in metrics:
+            known = ", ".join(sorted(key for key in metrics if "/" in key))
+            raise UserError(f"monitor={self.monitor} is not logged. Available: {known}.")
+        improved = better(metrics[self.monitor], self.best, self.mode)
+        if improved:
+            self.best = metrics[self.monitor]
+        rate = trainer.optimizers[0].param_groups[-1]["lr"]
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": rate}
+        row |= {key: metrics[key] for key in sorted(metrics) if key.startswith(("train/", "val/"))}
+        row.pop("train/loss_step", None)
+        row["best"] = improved
+        self.rows.append(row)
+        self.seconds.append(self._carried + time.perf_counter() - self._begin)
+        if trainer.is_global_zero:
+            self.write()
+            if self.show:
+                print(self.line(row, trainer.max_epochs or 0), flush=True)
+
+    def line(self, row: dict[str, Any], epochs: int) -> str:
+        """Return the summary line of an epoch."""
+
+        def part(stage: str) -> str:
+            names = (("loss", "loss"), ("acc", "accuracy"), ("prec", "macro_precision"))
+            names += (("rec", "macro_recall"), ("f1", "macro_f1"))
+            return " ".join(f"{short} {row[f'{stage}/{name}']:.4f}" for short, name in names)
+
+        width = len(str(epochs))
+        return (
+            f"epoch {row['epoch'] + 1:>{width}}/{epochs} | train {part('train')} | "
+            f"val {part('val')} | lr {row['lr']:.2e} | {self.seconds[-1]:.1f} s"
+            + (" | best" if row["best"] else "")
+        )
+
+    def write(self) -> None:
+        """Write all rows anew, under a temporary name first."""
+        path = self.folder / "history.csv"
+        temporary = path.with_suffix(".csv.tmp")
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(self.rows[0]))
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(temporary, path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return rows, seconds and the best value so far."""
+        open_epoch = self._carried + time.perf_counter() - self._begin
+        return {
+            "rows": [dict(row) for row in self.rows],
+            "seconds": list(self.seconds),
+            "best": self.best,
+            "open_epoch": open_epoch,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with saved rows."""
+        self.rows, self.seconds = list(state["rows"]), list(state["seconds"])
+        self.best = state["best"]
+        self._carried = float(state["open_epoch"])
+
+
+class Checkpoints(Checkpoint):
+    """Writes ``best.ckpt`` when the monitored metric improves and ``last.ckpt`` every epoch.
+
+    Lightning's ModelCheckpoint forgets the best value when the run folder was moved, and would
+    then overwrite the best weights with worse ones; this one does not care where the folder is.
+    """
+
+    def __init__(self, folder: Path, history: History) -> None:
+        self.folder, self.history = folder, history
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save at the very end of an epoch, after every other callback."""
+        if self.history.rows[-1]["best"]:
+            trainer.save_checkpoint(self.folder / "best.ckpt")
+        trainer.save_checkpoint(self.folder / "last.ckpt")
+
+
+class StopCleanly(L.Callback):
+    """On Ctrl-C (or SIGTERM) finishes the batch, saves ``last.ckpt`` and says how to resume.
+
+    A second Ctrl-C stops at once, with what was saved before.
+    """
+
+    def __init__(self, folder: Path, run_dir: Path) -> None:
+        self.folder, self.run_dir = folder, run_dir
+        self.wanted = False
+        self._old: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen for the signals while training."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._old[number] = signal.signal(number, self._handle)
+            except ValueError:  # not the main thread: a notebook or a launcher handles signals
+                return
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.wanted:
+            raise KeyboardInterrupt
+        self.wanted = True
+        print("\nstopping: saving after this batch (again to stop at once)", file=sys.stderr)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
+        """Save in mid-epoch when asked to stop; after the last batch the epoch ends first."""
+        loop = trainer.fit_loop.epoch_loop.batch_progress
+        if self.wanted and not loop.is_last_batch:
+            trainer.save_checkpoint(self.folder / "last.ckpt")
+            self._leave()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop between epochs: ``last.ckpt`` is already written."""
+        if self.wanted:
+            self._leave()
+
+    def _leave(self) -> None:
+        raise Interrupted(f"stopped and saved. Go on with: resume={self.run_dir}")
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        self._old = {}
+
+
+class Place(L.Callback):
+    """Tells the data module how far training is, so that the loader's state is right."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        """Mark the batch as done."""
+        trainer.datamodule.mark(trainer.current_epoch, index + 1)
+
+
+class Bar(RichProgressBar):
+    """The rich bar, with running loss and accuracy and images a second."""
+
+    def __init__(self) -> None:
+        super().__init__(leave=False)
+        self._images, self._since = 0, time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count images from here."""
+        super().on_train_epoch_start(trainer, pl_module)
+        self._images, self._since = 0, time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        """Refresh what the bar shows."""
+        self._images += len(batch.labels)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, index)
+
+    def get_metrics(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Return running loss and accuracy of the epoch and images a second."""
+        if not trainer.training or not self._images:
+            return {}
+        assert isinstance(pl_module, EmotionModule)
+        rate = self._images / max(1e-9, time.perf_counter() - self._since)
+        shown = {key: f"{value:.3f}" for key, value in pl_module.running().items()}
+        return {**shown, "images/s": f"{rate:.0f}"}

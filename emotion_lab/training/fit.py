@@ -1,0 +1,290 @@
+"""One fit, from a checked config to checkpoints in a run folder."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from emotion_lab import __version__
+from emotion_lab import checkpoint as ckpt
+from emotion_lab.data.datamodule import EmotionData
+from emotion_lab.errors import UserError
+from emotion_lab.losses import build_loss
+from emotion_lab.models.base import EmotionNet, InputSpec, build_model
+from emotion_lab.models.finetune import apply_freeze, count_parameters
+from emotion_lab.training.callbacks import Bar, Checkpoints, History, Place, StopCleanly
+from emotion_lab.training.hardware import (
+    choose_accelerator,
+    choose_precision,
+    git_commit,
+    hardware,
+    versions,
+)
+from emotion_lab.training.loggers import build_loggers, close
+from emotion_lab.training.module import EmotionModule
+from emotion_lab.training.optim import check_monitor
+
+#: What ``best.ckpt`` keeps: it is for use, ``last.ckpt`` is for going on.
+SHIPPED = ("state_dict", ckpt.CARD, "epoch", "global_step", "pytorch-lightning_version")
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Writes through :mod:`emotion_lab.checkpoint`: whole or not at all, builtins only."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint; see :func:`emotion_lab.checkpoint.write`."""
+        # Not by Lightning's weights_only=True: that skips the callbacks, and with them the
+        # averaged weights.
+        if Path(path).name == "best.ckpt":
+            checkpoint = {key: checkpoint[key] for key in SHIPPED}
+        ckpt.write(Path(path), checkpoint)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint; see :func:`emotion_lab.checkpoint.read`."""
+        return ckpt.read(Path(path))
+
+
+@dataclass
+class Fitted:
+    """What a fit leaves behind.
+
+    Attributes:
+        data: The data module (train and val only).
+        loggers: Still open; the caller closes them.
+        history: Rows and seconds of every epoch.
+        facts: Builtins for ``metrics.json``: epochs, seconds, hardware, parameters, ...
+    """
+
+    data: EmotionData
+    loggers: list[Logger]
+    history: History
+    facts: dict[str, Any]
+
+
+def quiet() -> None:
+    """Silence what libraries say that helps nobody who runs an experiment."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for text in (
+        ".*does not have many workers.*",
+        ".*smaller than the logging interval.*",
+        ".*Checkpoint directory.*exists.*",
+        ".*`isinstance\\(treespec, LeafSpec\\)`.*",
+        ".*No device id is provided.*",
+        ".*ModuleAvailableCache.*",
+        ".*lr_scheduler.step.*before.*optimizer.step.*",
+        ".*found .* module.*in eval mode.*",
+        ".*epoch parameter in `scheduler.step.*",
+        ".*experiment.*already been.*",
+        ".*Experiment logs directory.*",
+    ):
+        warnings.filterwarnings("ignore", message=text)
+
+
+def make_card(
+    cfg: dict[str, Any], data: EmotionData, spec: InputSpec, fingerprints: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what a checkpoint says of itself; builtins only."""
+    return {
+        "format": ckpt.FORMAT,
+        "config": cfg,
+        "classes": list(data.classes),
+        "input": {
+            "image_size": spec.image_size,
+            "channels": spec.channels,
+            "colour": "RGB" if spec.channels == 3 else "grey",
+            "mean": list(spec.mean),
+            "std": list(spec.std),
+            "crop_margin": float(cfg["data"]["crop_margin"]),
+        },
+        "temperature": 1.0,
+        "fingerprints": fingerprints,
+        "monitor": cfg["monitor"],
+        "seed": cfg["seed"],
+        "versions": {**versions(), "emotion_lab": __version__},
+    }
+
+
+def monitor_mode(cfg: dict[str, Any]) -> str:
+    """Return whether more (``max``) or less (``min``) of the monitored metric is better."""
+    mode = cfg["trainer"]["mode"]
+    return ("min" if "loss" in cfg["monitor"] else "max") if mode == "auto" else mode
+
+
+def _show_data(data: EmotionData) -> None:
+    names = list(data.source.splits)
+    width = max(len(name) for name in data.classes) + 2
+    print(f"data: {data.source.location}")
+    for note in data.source.notes:
+        print(f"  {note}")
+    table = {name: data.counts(name) for name in names}
+    print("  " + " " * width + "".join(f"{name:>8}" for name in names))
+    for index, label in enumerate(data.classes):
+        print(f"  {label:<{width}}" + "".join(f"{table[name][index]:>8}" for name in names))
+    print(f"  {'all':<{width}}" + "".join(f"{int(table[name].sum()):>8}" for name in names))
+
+
+def _compile(net: EmotionNet) -> None:
+    """Compile the backbone in place, so that checkpoint keys stay as they are."""
+    try:
+        import torch._inductor  # noqa: F401
+
+        net.backbone.compile()
+        print("model: compiled (the first batches are slow)")
+    except (ImportError, RuntimeError) as error:
+        print(f"model: not compiled, {str(error).splitlines()[0]}; going on without")
+
+
+def make_trainer(
+    cfg: dict[str, Any], run_dir: Path, history: History, loggers: list[Logger], accelerator: str
+) -> L.Trainer:
+    """Build the Trainer with its callbacks, in the order that resume depends on."""
+    options = cfg["trainer"]
+    folder = run_dir / "checkpoints"
+    callbacks: list[L.Callback] = [Place()]
+    if options["ema"]:
+        callbacks.append(EMAWeightAveraging(decay=options["ema"]))
+    if options["patience"] is not None:
+        stop = EarlyStopping(
+            cfg["monitor"],
+            patience=options["patience"],
+            mode=monitor_mode(cfg),
+            check_on_train_epoch_end=False,
+        )
+        callbacks.append(stop)
+    # History before StopCleanly and Checkpoints: both save what it has just counted.
+    callbacks += [history, StopCleanly(folder, run_dir), Checkpoints(folder, history)]
+    bar = options["progress"]
+    if bar is True or (bar == "auto" and sys.stdout.isatty()):
+        callbacks.append(Bar())
+    return L.Trainer(
+        accelerator=accelerator,
+        devices=options["devices"],
+        num_nodes=options["num_nodes"],
+        strategy=options["strategy"],
+        precision=choose_precision(options["precision"], accelerator),
+        max_epochs=options["max_epochs"],
+        max_time=options["max_time"],
+        gradient_clip_val=options["clip"],
+        accumulate_grad_batches=options["accumulate"],
+        limit_train_batches=options["limit_train_batches"],
+        limit_val_batches=options["limit_val_batches"],
+        log_every_n_steps=options["log_every"],
+        deterministic=bool(cfg["deterministic"]),
+        callbacks=callbacks,
+        logger=loggers or False,
+        plugins=[SafeCheckpointIO()],
+        default_root_dir=run_dir,
+        enable_progress_bar=any(isinstance(callback, Bar) for callback in callbacks),
+        enable_model_summary=False,
+        enable_checkpointing=True,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        benchmark=accelerator == "cuda" and not cfg["deterministic"],
+    )
+
+
+def fit(cfg: dict[str, Any], run_dir: Path, resume: Path | None = None) -> Fitted:
+    """Train as ``cfg`` says; everything of value lands in ``run_dir``.
+
+    Args:
+        cfg: The resolved config, plain dicts.
+        run_dir: The run folder.
+        resume: A ``last.ckpt`` to go on from.
+
+    Raises:
+        UserError: For a user's mistake, a full disk, a NaN loss, or Ctrl-C (its subclass).
+    """
+    quiet()
+    check_monitor(cfg["monitor"], "monitor")
+    if cfg["schedule"]["name"] == "plateau":
+        check_monitor(cfg["schedule"]["monitor"], "schedule.monitor")
+    # Asked now: by the end of a long run the checkout may have moved on.
+    commit = git_commit()
+    accelerator = choose_accelerator(cfg["trainer"]["accelerator"])
+    if cfg["trainer"]["threads"]:
+        torch.set_num_threads(int(cfg["trainer"]["threads"]))
+    L.seed_everything(cfg["seed"], workers=True, verbose=False)
+    data = EmotionData(cfg["data"], ("train", "val"), cfg["seed"], cfg["augment"]["name"])
+    _show_data(data)
+    net, spec = build_model(cfg["model"], len(data.classes))
+    apply_freeze(net, cfg["model"]["freeze"], cfg["model"]["unfreeze_last"])
+    trainable, total = count_parameters(net)
+    print(
+        f"model: {cfg['model']['name']}, {spec.image_size} px, "
+        f"{'RGB' if spec.channels == 3 else 'grey'}, {trainable:,} of {total:,} parameters train; "
+        f"{net.weights_report}"
+    )
+    data.prepare_for(spec.image_size, spec.channels)
+    data.dataset("train")
+    fingerprints = data.fingerprints()
+    criterion = build_loss(
+        cfg["loss"],
+        len(data.classes),
+        [float(w) for w in data.weights()],
+        [int(n) for n in data.counts("train")],
+    )
+    card = make_card(cfg, data, spec, fingerprints)
+    module = EmotionModule(net, criterion, cfg, card)
+    wanted = cfg["trainer"]["channels_last"]
+    module.channels_last = net.backbone.conv if wanted == "auto" else bool(wanted)
+    if module.channels_last:
+        net.to(memory_format=torch.channels_last)
+    if cfg["model"]["compile"]:
+        _compile(net)
+    history = History(run_dir, cfg["monitor"], monitor_mode(cfg))
+    loggers = build_loggers(cfg.get("logger"), run_dir)
+    trainer = make_trainer(cfg, run_dir, history, loggers, accelerator)
+    print(
+        f"trainer: {accelerator}, {trainer.precision}, "
+        f"{'channels_last' if module.channels_last else 'contiguous'}, "
+        f"{torch.get_num_threads()} threads, seed {cfg['seed']}",
+        flush=True,
+    )
+    for logger in loggers:
+        logger.log_hyperparams(cfg)
+    begin = time.perf_counter()
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=str(resume) if resume else None)
+    except BaseException:
+        close(loggers, "failed")
+        raise
+    seconds = time.perf_counter() - begin
+    if not (run_dir / "checkpoints" / "best.ckpt").exists():
+        raise UserError("training ended before the first epoch was over: nothing was saved.")
+    epochs = len(history.rows)
+    images = len(data.split("train")) * epochs
+    spent = sum(history.seconds)
+    facts = {
+        "commit": commit,
+        "epochs": epochs,
+        "steps": trainer.global_step,
+        "best_epoch": max(i for i, row in enumerate(history.rows) if row["best"]),
+        "seconds": round(spent, 3),
+        "seconds_this_session": round(seconds, 3),
+        "epoch_seconds": [round(value, 3) for value in history.seconds],
+        "images_per_s": round(images / spent, 2) if spent else None,
+        "parameters": {"trainable": trainable, "total": total},
+        "precision": str(trainer.precision),
+        "channels_last": module.channels_last,
+        "monitor": {"name": cfg["monitor"], "best": history.best},
+        "hardware": hardware(accelerator),
+        "versions": card["versions"],
+        "fingerprints": fingerprints,
+    }
+    return Fitted(data, loggers, history, facts)

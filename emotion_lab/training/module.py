@@ -1,0 +1,249 @@
+"""The one LightningModule: any network, any loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import MeanMetric
+
+from emotion_lab import checkpoint as ckpt
+from emotion_lab.data.dataset import Batch
+from emotion_lab.errors import UserError
+from emotion_lab.models.base import EmotionNet
+from emotion_lab.models.finetune import (
+    apply_freeze,
+    frozen_batchnorm_eval,
+    param_groups,
+    unfreeze_all,
+)
+from emotion_lab.training.metrics import scalar_metrics
+from emotion_lab.training.mix import Mix
+from emotion_lab.training.optim import build_optimizer, build_schedule, plateau_value
+
+#: Weight of each auxiliary head's loss (Szegedy et al. 2015).
+AUX_WEIGHT = 0.3
+
+
+class EmotionModule(L.LightningModule):
+    """Train a network: loss, optimiser, schedule, metrics and what a checkpoint must hold.
+
+    Args:
+        net: The network, normalisation included.
+        criterion: (logits (B, K), target (B,) or (B, K)) -> scalar.
+        cfg: The whole resolved config as plain dicts.
+        card: What the checkpoint says of itself (builtins only).
+    """
+
+    def __init__(
+        self, net: EmotionNet, criterion: nn.Module, cfg: dict[str, Any], card: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        num_classes = len(card["classes"])
+        self.model = net
+        self.criterion = criterion
+        self.cfg, self.card = cfg, card
+        self.mix = Mix(cfg["mix"], num_classes)
+        self.channels_last = False
+        self._schedule: Any = None
+        self._metrics = nn.ModuleDict()
+        for stage in ("train", "val"):
+            self._metrics[f"{stage}_scores"] = scalar_metrics(num_classes)
+            self._metrics[f"{stage}_loss"] = MeanMetric()
+        # The step at which the loss first was not finite; -1 while all is well. It stays on the
+        # device so that looking at it need not wait for the accelerator. No buffer: weight
+        # averaging would average it.
+        self._bad_step: Tensor | None = None
+
+    # -- fine-tuning -------------------------------------------------------------------------
+
+    def set_frozen(self, epoch: int) -> None:
+        """Freeze and unfreeze as ``model.freeze`` and friends say for ``epoch`` (from 0)."""
+        model = self.cfg["model"]
+        at = model["unfreeze_at_epoch"]
+        if at is not None and epoch >= at:
+            unfreeze_all(self.model)
+        else:
+            apply_freeze(self.model, model["freeze"], model["unfreeze_last"])
+
+    def on_train_epoch_start(self) -> None:
+        """Apply the freezing policy of this epoch."""
+        self.set_frozen(self.current_epoch)
+        self._ready_to_train()
+
+    def on_validation_end(self) -> None:
+        """Lightning puts everything back into train mode after validation; frozen BN stays out."""
+        self._ready_to_train()
+
+    def _ready_to_train(self) -> None:
+        self.model.train()
+        frozen_batchnorm_eval(self.model)
+
+    # -- steps -------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed this step from (seed, epoch, batch, process): dropout and mixing can be replayed."""
+        key = (self.cfg["seed"], self.current_epoch, batch_idx, self.global_rank)
+        value = 0
+        for part in key:
+            value = (value * 1_000_003 + part + 1) % (2**63)
+        torch.manual_seed(value)
+        if batch_idx == 0 or not self.model.training:
+            self._ready_to_train()
+
+    def _images(self, images: Tensor) -> Tensor:
+        if self.channels_last:
+            return images.contiguous(memory_format=torch.channels_last)
+        return images
+
+    def _score(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        self._metrics[f"{stage}_scores"].update(logits.detach().float(), labels)
+        self._metrics[f"{stage}_loss"].update(loss.detach().float(), weight=len(labels))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch, auxiliary heads included."""
+        images, target = self.mix(batch.images, batch.labels)
+        output = self.model(self._images(images))
+        logits, auxiliary = output if isinstance(output, tuple) else (output, [])
+        loss = self.criterion(logits, target)
+        for extra in auxiliary:
+            loss = loss + AUX_WEIGHT * self.criterion(extra, target)
+        self._watch(loss)
+        # With mixing, accuracy is counted against the first of the two labels.
+        self._score("train", loss, logits, batch.labels)
+        self.log("train/loss_step", loss, on_step=True, on_epoch=False)
+        self.log("lr", self.optimizers().param_groups[0]["lr"], on_step=True, on_epoch=False)
+        return loss
+
+    def _watch(self, loss: Tensor) -> None:
+        if self._bad_step is None:
+            self._bad_step = torch.tensor(-1, device=loss.device)
+        bad = ~torch.isfinite(loss.detach()) & (self._bad_step < 0)
+        self._bad_step = torch.where(bad, self.global_step, self._bad_step)
+        if loss.device.type == "cpu" or self.global_step % self.cfg["trainer"]["log_every"] == 0:
+            self.check_finite()
+
+    def check_finite(self) -> None:
+        """Stop when the loss has become NaN or infinite.
+
+        Raises:
+            UserError: Naming the step.
+        """
+        step = -1 if self._bad_step is None else int(self._bad_step)
+        if step >= 0:
+            raise UserError(
+                f"the loss became NaN or infinite at step {step} (epoch {self.current_epoch}); "
+                f"stopped, the last good checkpoint is kept. Try a smaller optim.lr "
+                f"(now {self.cfg['optim']['lr']:g}) or trainer.clip=1."
+            )
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Score a batch; the loss is the training loss on hard labels."""
+        logits = self.model(self._images(batch.images))
+        self._score("val", self.criterion(logits, batch.labels), logits, batch.labels)
+
+    def on_validation_epoch_start(self) -> None:
+        """Do not score weights that are already broken."""
+        if not self.trainer.sanity_checking:
+            self.check_finite()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics; checkpoints and early stopping watch these."""
+        self.log_dict(self.collect("val"))
+
+    def collect(self, stage: str) -> dict[str, float]:
+        """Return and reset a stage's metrics: ``<stage>/loss``, ``<stage>/accuracy``, ..."""
+        scores, loss = self._metrics[f"{stage}_scores"], self._metrics[f"{stage}_loss"]
+        values = {f"{stage}/loss": float(loss.compute())}
+        values |= {f"{stage}/{name}": float(value) for name, value in scores.compute().items()}
+        scores.reset()
+        loss.reset()
+        return values
+
+    def running(self) -> dict[str, float]:
+        """Return loss and accuracy of the epoch so far, for the progress bar."""
+        loss = self._metrics["train_loss"]
+        accuracy = self._metrics["train_scores"]["accuracy"]
+        return {"loss": float(loss.compute()), "acc": float(accuracy.compute())}
+
+    # -- optimisation ------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        """Build optimiser and schedule; step counts come from the trainer."""
+        optim, model = self.cfg["optim"], self.cfg["model"]
+        self.set_frozen(0)
+        groups = param_groups(
+            self.model,
+            optim["lr"],
+            optim["weight_decay"],
+            model["layer_decay"],
+            optim["decay_norm_and_bias"],
+        )
+        optimizer = build_optimizer(optim, groups)
+        epochs = self.trainer.max_epochs
+        total = self.trainer.estimated_stepping_batches
+        steps = max(1, round(total / epochs))
+        self._schedule = build_schedule(self.cfg["schedule"], optimizer, steps, epochs)
+        if self._schedule is None or isinstance(self._schedule, ReduceLROnPlateau):
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self._schedule, "interval": "step"},
+        }
+
+    def step_plateau(self, metrics: dict[str, float]) -> None:
+        """Step ``schedule=plateau`` at the end of an epoch.
+
+        Done here and not by Lightning, which steps it after the checkpoint is written and so
+        forgets it on resume.
+        """
+        if isinstance(self._schedule, ReduceLROnPlateau):
+            self._schedule.step(plateau_value(self.cfg["schedule"], metrics))
+
+    # -- checkpoint --------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the card, the half-done epoch's metrics and the plateau schedule's state."""
+        checkpoint[ckpt.CARD] = {**self.card, "epoch": self.current_epoch}
+        half: dict[str, Any] = {}
+        for name in ("train_scores", "train_loss"):
+            metric = self._metrics[name]
+            parts = metric.items(keep_base=True) if name == "train_scores" else [("loss", metric)]
+            for part, one in parts:
+                half[f"{name}.{part}"] = {
+                    "state": {key: value.clone() for key, value in one.metric_state.items()},
+                    "updates": int(one._update_count),
+                }
+        checkpoint["half_epoch"] = half
+        if isinstance(self._schedule, ReduceLROnPlateau):
+            state = dict(self._schedule.state_dict())
+            checkpoint["plateau"] = {k: _builtin(v) for k, v in state.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore what :meth:`on_save_checkpoint` added."""
+        self._restored = checkpoint.get("half_epoch", {}), checkpoint.get("plateau")
+
+    def on_train_start(self) -> None:
+        """Put restored metrics and schedule in place, once Lightning has built everything."""
+        half, plateau = getattr(self, "_restored", ({}, None))
+        for name in ("train_scores", "train_loss"):
+            metric = self._metrics[name]
+            parts = metric.items(keep_base=True) if name == "train_scores" else [("loss", metric)]
+            for part, one in parts:
+                saved = half.get(f"{name}.{part}")
+                if saved and saved["updates"]:
+                    for key, value in saved["state"].items():
+                        setattr(one, key, value.to(self.device))
+                    one._update_count = saved["updates"]
+        if plateau is not None and isinstance(self._schedule, ReduceLROnPlateau):
+            self._schedule.load_state_dict(plateau)
+        self._restored = {}, None
+        self.set_frozen(self.current_epoch)
+        self._ready_to_train()
+
+
+def _builtin(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") and not isinstance(value, Tensor) else value

@@ -1,0 +1,108 @@
+"""Optimisers and learning-rate schedules, built from ``conf/optim`` and ``conf/schedule``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LinearLR,
+    LRScheduler,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+)
+
+from emotion_lab.errors import UserError, unknown
+
+
+def build_optimizer(cfg: dict[str, Any], groups: list[dict[str, Any]]) -> Optimizer:
+    """Build the optimiser over ready parameter groups.
+
+    Raises:
+        UserError: For an unknown ``optim.name``.
+    """
+    name, lr = cfg["name"], cfg["lr"]
+    if name == "adam":
+        return torch.optim.Adam(groups, lr=lr)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr)
+    if name == "sgd":
+        momentum = cfg["momentum"]
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+    raise unknown("optim", name, ("adam", "adamw", "sgd"), "Set it with optim=<name>.")
+
+
+def build_schedule(
+    cfg: dict[str, Any], optimizer: Optimizer, steps: int, epochs: int
+) -> LRScheduler | ReduceLROnPlateau | None:
+    """Build the schedule. All but ``plateau`` are stepped after every optimiser step.
+
+    Args:
+        cfg: The ``schedule`` group.
+        optimizer: Its groups keep their relative rates.
+        steps: Optimiser steps in an epoch.
+        epochs: Epochs of the run.
+
+    Raises:
+        UserError: For an unknown ``schedule.name``, or a warm-up longer than the run.
+    """
+    name, total = cfg["name"], max(1, steps * epochs)
+    if name == "none":
+        return None
+    if name == "plateau":
+        return ReduceLROnPlateau(
+            optimizer,
+            mode=cfg["mode"],
+            factor=cfg["factor"],
+            patience=cfg["patience"],
+            min_lr=cfg["min_lr"],
+        )
+    if name == "step":
+        return StepLR(optimizer, cfg["step_epochs"] * steps, gamma=cfg["gamma"])
+    if name == "cosine":
+        warm = min(round(cfg["warmup_epochs"] * steps), total // 2)
+        cosine = CosineAnnealingLR(optimizer, max(1, total - warm), eta_min=cfg["min_lr"])
+        if warm == 0:
+            return cosine
+        start = LinearLR(optimizer, start_factor=1 / (warm + 1), total_iters=warm)
+        return SequentialLR(optimizer, [start, cosine], milestones=[warm])
+    if name == "onecycle":
+        rates = [group["lr"] for group in optimizer.param_groups]
+        # Momentum stays as it is set: cycling it is a second idea, and Adam's betas are none.
+        return OneCycleLR(
+            optimizer,
+            rates,
+            total_steps=max(2, total),
+            pct_start=cfg["warmup_share"],
+            cycle_momentum=False,
+        )
+    names = ("none", "plateau", "step", "cosine", "onecycle")
+    raise unknown("schedule", name, names, "Set it with schedule=<name>.")
+
+
+def plateau_value(cfg: dict[str, Any], metrics: dict[str, Any]) -> float:
+    """Return the metric that ``schedule=plateau`` watches.
+
+    Raises:
+        UserError: If it is not logged, or is of the test split.
+    """
+    key = cfg["monitor"]
+    if key not in metrics:
+        raise unknown("metric", key, metrics, "Set it with schedule.monitor=<metric>.")
+    return float(metrics[key])
+
+
+def check_monitor(key: str, option: str) -> None:
+    """Refuse to choose anything on the test split.
+
+    Raises:
+        UserError: If the metric is not one of train or val.
+    """
+    if not key.startswith(("val/", "train/")):
+        raise UserError(
+            f"{option}={key} is not allowed: choose on val (or train), for instance val/macro_f1."
+        )
