@@ -7,6 +7,8 @@ split fingerprints and versions. It loads under ``torch.load(weights_only=True)`
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import errno
 import hashlib
 import os
@@ -25,6 +27,8 @@ CARD = "emotion_lab"
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)
 #: What torch's optimisers and Lightning's loops store and ``weights_only`` admits.
 _ADMITTED = (torch.dtype, torch.Size, torch.device)
+#: dict and the subclasses of it that ``weights_only`` admits.
+_DICTS = (dict, collections.OrderedDict, collections.Counter)
 
 
 def check_plain(value: Any, where: str = "checkpoint") -> None:
@@ -36,7 +40,7 @@ def check_plain(value: Any, where: str = "checkpoint") -> None:
     kind = type(value)
     if isinstance(value, torch.Tensor) or kind in _PLAIN or isinstance(value, _ADMITTED):
         return
-    if isinstance(value, dict):
+    if kind in _DICTS:
         for key, item in value.items():
             check_plain(key, f"{where} key")
             check_plain(item, f"{where}[{key!r}]")
@@ -57,24 +61,28 @@ def write(path: Path, content: dict[str, Any]) -> None:
         UserError: If it cannot be written.
     """
     check_plain(content)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         # torch's zip writer hides the errno of a failed write behind a RuntimeError.
         full = full or "file write failed" in str(error) or "unexpected pos" in str(error)
         kept = f"; the last good {path.name} is kept" if path.exists() else ""
-        reason = "the disk is full" if full else str(error).splitlines()[0]
+        words = (str(error) or type(error).__name__).splitlines()[0]
+        reason = "the disk is full" if full else words
         raise UserError(f"cannot save {path}: {reason}{kept}. Free some space, then resume.") from (
             None if full else error
         )
+    finally:
+        # After the rename there is none; after any failure, Ctrl-C included, it is rubbish.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def find(path: str | Path, prefer: str = "best.ckpt") -> Path:
@@ -109,7 +117,7 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is refused: it holds Python objects that could run code, or is no checkpoint."
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file makes torch's reader fail in any way
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise UserError(f"{path} is truncated or not a checkpoint ({reason}).") from None
     if not isinstance(content, dict) or not isinstance(content.get(CARD), dict):

@@ -5,6 +5,7 @@ Hydra composes; this module answers a user's mistake in one line. Nothing here i
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from emotion_lab.errors import UserError, unknown
-from emotion_lab.rules import RULES
+from emotion_lab.errors import UserError, unknown, unknown_key
+from emotion_lab.rules import NULLABLE, RULES
 
 _PACKAGE = Path(__file__).resolve().parent
 #: In a wheel the configs lie inside the package, in a checkout beside it.
@@ -34,12 +36,16 @@ PATH_KEYS = (
 )
 
 
+#: Groups of which several can be chosen at once, ``logger=[csv,wandb]``.
+LISTS = ("logger",)
+
+
 def quote(value: str, interpolate: bool = False) -> str:
     """Return ``value`` quoted so that Hydra's grammar reads it back unchanged."""
     value = re.sub(r"(\\*)'", lambda match: match[1] * 2 + "\\'", value)
     value = re.sub(r"(\\+)$", lambda match: match[1] * 2, value)
     if not interpolate:
-        value = value.replace("${", "\\${")
+        value = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + "\\${", value)
     return f"'{value}'"
 
 
@@ -52,7 +58,7 @@ def quote_paths(argv: list[str]) -> list[str]:
             value = match[3]
             quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
             swept = "," in value and ("-m" in argv or "--multirun" in argv)
-            if not (quoted or swept) or Path(value).exists():
+            if not (quoted or swept) or os.path.exists(value):
                 argument = f"{match[1]}={quote(value, match[2].startswith('hydra.'))}"
         result.append(argument)
     return result
@@ -89,9 +95,12 @@ def _lookup(cfg: DictConfig, key: str) -> tuple[bool, Any]:
 
 def _check_type(key: str, default: Any, value: Any) -> None:
     """Hold a value against the type of its default; ``null`` is always allowed for ``null``."""
-    if default is None or (isinstance(default, str) and "${" in default):
+    if default is None or _refers(default) or _refers(value):
         return
     text = f"{key}={value}"
+    if isinstance(default, DictConfig) and not isinstance(value, dict):
+        inner = next((f"{key}.{name}" for name in default), f"{key}.<name>")
+        raise UserError(f"{text} is not valid: {key} holds keys, set for instance {inner}=<value>.")
     if isinstance(default, bool):
         if not isinstance(value, bool):
             raise UserError(f"{text} is not valid: expected true or false.")
@@ -107,6 +116,11 @@ def _check_type(key: str, default: Any, value: Any) -> None:
         raise UserError(f"{text} is not valid: expected one value.")
 
 
+def _refers(value: Any) -> bool:
+    """Tell whether a value is an interpolation, known only once the config is composed."""
+    return isinstance(value, str) and "${" in value
+
+
 def check_values(cfg: Any, prefix: str = "") -> None:
     """Hold every value of a composed config against :data:`emotion_lab.rules.RULES`.
 
@@ -117,7 +131,11 @@ def check_values(cfg: Any, prefix: str = "") -> None:
         rule = RULES.get(f"{prefix}{key}")
         if rule is None:
             continue
-        value = OmegaConf.select(cfg, key)
+        try:
+            value = OmegaConf.select(cfg, key)
+        except OmegaConfBaseException as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{prefix}{key} cannot be resolved: {reason}.") from None
         if value is not None and not rule.test(value):
             raise UserError(f"{prefix}{key}={value} is not valid: expected {rule.expected}.")
 
@@ -125,19 +143,35 @@ def check_values(cfg: Any, prefix: str = "") -> None:
 def _choices(override: Any) -> list[Any]:
     """Return the values an override takes: one, or those of a sweep."""
     if override.is_sweep_override():
-        from hydra.core.override_parser.types import ChoiceSweep
+        from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 
-        if isinstance(override.value(), ChoiceSweep):
-            return list(override.sweep_iterator())
-        return []
+        if not isinstance(override.value(), (ChoiceSweep, RangeSweep)):
+            key = override.key_or_group
+            raise UserError(
+                f"'{override.input_line}' cannot be swept: list the values, "
+                f"for instance {key}=<one>,<other>."
+            )
+        return list(override.sweep_iterator())
     return [override.value()]
 
 
 def _check_group(group: str, values: list[Any]) -> None:
     for value in values:
-        for name in value if isinstance(value, list) else [value]:
-            if name is not None and str(name).strip("'") not in options(group):
-                raise unknown(group, name, options(group), f"Set it with {group}=<name>.")
+        names = value if isinstance(value, list) else [value]
+        if len(names) != 1 and group not in LISTS:
+            raise UserError(f"{group} takes one name, not {len(names)}: {group}=<name>.")
+        for name in names:
+            shown = "null" if name is None else str(name).strip("'")
+            if shown not in options(group):
+                raise unknown(group, shown, options(group), f"Set it with {group}=<name>.")
+
+
+@functools.cache
+def _defaults(entry: str, conf: Path) -> DictConfig:
+    """Return ``conf/<entry>.yaml`` composed with no overrides; do not change it."""
+    from hydra import compose
+
+    return compose(entry)
 
 
 def precheck(entry: str, overrides: list[str], multirun: bool = False) -> DictConfig:
@@ -159,6 +193,7 @@ def precheck(entry: str, overrides: list[str], multirun: bool = False) -> DictCo
     from hydra.errors import HydraException
 
     parser = OverridesParser.create()
+    mode = ["hydra.mode=MULTIRUN"] if multirun else []
     parsed = []
     for text in overrides:
         if "=" not in text and not text.startswith("~"):
@@ -178,13 +213,18 @@ def precheck(entry: str, overrides: list[str], multirun: bool = False) -> DictCo
         return f"{override.input_line.split('=', 1)[0]}={values[0]}"
 
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        top = compose(entry)
+        top = _defaults(entry, CONF)
         groups, keys = [], []
         for override in parsed:
             name = override.key_or_group
             sweep = override.is_sweep_override() and not name.startswith("hydra.")
             if sweep and not multirun:
                 raise UserError(f"'{override.input_line}' is a sweep: add -m to run every value.")
+            if override.is_delete():
+                raise UserError(
+                    f"'{override.input_line}' takes away what is needed: set it instead, "
+                    f"{name}=<value>."
+                )
             if _is_group(name) and not name.startswith("hydra"):
                 if name not in top and name not in ("experiment",):
                     raise unknown("option", name, [k for k in top if k != "hydra"])
@@ -195,14 +235,14 @@ def precheck(entry: str, overrides: list[str], multirun: bool = False) -> DictCo
             else:
                 keys.append(override)
         try:
-            base = compose(entry, overrides=groups)
+            base = compose(entry, overrides=groups) if groups else top
         except HydraException as error:
             raise UserError(" ".join(str(error).split())) from None
         known = list(_leaves(base))
         for override in keys:
             name = override.key_or_group
             exists, default = _lookup(base, name)
-            if override.is_add() or override.is_force_add() or override.is_delete():
+            if override.is_add() or override.is_force_add():
                 continue
             if not exists:
                 raise unknown_key(name, known)
@@ -210,10 +250,14 @@ def precheck(entry: str, overrides: list[str], multirun: bool = False) -> DictCo
                 value = getattr(value, "text", value)
                 if value is not None:
                     _check_type(name, default, value)
+                elif not (
+                    default is None or name in NULLABLE or _lookup(top, name) == (True, None)
+                ):
+                    raise UserError(f"{name}=null is not valid: expected a value.")
         try:
             cfg = compose(
                 entry,
-                overrides=groups + [first(override) for override in keys],
+                overrides=groups + [first(override) for override in keys] + mode,
                 return_hydra_config=True,
             )
         except HydraException as error:
@@ -222,7 +266,7 @@ def precheck(entry: str, overrides: list[str], multirun: bool = False) -> DictCo
         rule = RULES.get(override.key_or_group)
         for value in _choices(override) if rule else []:
             value = getattr(value, "text", value)
-            if value is not None and not rule.test(value):
+            if value is not None and not _refers(value) and not rule.test(value):
                 raise UserError(
                     f"{override.key_or_group}={value} is not valid: expected {rule.expected}."
                 )
@@ -230,30 +274,15 @@ def precheck(entry: str, overrides: list[str], multirun: bool = False) -> DictCo
     return cfg
 
 
-def unknown_key(name: str, known: list[str]) -> UserError:
-    """Explain a key that does not exist, listing its neighbours rather than everything."""
-    import difflib
-
-    parent = name.rsplit(".", 1)[0] + "." if "." in name else ""
-    depth = name.count(".")
-    near = [key for key in known if key.startswith(parent) and key.count(".") == depth]
-    if not near:
-        near = [key for key in known if "." not in key]
-    if not difflib.get_close_matches(name, near, n=1, cutoff=0.6):
-        last = name.rsplit(".", 1)[-1]
-        same = [key for key in known if key.rsplit(".", 1)[-1] == last]
-        if same:
-            return UserError(
-                f"Unknown option '{name}'. Did you mean '{same[0]}'? Available: {', '.join(near)}."
-            )
-    return unknown("option", name, near)
-
-
 def _flags(argv: list[str]) -> tuple[list[str], bool, bool]:
     """Return (overrides, multirun, custom): ``custom`` when Hydra shall handle it alone."""
     from hydra._internal.utils import get_args_parser
 
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"Cannot read the command line: {message}.")
+
     parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
     allowed = [flag for action in parser._actions for flag in action.option_strings]
     for argument in argv:
         flag = argument.split("=", 1)[0]
@@ -271,6 +300,42 @@ def _flags(argv: list[str]) -> tuple[list[str], bool, bool]:
 def plain(cfg: Any) -> Any:
     """Return a config as plain dicts, lists, strings and numbers, interpolations resolved."""
     return OmegaConf.to_container(cfg, resolve=True)
+
+
+def check_folder(folder: str | Path) -> None:
+    """Make sure that a run folder can be made, without making it.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    place = Path(folder).absolute()
+    above = next(p for p in (place, *place.parents) if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(
+            f"cannot make the run folder {folder}: {above} is no folder that can be written. "
+            "Set hydra.run.dir=<folder>."
+        )
+
+
+def _guarded(
+    entry: str, task: Callable[[DictConfig], Any], full: bool, multirun: bool
+) -> Callable[[DictConfig], Any]:
+    """Return ``task`` with a user's mistake answered before Hydra adds lines of its own.
+
+    A failed job does not stop a sweep, but Ctrl-C does.
+    """
+
+    def guarded(cfg: DictConfig) -> Any:
+        try:
+            return task(cfg)
+        except UserError as error:
+            if full or (multirun and getattr(error, "exit_code", 2) == 2):
+                raise
+            fail(error)
+
+    # Hydra names the job, and with it the log file, after the module.
+    guarded.__module__ = f"emotion_lab.{entry}"
+    return guarded
 
 
 def fail(error: BaseException) -> NoReturn:
@@ -300,7 +365,11 @@ def run(
         if any(flag in argv for flag in ("-h", "--help")):
             from emotion_lab.help import show
 
-            show(entry)
+            try:
+                show(entry)
+                sys.stdout.flush()
+            except BrokenPipeError:  # ... --help | head
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return
         overrides, multirun, custom = _flags(argv)
         if not custom:
@@ -310,6 +379,7 @@ def run(
         # With this set Hydra passes exceptions on, so that one place decides how they look.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         sys.argv = [sys.argv[0], *argv]
+        task = _guarded(entry, task, full, "-m" in argv or "--multirun" in argv)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=entry)(task)()
     except UserError as error:
         if full:

@@ -17,6 +17,8 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
         raise UserError("ckpt is missing: give a checkpoint or a run folder, ckpt=<path>.")
     if not Path(cfg.ckpt).exists():
         raise UserError(f"no such checkpoint: {cfg.ckpt}. Give a .ckpt file or a run folder.")
+    if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
+        config.check_folder(str(cfg.hydra.run.dir))
     return []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,26 @@ def between(low: float, high: float, open_low: bool = False, open_high: bool = F
     return Rule(test, words)
 
 
+#: Keys that may be null though their default is not.
+NULLABLE = frozenset(
+    {
+        "data.exclude",
+        "model.channels",
+        "model.image_size",
+        "model.mean",
+        "model.std",
+        "trainer.patience",
+    }
+)
+
+
+def _part(value: Any) -> bool:
+    """Accept a number of batches, or a share of them."""
+    return _whole(value) and value >= 1 or isinstance(value, float) and 0 < value <= 1
+
+
+BATCHES = Rule(_part, "a whole number of 1 or more, or a share above 0.0 to 1.0")
+SWITCH = Rule(lambda v: v == "auto" or isinstance(v, bool), "auto, true or false")
 POSITIVE = between(0, math.inf, open_low=True)
 NOT_NEGATIVE = between(0, math.inf)
 SHARE = between(0, 1)
@@ -67,6 +88,7 @@ RULES: dict[str, Rule] = {
     "data.fold": at_least(0),
     "data.val_fraction": between(0, 1, open_low=True, open_high=True),
     "data.split_seed": at_least(0),
+    "data.crop_margin": NOT_NEGATIVE,
     "data.cache": one_of("auto", "ram", "none"),
     "data.cache_limit_mib": at_least(0),
     "data.on_error": one_of("raise", "skip"),
@@ -97,6 +119,19 @@ RULES: dict[str, Rule] = {
     "trainer.patience": at_least(1),
     "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.precision": one_of("auto", "32", "32-true", "bf16-mixed", "16-mixed"),
+    "trainer.devices": Rule(
+        lambda v: _whole(v) and (v >= 1 or v == -1), "a whole number of 1 or more, or -1 for all"
+    ),
+    "trainer.num_nodes": at_least(1),
+    "trainer.accumulate": at_least(1),
+    "trainer.threads": at_least(1),
+    "trainer.max_time": Rule(
+        lambda v: bool(re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(v))), "DD:HH:MM:SS"
+    ),
+    "trainer.limit_train_batches": BATCHES,
+    "trainer.limit_val_batches": BATCHES,
+    "trainer.channels_last": SWITCH,
+    "trainer.progress": SWITCH,
     "trainer.clip": POSITIVE,
     "trainer.ema": between(0, 1, open_low=True, open_high=True),
     "trainer.log_every": at_least(1),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from emotion_lab import config
 from emotion_lab.errors import UserError
@@ -32,17 +33,25 @@ def _run_of(resume: str) -> tuple[Path, Path]:
     return place, folder.parent if folder.name == "checkpoints" else folder
 
 
+def _check_sweep(trainer: DictConfig) -> None:
+    """Refuse a job of a sweep that wants several devices.
+
+    Raises:
+        UserError: If it does.
+    """
+    if trainer.devices != 1 or trainer.num_nodes > 1:
+        raise UserError(
+            f"-m with trainer.devices={trainer.devices}, trainer.num_nodes={trainer.num_nodes}: "
+            "a sweep runs one device a job. Set trainer.devices=1, or run the jobs without -m."
+        )
+
+
 def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check what is cheap to check, before Hydra makes the run folder."""
     hydra_cfg = cfg.hydra
     multirun = str(hydra_cfg.mode or "").endswith("MULTIRUN")
-    devices = cfg.trainer.devices
-    several = isinstance(devices, int) and devices != 1 or not isinstance(devices, int)
-    if multirun and (several or cfg.trainer.num_nodes > 1):
-        raise UserError(
-            f"-m with trainer.devices={devices}: a sweep runs one device a job. "
-            "Set trainer.devices=1, or run the jobs one by one without -m."
-        )
+    if multirun:
+        _check_sweep(cfg.trainer)
     if cfg.resume is not None:
         if multirun:
             raise UserError("resume= goes on with one run; it cannot be swept with -m.")
@@ -63,6 +72,7 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
                 f"{run} already holds a run: go on with resume='{run}', "
                 "or choose another hydra.run.dir."
             )
+        config.check_folder(run)
     return []
 
 
@@ -70,15 +80,17 @@ def _resumed(cfg: DictConfig, overrides: list[str], card: dict[str, Any]) -> dic
     """Return the config of the run to resume, with the allowed overrides of this command."""
     kept = [text for text in overrides if not text.startswith(("resume=", "hydra"))]
     current = config.plain(cfg)
-    saved = OmegaConf.create(card["config"])
+    result = copy.deepcopy(card["config"])
+    # Plain dicts: a path may hold "${", which a second pass through OmegaConf would resolve.
     for text in kept:
-        key = text.lstrip("+~").split("=", 1)[0]
-        if key in ("trainer", "logger"):
-            saved[key] = current[key]
-        else:
-            with open_dict(saved):
-                OmegaConf.update(saved, key, OmegaConf.select(OmegaConf.create(current), key))
-    result = config.plain(saved)
+        *parents, last = text.lstrip("+~").split("=", 1)[0].split(".")
+        source, target = current, result
+        for name in parents:
+            source = source[name]
+            if not isinstance(target.get(name), dict):
+                target[name] = {}
+            target = target[name]
+        target[last] = source[last]
     result["resume"] = cfg.resume
     return result
 
@@ -93,6 +105,8 @@ def train(cfg: DictConfig) -> float:
     from emotion_lab.training.loggers import close
 
     hydra_cfg = HydraConfig.get()
+    if str(hydra_cfg.mode or "").endswith("MULTIRUN"):
+        _check_sweep(cfg.trainer)
     run_dir = Path(hydra_cfg.runtime.output_dir)
     resume = None
     plain = config.plain(cfg)

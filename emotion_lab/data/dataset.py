@@ -54,9 +54,14 @@ class SplitDataset(Dataset):
         self.skip_errors = skip_errors
         self._kept = [self._shrunk(i) for i in range(len(split))] if keep else None
 
-    def _shrunk(self, position: int) -> np.ndarray:
-        """Return the image, fitted now if that makes it smaller."""
-        image = self.split.image(position)
+    def _shrunk(self, position: int) -> np.ndarray | None:
+        """Return the image, fitted now if that makes it smaller; None if it is to be skipped."""
+        try:
+            image = self.split.image(position)
+        except UserError:
+            if not self.skip_errors:
+                raise
+            return None
         fitted = self.fit.image_size**2 * self.fit.channels
         return self.fit(image) if fitted <= image.size else image
 
@@ -65,8 +70,8 @@ class SplitDataset(Dataset):
 
     def image(self, position: int, epoch: int = 0) -> np.ndarray:
         """Return uint8 (S, S, C), augmented when this dataset augments."""
-        raw = self._kept[position] if self._kept is not None else self.split.image(position)
-        image = self.fit(raw)
+        raw = self._kept[position] if self._kept is not None else None
+        image = self.fit(self.split.image(position) if raw is None else raw)
         return self.augment(image, epoch, position) if self.augment else image
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
@@ -183,6 +188,7 @@ class ResumableLoader(DataLoader):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved place."""
+        self._epoch, self._done = int(state["epoch"]), int(state["start"])
         self.batch_sampler.epoch = int(state["epoch"])
         self.batch_sampler.start = int(state["start"])
 

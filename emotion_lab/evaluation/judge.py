@@ -98,7 +98,7 @@ def judge(
     fingerprint = data.fingerprints()[split]
     if split == "test" and ledger is not None:
         before = seal.openings(ledger, fingerprint["hash"])
-        configs = {line["config"] for line in before} | {seal.config_hash(card["config"])}
+        configs = {line.get("config") for line in before} | {seal.config_hash(card["config"])}
         print(
             f"test split opened: {len(before)} times before, {len(configs)} configurations in all"
         )

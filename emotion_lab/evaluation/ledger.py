@@ -67,7 +67,7 @@ def record(
 def openings(ledger: Path, fingerprint: str) -> list[dict[str, Any]]:
     """Return the earlier openings of the test set with this hash."""
     try:
-        text = ledger.read_text(encoding="utf-8")
+        text = ledger.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
     lines = []
@@ -76,6 +76,6 @@ def openings(ledger: Path, fingerprint: str) -> list[dict[str, Any]]:
             line = json.loads(raw)
         except json.JSONDecodeError:
             continue
-        if line.get("fingerprint") == fingerprint:
+        if isinstance(line, dict) and line.get("fingerprint") == fingerprint:
             lines.append(line)
     return lines

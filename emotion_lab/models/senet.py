@@ -107,10 +107,10 @@ class SENet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(width_in, num_classes)
         init_weights(self)
-        # Each block begins as its shortcut, which eases the first steps (Goyal et al. 2017).
+        # No zero gamma in the last batch norm of a block: with one block a stage, the shortcuts
+        # alone see almost no shape, and training would stand still.
         for module in self.modules():
             if isinstance(module, SEBlock):
-                nn.init.zeros_(module.bn2.weight)
                 # The gates' linear layers are no classifier: torch's own scale suits them.
                 module.se.squeeze.reset_parameters()
                 module.se.excite.reset_parameters()
