@@ -55,24 +55,16 @@ class Fit:
 def _light(size: int) -> list:
     import albumentations as A
 
-    low, high = max(1, size // 8), max(2, size // 3)
     return [
         A.HorizontalFlip(p=0.5),
         A.Affine(
             scale=(0.9, 1.1),
-            translate_percent=(-0.08, 0.08),
-            rotate=(-12, 12),
+            translate_percent=(-0.06, 0.06),
+            rotate=(-10, 10),
             border_mode=cv2.BORDER_REFLECT_101,
-            p=0.8,
+            p=0.7,
         ),
-        A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5),
-        A.CoarseDropout(
-            num_holes_range=(1, 1),
-            hole_height_range=(low, high),
-            hole_width_range=(low, high),
-            fill="random_uniform",
-            p=0.25,
-        ),
+        A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.3),
     ]
 
 

@@ -1,0 +1,80 @@
+"""Shared fixtures: where real data is, and tiny configs to run with."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_threads() -> None:
+    """Small tensors are slower on many threads, and results must not depend on the machine."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def fer2013_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the real fer2013.csv: $EMOTION_LAB_FER2013, or unpacked from the shared material."""
+    given = os.environ.get("EMOTION_LAB_FER2013")
+    if given:
+        return Path(given)
+    unpack = SHARED / "data" / "fer2013" / "unpack.py"
+    if not unpack.is_file():
+        pytest.skip("the real FER2013 is not here (set EMOTION_LAB_FER2013=<fer2013.csv>)")
+    out = tmp_path_factory.mktemp("fer2013")
+    subprocess.run([sys.executable, str(unpack), str(out), "csv"], check=True, timeout=200)
+    return out / "fer2013.csv"
+
+
+#: Overrides that make a run take seconds: a tiny senet on a few synthetic faces.
+TINY = (
+    "data=synthetic",
+    "data.n=80",
+    "data.batch_size=16",
+    "model=senet",
+    "model.widths=[8,8,8,8]",
+    "model.stem=8",
+    "trainer=cpu",
+    "trainer.max_epochs=2",
+    "trainer.threads=1",
+    "trainer.progress=false",
+    "logger=none",
+)
+
+
+def composed(*overrides: str, entry: str = "train") -> dict[str, Any]:
+    """Compose the real configs, as plain dicts."""
+    from emotion_lab import config
+
+    cfg = config.precheck(entry, [*overrides])
+    from omegaconf import OmegaConf
+
+    return config.plain(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+
+
+@pytest.fixture
+def tiny() -> Callable[..., dict[str, Any]]:
+    """Return a function that composes a tiny training config with further overrides."""
+    return lambda *overrides: composed(*TINY, *overrides)
+
+
+def command(*arguments: str, module: str = "emotion_lab.train", cwd: Path) -> Any:
+    """Run an entry point in a process of its own and return the finished process."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
