@@ -92,6 +92,13 @@ def _resumed(cfg: DictConfig, overrides: list[str], card: dict[str, Any]) -> dic
             target = target[name]
         target[last] = source[last]
     result["resume"] = cfg.resume
+    planned, wanted = card["config"]["trainer"]["max_epochs"], result["trainer"]["max_epochs"]
+    schedule = card["config"]["schedule"]["name"]
+    if planned != wanted and schedule in ("cosine", "onecycle"):
+        raise UserError(
+            f"trainer.max_epochs={wanted} cannot change on resume: schedule={schedule} was laid "
+            f"out over {planned} epochs."
+        )
     return result
 
 

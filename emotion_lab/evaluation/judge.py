@@ -102,11 +102,16 @@ def judge(
         print(
             f"test split opened: {len(before)} times before, {len(configs)} configurations in all"
         )
-    predictions = predict(net, data.plain_loader(split), device, f"{split} ")
-    scores = score(predictions, card["classes"])
+    accuracy = None
+    try:
+        predictions = predict(net, data.plain_loader(split), device, f"{split} ")
+        scores = score(predictions, card["classes"])
+        accuracy = scores["accuracy"]
+    finally:
+        # Also when it fails half-way: an opening is an opening.
+        if split == "test" and ledger is not None:
+            seal.record(ledger, run_dir, checkpoint, card["config"], fingerprint, accuracy)
     scores["fingerprint"] = fingerprint
-    if split == "test" and ledger is not None:
-        seal.record(ledger, run_dir, checkpoint, card["config"], fingerprint, scores["accuracy"])
     save_results(run_dir, split, data, predictions, scores, net)
     return scores
 

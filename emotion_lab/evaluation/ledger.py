@@ -42,9 +42,12 @@ def record(
     checkpoint: Path,
     config: dict[str, Any],
     fingerprint: dict[str, Any],
-    accuracy: float,
+    accuracy: float | None,
 ) -> dict[str, Any]:
-    """Append one line: when, run, hashes of checkpoint and config, fingerprint, n, accuracy."""
+    """Append one line: when, run, hashes of checkpoint and config, fingerprint, n, accuracy.
+
+    The accuracy is None where scoring failed after the split was opened.
+    """
     line = {
         "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "run": str(run),
@@ -56,9 +59,14 @@ def record(
         "accuracy": accuracy,
     }
     # One write of one line: two processes may append at once.
-    handle = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    handle = os.open(ledger, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(handle, (json.dumps(line) + "\n").encode())
+        size = os.fstat(handle).st_size
+        # A line torn by a crash must not swallow this one.
+        torn = (
+            size > 0 and (os.lseek(handle, size - 1, os.SEEK_SET), os.read(handle, 1))[1] != b"\n"
+        )
+        os.write(handle, ("\n" * torn + json.dumps(line) + "\n").encode())
     finally:
         os.close(handle)
     return line

@@ -24,6 +24,10 @@ def restore(path: Path) -> tuple[EmotionNet, dict[str, Any]]:
     """
     content = ckpt.read(path)
     card = content[ckpt.CARD]
+    missing = {"config", "classes", "input"} - set(card)
+    if missing or "state_dict" not in content:
+        lacks = ", ".join(sorted(missing)) or "its weights"
+        raise UserError(f"{path} is damaged: it lacks {lacks}.")
     # The weights are in the file: nothing is fetched, and no foreign file is needed any more.
     model = {**card["config"]["model"], "pretrained": False, "weights": None}
     model |= {key: card["input"][key] for key in ("image_size", "channels", "mean", "std")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shlex
 import signal
 import sys
 import time
@@ -182,7 +183,7 @@ class StopCleanly(L.Callback):
             self._leave()
 
     def _leave(self) -> None:
-        raise Interrupted(f"stopped and saved. Go on with: resume={self.run_dir}")
+        raise Interrupted(f"stopped and saved. Go on with: resume={shlex.quote(str(self.run_dir))}")
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Give the signals back."""

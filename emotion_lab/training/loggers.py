@@ -94,4 +94,4 @@ def close(loggers: list[Logger], status: str) -> None:
         if type(logger).__name__ == "WandbLogger":
             import wandb
 
-            wandb.finish(exit_code=0 if status == "success" else 1, quiet=True)
+            wandb.finish(exit_code=0 if status == "success" else 1)
