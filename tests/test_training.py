@@ -143,6 +143,27 @@ def test_same_seed_same_run(tiny: Tiny, tmp_path: Path) -> None:
     assert text[0] == text[1] != text[2]
 
 
+def test_every_epoch_has_its_own_order_and_augmentation(tiny: Tiny, tmp_path: Path) -> None:
+    seen: dict[int, list[Any]] = {}
+    original = EmotionModule.training_step
+
+    def spy(self: EmotionModule, batch: Any, index: int) -> Any:
+        seen.setdefault(self.current_epoch, []).append(batch)
+        return original(self, batch, index)
+
+    EmotionModule.training_step = spy  # type: ignore[method-assign]
+    try:
+        fit(tiny("augment=light", "trainer.max_epochs=3"), tmp_path)
+    finally:
+        EmotionModule.training_step = original  # type: ignore[method-assign]
+    orders = [torch.cat([b.positions for b in seen[e]]) for e in range(3)]
+    for order in orders:
+        assert sorted(order.tolist()) == list(range(64))
+    assert not torch.equal(orders[0], orders[1]) and not torch.equal(orders[1], orders[2])
+    first = [torch.cat([b.images for b in seen[e]])[orders[e].argsort()] for e in range(2)]
+    assert (first[0] != first[1]).flatten(1).any(1).float().mean() > 0.8
+
+
 def test_training_cannot_read_the_test_split(tiny: Tiny, tmp_path: Path) -> None:
     fitted = fit(tiny("trainer.max_epochs=1"), tmp_path)
     assert set(fitted.data.source.splits) == {"train", "val"}

@@ -13,7 +13,6 @@ from emotion_lab.data.base import Source, Split
 from emotion_lab.data.dataset import (
     EpochSampler,
     InOrderSampler,
-    ResumableLoader,
     SplitDataset,
     make_loader,
 )
@@ -46,7 +45,9 @@ class EmotionData(L.LightningDataModule):
         self.source: Source = load_data(cfg, splits)
         self.fit_transform: Fit | None = None
         self._sets: dict[str, SplitDataset] = {}
-        self._train_loader: ResumableLoader | None = None
+        self._sampler: EpochSampler | None = None
+        # Epoch and batches of it that were trained on: where a resumed run begins.
+        self._at = (0, 0)
 
     @property
     def classes(self) -> list[str]:
@@ -114,7 +115,7 @@ class EmotionData(L.LightningDataModule):
         trainer = self.trainer
         return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
 
-    def train_dataloader(self) -> ResumableLoader:
+    def train_dataloader(self) -> DataLoader:
         """Return the shuffled (or weighted) training loader."""
         data = self.dataset("train")
         weights = None
@@ -122,10 +123,9 @@ class EmotionData(L.LightningDataModule):
             weights = sample_weights(data.split.labels, len(self.classes))
         rank, world = self._place()
         sampler = EpochSampler(len(data), self.cfg["batch_size"], self.seed, weights, rank, world)
-        loader = make_loader(data, sampler, self.cfg["num_workers"])
-        assert isinstance(loader, ResumableLoader)
-        self._train_loader = loader
-        return loader
+        sampler.epoch, sampler.start = self._at
+        self._sampler = sampler
+        return make_loader(data, sampler, self.cfg["num_workers"])
 
     def val_dataloader(self) -> DataLoader:
         """Return the validation loader, in order."""
@@ -140,7 +140,22 @@ class EmotionData(L.LightningDataModule):
         sampler = InOrderSampler(len(data), self.cfg["batch_size"], rank, world)
         return make_loader(data, sampler, self.cfg["num_workers"])
 
-    def mark(self, epoch: int, done: int) -> None:
-        """Remember how far training is, for the next checkpoint."""
-        if self._train_loader is not None:
-            self._train_loader.place(epoch, done)
+    def begin_epoch(self, epoch: int) -> None:
+        """Give the next epoch its own order and augmentation.
+
+        Lightning tells only ``loader.sampler`` of a new epoch, not a batch sampler.
+        """
+        if self._sampler is not None:
+            self._sampler.set_epoch(epoch)
+
+    def mark(self, epoch: int, done: int, of: int) -> None:
+        """Remember that ``done`` batches ``of`` so many of ``epoch`` were trained on."""
+        self._at = (epoch, done) if done < of else (epoch + 1, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place in the data, for the checkpoint."""
+        return {"epoch": self._at[0], "start": self._at[1]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved place."""
+        self._at = int(state_dict["epoch"]), int(state_dict["start"])

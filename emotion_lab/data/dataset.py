@@ -132,7 +132,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         return max(1, full + (rest > 1))
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin ``epoch``; Lightning calls this before each one."""
+        """Begin ``epoch``; the batches of the same epoch go on where they were."""
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
@@ -173,32 +173,11 @@ def _same(batch: Batch) -> Batch:
     return batch
 
 
-class ResumableLoader(DataLoader):
-    """A DataLoader whose place can be saved and restored; Lightning asks it for its state."""
-
-    batch_sampler: EpochSampler
-
-    def place(self, epoch: int, done: int) -> None:
-        """Tell the loader how far training is: ``done`` batches of ``epoch``."""
-        self._epoch, self._done = divmod(epoch * len(self) + done, len(self))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return builtins: the epoch and the batches of it that were trained on."""
-        return {"epoch": getattr(self, "_epoch", 0), "start": getattr(self, "_done", 0)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved place."""
-        self._epoch, self._done = int(state["epoch"]), int(state["start"])
-        self.batch_sampler.epoch = int(state["epoch"])
-        self.batch_sampler.start = int(state["start"])
-
-
 def make_loader(
     dataset: SplitDataset, sampler: EpochSampler | InOrderSampler, workers: int, pin: bool = False
 ) -> DataLoader:
-    """Return the loader of a split; training samplers give a resumable one."""
-    kind = ResumableLoader if isinstance(sampler, EpochSampler) else DataLoader
-    return kind(
+    """Return the loader of a split: the sampler says which images make a batch."""
+    return DataLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,

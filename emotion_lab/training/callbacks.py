@@ -169,11 +169,14 @@ class StopCleanly(L.Callback):
         print("\nstopping: saving after this batch (again to stop at once)", file=sys.stderr)
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        """Save in mid-epoch when asked to stop; after the last batch the epoch ends first."""
-        loop = trainer.fit_loop.epoch_loop.batch_progress
-        if self.wanted and not loop.is_last_batch:
+        """Save in mid-epoch when asked to stop; after the last batch the epoch ends first.
+
+        Gradients that wait for more batches are in no checkpoint, so those batches come first.
+        """
+        last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if self.wanted and not last and (index + 1) % trainer.accumulate_grad_batches == 0:
             trainer.save_checkpoint(self.folder / "last.ckpt")
             self._leave()
 
@@ -193,13 +196,17 @@ class StopCleanly(L.Callback):
 
 
 class Place(L.Callback):
-    """Tells the data module how far training is, so that the loader's state is right."""
+    """Tells the data module how far training is: which order comes next, where to resume."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin the epoch, before Lightning asks the loader for its batches."""
+        trainer.datamodule.begin_epoch(trainer.current_epoch)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         """Mark the batch as done."""
-        trainer.datamodule.mark(trainer.current_epoch, index + 1)
+        trainer.datamodule.mark(trainer.current_epoch, index + 1, trainer.num_training_batches)
 
 
 class Bar(RichProgressBar):
