@@ -65,6 +65,11 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
                     f"Allowed: {', '.join(RESUME_KEYS)}."
                 )
         return [f"hydra.run.dir={config.quote(str(run))}", "hydra.output_subdir=null"]
+    for key, value in (("data.path", cfg.data.path), ("model.weights", cfg.model.weights)):
+        if value is not None and not Path(str(value)).exists():
+            raise UserError(
+                f"{key}={value} does not exist. Set {key}=<an existing file or folder>."
+            )
     if not multirun:
         run = Path(str(hydra_cfg.run.dir))
         if (run / "checkpoints" / "last.ckpt").exists():
