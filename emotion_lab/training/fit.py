@@ -247,6 +247,9 @@ def fit(cfg: dict[str, Any], run_dir: Path, resume: Path | None = None) -> Fitte
         net.to(memory_format=torch.channels_last)
     if cfg["model"]["compile"]:
         _compile(net)
+    # What a killed process was writing when it died; the files themselves are whole.
+    for torn in (run_dir / "checkpoints").glob(".*.tmp"):
+        torn.unlink(missing_ok=True)
     history = History(run_dir, cfg["monitor"], monitor_mode(cfg))
     loggers = build_loggers(cfg.get("logger"), run_dir)
     trainer = make_trainer(cfg, run_dir, history, loggers, accelerator)

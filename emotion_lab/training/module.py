@@ -166,6 +166,8 @@ class EmotionModule(L.LightningModule):
     def running(self) -> dict[str, float]:
         """Return loss and accuracy of the epoch so far, for the progress bar."""
         loss = self._metrics["train_loss"]
+        if not loss.update_called:
+            return {}
         accuracy = self._metrics["train_scores"]["accuracy"]
         return {"loss": float(loss.compute()), "acc": float(accuracy.compute())}
 
