@@ -337,10 +337,21 @@ def test_resume_takes_over_what_may_change() -> None:
     def without_hydra(cfg: Any) -> Any:
         return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
 
-    saved = config.plain(without_hydra(parse(*TINY, "seed=3")))
+    saved = config.plain(without_hydra(parse(*TINY, "seed=3", "schedule=step")))
     typed = ["resume=x", "data.path=a${b}", "trainer.max_epochs=9", "logger=csv"]
     resumed = train._resumed(without_hydra(parse(*typed)), typed, {"config": saved})
     assert resumed["data"] == {**saved["data"], "path": "a${b}"}
     assert resumed["trainer"] == {**saved["trainer"], "max_epochs": 9}
     assert set(resumed["logger"]) == {"csv"} and not saved["logger"]
     assert (resumed["seed"], resumed["resume"], resumed["model"]) == (3, "x", saved["model"])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "onecycle"])
+def test_resume_keeps_the_plan_of_a_schedule(schedule: str) -> None:
+    def without_hydra(cfg: Any) -> Any:
+        return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+
+    saved = config.plain(without_hydra(parse(*TINY, f"schedule={schedule}")))
+    typed = ["resume=x", "trainer.max_epochs=9"]
+    with pytest.raises(UserError, match="cannot change on resume"):
+        train._resumed(without_hydra(parse(*typed)), typed, {"config": saved})
