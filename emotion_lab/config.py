@@ -339,9 +339,11 @@ def _guarded(
 
 
 def fail(error: BaseException) -> NoReturn:
-    """Print one line and leave with the exit code of a user's mistake (2)."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    raise SystemExit(getattr(error, "exit_code", 2))
+    """Print one line and leave: 2 for a user's mistake, 130 for a run the user stopped."""
+    code = getattr(error, "exit_code", 2)
+    prefix = "error: " if code == 2 else ""
+    print(f"{prefix}{' '.join(str(error).split())}", file=sys.stderr)
+    raise SystemExit(code)
 
 
 def run(
