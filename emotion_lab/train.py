@@ -65,7 +65,9 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
                     f"Allowed: {', '.join(RESUME_KEYS)}."
                 )
         return [f"hydra.run.dir={config.quote(str(run))}", "hydra.output_subdir=null"]
-    for key, value in (("data.path", cfg.data.path), ("model.weights", cfg.model.weights)):
+    # data.download=true may name a folder that is still to be made.
+    path = None if cfg.data.get("download") else cfg.data.path
+    for key, value in (("data.path", path), ("model.weights", cfg.model.weights)):
         if value is not None and not Path(str(value)).exists():
             raise UserError(
                 f"{key}={value} does not exist. Set {key}=<an existing file or folder>."

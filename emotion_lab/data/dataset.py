@@ -174,7 +174,7 @@ def _same(batch: Batch) -> Batch:
 
 
 def make_loader(
-    dataset: SplitDataset, sampler: EpochSampler | InOrderSampler, workers: int, pin: bool = False
+    dataset: SplitDataset, sampler: EpochSampler | InOrderSampler, workers: int
 ) -> DataLoader:
     """Return the loader of a split: the sampler says which images make a batch."""
     return DataLoader(
@@ -182,6 +182,5 @@ def make_loader(
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=_same,
-        pin_memory=pin,
         persistent_workers=workers > 0,
     )
