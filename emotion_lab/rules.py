@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,33 @@ def _part(value: Any) -> bool:
 
 BATCHES = Rule(_part, "a whole number of 1 or more, or a share above 0.0 to 1.0")
 SWITCH = Rule(lambda v: v == "auto" or isinstance(v, bool), "auto, true or false")
+
+
+def _span(low: float, high: float) -> Rule:
+    """Accept two rising numbers from ``low`` to ``high``."""
+
+    def test(value: Any) -> bool:
+        pair = _items(value)
+        return len(pair) == 2 and all(map(_number, pair)) and low <= pair[0] <= pair[1] <= high
+
+    return Rule(test, f"[from, to], two rising numbers from {low:g} to {high:g}")
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+
+
+def _steps(value: Any) -> bool:
+    """Accept [[share of the epochs, pixels], ...], shares rising from 0."""
+    pairs = [_items(pair) for pair in _items(value)]
+    if not pairs or any(len(pair) != 2 for pair in pairs):
+        return False
+    shares = [share for share, _ in pairs]
+    if not all(_number(share) and 0 <= share < 1 for share in shares) or shares[0] != 0:
+        return False
+    return shares == sorted(set(shares)) and all(_whole(size) and size >= 16 for _, size in pairs)
+
+
 POSITIVE = between(0, math.inf, open_low=True)
 NOT_NEGATIVE = between(0, math.inf)
 SHARE = between(0, 1)
@@ -92,6 +119,19 @@ RULES: dict[str, Rule] = {
     "data.cache": one_of("auto", "ram", "none"),
     "data.cache_limit_mib": at_least(0),
     "data.on_error": one_of("raise", "skip"),
+    "augment.flip": SHARE,
+    "augment.warp": SHARE,
+    "augment.rotate": between(0, 180),
+    "augment.scale": _span(0.1, 10),
+    "augment.translate": SHARE,
+    "augment.light": SHARE,
+    "augment.brightness": SHARE,
+    "augment.contrast": SHARE,
+    "augment.erase": SHARE,
+    "augment.erase_size": _span(0, 1),
+    "augment.sizes": Rule(
+        _steps, "[[0,<pixels>],[<share of the epochs>,<pixels>]], shares rising from 0"
+    ),
     "model.image_size": at_least(16),
     "model.channels": Rule(lambda v: v in (1, 3), "1 (grey) or 3 (RGB)"),
     "model.freeze": one_of("none", "backbone"),

@@ -30,7 +30,8 @@ class EmotionData(L.LightningDataModule):
         splits: The splits this process may open. Training gets ``("train", "val")``: the test
             split is not loaded, so nothing that trains can look at it.
         seed: The run's seed (order and augmentation).
-        augment: Name of the augmentation preset, for ``train`` only.
+        augment: Name of the augmentation preset, for ``train`` only. With ``device`` the training
+            loader hands out plain images, which the training step augments.
     """
 
     def __init__(
@@ -100,7 +101,8 @@ class EmotionData(L.LightningDataModule):
         if name not in self._sets:
             part = self.split(name)
             augment = None
-            if name == "train" and self.augment_name != "none":
+            on_device = self.augment_name == "device"
+            if name == "train" and self.augment_name != "none" and not on_device:
                 augment = Augment(self.augment_name, self.fit_transform.image_size, self.seed)
             self._sets[name] = SplitDataset(
                 part,
@@ -108,12 +110,17 @@ class EmotionData(L.LightningDataModule):
                 augment,
                 keep=self._keep(part),
                 skip_errors=self.cfg["on_error"] == "skip",
+                raw=name == "train" and on_device,
             )
         return self._sets[name]
 
     def _place(self) -> tuple[int, int]:
         trainer = self.trainer
         return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+
+    def _pin(self) -> bool:
+        """Tell whether batches go to a GPU, which copies from pinned memory while it works."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def train_dataloader(self) -> DataLoader:
         """Return the shuffled (or weighted) training loader."""
@@ -125,7 +132,7 @@ class EmotionData(L.LightningDataModule):
         sampler = EpochSampler(len(data), self.cfg["batch_size"], self.seed, weights, rank, world)
         sampler.epoch, sampler.start = self._at
         self._sampler = sampler
-        return make_loader(data, sampler, self.cfg["num_workers"])
+        return make_loader(data, sampler, self.cfg["num_workers"], self._pin())
 
     def val_dataloader(self) -> DataLoader:
         """Return the validation loader, in order."""
@@ -134,11 +141,11 @@ class EmotionData(L.LightningDataModule):
     def plain_loader(self, name: str) -> DataLoader:
         """Return a loader of an opened split: in order, without augmentation."""
         data = self.dataset(name)
-        if data.augment is not None:
+        if data.augment is not None or data.raw:
             data = SplitDataset(data.split, data.fit, None, skip_errors=data.skip_errors)
         rank, world = self._place()
         sampler = InOrderSampler(len(data), self.cfg["batch_size"], rank, world)
-        return make_loader(data, sampler, self.cfg["num_workers"])
+        return make_loader(data, sampler, self.cfg["num_workers"], self._pin())
 
     def begin_epoch(self, epoch: int) -> None:
         """Give the next epoch its own order and augmentation.

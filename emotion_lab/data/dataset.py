@@ -38,6 +38,8 @@ class SplitDataset(Dataset):
         augment: Random transforms, or None.
         keep: Whether to hold all images decoded in memory.
         skip_errors: Leave unreadable files out of their batch instead of raising.
+        raw: Whoever takes the batches fits the images itself: where all images in memory have one
+            shape, hand them out as they are (``augment=device``).
     """
 
     def __init__(
@@ -47,12 +49,36 @@ class SplitDataset(Dataset):
         augment: Augment | None = None,
         keep: bool = False,
         skip_errors: bool = False,
+        raw: bool = False,
     ) -> None:
         self.split = split
         self.fit = fit
         self.augment = augment
         self.skip_errors = skip_errors
-        self._kept = [self._shrunk(i) for i in range(len(split))] if keep else None
+        self.raw = raw
+        self._kept = self._hold() if keep else None
+        one_shape = isinstance(self._kept, np.ndarray)
+        fitted = one_shape and self._kept.shape[1:] == self._shape
+        #: Whether a batch is cut from one array, without a step for each image.
+        self._at_once = augment is None and one_shape and (fitted or raw)
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return self.fit.image_size, self.fit.image_size, self.fit.channels
+
+    def _hold(self) -> np.ndarray | list[np.ndarray | None]:
+        """Decode all images: one array (N, H, W, C) where they have one shape, else a list."""
+        first = self._shrunk(0) if len(self) else None
+        if first is None:
+            return [self._shrunk(i) for i in range(len(self))]
+        held = np.empty((len(self), *first.shape), np.uint8)
+        for i in range(len(self)):
+            image = self._shrunk(i)
+            if image is None or image.shape != first.shape:
+                rest = [self._shrunk(j) for j in range(i + 1, len(self))]
+                return [*held[:i], image, *rest]
+            held[i] = image
+        return held
 
     def _shrunk(self, position: int) -> np.ndarray | None:
         """Return the image, fitted now if that makes it smaller; None if it is to be skipped."""
@@ -62,8 +88,7 @@ class SplitDataset(Dataset):
             if not self.skip_errors:
                 raise
             return None
-        fitted = self.fit.image_size**2 * self.fit.channels
-        return self.fit(image) if fitted <= image.size else image
+        return self.fit(image) if np.prod(self._shape) <= image.size else image
 
     def __len__(self) -> int:
         return len(self.split)
@@ -76,6 +101,10 @@ class SplitDataset(Dataset):
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
         """Return the batch of (epoch, position) ``keys``."""
+        if self._at_once:
+            assert isinstance(self._kept, np.ndarray)
+            positions = np.asarray([position for _, position in keys], dtype=np.int64)
+            return self._batch(self._kept[positions], positions)
         images, kept = [], []
         for epoch, position in keys:
             try:
@@ -87,10 +116,11 @@ class SplitDataset(Dataset):
             kept.append(position)
         if not images:
             raise UserError("no image of a whole batch can be read: run with data.on_error=raise")
-        stacked = np.stack(images).transpose(0, 3, 1, 2)
-        positions = np.asarray(kept, dtype=np.int64)
+        return self._batch(np.stack(images), np.asarray(kept, dtype=np.int64))
+
+    def _batch(self, images: np.ndarray, positions: np.ndarray) -> Batch:
         return Batch(
-            torch.from_numpy(np.ascontiguousarray(stacked)),
+            torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
             torch.from_numpy(self.split.labels[positions]),
             torch.from_numpy(positions),
         )
@@ -174,7 +204,10 @@ def _same(batch: Batch) -> Batch:
 
 
 def make_loader(
-    dataset: SplitDataset, sampler: EpochSampler | InOrderSampler, workers: int
+    dataset: SplitDataset,
+    sampler: EpochSampler | InOrderSampler,
+    workers: int,
+    pin_memory: bool = False,
 ) -> DataLoader:
     """Return the loader of a split: the sampler says which images make a batch."""
     return DataLoader(
@@ -183,4 +216,5 @@ def make_loader(
         num_workers=workers,
         collate_fn=_same,
         persistent_workers=workers > 0,
+        pin_memory=pin_memory,
     )

@@ -19,6 +19,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from emotion_lab import __version__
 from emotion_lab import checkpoint as ckpt
 from emotion_lab.data.datamodule import EmotionData
+from emotion_lab.data.device_augment import DeviceAugment
 from emotion_lab.errors import UserError
 from emotion_lab.losses import build_loss
 from emotion_lab.models.base import EmotionNet, InputSpec, build_model
@@ -139,6 +140,20 @@ def _show_data(data: EmotionData) -> None:
     print(f"  {'all':<{width}}" + "".join(f"{int(table[name].sum()):>8}" for name in names))
 
 
+def device_augment(cfg: dict[str, Any], net: EmotionNet) -> DeviceAugment:
+    """Build ``augment=device``.
+
+    Raises:
+        UserError: If it changes the size for a network that is built for one.
+    """
+    if cfg["sizes"] and not net.backbone.conv:
+        raise UserError(
+            "augment.sizes needs a convolutional network: this one takes "
+            f"{net.spec.image_size} pixels only. Set augment.sizes=null."
+        )
+    return DeviceAugment(cfg, net.spec.image_size, net.spec.channels)
+
+
 def _compile(net: EmotionNet) -> None:
     """Compile the backbone in place, so that checkpoint keys stay as they are."""
     try:
@@ -241,6 +256,8 @@ def fit(cfg: dict[str, Any], run_dir: Path, resume: Path | None = None) -> Fitte
     )
     card = make_card(cfg, data, spec, fingerprints)
     module = EmotionModule(net, criterion, cfg, card)
+    if cfg["augment"]["name"] == "device":
+        module.augment = device_augment(cfg["augment"], net)
     wanted = cfg["trainer"]["channels_last"]
     module.channels_last = net.backbone.conv if wanted == "auto" else bool(wanted)
     if module.channels_last:

@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric
 
 from emotion_lab import checkpoint as ckpt
 from emotion_lab.data.dataset import Batch
+from emotion_lab.data.device_augment import DeviceAugment
 from emotion_lab.errors import UserError
 from emotion_lab.models.base import EmotionNet
 from emotion_lab.models.finetune import (
@@ -47,6 +48,8 @@ class EmotionModule(L.LightningModule):
         self.criterion = criterion
         self.cfg, self.card = cfg, card
         self.mix = Mix(cfg["mix"], num_classes)
+        #: Set for ``augment=device``.
+        self.augment: DeviceAugment | None = None
         self.channels_last = False
         self._schedule: Any = None
         self._metrics = nn.ModuleDict()
@@ -105,7 +108,10 @@ class EmotionModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, auxiliary heads included."""
-        images, target = self.mix(batch.images, batch.labels)
+        images = batch.images
+        if self.augment is not None:
+            images = self.augment(images, self.current_epoch / (self.trainer.max_epochs or 1))
+        images, target = self.mix(images, batch.labels)
         output = self.model(self._images(images))
         logits, auxiliary = output if isinstance(output, tuple) else (output, [])
         loss = self.criterion(logits, target)
