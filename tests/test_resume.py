@@ -40,6 +40,9 @@ CASES = {
         "model.freeze=backbone",
         "model.unfreeze_at_epoch=1",
         "trainer.patience=5",
+        "augment=device",
+        "augment.erase=0.5",
+        "augment.sizes=[[0,32],[0.5,48]]",
     ),
     "cosine": ("schedule=cosine", "trainer.accumulate=2", "augment=light", "data.num_workers=2"),
 }
