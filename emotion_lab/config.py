@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, NoReturn
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from emotion_lab.command_line import choices, first, flags, parse, quote_paths
 from emotion_lab.errors import UserError, unknown, unknown_key
 from emotion_lab.rules import NULLABLE, RULES
 
@@ -23,45 +23,8 @@ _PACKAGE = Path(__file__).resolve().parent
 #: In a wheel the configs lie inside the package, in a checkout beside it.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 
-#: Keys whose value is a path or address and is taken as the shell passes it.
-PATH_KEYS = (
-    "data.path",
-    "model.weights",
-    "ckpt",
-    "resume",
-    "source",
-    "ledger",
-    "hydra.run.dir",
-    "hydra.sweep.dir",
-)
-
-
 #: Groups of which several can be chosen at once, ``logger=[csv,wandb]``.
 LISTS = ("logger",)
-
-
-def quote(value: str, interpolate: bool = False) -> str:
-    """Return ``value`` quoted so that Hydra's grammar reads it back unchanged."""
-    value = re.sub(r"(\\*)'", lambda match: match[1] * 2 + "\\'", value)
-    value = re.sub(r"(\\+)$", lambda match: match[1] * 2, value)
-    if not interpolate:
-        value = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + "\\${", value)
-    return f"'{value}'"
-
-
-def quote_paths(argv: list[str]) -> list[str]:
-    """Quote the values of :data:`PATH_KEYS` so that blanks, ``=`` and brackets need no care."""
-    result = []
-    for argument in argv:
-        match = re.match(r"^(\+{0,2}([\w./]+))=(.*)$", argument, re.DOTALL)
-        if match and match[2] in PATH_KEYS and match[3] not in ("", "null"):
-            value = match[3]
-            quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-            swept = "," in value and ("-m" in argv or "--multirun" in argv)
-            if not (quoted or swept) or os.path.exists(value):
-                argument = f"{match[1]}={quote(value, match[2].startswith('hydra.'))}"
-        result.append(argument)
-    return result
 
 
 def options(group: str) -> list[str]:
@@ -140,21 +103,6 @@ def check_values(cfg: Any, prefix: str = "") -> None:
             raise UserError(f"{prefix}{key}={value} is not valid: expected {rule.expected}.")
 
 
-def _choices(override: Any) -> list[Any]:
-    """Return the values an override takes: one, or those of a sweep."""
-    if override.is_sweep_override():
-        from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
-
-        if not isinstance(override.value(), (ChoiceSweep, RangeSweep)):
-            key = override.key_or_group
-            raise UserError(
-                f"'{override.input_line}' cannot be swept: list the values, "
-                f"for instance {key}=<one>,<other>."
-            )
-        return list(override.sweep_iterator())
-    return [override.value()]
-
-
 def _check_group(group: str, values: list[Any]) -> None:
     for value in values:
         names = value if isinstance(value, list) else [value]
@@ -174,6 +122,69 @@ def _defaults(entry: str, conf: Path) -> DictConfig:
     return compose(entry)
 
 
+def _sort(parsed: list[Any], top: DictConfig, multirun: bool) -> tuple[list[str], list[Any]]:
+    """Return (choices of a group, first of each sweep; overrides of single keys)."""
+    groups, keys = [], []
+    for override in parsed:
+        name = override.key_or_group
+        sweep = override.is_sweep_override() and not name.startswith("hydra.")
+        if sweep and not multirun:
+            raise UserError(f"'{override.input_line}' is a sweep: add -m to run every value.")
+        if override.is_delete():
+            raise UserError(
+                f"'{override.input_line}' takes away what is needed: set it instead, "
+                f"{name}=<value>."
+            )
+        if name.startswith("hydra"):
+            groups.append(first(override))
+        elif _is_group(name):
+            if name not in top and name != "experiment":
+                raise unknown("option", name, [key for key in top if key != "hydra"])
+            _check_group(name, choices(override))
+            groups.append(first(override))
+        else:
+            keys.append(override)
+    return groups, keys
+
+
+def _check_keys(keys: list[Any], base: DictConfig, top: DictConfig) -> None:
+    """Refuse keys that ``base`` does not have and values of the wrong kind."""
+    known = list(_leaves(base))
+    for override in keys:
+        name = override.key_or_group
+        exists, default = _lookup(base, name)
+        if override.is_add() or override.is_force_add():
+            continue
+        if not exists:
+            raise unknown_key(name, known)
+        for value in choices(override):
+            if value is not None:
+                _check_type(name, default, value)
+            elif not (default is None or name in NULLABLE or _lookup(top, name) == (True, None)):
+                raise UserError(f"{name}=null is not valid: expected a value.")
+
+
+def _check_rules(keys: list[Any]) -> None:
+    """Hold every value that was typed, each of a sweep too, against the rules."""
+    for override in keys:
+        rule = RULES.get(override.key_or_group)
+        for value in choices(override) if rule else []:
+            if value is not None and not _refers(value) and not rule.test(value):
+                raise UserError(
+                    f"{override.key_or_group}={value} is not valid: expected {rule.expected}."
+                )
+
+
+def _compose(entry: str, overrides: list[str], **kwargs: Any) -> DictConfig:
+    from hydra import compose
+    from hydra.errors import HydraException
+
+    try:
+        return compose(entry, overrides=overrides, **kwargs)
+    except HydraException as error:
+        raise UserError(" ".join(str(error).split())) from None
+
+
 def precheck(entry: str, overrides: list[str], multirun: bool = False) -> DictConfig:
     """Compose ``conf/<entry>.yaml`` with ``overrides`` and explain what is wrong with them.
 
@@ -188,113 +199,19 @@ def precheck(entry: str, overrides: list[str], multirun: bool = False) -> DictCo
     Raises:
         UserError: For an unknown option, group, key, or a value of the wrong kind.
     """
-    from hydra import compose, initialize_config_dir
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
+    from hydra import initialize_config_dir
 
-    parser = OverridesParser.create()
+    parsed = parse(overrides)
     mode = ["hydra.mode=MULTIRUN"] if multirun else []
-    parsed = []
-    for text in overrides:
-        if "=" not in text and not text.startswith("~"):
-            raise UserError(f"Cannot read '{text}': options are written key=value.")
-        try:
-            parsed.append(parser.parse_override(text))
-        except HydraException:
-            key, value = text.split("=", 1)
-            raise UserError(
-                f"Cannot read '{text}': quote special characters, for instance \"{key}='{value}'\"."
-            ) from None
-
-    def first(override: Any) -> str:
-        values = _choices(override)
-        if not override.is_sweep_override() or not values:
-            return override.input_line
-        return f"{override.input_line.split('=', 1)[0]}={values[0]}"
-
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         top = _defaults(entry, CONF)
-        groups, keys = [], []
-        for override in parsed:
-            name = override.key_or_group
-            sweep = override.is_sweep_override() and not name.startswith("hydra.")
-            if sweep and not multirun:
-                raise UserError(f"'{override.input_line}' is a sweep: add -m to run every value.")
-            if override.is_delete():
-                raise UserError(
-                    f"'{override.input_line}' takes away what is needed: set it instead, "
-                    f"{name}=<value>."
-                )
-            if _is_group(name) and not name.startswith("hydra"):
-                if name not in top and name not in ("experiment",):
-                    raise unknown("option", name, [k for k in top if k != "hydra"])
-                _check_group(name, _choices(override))
-                groups.append(first(override))
-            elif name.startswith("hydra"):
-                groups.append(first(override))
-            else:
-                keys.append(override)
-        try:
-            base = compose(entry, overrides=groups) if groups else top
-        except HydraException as error:
-            raise UserError(" ".join(str(error).split())) from None
-        known = list(_leaves(base))
-        for override in keys:
-            name = override.key_or_group
-            exists, default = _lookup(base, name)
-            if override.is_add() or override.is_force_add():
-                continue
-            if not exists:
-                raise unknown_key(name, known)
-            for value in _choices(override):
-                value = getattr(value, "text", value)
-                if value is not None:
-                    _check_type(name, default, value)
-                elif not (
-                    default is None or name in NULLABLE or _lookup(top, name) == (True, None)
-                ):
-                    raise UserError(f"{name}=null is not valid: expected a value.")
-        try:
-            cfg = compose(
-                entry,
-                overrides=groups + [first(override) for override in keys] + mode,
-                return_hydra_config=True,
-            )
-        except HydraException as error:
-            raise UserError(" ".join(str(error).split())) from None
-    for override in keys:
-        rule = RULES.get(override.key_or_group)
-        for value in _choices(override) if rule else []:
-            value = getattr(value, "text", value)
-            if value is not None and not _refers(value) and not rule.test(value):
-                raise UserError(
-                    f"{override.key_or_group}={value} is not valid: expected {rule.expected}."
-                )
-    check_values(OmegaConf.masked_copy(cfg, [k for k in cfg if k != "hydra"]))
+        groups, keys = _sort(parsed, top, multirun)
+        _check_keys(keys, _compose(entry, groups) if groups else top, top)
+        typed = groups + [first(override) for override in keys] + mode
+        cfg = _compose(entry, typed, return_hydra_config=True)
+    _check_rules(keys)
+    check_values(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
     return cfg
-
-
-def _flags(argv: list[str]) -> tuple[list[str], bool, bool]:
-    """Return (overrides, multirun, custom): ``custom`` when Hydra shall handle it alone."""
-    from hydra._internal.utils import get_args_parser
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(f"Cannot read the command line: {message}.")
-
-    parser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]
-    allowed = [flag for action in parser._actions for flag in action.option_strings]
-    for argument in argv:
-        flag = argument.split("=", 1)[0]
-        if argument.startswith("-") and flag not in allowed:
-            plain = argument.lstrip("-")
-            if "=" in plain:
-                raise UserError(f"Unknown flag '{argument}'. Write it without dashes: {plain}")
-            raise unknown("flag", argument, [f for f in allowed if f.startswith("--")])
-    args = parser.parse_args(argv)
-    custom = any((args.config_path, args.config_name, args.config_dir, args.hydra_help))
-    custom = custom or args.shell_completion
-    return list(args.overrides), bool(args.multirun), bool(custom)
 
 
 def plain(cfg: Any) -> Any:
@@ -373,7 +290,7 @@ def run(
             except BrokenPipeError:  # ... --help | head
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return
-        overrides, multirun, custom = _flags(argv)
+        overrides, multirun, custom = flags(argv)
         if not custom:
             cfg = precheck(entry, overrides, multirun)
             if prepare is not None:

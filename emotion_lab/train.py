@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from emotion_lab import config
+from emotion_lab.command_line import quote
 from emotion_lab.errors import UserError
 
 #: What may differ when a run is resumed: where things are and how long it goes on, not what it is.
@@ -64,10 +65,11 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
                     f"resume= goes on with the run as it was configured; '{text}' cannot change. "
                     f"Allowed: {', '.join(RESUME_KEYS)}."
                 )
-        return [f"hydra.run.dir={config.quote(str(run))}", "hydra.output_subdir=null"]
+        return [f"hydra.run.dir={quote(str(run))}", "hydra.output_subdir=null"]
     # data.download=true may name a folder that is still to be made.
     path = None if cfg.data.get("download") else cfg.data.path
-    for key, value in (("data.path", path), ("model.weights", cfg.model.weights)):
+    paths = {"data.path": path, "data.votes": cfg.data.votes, "model.weights": cfg.model.weights}
+    for key, value in paths.items():
         if value is not None and not Path(str(value)).exists():
             raise UserError(
                 f"{key}={value} does not exist. Set {key}=<an existing file or folder>."

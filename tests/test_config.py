@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from emotion_lab import config, train
+from emotion_lab import command_line, config, train
 from emotion_lab.errors import UserError
 from emotion_lab.help import _groups, show
 from emotion_lab.rules import NULLABLE, RULES
@@ -27,7 +27,7 @@ ENTRIES = ("train", "evaluate")
 
 def parse(*argv: str, entry: str = "train") -> Any:
     """Do what ``config.run`` does before it hands over to Hydra."""
-    overrides, multirun, _ = config._flags(config.quote_paths(list(argv)))
+    overrides, multirun, _ = command_line.flags(command_line.quote_paths(list(argv)))
     return config.precheck(entry, overrides, multirun)
 
 
@@ -84,7 +84,7 @@ def test_configs_and_registries_agree() -> None:
     assert config.options("model") == MODELS.names()
     assert config.options("loss") == LOSSES.names()
     assert [n for n in config.options("data") if n != "checkpoint"] == DATASETS.names()
-    assert config.options("augment") == sorted(PRESETS)
+    assert config.options("augment") == sorted([*PRESETS, "device"])
 
 
 def test_every_rule_belongs_to_a_key() -> None:
@@ -152,7 +152,7 @@ def read_back(argument: str) -> str:
 @pytest.mark.parametrize("path", PATHS)
 def test_paths_come_back_as_typed(path: str) -> None:
     for key in ("data.path", "ckpt", "+model.weights"):
-        (argument,) = config.quote_paths([f"{key}={path}"])
+        (argument,) = command_line.quote_paths([f"{key}={path}"])
         assert argument.startswith(f"{key}=")
         assert read_back(argument) == path
 
@@ -161,22 +161,22 @@ def test_any_mix_of_special_characters_comes_back() -> None:
     for size in range(1, 5):
         for letters in itertools.product("\\'${", repeat=size):
             path = "a" + "".join(letters)
-            assert read_back(f"resume={config.quote(path)}") == path
-            assert read_back(f"resume={config.quote(path + 'x}')}") == path + "x}"
+            assert read_back(f"resume={command_line.quote(path)}") == path
+            assert read_back(f"resume={command_line.quote(path + 'x}')}") == path + "x}"
 
 
 def test_what_is_left_alone() -> None:
     kept = ["data.path='a b'", 'ckpt="a=b"', "data.path=null", "data.path=", "seed=1,2", "loss=ce"]
-    assert config.quote_paths(kept) == kept
+    assert command_line.quote_paths(kept) == kept
     sweep = ["-m", "data.path=/a,/b"]
-    assert config.quote_paths(sweep) == sweep
-    assert config.quote_paths(["data.path=/a,/b"]) == ["data.path='/a,/b'"]
+    assert command_line.quote_paths(sweep) == sweep
+    assert command_line.quote_paths(["data.path=/a,/b"]) == ["data.path='/a,/b'"]
 
 
 def test_a_path_that_exists_is_one_path(tmp_path: Path) -> None:
     place = tmp_path / "a,b"
     place.mkdir()
-    argv = config.quote_paths(["-m", f"data.path={place}"])
+    argv = command_line.quote_paths(["-m", f"data.path={place}"])
     assert argv == ["-m", f"data.path='{place}'"]
 
 
@@ -290,7 +290,7 @@ def prepared(*argv: str, **changes: Any) -> list[str]:
     cfg = copy.deepcopy(composed())
     for key, value in changes.items():
         OmegaConf.update(cfg, key.replace("__", "."), value)
-    return train.prepare(cfg, config.quote_paths(list(argv)))
+    return train.prepare(cfg, command_line.quote_paths(list(argv)))
 
 
 def not_prepared(*argv: str, **changes: Any) -> str:
