@@ -64,12 +64,17 @@ class Split:
         indices: int64 (N,), positions in ``store``.
         labels: int64 (N,), positions in the source's ``classes``.
         names: N sample names for people: a path, or ``file:row``.
+        soft: float32 (N, K) to learn instead of ``labels``, rows sum to 1, or None.
+        opinions: Name of a label set -> int64 (N,), -1 where it has no label. Evaluation reports
+            every one of them beside ``labels``.
     """
 
     store: ImageStore
     indices: np.ndarray
     labels: np.ndarray
     names: Sequence[str]
+    soft: np.ndarray | None = None
+    opinions: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -90,6 +95,8 @@ class Split:
             self.indices[positions],
             self.labels[positions],
             [self.names[p] for p in positions],
+            None if self.soft is None else self.soft[positions],
+            {name: labels[positions] for name, labels in self.opinions.items()},
         )
 
 

@@ -22,11 +22,13 @@ class Batch(NamedTuple):
         images: uint8 (B, C, S, S).
         labels: int64 (B,).
         positions: int64 (B,), positions in the split.
+        soft: float32 (B, K) to learn instead of ``labels``, or None.
     """
 
     images: Tensor
     labels: Tensor
     positions: Tensor
+    soft: Tensor | None = None
 
 
 class SplitDataset(Dataset):
@@ -123,6 +125,7 @@ class SplitDataset(Dataset):
             torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
             torch.from_numpy(self.split.labels[positions]),
             torch.from_numpy(positions),
+            None if self.split.soft is None else torch.from_numpy(self.split.soft[positions]),
         )
 
 

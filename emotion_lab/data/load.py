@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from emotion_lab.data.base import DATASETS, SPLITS, Source
 from emotion_lab.data.splits import carve_val, exclude, fold, limit
+from emotion_lab.data.votes import add_votes
 from emotion_lab.errors import UserError, unknown
 
 
@@ -85,4 +86,12 @@ def load_data(cfg: dict, splits: tuple[str, ...]) -> Source:
         if not len(parts[name]):
             raise UserError(f"split '{name}' of {source.location} has no images of the classes.")
         result[name] = limit(parts[name], cfg.get("limit"), seed)
-    return replace(source, splits=result, notes=notes)
+    source = replace(source, splits=result, notes=notes)
+    if cfg.get("votes"):
+        return add_votes(source, cfg)
+    if cfg.get("labels", "original") != "original" or cfg.get("drop_not_face"):
+        raise UserError(
+            "data.labels and data.drop_not_face need the FER+ votes: "
+            "set data.votes=<fer2013new.csv>."
+        )
+    return source

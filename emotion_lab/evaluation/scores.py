@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -40,6 +41,21 @@ def score(predictions: Predictions, classes: list[str]) -> dict[str, Any]:
     }
 
 
+def brief(predictions: Predictions, labels: np.ndarray) -> dict[str, Any]:
+    """Return ``n``, ``accuracy`` and ``macro_f1`` against another set of labels.
+
+    Args:
+        predictions: Of the whole split.
+        labels: int64 (N,), by position in the split; images with -1 are left out.
+    """
+    wanted = torch.from_numpy(labels)[predictions.positions]
+    known = wanted >= 0
+    logits = predictions.logits[known]
+    values = scalar_metrics(logits.shape[1])(logits, wanted[known]) if known.any() else {}
+    scalars = {name: float(values[name]) for name in ("accuracy", "macro_f1") if name in values}
+    return {"n": int(known.sum()), **scalars}
+
+
 def report_text(scores: dict[str, Any], split: str) -> str:
     """Return the classification report as text, one row a class."""
     width = max([len(name) for name in scores["classes"]] + [12]) + 2
@@ -56,4 +72,10 @@ def report_text(scores: dict[str, Any], split: str) -> str:
         keys = (f"{average}_precision", f"{average}_recall", f"{average}_f1")
         values = "".join(f"{scores[key]:>10.4f}" for key in keys)
         lines.append(f"{average + ' avg':<{width}}{values}{scores['n']:>10}")
+    for name, found in scores.get("by_labels", {}).items():
+        if found["n"]:
+            lines.append(
+                f"against the {name} labels: n = {found['n']}, accuracy {found['accuracy']:.4f}, "
+                f"macro F1 {found['macro_f1']:.4f}"
+            )
     return "\n".join(lines) + "\n"

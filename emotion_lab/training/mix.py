@@ -31,7 +31,7 @@ class Mix:
             raise UserError("mix needs at least two classes")
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images float (B, C, S, S) and targets: (B,), or (B, K) when mixed.
+        """Return images float (B, C, S, S) and targets as given, or (B, K) when mixed.
 
         All randomness comes from torch's generator, which training seeds at every step.
         """

@@ -111,7 +111,7 @@ class EmotionModule(L.LightningModule):
         images = batch.images
         if self.augment is not None:
             images = self.augment(images, self.current_epoch / (self.trainer.max_epochs or 1))
-        images, target = self.mix(images, batch.labels)
+        images, target = self.mix(images, batch.labels if batch.soft is None else batch.soft)
         output = self.model(self._images(images))
         logits, auxiliary = output if isinstance(output, tuple) else (output, [])
         loss = self.criterion(logits, target)
