@@ -48,7 +48,15 @@ def evaluate(cfg: DictConfig) -> float:
     device = choose_accelerator(plain["trainer"]["accelerator"])
     split = plain["split"]
     print(f"checkpoint: {file} (epoch {card['epoch'] + 1}, {card['config']['model']['name']})")
-    scores = judge(file, data_config(plain, card), split, run_dir, device, Path(plain["ledger"]))
+    scores = judge(
+        file,
+        data_config(plain, card),
+        split,
+        run_dir,
+        device,
+        Path(plain["ledger"]),
+        plain["tta"],
+    )
     write_json(
         run_dir / "metrics.json",
         {

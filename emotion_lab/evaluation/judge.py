@@ -17,7 +17,7 @@ from emotion_lab.errors import UserError
 from emotion_lab.evaluation import ledger as seal
 from emotion_lab.evaluation import plots
 from emotion_lab.evaluation.predict import Predictions, predict
-from emotion_lab.evaluation.scores import report_text, score
+from emotion_lab.evaluation.scores import brief, report_text, score
 from emotion_lab.models.base import EmotionNet
 from emotion_lab.models.restore import restore
 
@@ -57,6 +57,9 @@ def match_classes(data: EmotionData, classes: list[str], split: str) -> tuple[Sp
         )
     result = part.subset(kept)
     result.labels = labels[kept]
+    result.opinions = {
+        name: np.where(values >= 0, mapping[values], -1) for name, values in result.opinions.items()
+    }
     return result, notes
 
 
@@ -67,6 +70,7 @@ def judge(
     run_dir: Path,
     device: str,
     ledger: Path | None = None,
+    tta: str = "none",
 ) -> dict[str, Any]:
     """Score a checkpoint on one split; opening ``test`` writes the ledger.
 
@@ -77,6 +81,7 @@ def judge(
         run_dir: Where the files go: ``predictions_<split>.csv``, the report, the PNGs.
         device: ``cpu``, ``cuda`` or ``mps``.
         ledger: The test ledger; needed for ``test``.
+        tta: Test-time augmentation, see :mod:`emotion_lab.evaluation.tta`.
 
     Returns:
         The scores (see :func:`emotion_lab.evaluation.scores.score`) with ``fingerprint``.
@@ -104,14 +109,16 @@ def judge(
         )
     accuracy = None
     try:
-        predictions = predict(net, data.plain_loader(split), device, f"{split} ")
-        scores = score(predictions, card["classes"])
+        predictions = predict(net, data.plain_loader(split), device, f"{split} ", tta)
+        scores = {**score(predictions, card["classes"]), "tta": tta}
         accuracy = scores["accuracy"]
     finally:
         # Also when it fails half-way: an opening is an opening.
         if split == "test" and ledger is not None:
             seal.record(ledger, run_dir, checkpoint, card["config"], fingerprint, accuracy)
     scores["fingerprint"] = fingerprint
+    for name, labels in part.opinions.items():
+        scores.setdefault("by_labels", {})[name] = brief(predictions, labels)
     save_results(run_dir, split, data, predictions, scores, net)
     return scores
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from emotion_lab.evaluation.tta import views
 from emotion_lab.models.base import EmotionNet
 
 
@@ -32,7 +33,9 @@ class Predictions:
 
 
 @torch.inference_mode()
-def predict(net: EmotionNet, loader: DataLoader, device: str, title: str = "") -> Predictions:
+def predict(
+    net: EmotionNet, loader: DataLoader, device: str, title: str = "", tta: str = "none"
+) -> Predictions:
     """Run ``net`` over ``loader`` in float32, whatever precision it was trained in.
 
     Args:
@@ -40,10 +43,16 @@ def predict(net: EmotionNet, loader: DataLoader, device: str, title: str = "") -
         loader: Yields :class:`emotion_lab.data.dataset.Batch`.
         device: ``cpu``, ``cuda`` or ``mps``.
         title: Shown before the progress bar on a terminal.
+        tta: Test-time augmentation: ``none``, ``flip`` or ``tencrop``. The logits are then the
+            logarithm of the averaged probabilities.
+
+    Raises:
+        UserError: For an unknown ``tta``.
     """
     from rich.console import Console
     from rich.progress import track
 
+    make = views(tta)
     net = net.to(device).eval()
     if net.backbone.conv:
         net = net.to(memory_format=torch.channels_last)
@@ -53,10 +62,15 @@ def predict(net: EmotionNet, loader: DataLoader, device: str, title: str = "") -
     )
     logits, labels, positions = [], [], []
     for batch in steps:
-        images = batch.images.to(device)
-        if net.backbone.conv:
-            images = images.contiguous(memory_format=torch.channels_last)
-        logits.append(net(images).float().cpu())
+        outputs = []
+        for images in make(batch.images.to(device)):
+            if net.backbone.conv:
+                images = images.contiguous(memory_format=torch.channels_last)
+            outputs.append(net(images).float())
+        if len(outputs) > 1:
+            mean = torch.stack([output.softmax(1) for output in outputs]).mean(0)
+            outputs = [mean.clamp_min(1e-12).log()]
+        logits.append(outputs[0].cpu())
         labels.append(batch.labels)
         positions.append(batch.positions)
     return Predictions(torch.cat(logits), torch.cat(labels), torch.cat(positions))
