@@ -154,7 +154,7 @@ def device_augment(cfg: dict[str, Any], net: EmotionNet) -> DeviceAugment:
     return DeviceAugment(cfg, net.spec.image_size, net.spec.channels)
 
 
-def _compile(net: EmotionNet) -> None:
+def compile_backbone(net: EmotionNet) -> None:
     """Compile the backbone in place, so that checkpoint keys stay as they are."""
     try:
         import torch._inductor  # noqa: F401
@@ -263,7 +263,7 @@ def fit(cfg: dict[str, Any], run_dir: Path, resume: Path | None = None) -> Fitte
     if module.channels_last:
         net.to(memory_format=torch.channels_last)
     if cfg["model"]["compile"]:
-        _compile(net)
+        compile_backbone(net)
     # What a killed process was writing when it died; the files themselves are whole.
     for torn in (run_dir / "checkpoints").glob(".*.tmp"):
         torn.unlink(missing_ok=True)

@@ -1,0 +1,109 @@
+"""Measure speed: ``python -m emotion_lab.bench what=data|train``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from emotion_lab import config
+from emotion_lab.errors import UserError
+
+
+def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
+    """Check what is cheap to check, before Hydra makes the run folder."""
+    if cfg.images < 2 * cfg.data.batch_size:
+        raise UserError(
+            f"images={cfg.images} is less than two batches: set images={4 * cfg.data.batch_size} "
+            "or a smaller data.batch_size."
+        )
+    path = cfg.data.path
+    if path is not None and not Path(str(path)).exists():
+        raise UserError(f"data.path={path} does not exist. Set data.path=<file or folder>.")
+    if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
+        config.check_folder(str(cfg.hydra.run.dir))
+    return []
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """Return the results as lines for people."""
+    shown = []
+    for part in ("data", "train"):
+        if part not in result:
+            continue
+        found = result[part]
+        shown.append(f"\n{part}: images a second, median of {result['rounds']} rounds in turn")
+        for name, rate in found["rounds"].items():
+            low, high = rate["min"], rate["max"]
+            shown.append(f"  {name:<8} {rate['median']:>10,.0f}   ({low:,.0f} to {high:,.0f})")
+        shown.append(f"  ours is {found['ratio']:.1f} times the plain way")
+        if "of_ceiling" in found:
+            shown.append(f"  and {found['of_ceiling']:.0%} of the step alone")
+            shown.append(
+                f"  peak memory of a training process: {found['peak_memory_mib']:,.0f} MiB"
+            )
+        for row in found.get("epoch", []):
+            shown.append(
+                f"  an epoch of {row['n']:>6,} images: {row['seconds']:.3f} s, "
+                f"{row['us_per_image']} us each"
+            )
+        for row in found.get("folder", []):
+            shown.append(
+                f"  a folder of {row['images']:,} images of 224 px, no cache: "
+                f"peak {row['peak_memory_mib']:,.0f} MiB"
+            )
+    return shown
+
+
+def bench(cfg: DictConfig) -> None:
+    """Measure, print a table, leave ``bench.json``."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from emotion_lab.evaluation.judge import write_json
+    from emotion_lab.training.hardware import choose_accelerator, git_commit, hardware, versions
+
+    hydra_cfg = HydraConfig.get()
+    run_dir = Path(hydra_cfg.runtime.output_dir)
+    plain = config.plain(cfg)
+    device = choose_accelerator(plain["trainer"]["accelerator"])
+    import torch
+
+    if plain["trainer"]["threads"]:
+        torch.set_num_threads(int(plain["trainer"]["threads"]))
+    plain["workers"] = (os.cpu_count() or 1) if plain["workers"] is None else plain["workers"]
+    result: dict[str, Any] = {
+        "what": plain["what"],
+        "model": plain["model"]["name"],
+        "image_size": plain["model"]["image_size"],
+        "batch_size": plain["data"]["batch_size"],
+        "images": plain["images"],
+        "rounds": plain["rounds"],
+        "workers_plain": plain["workers"],
+        "data_name": plain["data"]["name"],
+        "hardware": hardware(device),
+        "versions": versions(),
+        "commit": git_commit(),
+    }
+    if plain["what"] == "data":
+        from emotion_lab.benchmarks.data import bench as measure
+
+        result["data"] = measure(plain, device)
+    else:
+        from emotion_lab.benchmarks.train import bench as measure_training
+
+        overrides = list(hydra_cfg.overrides.task)
+        result["train"] = measure_training(plain, device, overrides)
+    write_json(run_dir / "bench.json", result)
+    print("\n".join(lines(result)))
+    print(run_dir)
+
+
+def main() -> None:
+    """Entry point of ``emotion-bench``."""
+    config.run("bench", bench, prepare)
+
+
+if __name__ == "__main__":
+    main()

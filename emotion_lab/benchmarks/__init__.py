@@ -1,0 +1,1 @@
+"""What ``python -m emotion_lab.bench`` measures; nothing else imports this."""
