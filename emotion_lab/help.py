@@ -16,15 +16,22 @@ def _summary(path: Path) -> str:
 
 
 def _keys(path: Path) -> list[str]:
-    """Return the lines of a yaml file that set a key, with their comments."""
-    lines = []
+    """Return the lines of a yaml file that set a key, with their comments; inner keys dotted."""
+    lines, parent = [], ""
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("hydra:"):
             break
-        if line and not line.startswith((" ", "#", "-")) and ":" in line:
-            key = line.split(":", 1)[0]
-            if key not in ("defaults", "name"):
-                lines.append(line)
+        text = line.strip()
+        if not text or text.startswith(("#", "-")) or ":" not in text:
+            continue
+        key, value = text.split(":", 1)
+        if line.startswith(" "):
+            if parent:
+                lines.append(f"{parent}.{text}")
+            continue
+        parent = "" if key == "defaults" or value.split("#")[0].strip() else key
+        if key not in ("defaults", "name") and not parent:
+            lines.append(line)
     return lines
 
 
