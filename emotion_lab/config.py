@@ -5,6 +5,7 @@ Hydra composes; this module answers a user's mistake in one line. Nothing here i
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import sys
@@ -234,6 +235,23 @@ def check_folder(folder: str | Path) -> None:
         )
 
 
+def check_appendable(ledger: Path) -> None:
+    """Make sure that a line can be added to the test ledger, before anything long or sealed.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    try:
+        ledger.parent.mkdir(parents=True, exist_ok=True)
+        with open(ledger, "a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"the test ledger {ledger} cannot be written ({error.strerror}); the test split stays "
+            "closed. Set ledger=<file>."
+        ) from None
+
+
 def _guarded(
     entry: str, task: Callable[[DictConfig], Any], full: bool, multirun: bool
 ) -> Callable[[DictConfig], Any]:
@@ -245,21 +263,43 @@ def _guarded(
     def guarded(cfg: DictConfig) -> Any:
         try:
             return task(cfg)
-        except UserError as error:
-            if full or (multirun and getattr(error, "exit_code", 2) == 2):
+        except Exception as error:
+            mistake = error if isinstance(error, UserError) else explain(error)
+            if mistake is None or full:
                 raise
-            fail(error)
+            if multirun and getattr(mistake, "exit_code", 2) == 2:
+                raise mistake from None
+            fail(mistake)
 
     # Hydra names the job, and with it the log file, after the module.
     guarded.__module__ = f"emotion_lab.{entry}"
     return guarded
 
 
+def explain(error: Exception) -> UserError | None:
+    """Return what to tell the user of a machine that is at its end; None for anything else."""
+    words = str(error)
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            "the disk is full; what was saved before is whole. Free some space, then go on with "
+            "resume=<run folder>."
+        )
+    no_room = "can't allocate memory" in words or "out of memory" in words
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and no_room):
+        return UserError(
+            f"not enough memory ({words.splitlines()[0][:120]}). Try a smaller data.batch_size, "
+            "model or data.n."
+        )
+    return None
+
+
 def fail(error: BaseException) -> NoReturn:
     """Print one line and leave: 2 for a user's mistake, 130 for a run the user stopped."""
     code = getattr(error, "exit_code", 2)
     prefix = "error: " if code == 2 else ""
-    print(f"{prefix}{' '.join(str(error).split())}", file=sys.stderr)
+    # A loader's worker process sends its traceback along.
+    words = str(error).rsplit("emotion_lab.errors.UserError: ", 1)[-1]
+    print(f"{prefix}{' '.join(words.split())}", file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -293,7 +333,10 @@ def run(
         overrides, multirun, custom = flags(argv)
         if not custom:
             cfg = precheck(entry, overrides, multirun)
-            if prepare is not None:
+            shows = any(
+                a in ("-c", "--cfg", "--info", "-i") or a.startswith("--cfg=") for a in argv
+            )
+            if prepare is not None and not shows:
                 argv += prepare(cfg, overrides)
         # With this set Hydra passes exceptions on, so that one place decides how they look.
         os.environ["HYDRA_FULL_ERROR"] = "1"

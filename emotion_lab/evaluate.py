@@ -56,6 +56,7 @@ def evaluate(cfg: DictConfig) -> float:
         device,
         Path(plain["ledger"]),
         plain["tta"],
+        foreign=plain["data"]["name"] != "checkpoint",
     )
     write_json(
         run_dir / "metrics.json",

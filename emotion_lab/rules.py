@@ -101,6 +101,16 @@ POSITIVE = between(0, math.inf, open_low=True)
 NOT_NEGATIVE = between(0, math.inf)
 SHARE = between(0, 1)
 
+#: What an epoch logs; a run is chosen by one of these.
+SCORES = tuple(
+    f"{stage}/{name}"
+    for stage in ("val", "train")
+    for name in (
+        "loss",
+        "accuracy",
+        *(f"{a}_{n}" for a in ("macro", "weighted") for n in ("precision", "recall", "f1")),
+    )
+)
 #: Dotted key -> rule. ``null`` is accepted everywhere a default is ``null``.
 RULES: dict[str, Rule] = {
     "seed": Rule(lambda v: _whole(v) and 0 <= v < 2**32, "a whole number from 0 to 4294967295"),
@@ -151,6 +161,9 @@ RULES: dict[str, Rule] = {
     "mix.mixup": NOT_NEGATIVE,
     "mix.cutmix": NOT_NEGATIVE,
     "mix.probability": SHARE,
+    "monitor": one_of(*SCORES),
+    "schedule.monitor": one_of(*SCORES),
+    "schedule.mode": one_of("min", "max"),
     "schedule.factor": between(0, 1, open_low=True, open_high=True),
     "schedule.patience": at_least(0),
     "schedule.min_lr": NOT_NEGATIVE,
@@ -168,6 +181,7 @@ RULES: dict[str, Rule] = {
     "trainer.devices": Rule(
         lambda v: _whole(v) and (v >= 1 or v == -1), "a whole number of 1 or more, or -1 for all"
     ),
+    "trainer.strategy": one_of("auto", "ddp"),
     "trainer.num_nodes": at_least(1),
     "trainer.accumulate": at_least(1),
     "trainer.threads": at_least(1),

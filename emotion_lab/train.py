@@ -59,6 +59,8 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
         file, run = _run_of(cfg.resume)
         for text in overrides:
             key = text.lstrip("+~").split("=", 1)[0]
+            if key == "trainer.ema":
+                raise UserError("trainer.ema cannot change on resume: the average is the run's.")
             allowed = key == "resume" or key.startswith("hydra.")
             if not allowed and not any(key == k or key.startswith(f"{k}.") for k in RESUME_KEYS):
                 raise UserError(
@@ -70,10 +72,12 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     path = None if cfg.data.get("download") else cfg.data.path
     paths = {"data.path": path, "data.votes": cfg.data.votes, "model.weights": cfg.model.weights}
     for key, value in paths.items():
-        if value is not None and not Path(str(value)).exists():
+        if value is not None and not Path(str(value)).expanduser().exists():
             raise UserError(
                 f"{key}={value} does not exist. Set {key}=<an existing file or folder>."
             )
+    if cfg.test:
+        config.check_appendable(Path(str(cfg.ledger)))
     if not multirun:
         run = Path(str(hydra_cfg.run.dir))
         if (run / "checkpoints" / "last.ckpt").exists():
@@ -92,6 +96,15 @@ def _resumed(cfg: DictConfig, overrides: list[str], card: dict[str, Any]) -> dic
     result = copy.deepcopy(card["config"])
     # Plain dicts: a path may hold "${", which a second pass through OmegaConf would resolve.
     for text in kept:
+        if text.startswith("trainer="):
+            # The group alone would bring the defaults of all its keys.
+            own = OmegaConf.load(config.CONF / "trainer" / f"{text.split('=', 1)[1]}.yaml")
+            chosen = [key for key in own if key != "defaults"]
+            moved = ("accelerator", "devices", "strategy", "num_nodes", "precision")
+            result["trainer"] |= {
+                key: current["trainer"][key] for key in {*chosen, "accelerator"} if key in moved
+            }
+            continue
         *parents, last = text.lstrip("+~").split("=", 1)[0].split(".")
         source, target = current, result
         for name in parents:
@@ -128,11 +141,20 @@ def train(cfg: DictConfig) -> float:
     plain = config.plain(cfg)
     if cfg.resume is not None:
         resume, _ = _run_of(cfg.resume)
-        card = ckpt.read(resume)[ckpt.CARD]
+        content = ckpt.read(resume)
+        if "optimizer_states" not in content:
+            raise UserError(
+                f"resume={resume} holds weights only, for use: go on with the run folder or its "
+                "last.ckpt, or start from these weights with model.weights=."
+            )
+        card = content[ckpt.CARD]
         plain = _resumed(cfg, list(hydra_cfg.overrides.task), card)
     else:
         OmegaConf.save(OmegaConf.create(plain), run_dir / "config.yaml")
     fitted = fit(plain, run_dir, resume)
+    if not fitted.main:
+        # Another process of this run scores, writes the files and opens the test split.
+        return float(fitted.facts["monitor"]["best"])
     status = "failed"
     try:
         value = finish(plain, run_dir, fitted)

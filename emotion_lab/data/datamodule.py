@@ -32,6 +32,7 @@ class EmotionData(L.LightningDataModule):
         seed: The run's seed (order and augmentation).
         augment: Name of the augmentation preset, for ``train`` only. With ``device`` the training
             loader hands out plain images, which the training step augments.
+        carve: See :func:`load_data`.
     """
 
     def __init__(
@@ -40,10 +41,11 @@ class EmotionData(L.LightningDataModule):
         splits: tuple[str, ...] = ("train", "val"),
         seed: int = 0,
         augment: str = "none",
+        carve: bool = True,
     ) -> None:
         super().__init__()
         self.cfg, self.seed, self.augment_name = cfg, seed, augment
-        self.source: Source = load_data(cfg, splits)
+        self.source: Source = load_data(cfg, splits, carve)
         self.fit_transform: Fit | None = None
         self._sets: dict[str, SplitDataset] = {}
         self._sampler: EpochSampler | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -58,6 +59,8 @@ class SplitDataset(Dataset):
         self.augment = augment
         self.skip_errors = skip_errors
         self.raw = raw
+        #: Names of the images that could not be read while all were decoded.
+        self.skipped: list[str] = []
         self._kept = self._hold() if keep else None
         one_shape = isinstance(self._kept, np.ndarray)
         fitted = one_shape and self._kept.shape[1:] == self._shape
@@ -89,7 +92,10 @@ class SplitDataset(Dataset):
         except UserError:
             if not self.skip_errors:
                 raise
+            self.skipped.append(str(self.split.names[position]))
             return None
+        if self.fit.channels == 1 and image.shape[2] == 3:
+            image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None]
         return self.fit(image) if np.prod(self._shape) <= image.size else image
 
     def __len__(self) -> int:

@@ -32,7 +32,7 @@ def _missing(name: str, source: Source) -> UserError:
     )
 
 
-def load_data(cfg: dict, splits: tuple[str, ...]) -> Source:
+def load_data(cfg: dict, splits: tuple[str, ...], carve: bool = True) -> Source:
     """Load splits of the data set that ``cfg`` names.
 
     The images of a split and their order do not depend on which other splits are asked for. The
@@ -41,6 +41,8 @@ def load_data(cfg: dict, splits: tuple[str, ...]) -> Source:
     Args:
         cfg: The ``data`` group as a plain dict.
         splits: Some of ``train``, ``val`` and ``test``.
+        carve: Where the data has no val split, cut one out of train; otherwise all of train
+            stands for it (data that nothing was trained on).
 
     Returns:
         Exactly the splits asked for.
@@ -62,6 +64,11 @@ def load_data(cfg: dict, splits: tuple[str, ...]) -> Source:
         needed = wanted | {"train"}
         source = load(cfg, _ordered(needed))
     source = exclude(source, cfg.get("exclude"))
+    if len(source.classes) < 2:
+        raise UserError(
+            f"{source.location} has one class, {source.classes[0]}: at least two are needed. "
+            "Set data.path to the folder that holds the class folders."
+        )
     parts = dict(source.splits)
     notes = list(source.notes)
     if folds is not None and needed & {"train", "val"}:
@@ -72,6 +79,9 @@ def load_data(cfg: dict, splits: tuple[str, ...]) -> Source:
             parts["train"], parts.get("val"), folds, index, seed, source.classes
         )
         notes.append(f"val is fold {index} of {folds} over train + val (seed {seed})")
+    elif "train" in parts and "val" not in parts and "val" in needed and not carve:
+        parts["val"] = parts["train"]
+        notes.append(f"no val split in the data: all {len(parts['val']):,} images are scored")
     elif "train" in parts and "val" not in parts and "val" in needed:
         fraction = cfg.get("val_fraction", 0.1)
         parts["train"], parts["val"] = carve_val(parts["train"], fraction, seed)

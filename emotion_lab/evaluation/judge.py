@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from emotion_lab.config import check_appendable
 from emotion_lab.data.base import Split
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.errors import UserError
@@ -25,7 +26,7 @@ from emotion_lab.models.restore import restore
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON under a temporary name, then rename it into place."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
 
@@ -71,6 +72,7 @@ def judge(
     device: str,
     ledger: Path | None = None,
     tta: str = "none",
+    foreign: bool = False,
 ) -> dict[str, Any]:
     """Score a checkpoint on one split; opening ``test`` writes the ledger.
 
@@ -82,6 +84,7 @@ def judge(
         device: ``cpu``, ``cuda`` or ``mps``.
         ledger: The test ledger; needed for ``test``.
         tta: Test-time augmentation, see :mod:`emotion_lab.evaluation.tta`.
+        foreign: Whether this is other data than the checkpoint was trained on.
 
     Returns:
         The scores (see :func:`emotion_lab.evaluation.scores.score`) with ``fingerprint``.
@@ -93,14 +96,20 @@ def judge(
     if split == "test":
         if ledger is None:
             raise UserError("the test split is opened only through a ledger")
-        seal.check_writable(ledger)
-    data = EmotionData(data_cfg, (split,), card["seed"])
+        check_appendable(ledger)
+    data = EmotionData(data_cfg, (split,), card["seed"], carve=not foreign)
     part, notes = match_classes(data, card["classes"], split)
     data.source.classes, data.source.splits[split] = list(card["classes"]), part
-    for note in notes:
+    for note in [*data.source.notes, *notes]:
         print(f"  {note}")
     data.prepare_for(card["input"]["image_size"], card["input"]["channels"])
     fingerprint = data.fingerprints()[split]
+    seen = card.get("fingerprints", {}).get(split)
+    if not foreign and seen is not None and seen["hash"] != fingerprint["hash"]:
+        print(
+            f"  warning: {split} is not what the run saw ({fingerprint['n']} images, then "
+            f"{seen['n']}): images it was trained on may be among them"
+        )
     if split == "test" and ledger is not None:
         before = seal.openings(ledger, fingerprint["hash"])
         configs = {line.get("config") for line in before} | {seal.config_hash(card["config"])}
@@ -117,6 +126,9 @@ def judge(
         if split == "test" and ledger is not None:
             seal.record(ledger, run_dir, checkpoint, card["config"], fingerprint, accuracy)
     scores["fingerprint"] = fingerprint
+    if len(part) > scores["n"]:
+        scores["skipped"] = len(part) - scores["n"]
+        print(f"  {scores['skipped']} images could not be read and are left out")
     for name, labels in part.opinions.items():
         scores.setdefault("by_labels", {})[name] = brief(predictions, labels)
     save_results(run_dir, split, data, predictions, scores, net)

@@ -10,24 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from emotion_lab import checkpoint as ckpt
-from emotion_lab.errors import UserError
-
-
-def check_writable(ledger: Path) -> None:
-    """Make sure a line can be written, before the split is opened.
-
-    Raises:
-        UserError: If it cannot.
-    """
-    try:
-        ledger.parent.mkdir(parents=True, exist_ok=True)
-        with open(ledger, "a", encoding="utf-8"):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"the test ledger {ledger} cannot be written ({error.strerror}); the test split stays "
-            "closed. Set ledger=<file>."
-        ) from None
 
 
 def config_hash(config: dict[str, Any]) -> str:

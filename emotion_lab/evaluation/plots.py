@@ -43,6 +43,8 @@ def curves(history: Path, path: Path, title: str) -> Path:
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.25)
         axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_xlim(0.5, len(epochs) + 0.5)
+        axis.ticklabel_format(axis="y", useOffset=False)
     figure.suptitle(title)
     figure.tight_layout()
     return _save(figure, path)
@@ -58,7 +60,7 @@ def confusion(scores: dict[str, Any], path: Path, title: str) -> Path:
     for i in range(size):
         for j in range(size):
             colour = "white" if share[i, j] > 0.55 else "black"
-            text = f"{share[i, j]:.0%}\n{int(counts[i, j])}"
+            text = f"{share[i, j]:.0%}\n{int(counts[i, j])}" if counts[i].sum() else "–"
             axis.text(j, i, text, ha="center", va="center", color=colour, fontsize=8)
     axis.set_xticks(range(size), scores["classes"], rotation=40, ha="right")
     axis.set_yticks(range(size), scores["classes"])
@@ -72,6 +74,7 @@ def samples(
     images: list[np.ndarray], captions: list[str], right: list[bool], path: Path, columns: int = 8
 ) -> Path:
     """Draw a grid of uint8 (S, S, C) images with captions, wrong ones in vermilion."""
+    columns = max(1, min(columns, len(images)))
     rows = max(1, -(-len(images) // columns))
     figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.85 * rows), squeeze=False)
     for axis in axes.flat:

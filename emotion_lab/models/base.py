@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -177,6 +178,8 @@ def _floats(key: str, value: Any, channels: int) -> tuple[float, ...]:
             f"model.{key} has {len(values)} values but model.channels is {channels}. "
             f"Give {channels}, or one for all: model.{key}=[0.5]."
         )
+    if not all(math.isfinite(v) for v in values):
+        raise UserError(f"model.{key} must hold finite numbers, got {value}.")
     if key == "std" and min(values) <= 0:
         raise UserError(f"model.std must be above 0, got {value}. Example: model.std=[0.25].")
     return tuple(float(v) for v in values)

@@ -32,14 +32,24 @@ def better(value: float, best: float | None, mode: str) -> bool:
 
 
 class History(L.Callback):
-    """Writes ``history.csv``, one row an epoch, and prints one line for each.
+    """Writes ``history.csv``, one row an epoch, prints one line for each, and stops early.
+
+    Early stopping is here and not Lightning's, which looks before the training metrics are known.
 
     The rows travel in the checkpoint, so a resumed run rewrites the file as if it had never
     stopped. Times are kept apart: two runs with one seed write the same file.
     """
 
-    def __init__(self, folder: Path, monitor: str, mode: str, show: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        monitor: str,
+        mode: str,
+        patience: int | None = None,
+        show: bool = True,
+    ) -> None:
         self.folder, self.monitor, self.mode, self.show = folder, monitor, mode, show
+        self.patience = patience
         self.rows: list[dict[str, Any]] = []
         self.seconds: list[float] = []
         self.best: float | None = None
@@ -69,6 +79,7 @@ class History(L.Callback):
         if self.monitor not in metrics:
             known = ", ".join(sorted(key for key in metrics if "/" in key))
             raise UserError(f"monitor={self.monitor} is not logged. Available: {known}.")
+        pl_module.check_scores({k: metrics[k] for k in ("val/loss", self.monitor) if k in metrics})
         improved = better(metrics[self.monitor], self.best, self.mode)
         if improved:
             self.best = metrics[self.monitor]
@@ -78,6 +89,9 @@ class History(L.Callback):
         row.pop("train/loss_step", None)
         row["best"] = improved
         self.rows.append(row)
+        waited = len(self.rows) - 1 - max(i for i, r in enumerate(self.rows) if r["best"])
+        if self.patience is not None and waited >= self.patience:
+            trainer.should_stop = True
         self.seconds.append(self._carried + time.perf_counter() - self._begin)
         if trainer.is_global_zero:
             self.write()

@@ -12,7 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -34,7 +34,6 @@ from emotion_lab.training.hardware import (
 )
 from emotion_lab.training.loggers import build_loggers, close
 from emotion_lab.training.module import EmotionModule
-from emotion_lab.training.optim import check_monitor
 
 #: What ``best.ckpt`` keeps: it is for use, ``last.ckpt`` is for going on.
 SHIPPED = ("state_dict", ckpt.CARD, "epoch", "global_step", "pytorch-lightning_version")
@@ -69,12 +68,14 @@ class Fitted:
         loggers: Still open; the caller closes them.
         history: Rows and seconds of every epoch.
         facts: Builtins for ``metrics.json``: epochs, seconds, hardware, parameters, ...
+        main: Whether this process writes the results; of several, one does.
     """
 
     data: EmotionData
     loggers: list[Logger]
     history: History
     facts: dict[str, Any]
+    main: bool = True
 
 
 def quiet() -> None:
@@ -92,6 +93,7 @@ def quiet() -> None:
         ".*found .* module.*in eval mode.*",
         ".*epoch parameter in `scheduler.step.*",
         ".*experiment.*already been.*",
+        ".*sync_dist=True.*",
         ".*Experiment logs directory.*",
     ):
         warnings.filterwarnings("ignore", message=text)
@@ -140,6 +142,22 @@ def _show_data(data: EmotionData) -> None:
     print(f"  {'all':<{width}}" + "".join(f"{int(table[name].sum()):>8}" for name in names))
 
 
+def check_same_data(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to go on with other images or labels than the run began with.
+
+    Raises:
+        UserError: Naming the split.
+    """
+    for name, found in now.items():
+        old = before.get(name)
+        if old is not None and old["hash"] != found["hash"]:
+            raise UserError(
+                f"the {name} split is not what this run began with: {found['n']} images, then "
+                f"{old['n']} (fingerprint {found['hash'][:8]}, then {old['hash'][:8]}). Give "
+                "data.path=<the same data>, or start a new run."
+            )
+
+
 def device_augment(cfg: dict[str, Any], net: EmotionNet) -> DeviceAugment:
     """Build ``augment=device``.
 
@@ -151,7 +169,21 @@ def device_augment(cfg: dict[str, Any], net: EmotionNet) -> DeviceAugment:
             "augment.sizes needs a convolutional network: this one takes "
             f"{net.spec.image_size} pixels only. Set augment.sizes=null."
         )
-    return DeviceAugment(cfg, net.spec.image_size, net.spec.channels)
+    augment = DeviceAugment(cfg, net.spec.image_size, net.spec.channels)
+    training = net.training
+    net.eval()
+    for _, size in augment.sizes:
+        try:
+            with torch.no_grad():
+                net(torch.zeros(2, net.spec.channels, size, size))
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0][:100]
+            raise UserError(
+                f"augment.sizes: this network cannot take {size} pixels ({reason}). "
+                "Set larger ones, or augment.sizes=null."
+            ) from None
+    net.train(training)
+    return augment
 
 
 def compile_backbone(net: EmotionNet) -> None:
@@ -174,14 +206,6 @@ def make_trainer(
     callbacks: list[L.Callback] = [Place()]
     if options["ema"]:
         callbacks.append(EMAWeightAveraging(decay=options["ema"]))
-    if options["patience"] is not None:
-        stop = EarlyStopping(
-            cfg["monitor"],
-            patience=options["patience"],
-            mode=monitor_mode(cfg),
-            check_on_train_epoch_end=False,
-        )
-        callbacks.append(stop)
     # History before StopCleanly and Checkpoints: both save what it has just counted.
     callbacks += [history, StopCleanly(folder, run_dir), Checkpoints(folder, history)]
     bar = options["progress"]
@@ -226,9 +250,6 @@ def fit(cfg: dict[str, Any], run_dir: Path, resume: Path | None = None) -> Fitte
         UserError: For a user's mistake, a full disk, a NaN loss, or Ctrl-C (its subclass).
     """
     quiet()
-    check_monitor(cfg["monitor"], "monitor")
-    if cfg["schedule"]["name"] == "plateau":
-        check_monitor(cfg["schedule"]["monitor"], "schedule.monitor")
     # Asked now: by the end of a long run the checkout may have moved on.
     commit = git_commit()
     accelerator = choose_accelerator(cfg["trainer"]["accelerator"])
@@ -246,8 +267,14 @@ def fit(cfg: dict[str, Any], run_dir: Path, resume: Path | None = None) -> Fitte
         f"{net.weights_report}"
     )
     data.prepare_for(spec.image_size, spec.channels)
-    data.dataset("train")
+    for name in ("train", "val"):
+        skipped = data.dataset(name).skipped
+        if skipped:
+            some = ", ".join(skipped[:3]) + (" ..." if len(skipped) > 3 else "")
+            print(f"  {name}: {len(skipped)} images could not be decoded, left out: {some}")
     fingerprints = data.fingerprints()
+    if resume is not None:
+        check_same_data(ckpt.read(resume)[ckpt.CARD].get("fingerprints", {}), fingerprints)
     criterion = build_loss(
         cfg["loss"],
         len(data.classes),
@@ -267,7 +294,7 @@ def fit(cfg: dict[str, Any], run_dir: Path, resume: Path | None = None) -> Fitte
     # What a killed process was writing when it died; the files themselves are whole.
     for torn in (run_dir / "checkpoints").glob(".*.tmp"):
         torn.unlink(missing_ok=True)
-    history = History(run_dir, cfg["monitor"], monitor_mode(cfg))
+    history = History(run_dir, cfg["monitor"], monitor_mode(cfg), cfg["trainer"]["patience"])
     loggers = build_loggers(cfg.get("logger"), run_dir)
     trainer = make_trainer(cfg, run_dir, history, loggers, accelerator)
     print(
@@ -288,7 +315,10 @@ def fit(cfg: dict[str, Any], run_dir: Path, resume: Path | None = None) -> Fitte
     if not (run_dir / "checkpoints" / "best.ckpt").exists():
         raise UserError("training ended before the first epoch was over: nothing was saved.")
     epochs = len(history.rows)
-    images = len(data.split("train")) * epochs
+    per_step = cfg["data"]["batch_size"] * cfg["trainer"]["accumulate"]
+    # limit_train_batches may have left most of an epoch out.
+    done = trainer.global_step * per_step * trainer.world_size
+    images = min(done, len(data.split("train")) * epochs)
     spent = sum(history.seconds)
     facts = {
         "commit": commit,
@@ -307,4 +337,4 @@ def fit(cfg: dict[str, Any], run_dir: Path, resume: Path | None = None) -> Fitte
         "versions": card["versions"],
         "fingerprints": fingerprints,
     }
-    return Fitted(data, loggers, history, facts)
+    return Fitted(data, loggers, history, facts, trainer.is_global_zero)

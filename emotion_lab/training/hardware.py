@@ -60,6 +60,8 @@ def choose_precision(wanted: str, accelerator: str) -> str:
     """Return Lightning's precision: bf16 only where it is fast."""
     if str(wanted) in ("32", "32-true"):
         return "32-true"
+    if wanted == "16-mixed" and accelerator == "cpu":
+        raise UserError("trainer.precision=16-mixed needs a GPU: set bf16-mixed, 32-true or auto.")
     if wanted != "auto":
         return str(wanted)
     if accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):

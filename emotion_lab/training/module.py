@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import lightning as L
@@ -145,6 +146,20 @@ class EmotionModule(L.LightningModule):
                 f"stopped, the last good checkpoint is kept. Try a smaller optim.lr "
                 f"(now {self.cfg['optim']['lr']:g}) or trainer.clip=1."
             )
+
+    def check_scores(self, scores: dict[str, float]) -> None:
+        """Stop when the weights after the last step are broken, before they are saved.
+
+        Raises:
+            UserError: Naming the score.
+        """
+        for name, value in scores.items():
+            if not math.isfinite(value):
+                raise UserError(
+                    f"{name} became {value} after epoch {self.current_epoch}; stopped, the last "
+                    f"good checkpoint is kept. Try a smaller optim.lr (now "
+                    f"{self.cfg['optim']['lr']:g}) or trainer.clip=1."
+                )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score a batch; the loss is the training loss on hard labels."""

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from emotion_lab.errors import UserError, unknown
+from emotion_lab.errors import unknown
 
 
 def build_optimizer(cfg: dict[str, Any], groups: list[dict[str, Any]]) -> Optimizer:
@@ -94,15 +94,3 @@ def plateau_value(cfg: dict[str, Any], metrics: dict[str, Any]) -> float:
     if key not in metrics:
         raise unknown("metric", key, metrics, "Set it with schedule.monitor=<metric>.")
     return float(metrics[key])
-
-
-def check_monitor(key: str, option: str) -> None:
-    """Refuse to choose anything on the test split.
-
-    Raises:
-        UserError: If the metric is not one of train or val.
-    """
-    if not key.startswith(("val/", "train/")):
-        raise UserError(
-            f"{option}={key} is not allowed: choose on val (or train), for instance val/macro_f1."
-        )
