@@ -61,7 +61,7 @@ def show(entry: str) -> None:
     for group in groups:
         print(f"\n  {group}=")
         for name in options(group):
-            print(f"    {name:<24}{_summary(CONF / group / f'{name}.yaml')}")
+            print(f"    {name:<26} {_summary(CONF / group / f'{name}.yaml')}")
     print("\nKeys, set with <key>=<value>:\n")
     for line in _keys(path):
         print(f"  {line.replace(':', '=', 1).replace('= ', '=', 1)}")

@@ -111,6 +111,8 @@ SCORES = tuple(
         *(f"{a}_{n}" for a in ("macro", "weighted") for n in ("precision", "recall", "f1")),
     )
 )
+CHOOSES = Rule(one_of(*SCORES).test, f"one of {', '.join(SCORES)} (never test/...)")
+
 #: Dotted key -> rule. ``null`` is accepted everywhere a default is ``null``.
 RULES: dict[str, Rule] = {
     "seed": Rule(lambda v: _whole(v) and 0 <= v < 2**32, "a whole number from 0 to 4294967295"),
@@ -161,8 +163,8 @@ RULES: dict[str, Rule] = {
     "mix.mixup": NOT_NEGATIVE,
     "mix.cutmix": NOT_NEGATIVE,
     "mix.probability": SHARE,
-    "monitor": one_of(*SCORES),
-    "schedule.monitor": one_of(*SCORES),
+    "monitor": CHOOSES,
+    "schedule.monitor": CHOOSES,
     "schedule.mode": one_of("min", "max"),
     "schedule.factor": between(0, 1, open_low=True, open_high=True),
     "schedule.patience": at_least(0),

@@ -48,7 +48,7 @@ def data(
 def same(ours: Iterable[Batch], theirs: Iterable[Batch]) -> bool:
     pairs = list(zip(ours, theirs, strict=True))
     return bool(pairs) and all(
-        torch.equal(a, b) for x, y in pairs for a, b in zip(x, y, strict=True)
+        torch.equal(a, b) for x, y in pairs for a, b in zip(x[:3], y[:3], strict=True)
     )
 
 
@@ -148,7 +148,7 @@ def test_a_batch() -> None:
     module = data()
     seen = []
     for batch in module.val_dataloader():
-        images, labels, positions = batch
+        images, labels, positions, _ = batch
         assert images.dtype == torch.uint8 and images.shape[1:] == (1, 32, 32)
         assert labels.dtype == positions.dtype == torch.int64
         for image, label, position in zip(images, labels, positions, strict=True):
@@ -173,7 +173,7 @@ def test_keeping_images_in_memory_makes_no_difference(size: int) -> None:
     kept, read = data("light", cache="ram", size=size), data("light", cache="none", size=size)
     assert same(kept.train_dataloader(), read.train_dataloader())
     assert same(kept.val_dataloader(), read.val_dataloader())
-    assert len(kept.dataset("train")._kept or []) == 64
+    assert len(kept.dataset("train")._kept) == 64
     assert read.dataset("train")._kept is None and read.dataset("val")._kept is None
 
 

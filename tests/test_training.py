@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,9 +173,9 @@ def test_training_cannot_read_the_test_split(tiny: Tiny, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("option", ["monitor=test/accuracy", "schedule.monitor=test/loss"])
-def test_choosing_on_test_is_refused(option: str, tiny: Tiny, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="choose on val"):
-        fit(tiny("schedule=plateau", option), tmp_path)
+def test_choosing_on_test_is_refused(option: str, tiny: Tiny) -> None:
+    with pytest.raises(UserError, match="never test/"):
+        tiny("schedule=plateau", option)
 
 
 def test_nan_loss_names_the_step_and_keeps_the_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
@@ -292,7 +293,12 @@ def test_wandb_offline_twice(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.Mon
         close(fitted.loggers, "success")
         folders = list(run.glob("wandb/offline-run-*"))
         assert len(folders) == 1
-        assert list(folders[0].glob("run-*.wandb"))[0].stat().st_size > 1000
+        file = next(folders[0].glob("run-*.wandb"))
+        # W&B's own process may still be writing when finish() returns.
+        until = time.monotonic() + 20
+        while file.stat().st_size <= 1000 and time.monotonic() < until:
+            time.sleep(0.1)
+        assert file.stat().st_size > 1000
         assert list(folders[0].glob("files/media/images/**/*.png"))
 
 
