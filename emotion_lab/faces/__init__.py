@@ -1,0 +1,1 @@
+"""From a camera, clip or photo to faces with emotions."""
