@@ -1,0 +1,1 @@
+"""Temporal smoothers of class probabilities, one file each."""
