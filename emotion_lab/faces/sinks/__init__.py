@@ -1,0 +1,1 @@
+"""Where results go: a log, a video, a summary, a window."""
