@@ -1,7 +1,8 @@
-# make demo: set up, train on synthetic faces, show the results
+# make demo: set up, train on synthetic faces, show the results, watch a generated clip
 # make test: set up, run the tests
 PYTHON ?= python3
 BIN := .venv/bin
+RUN := outputs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
 
 .PHONY: demo test lint setup clean
 
@@ -15,7 +16,9 @@ setup: .venv/.ready
 	touch $@
 
 demo: .venv/.ready
-	$(BIN)/python -m emotion_lab.train experiment=demo
+	$(BIN)/python -m emotion_lab.train experiment=demo hydra.run.dir=$(RUN)
+	$(BIN)/python -m emotion_lab.live ckpt=$(RUN) source=synthetic detector=haar display=none \
+		save=$(RUN)/live.mp4 log=$(RUN)/live.jsonl hydra.run.dir=$(RUN)/live
 
 test: .venv/.ready lint
 	$(BIN)/python -m pytest

@@ -1,4 +1,4 @@
-"""Measure speed: ``python -m emotion_lab.bench what=data|train``."""
+"""Measure speed: ``python -m emotion_lab.bench what=data|train|live``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from emotion_lab import config
 from emotion_lab.errors import UserError
@@ -19,9 +19,12 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
             f"images={cfg.images} is less than two batches: set images={4 * cfg.data.batch_size} "
             "or a smaller data.batch_size."
         )
-    path = cfg.data.path
-    if path is not None and not Path(str(path)).exists():
-        raise UserError(f"data.path={path} does not exist. Set data.path=<file or folder>.")
+    if cfg.what == "live" and cfg.ckpt is None:
+        raise UserError("ckpt is missing: what=live measures with a checkpoint, ckpt=<path>.")
+    paths = {"data.path": cfg.data.path, "ckpt": cfg.ckpt, "clip": cfg.clip, "photo": cfg.photo}
+    for key, path in paths.items():
+        if path is not None and not Path(str(path)).exists():
+            raise UserError(f"{key}={path} does not exist. Set {key}=<an existing file or folder>.")
     if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
         config.check_folder(str(cfg.hydra.run.dir))
     return []
@@ -54,7 +57,49 @@ def lines(result: dict[str, Any]) -> list[str]:
                 f"  a folder of {row['images']:,} images of 224 px, no cache: "
                 f"peak {row['peak_memory_mib']:,.0f} MiB"
             )
+    return shown + (live_lines(result["live"]) if "live" in result else [])
+
+
+def live_lines(found: dict[str, Any]) -> list[str]:
+    """Return the results of ``what=live`` as lines for people."""
+    shown = [f"\nlive: {found['detector']}, {found['runtime']}"]
+    for part in ("one_face", "six_faces"):
+        if part in found:
+            row = found[part]
+            width, height = row["size"]
+            shown.append(
+                f"  {part} ({row['frames']} frames of {width}x{height}): seed "
+                f"{row['seed_fps']:,.0f} frames/s, ours {row['ours_fps']:,.0f}, "
+                f"{row['ratio']:.1f} times; faces a frame {row['seed_faces']:.2f} and "
+                f"{row['ours_faces']:.2f}"
+            )
+    if "latency" in found:
+        row = found["latency"]
+        shown.append(
+            f"  capture to label at {row['fps']:.0f} frames/s: median {row['p50_ms']:.1f} ms, "
+            f"p95 {row['p95_ms']:.1f} ms, {row['dropped']} of {row['frames'] + row['dropped']} "
+            "frames dropped"
+        )
+    shown.append("  smoothing     switches/min   fewer   delay ms   changes followed")
+    for name, row in found["smoothing"].items():
+        fewer = "" if row["fewer_switches"] is None else f"{row['fewer_switches']:.1f}x"
+        rate, delay = row["switches_per_min"], row["delay_ms_median"]
+        shown.append(
+            f"  {name:<12} {'-' if rate is None else rate:>14} {fewer:>7} "
+            f"{'-' if delay is None else delay:>10}   {row['followed']} of {row['changes']}"
+        )
     return shown
+
+
+def _smoothers() -> dict[str, Any]:
+    """Return the config of every smoother with its defaults."""
+    folder = config.CONF / "smoothing"
+    base = OmegaConf.load(folder / "base.yaml")
+    found = {}
+    for name in config.options("smoothing"):
+        merged = config.plain(OmegaConf.merge(base, OmegaConf.load(folder / f"{name}.yaml")))
+        found[name] = {key: value for key, value in merged.items() if key != "defaults"}
+    return found
 
 
 def bench(cfg: DictConfig) -> None:
@@ -90,6 +135,10 @@ def bench(cfg: DictConfig) -> None:
         from emotion_lab.benchmarks.data import bench as measure
 
         result["data"] = measure(plain, device)
+    elif plain["what"] == "live":
+        from emotion_lab.benchmarks.live import bench as measure_live
+
+        result["live"] = measure_live(plain, _smoothers())
     else:
         from emotion_lab.benchmarks.train import bench as measure_training
 

@@ -22,7 +22,7 @@ from tests.conftest import TINY
 
 GROUPS = sorted(p.name for p in config.CONF.iterdir() if p.is_dir())
 CHOICES = [(group, name) for group in GROUPS for name in config.options(group)]
-ENTRIES = ("train", "evaluate")
+ENTRIES = ("train", "evaluate", "bench", "live", "predict")
 
 
 def parse(*argv: str, entry: str = "train") -> Any:
@@ -46,7 +46,8 @@ def refused(*argv: str, entry: str = "train") -> str:
 def test_every_file_composes(group: str) -> None:
     with initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
         for name in config.options(group):
-            cfg = compose("train", overrides=[f"{group}={name}"])
+            entry = "live" if group in ("detector", "smoothing", "runtime") else "train"
+            cfg = compose(entry, overrides=[f"{group}={name}"])
             config.check_values(cfg)
             if group not in ("logger", "experiment", "trainer"):
                 assert cfg[group].name == name

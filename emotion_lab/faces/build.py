@@ -1,0 +1,63 @@
+"""From a composed config to a source, a pipeline, an overlay and sinks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from emotion_lab.deploy.classifier import load_classifier
+from emotion_lab.errors import UserError
+from emotion_lab.faces.capture import Source
+from emotion_lab.faces.detect import build_detector
+from emotion_lab.faces.overlay import Overlay
+from emotion_lab.faces.pipeline import Pipeline
+from emotion_lab.faces.sinks.base import Sink
+from emotion_lab.faces.sinks.pictures import PicturesSink
+from emotion_lab.faces.sinks.video import CODECS, VideoSink
+from emotion_lab.faces.sources import open_source
+
+
+def build_source(cfg: dict[str, Any]) -> Source:
+    """Open ``source=``; it reads nothing ahead before the first frame is asked for.
+
+    Raises:
+        UserError: If there is none.
+    """
+    return open_source(cfg)
+
+
+def build_pipeline(cfg: dict[str, Any], stills: bool) -> Pipeline:
+    """Load detector and checkpoint.
+
+    Raises:
+        UserError: If one of them is missing or damaged.
+    """
+    detector = build_detector(cfg["detector"])
+    classifier = load_classifier(cfg["ckpt"], cfg["runtime"])
+    tracking = cfg["tracking"]
+    if cfg["anonymize"] != "none":
+        # Between two looks a new face would be shown as it is.
+        tracking = {**tracking, "detect_every": 1}
+    return Pipeline(detector, classifier, cfg["smoothing"], tracking, cfg["align"], stills=stills)
+
+
+def build_overlay(cfg: dict[str, Any], classes: list[str]) -> Overlay:
+    """Return the overlay of ``language``, ``overlay`` and ``anonymize``."""
+    return Overlay(cfg["overlay"], classes, cfg["language"], cfg["anonymize"])
+
+
+def build_save(cfg: dict[str, Any], source: Source) -> Sink:
+    """Return what ``save=`` writes: a video of a clip or camera, pictures of images.
+
+    Raises:
+        UserError: If the file cannot be made or does not suit the source.
+    """
+    save = Path(str(cfg["save"])).expanduser()
+    if source.stills:
+        if save.suffix.lower() in CODECS:
+            raise UserError(f"save={save}: images are saved to a folder, save=<folder>.")
+        return PicturesSink(save, cfg["overwrite"])
+    sound = source.name if source.kind == "clip" and not source.live else None
+    return VideoSink(
+        save, source.fps, live=source.live, sound_from=sound, overwrite=cfg["overwrite"]
+    )

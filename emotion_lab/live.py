@@ -1,0 +1,108 @@
+"""Watch faces: ``python -m emotion_lab.live ckpt=<run> source=0``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from emotion_lab import config
+from emotion_lab.errors import UserError
+
+
+def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
+    """Check what is cheap to check, before Hydra makes the run folder."""
+    if cfg.ckpt is None:
+        raise UserError("ckpt is missing: give a checkpoint or a run folder, ckpt=<path>.")
+    if not Path(str(cfg.ckpt)).exists():
+        raise UserError(f"no such checkpoint: {cfg.ckpt}. Give a .ckpt file or a run folder.")
+    for key in ("save", "log"):
+        path = cfg[key]
+        if path is not None and Path(str(path)).is_file() and not cfg.overwrite:
+            raise UserError(f"{key}={path} exists already: name another or set overwrite=true.")
+    config.check_folder(str(cfg.hydra.run.dir))
+    return []
+
+
+def choose_display(wanted: str) -> str:
+    """Return ``window``, ``web`` or ``none``; says so where ``auto`` cannot open a window.
+
+    Raises:
+        UserError: If a window is asked for and none can be opened.
+    """
+    from emotion_lab.faces.sinks.window import gui_reason
+
+    if wanted not in ("auto", "window"):
+        return wanted
+    reason = gui_reason()
+    if reason is None:
+        return "window"
+    if wanted == "window":
+        raise UserError(f"Cannot show a window: {reason}.")
+    print(f"display: web, because {reason}", file=sys.stderr)
+    return "web"
+
+
+def watch(cfg: dict[str, Any], run_dir: Path) -> None:
+    """Run until the source ends, the window is closed or Ctrl-C.
+
+    Raises:
+        UserError: For a source, checkpoint, detector or file that cannot be used.
+    """
+    from emotion_lab.faces import build
+    from emotion_lab.faces.session import Session, progress
+    from emotion_lab.faces.sinks.base import Sink
+    from emotion_lab.faces.sinks.jsonl import JsonlSink
+    from emotion_lab.faces.sinks.summary import SummarySink
+    from emotion_lab.faces.sinks.window import WindowSink
+
+    display = choose_display(cfg["display"])
+    source = build.build_source(cfg)
+    with source:
+        pipeline = build.build_pipeline(cfg, source.stills)
+        overlay = build.build_overlay(cfg, pipeline.classes)
+        sinks: list[Sink] = []
+        if cfg["log"]:
+            sinks.append(JsonlSink(cfg["log"], pipeline.classes, cfg["overwrite"]))
+        if cfg["save"]:
+            sinks.append(build.build_save(cfg, source))
+        if cfg["summary"] and not source.stills:
+            sinks.append(SummarySink(run_dir, pipeline.classes))
+        if display == "window":
+            sinks.append(WindowSink(folder=run_dir, checked=True))
+        info = {"detector": pipeline.detector.name}
+        session = Session(source, pipeline, overlay, sinks, info)
+        if display == "web":
+            from emotion_lab.faces.web.serve import serve
+
+            serve(session, cfg["web"], run_dir)
+        else:
+            bar, every = progress(source.name, source.count if display == "none" else None)
+            try:
+                with bar:
+                    session.run(every)
+            finally:
+                # Also on Ctrl-C or a camera that went away: what was seen is kept.
+                print("\n".join(session.report.lines(source.stills)))
+                for key in ("log", "save"):
+                    if cfg[key]:
+                        print(f"{key}: {cfg[key]}")
+                print(run_dir, flush=True)
+
+
+def live(cfg: DictConfig) -> None:
+    """Watch, as the composed ``live`` config says."""
+    from hydra.core.hydra_config import HydraConfig
+
+    watch(config.plain(cfg), Path(HydraConfig.get().runtime.output_dir))
+
+
+def main() -> None:
+    """Entry point of ``emotion-live``."""
+    config.run("live", live, prepare)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Say what is in photos and clips: ``python -m emotion_lab.predict ckpt=<run> source=<photo>``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from emotion_lab import config
+from emotion_lab.command_line import quote
+from emotion_lab.errors import UserError
+
+
+def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
+    """Check what is cheap to check, before Hydra makes the run folder."""
+    if cfg.ckpt is None:
+        raise UserError("ckpt is missing: give a checkpoint or a run folder, ckpt=<path>.")
+    if not Path(str(cfg.ckpt)).exists():
+        raise UserError(f"no such checkpoint: {cfg.ckpt}. Give a .ckpt file or a run folder.")
+    if cfg.source is None:
+        raise UserError("source is missing: give an image, a folder or a clip, source=<path>.")
+    name = str(cfg.source)
+    if name.isdecimal() or "://" in name or name.startswith("/dev/"):
+        raise UserError(f"source={name} has no end: use python -m emotion_lab.live source={name}.")
+    folder = Path(str(cfg.hydra.run.dir if cfg.out is None else cfg.out))
+    if (folder / "predictions.jsonl").exists() and not cfg.overwrite:
+        raise UserError(
+            f"{folder / 'predictions.jsonl'} exists already: name another folder, out=<folder>, "
+            "or set overwrite=true."
+        )
+    config.check_folder(folder)
+    return [] if cfg.out is None else [f"hydra.run.dir={quote(str(cfg.out))}"]
+
+
+def predict(cfg: DictConfig) -> None:
+    """Look at every image or frame, leave ``predictions.jsonl``."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from emotion_lab.faces import build
+    from emotion_lab.faces.session import Session, progress
+    from emotion_lab.faces.sinks.base import Sink
+    from emotion_lab.faces.sinks.jsonl import JsonlSink
+    from emotion_lab.faces.sinks.printed import PrintedSink
+
+    plain = config.plain(cfg)
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    source = build.build_source(plain)
+    with source:
+        pipeline = build.build_pipeline(plain, source.stills)
+        path = run_dir / "predictions.jsonl"
+        sinks: list[Sink] = [JsonlSink(path, pipeline.classes, plain["overwrite"])]
+        overlay = None
+        if plain["save"]:
+            overlay = build.build_overlay(plain, pipeline.classes)
+            sinks.append(build.build_save(plain, source))
+        if source.stills:
+            sinks.append(PrintedSink(pipeline.classes))
+        session = Session(source, pipeline, overlay, sinks, {"detector": pipeline.detector.name})
+        bar, every = progress(source.name, source.count)
+        try:
+            with bar:
+                session.run(every)
+        finally:
+            print("\n".join(session.report.lines(source.stills)))
+            print(run_dir, flush=True)
+
+
+def main() -> None:
+    """Entry point of ``emotion-predict``."""
+    config.run("predict", predict, prepare)
+
+
+if __name__ == "__main__":
+    main()
