@@ -86,7 +86,8 @@ def test_light_means_what_albumentations_means(face: np.ndarray) -> None:
 def test_none_of_it_changes_nothing(face: np.ndarray) -> None:
     augment = _augment(flip=0.0, warp=0.0, light=0.0)
     images = torch.from_numpy(face)[None, None].expand(5, 1, 48, 48)
-    torch.testing.assert_close(augment(images), images.float(), atol=2e-2, rtol=0)
+    assert torch.equal(augment(images), images)
+    torch.testing.assert_close(augment(images.float()), images.float(), atol=2e-2, rtol=0)
 
 
 def test_shares_are_kept() -> None:
@@ -117,7 +118,8 @@ def test_shrinking_averages(face: np.ndarray) -> None:
     board = torch.from_numpy(np.indices((48, 48)).sum(0) % 2 * 255).byte()[None, None]
     augment = _augment(flip=0.0, warp=0.0, light=0.0, sizes=[[0, 32]])
     # A checkerboard finer than the new grid must become grey, not a moire of black and white.
-    assert augment(board, 0.0).std() < 40
+    assert augment(board, 0.0).float().std() < 40
+    assert augment(board.float(), 0.0).std() < 40
 
 
 def test_grey_becomes_three_channels_and_small_becomes_large(face: np.ndarray) -> None:
@@ -125,7 +127,7 @@ def test_grey_becomes_three_channels_and_small_becomes_large(face: np.ndarray) -
     got = augment(torch.from_numpy(face)[None, None])
     assert got.shape == (1, 3, 96, 96)
     expected = Fit(96, 3)(face[:, :, None]).transpose(2, 0, 1)
-    np.testing.assert_allclose(got[0].numpy(), expected, atol=1.5)
+    np.testing.assert_allclose(got[0].float().numpy(), expected, atol=1.5)
 
 
 def test_same_seed_same_batch(face: np.ndarray) -> None:
@@ -137,6 +139,25 @@ def test_same_seed_same_batch(face: np.ndarray) -> None:
         results.append(augment(images))
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "progress"), [(48, 1, 1.0), (40, 3, 1.0), (48, 1, 0.0)]
+)
+def test_the_cpu_does_what_an_accelerator_does(size: int, channels: int, progress: float) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (16, 8, 8, channels), dtype=np.uint8)
+    faces = np.stack([cv2.resize(x, (48, 48), interpolation=cv2.INTER_CUBIC) for x in noise])
+    images = torch.from_numpy(faces.reshape(16, 48, 48, channels)).permute(0, 3, 1, 2).contiguous()
+    augment = _augment(size, channels, erase=0.5, warp=0.9, light=0.9, sizes=[[0, 36], [0.5, size]])
+    torch.manual_seed(4)
+    on_cpu = augment(images, progress)
+    torch.manual_seed(4)
+    elsewhere = augment(images.float(), progress)  # floats take the accelerator's way
+    assert on_cpu.shape == elsewhere.shape
+    assert (on_cpu.float() - elsewhere).abs().mean() < 1.5
+    assert (
+        on_cpu.float() - images.float()[:, :, : on_cpu.shape[2], : on_cpu.shape[3]]
+    ).abs().mean() > 15
 
 
 def test_batches_at_once_are_the_images_one_by_one(tiny: Callable[..., dict[str, Any]]) -> None:

@@ -276,11 +276,11 @@ def find_file(cfg: dict[str, Any], what: str, url: str | None = None, folder: bo
 def _fetch(url: str, path: Path, sha256: str | None, what: str) -> Path:
     """Download ``url`` to ``path``; the file appears whole and verified, or not at all."""
     # Imported here: only a first use needs the network, and the module brings torch.
-    from emotion_lab.models.weights import _open
+    from emotion_lab.models.weights import open_url
 
     by_hand = f"Fetch {url} elsewhere and set detector.file=<path>"
     try:
-        with _open(url) as response:
+        with open_url(url) as response:
             data = response.read()
     except (OSError, http.client.HTTPException) as error:
         reason = " ".join(str(error).split())[:100]

@@ -209,7 +209,7 @@ def load_local(backbone: Backbone, path: str | Path) -> str:
     return "; ".join([report, *notes, *([f"new: {', '.join(new)}"] if new else [])])
 
 
-def _open(url: str) -> http.client.HTTPResponse:
+def open_url(url: str) -> http.client.HTTPResponse:
     """Open ``url`` or raise OSError within DEADLINE_S."""
     result: list[Any] = []
 
@@ -242,7 +242,7 @@ def unreachable(url: str, name: str) -> UserError:
 def check_reachable(url: str, name: str) -> None:
     """Raise the UserError of :func:`unreachable` unless the host answers, within seconds."""
     try:
-        _open(url).close()
+        open_url(url).close()
     except urllib.error.HTTPError:
         return  # an answer too; the hub keeps weights under more than one file name
     except (OSError, http.client.HTTPException) as error:
@@ -284,7 +284,7 @@ def fetch(url: str, sha256: str | None, name: str) -> Path:
             return target
     # Connect first, so that nothing is left behind where there is no network.
     try:
-        response = _open(url)
+        response = open_url(url)
     except (OSError, http.client.HTTPException) as error:
         raise unreachable(url, name) from error
     digest = hashlib.sha256()
