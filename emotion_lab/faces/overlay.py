@@ -96,7 +96,8 @@ class Overlay:
             image: uint8 (H, W, 3) RGB, not changed.
             result: What is known of it.
             info: May hold ``fps`` (frames a second), ``selected`` (id of the face whose timeline
-                is shown; the first otherwise), ``detector`` (name), ``paused`` and ``debug``
+                is shown; the first otherwise), ``detector`` (name), ``paused``, ``still`` (a photo
+                has no speed) and ``debug``
                 (bool: stage times, detector scores, the unsmoothed probabilities).
 
         Returns:
@@ -260,7 +261,8 @@ class Overlay:
         first = []
         if info.get("fps") is not None:
             first.append((f"{info['fps']:.0f} fps", "numbers"))
-        first.append((f"{result.latency_ms:.0f} ms", "numbers"))
+        if not info.get("still"):
+            first.append((f"{result.latency_ms:.0f} ms", "numbers"))
         if not result.faces:
             first.append((self.words.no_face, "words"))
         if info.get("paused"):
@@ -272,6 +274,8 @@ class Overlay:
             lines.append([(f"{name}{result.size[0]}x{result.size[1]}  {where}", "numbers")])
             stages = "  ".join(f"{stage} {ms:.1f}" for stage, ms in result.stages_ms.items())
             lines.append([(f"{stages} ms", "numbers")] if stages else [])
+        if not any(lines):
+            return 0, 0, 0, 0
         patches = [
             [self.pen.text(t, sizes.small, WHITE, kind) for t, kind in line] for line in lines
         ]

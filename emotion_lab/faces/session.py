@@ -114,7 +114,8 @@ class Session:
                     rate, before = (1 / step if not rate else rate + share * (1 / step - rate)), now
                     drawn = None
                     if self.overlay is not None and any(s.wants_picture for s in self.sinks):
-                        self.info["fps"] = rate
+                        self.info["fps"] = None if self.source.stills else rate
+                        self.info["still"] = self.source.stills
                         self.info["debug"] = any(getattr(s, "debug", False) for s in self.sinks)
                         drawn = self.overlay.draw(frame.image, result, self.info)
                     for sink in self.sinks:

@@ -27,7 +27,6 @@ from emotion_lab.faces.web.show import Show
 #: Of visitors, running or not yet forgotten; each keeps a frame in memory.
 MAX_GUESTS = 4
 MAIN = "live"
-_STOP_S = 1.6  # in all, for everything to end
 
 
 def _hex(colour: Colour) -> str:
@@ -190,7 +189,7 @@ class Hub:
     def leave(self, show: Show) -> None:
         """End a visitor's show and delete what it brought."""
         show.stop()
-        show.join(_STOP_S)
+        show.join()
         with self._lock:
             if self.shows.get(show.title) is show:
                 self._forget(show)
@@ -212,7 +211,7 @@ class Hub:
         for show in self.shows.values():
             show.stop()
         for show in self.shows.values():
-            show.join(_STOP_S)
+            show.join()
         for folder in self._temporary.values():
             folder.cleanup()
 

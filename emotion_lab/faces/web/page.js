@@ -7,6 +7,7 @@ let view = "live";
 let version = -1;
 let latest = null; // what the server said last
 let chosen = null; // id of the face the user chose
+let over = false; // the user ended the program
 const made = new Set(); // names of files in the list
 
 // --- server -------------------------------------------------------------------------------------
@@ -49,7 +50,7 @@ const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
 async function watch() {
   let lost = false;
-  for (;;) {
+  while (!over) {
     if (document.hidden) {
       await pause(200);
       continue;
@@ -62,7 +63,7 @@ async function watch() {
       lost = false;
       if (data && asked === view) render(data);
     } catch (error) {
-      if (asked !== view) continue;
+      if (over || asked !== view) continue;
       if (error.message && !(error instanceof TypeError) && view !== "live") {
         look("live"); // what was brought along is gone
         say(error.message);
@@ -97,17 +98,17 @@ function render(data) {
   }
   $("frame").hidden = !data.row;
   $("empty").hidden = Boolean(data.row);
-  const over = data.state === "ended" || data.state === "failed";
+  const done = data.state === "ended" || data.state === "failed";
   $("paused").hidden = data.state !== "paused";
-  $("over").hidden = !over || data.stills;
+  $("over").hidden = !done || data.stills;
   put("over", data.state);
   $("rec").hidden = !data.recording;
   put("rec", data.recording ? `${data.recording.seconds.toFixed(0)} s` : "");
   put("pause", data.state === "paused" ? "Resume" : "Pause");
-  $("pause").disabled = over;
+  $("pause").disabled = done;
   put("record", data.recording ? "Stop recording" : "Record");
   $("record").setAttribute("aria-pressed", String(Boolean(data.recording)));
-  $("record").disabled = over;
+  $("record").disabled = done;
   $("snapshot").disabled = !data.row;
   put("stop", view === "live" ? "Stop" : "Close");
   $("stop").title = view === "live" ? "End the program" : "Back to the live view";
@@ -140,7 +141,7 @@ function facts(data) {
 const index = (label) => (label === null ? -1 : about.classes.indexOf(label));
 const colour = (k) => (k < 0 ? about.uncertain_colour : about.colours[k]);
 const word = (k) => (k < 0 ? about.uncertain : about.words[k]);
-const percent = (share) => `${Math.round(share * 100)} %`;
+const percent = (share) => `${Math.round(share * 100)}%`;
 
 function picked(faces) {
   if (faces.some((face) => face.id === chosen)) return chosen;
@@ -160,7 +161,7 @@ function list(faces) {
   const box = $("list");
   const known = new Map([...box.children].map((item) => [Number(item.dataset.id), item]));
   for (const [id, item] of known) if (!faces.some((face) => face.id === id)) item.remove();
-  for (const face of faces) {
+  for (const [place, face] of faces.entries()) {
     let item = known.get(face.id);
     if (!item) {
       item = element("button", "", box);
@@ -176,6 +177,8 @@ function list(faces) {
         }
       });
     }
+    // Only what stands wrong is moved: moving takes the keyboard's focus away.
+    if (box.children[place] !== item) box.insertBefore(item, box.children[place]);
     const [id, name, share] = item.children;
     const k = index(face.label);
     id.textContent = face.id;
@@ -238,9 +241,12 @@ $("snapshot").onclick = async () => {
   const done = await act(`api/snapshot?view=${view}`);
   if (done) keep(done.file);
 };
-$("stop").onclick = () => {
+$("stop").onclick = async () => {
   if (view !== "live") look("live");
-  else if (confirm("End the program? What was saved stays in its run folder.")) act("api/stop");
+  else if (confirm("End the program? What was saved stays in its run folder.")) {
+    over = Boolean(await act("api/stop"));
+    if (over) say("The program has ended. Its run folder keeps what was saved.");
+  }
 };
 $("show-live").onclick = () => look("live");
 $("show-camera").onclick = useCamera;

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -174,5 +173,3 @@ def _serve(
     error = hub.main.error
     if error is not None:
         raise error
-    if hub.main.state != "ended":
-        print("the source did not answer in time and was left", file=sys.stderr)

@@ -15,6 +15,7 @@ from emotion_lab.faces.web.view import View
 
 #: A visitor's clip or camera that no browser has asked for in this long is let go.
 UNWATCHED_S = 30.0
+_PATIENCE_S = 0.5  # for the frame at hand, before the source is closed under it
 _LISTED = 20  # of the files made, the newest
 
 
@@ -83,14 +84,15 @@ class Show:
         self.session.stop()
         self.player.stop()
 
-    def join(self, seconds: float) -> None:
-        """Wait for the end; a device that gives no frames is closed under it."""
+    def join(self) -> None:
+        """Wait until the frame at hand is done and all files are closed."""
         if self._thread.ident is None:  # never started
             return
-        self._thread.join(seconds / 2)
-        if self._thread.is_alive():
-            self.player.close()
-            self._thread.join(seconds / 2)
+        self._thread.join(_PATIENCE_S)
+        self.player.close()  # lets go of a device that gives no frames
+        # In steps: Ctrl-C cannot interrupt one long wait everywhere.
+        while self._thread.is_alive():
+            self._thread.join(0.5)
 
     @property
     def state(self) -> str:
