@@ -235,6 +235,22 @@ def check_folder(folder: str | Path) -> None:
         )
 
 
+def check_apart(inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+    """Refuse to write over what is read, or two results into one file.
+
+    Raises:
+        UserError: Naming the two keys.
+    """
+    seen: dict[Path, str] = {}
+    for key, value in {**inputs, **outputs}.items():
+        if value is None:
+            continue
+        path = Path(str(value)).expanduser().resolve()
+        if path in seen and key in outputs:
+            raise UserError(f"{key} and {seen[path]} are the same file, {value}: name another.")
+        seen.setdefault(path, key)
+
+
 def check_appendable(ledger: Path) -> None:
     """Make sure that a line can be added to the test ledger, before anything long or sealed.
 

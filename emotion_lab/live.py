@@ -18,6 +18,7 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
         raise UserError("ckpt is missing: give a checkpoint or a run folder, ckpt=<path>.")
     if not Path(str(cfg.ckpt)).exists():
         raise UserError(f"no such checkpoint: {cfg.ckpt}. Give a .ckpt file or a run folder.")
+    config.check_apart({"source": cfg.source, "ckpt": cfg.ckpt}, {"save": cfg.save, "log": cfg.log})
     for key in ("save", "log"):
         path = cfg[key]
         if path is not None and Path(str(path)).is_file() and not cfg.overwrite:
@@ -64,12 +65,13 @@ def watch(cfg: dict[str, Any], run_dir: Path) -> None:
         pipeline = build.build_pipeline(cfg, source.stills)
         overlay = build.build_overlay(cfg, pipeline.classes)
         sinks: list[Sink] = []
-        if cfg["log"]:
-            sinks.append(JsonlSink(cfg["log"], pipeline.classes, cfg["overwrite"]))
         if cfg["save"]:
             sinks.append(build.build_save(cfg, source))
         if cfg["summary"] and not source.stills:
-            sinks.append(SummarySink(run_dir, pipeline.classes))
+            sinks.append(SummarySink(run_dir, pipeline.classes, cfg["overwrite"]))
+        if cfg["log"]:
+            # Last: it empties a file that may be replaced, so nothing may go wrong any more.
+            sinks.insert(0, JsonlSink(cfg["log"], pipeline.classes, cfg["overwrite"]))
         if display == "window":
             sinks.append(WindowSink(folder=run_dir, checked=True))
         info = {"detector": pipeline.detector.name}

@@ -28,6 +28,8 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
             f"{folder / 'predictions.jsonl'} exists already: name another folder, out=<folder>, "
             "or set overwrite=true."
         )
+    outputs = {"out": folder / "predictions.jsonl", "save": cfg.save}
+    config.check_apart({"source": cfg.source, "ckpt": cfg.ckpt}, outputs)
     config.check_folder(folder)
     return [] if cfg.out is None else [f"hydra.run.dir={quote(str(cfg.out))}"]
 
@@ -48,13 +50,15 @@ def predict(cfg: DictConfig) -> None:
     with source:
         pipeline = build.build_pipeline(plain, source.stills)
         path = run_dir / "predictions.jsonl"
-        sinks: list[Sink] = [JsonlSink(path, pipeline.classes, plain["overwrite"])]
+        sinks: list[Sink] = []
         overlay = None
         if plain["save"]:
             overlay = build.build_overlay(plain, pipeline.classes)
             sinks.append(build.build_save(plain, source))
         if source.stills:
             sinks.append(PrintedSink(pipeline.classes))
+        # Last: it empties a file that may be replaced, so nothing may go wrong any more.
+        sinks.insert(0, JsonlSink(path, pipeline.classes, plain["overwrite"]))
         session = Session(source, pipeline, overlay, sinks, {"detector": pipeline.detector.name})
         bar, every = progress(source.name, source.count)
         try:

@@ -149,7 +149,7 @@ RULES: dict[str, Rule] = {
     "overlay.bars": one_of("auto", "all", "top3", "none"),
     "overlay.timeline_s": NOT_NEGATIVE,
     "overlay.scale": POSITIVE,
-    "web.port": at_least(0),
+    "web.port": Rule(lambda v: _whole(v) and 0 <= v <= 65535, "a whole number from 0 to 65535"),
     "smoothing.threshold": SHARE,
     "smoothing.margin": SHARE,
     "smoothing.hold_s": NOT_NEGATIVE,

@@ -19,6 +19,7 @@ import torch
 
 from emotion_lab import checkpoint as ckpt
 from emotion_lab.data.datamodule import EmotionData
+from emotion_lab.errors import UserError
 from emotion_lab.faces.base import Detections, Frame
 from emotion_lab.faces.pipeline import Pipeline
 from emotion_lab.labels import EMOTIONS
@@ -206,6 +207,17 @@ MISTAKES = [
         ("ckpt=RUN", "source=CLIP", "display=none", "language=xx", "detector=haar"),
         "language",
     ),
+    (
+        "emotion_lab.live",
+        ("ckpt=RUN", "source=CLIP", "save=CLIP", "overwrite=true", "display=none"),
+        "save and source are the same file",
+    ),
+    (
+        "emotion_lab.live",
+        ("ckpt=RUN", "source=CLIP", "save=a.mp4", "log=a.mp4", "display=none"),
+        "log and save are the same file",
+    ),
+    ("emotion_lab.live", ("ckpt=RUN", "display=web", "web.port=99999"), "from 0 to 65535"),
 ]
 
 
@@ -218,6 +230,27 @@ def test_mistakes_are_one_line(
     assert done.returncode == 2, done.stdout + done.stderr
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_failed_start_empties_no_log(run: Path, clip: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text("kept\n")
+    call = (f"ckpt={run}", f"source={clip}", *QUICK, "display=none", f"log={log}")
+    done = command(
+        *call,
+        f"save={tmp_path / 'x.txt'}",
+        "overwrite=true",
+        module="emotion_lab.live",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2 and "video format" in done.stderr
+    assert log.read_text() == "kept\n"
+
+
+def test_a_bad_prior_is_told_before_a_face_appears() -> None:
+    cfg = composed("smoothing=hmm", "smoothing.prior=[a,b]", entry="live")
+    with pytest.raises(UserError, match="smoothing.prior"):
+        Pipeline(_Boxes([]), _Bright(), cfg["smoothing"])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is sent")

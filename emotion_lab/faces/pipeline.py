@@ -39,6 +39,8 @@ class Pipeline:
         self.tracker = Tracker(tracking)
         self.align, self.stills = align, stills
         self._smoothing = smoothing
+        # Told now and not when the first face appears.
+        smooth_for(smoothing, len(classifier.classes))
         #: Track id -> its smoother and what it shows; gone when the track is.
         self._memory: dict[int, tuple[Smoother, Steady]] = {}
 

@@ -26,6 +26,7 @@ class PicturesSink(Sink):
 
     def __init__(self, folder: str | Path, overwrite: bool = False) -> None:
         self.folder, self.overwrite = Path(folder).expanduser(), overwrite
+        self._own: set[Path] = set()  # written by this run; a loop may write them again
         self._make(self.folder)
 
     @staticmethod
@@ -50,4 +51,5 @@ class PicturesSink(Sink):
         inner = Path(name.name) if name.is_absolute() or ".." in name.parts else name
         path = self.folder / inner.with_name(f"{inner.name}.png")
         self._make(path.parent)
-        write_png(new_file(path, self.overwrite), drawn)
+        write_png(new_file(path, self.overwrite or path in self._own), drawn)
+        self._own.add(path)

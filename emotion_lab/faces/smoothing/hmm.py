@@ -37,7 +37,10 @@ class Hmm:
         self.switches, self.looks = float(cfg["switches"]), float(cfg["looks"])
         self.num_classes = num_classes
         prior = cfg.get("prior")
-        values = np.asarray([1.0] * num_classes if prior is None else prior, np.float64)
+        try:
+            values = np.asarray([1.0] * num_classes if prior is None else prior, np.float64)
+        except (TypeError, ValueError):
+            values = np.zeros(0)
         if values.shape != (num_classes,) or not (np.isfinite(values) & (values > 0)).all():
             raise UserError(
                 f"smoothing.prior={prior} is not valid: expected {num_classes} numbers above 0, "

@@ -117,5 +117,5 @@ class Show:
             "saved": list(self.view.saved)[-_LISTED:],
             "frames": report.frames,
             "dropped": report.dropped,
-            "fps": round(float(self.session.info.get("fps", 0.0)), 1),
+            "fps": round(float(self.session.info.get("fps") or 0.0), 1),
         }
