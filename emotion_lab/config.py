@@ -297,8 +297,8 @@ def explain(error: Exception) -> UserError | None:
     words = str(error)
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
-            "the disk is full; what was saved before is whole. Free some space, then go on with "
-            "resume=<run folder>."
+            "the disk is full; what was saved before is whole. Free some space and start again "
+            "(a training goes on with resume=<run folder>)."
         )
     no_room = "can't allocate memory" in words or "out of memory" in words
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and no_room):
