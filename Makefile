@@ -20,11 +20,8 @@ demo: .venv/.ready
 	$(BIN)/python -m emotion_lab.live ckpt=$(RUN) source=synthetic detector=haar display=none \
 		save=$(RUN)/live.mp4 log=$(RUN)/live.jsonl hydra.run.dir=$(RUN)/live
 
-# The inference runtimes have a process of their own: once, after many other tests in one process, a
-# run ended there in a segmentation fault that was not seen again.
 test: .venv/.ready lint
-	$(BIN)/python -m pytest --ignore=tests/test_deploy.py
-	$(BIN)/python -m pytest tests/test_deploy.py
+	$(BIN)/python -m pytest
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

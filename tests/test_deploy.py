@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -306,10 +307,10 @@ def test_a_runtime_that_says_something_else(
 
 
 def test_bfloat16(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from emotion_lab.deploy.openvino_runtime import OpenVinoConverter, import_openvino
+    from emotion_lab.deploy.openvino_runtime import OpenVinoConverter, core, import_openvino
 
     ov = import_openvino()
-    if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         classifier = load(kept, "openvino", precision="bf16")
         assert "bf16" in classifier.runtime_name
         assert "bf16" in load(kept, "openvino").runtime_name
@@ -359,6 +360,26 @@ def test_openvino_does_not_phone_home(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "CI"} | {"HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=200)
     assert not (tmp_path / "intel").exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal on Windows")
+def test_a_signal_after_classifiers_came_and_went(grey: Path) -> None:
+    """Two that end in the order in which they came; with a core each, this was a crash."""
+    if not has_openvino():
+        pytest.skip("openvino is not installed")
+    code = (
+        "import gc, os, signal, sys\n"
+        "from emotion_lab.deploy.classifier import load_classifier\n"
+        "first = load_classifier(sys.argv[1], 'openvino')\n"
+        "second = load_classifier(sys.argv[1], 'openvino')\n"
+        "del first; gc.collect()\n"
+        "del second; gc.collect()\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('heard'))\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+    )
+    command = [sys.executable, "-c", code, str(grey)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and "heard" in done.stdout, done.stderr
 
 
 def test_runtimes_and_their_yaml_are_the_same() -> None:

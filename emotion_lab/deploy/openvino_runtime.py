@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
 from collections.abc import Callable
@@ -31,6 +32,21 @@ def import_openvino() -> Any:
     return openvino
 
 
+@functools.cache
+def core() -> Any:
+    """Return the one ``openvino.Core`` of this process; it is never closed.
+
+    The CPU plugin of a core gives the thread a stack for signal handlers, and takes the one from
+    before back when it goes. Where two cores go in the order in which they came (OpenVINO 2026.4),
+    the thread is left with a stack that is no longer mapped, and the next signal (Ctrl-C, the end
+    of a worker) is a segmentation fault.
+    """
+    made = import_openvino().Core()
+    # A mapped file could not be replaced on Windows.
+    made.set_property({"ENABLE_MMAP": False})
+    return made
+
+
 class OpenVinoConverter(Converter[Any]):
     """Converts straight from PyTorch; weights are kept in float32 for either precision.
 
@@ -46,9 +62,7 @@ class OpenVinoConverter(Converter[Any]):
 
     def __init__(self, ov: Any, precision: str, threads: int | None) -> None:
         self.ov, self.precision, self.threads = ov, precision, threads
-        self.core = ov.Core()
-        # A mapped file could not be replaced on Windows.
-        self.core.set_property({"ENABLE_MMAP": False})
+        self.core = core()
         self.version = f"openvino {ov.__version__}, torch {torch.__version__}"
         self.name = f"openvino {ov.__version__.split('-')[0]} {precision} on cpu"
 
@@ -110,7 +124,7 @@ def build(cfg: dict[str, Any], source: Source) -> Runtime:
         ov = import_openvino()
     except ImportError as error:
         raise missing("openvino", "openvino", error) from error
-    fast_bf16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    fast_bf16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if wanted == "bf16" and not fast_bf16:
         raise UserError(
             "runtime.precision=bf16: this CPU has no bfloat16 instructions (AMX or AVX512-BF16). "
