@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
-import hashlib
 import os
 import pickle
 from pathlib import Path
@@ -129,13 +128,3 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(found, int) or found > FORMAT:
         raise UserError(f"{path} has format {found}, this version reads up to {FORMAT}: upgrade.")
     return content
-
-
-def file_hash(path: Path) -> str:
-    """Return the sha256 of a file, hex."""
-    with open(path, "rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else hashlib.sha256(file.read()).hexdigest()
-        )

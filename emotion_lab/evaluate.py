@@ -37,6 +37,7 @@ def evaluate(cfg: DictConfig) -> float:
     from emotion_lab import checkpoint as ckpt
     from emotion_lab.evaluation.judge import judge, write_json
     from emotion_lab.evaluation.scores import report_text
+    from emotion_lab.files import file_hash
     from emotion_lab.training.fit import quiet
     from emotion_lab.training.hardware import choose_accelerator, git_commit, hardware, versions
 
@@ -63,7 +64,7 @@ def evaluate(cfg: DictConfig) -> float:
         {
             split: scores,
             "checkpoint": str(file),
-            "checkpoint_sha256": ckpt.file_hash(file),
+            "checkpoint_sha256": file_hash(file),
             "commit": git_commit(),
             "hardware": hardware(device),
             "versions": versions(),

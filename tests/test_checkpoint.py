@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from emotion_lab import checkpoint as ckpt
 from emotion_lab.errors import UserError
+from emotion_lab.files import file_hash
 
 GOOD = {
     ckpt.CARD: {"format": ckpt.FORMAT, "classes": ["happy", "sad"], "mean": [0.5], "none": None},
@@ -50,7 +51,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         assert content[key] == GOOD[key]
     assert content["optimizer"]["betas"] == (0.9, 0.999)
     assert os.listdir(path.parent) == ["a b.ckpt"]
-    assert ckpt.file_hash(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert file_hash(path) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize(

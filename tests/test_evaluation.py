@@ -21,6 +21,7 @@ from emotion_lab.evaluation import ledger
 from emotion_lab.evaluation.judge import judge, match_classes
 from emotion_lab.evaluation.predict import Predictions, predict
 from emotion_lab.evaluation.scores import report_text, score
+from emotion_lab.files import file_hash
 from emotion_lab.labels import EMOTIONS
 from emotion_lab.models.base import build_model
 from emotion_lab.training.fit import make_card
@@ -206,7 +207,7 @@ def test_opening_test_writes_one_line(
     (line,) = [json.loads(text) for text in place.read_text().splitlines()]
     assert line["n"] == scores["n"] and line["accuracy"] == scores["accuracy"]
     assert line["fingerprint"] == scores["fingerprint"]["hash"]
-    assert line["checkpoint"] == ckpt.file_hash(checkpoint)
+    assert line["checkpoint"] == file_hash(checkpoint)
     assert line["config"] == ledger.config_hash(cfg) and line["run"] == str(tmp_path)
     assert "test split opened: 0 times before, 1 configurations" in capsys.readouterr().out
     judge(checkpoint, cfg["data"], "test", tmp_path, "cpu", place)

@@ -16,6 +16,7 @@ import torch
 from emotion_lab import checkpoint as ckpt
 from emotion_lab.errors import UserError
 from emotion_lab.evaluation.finish import finish
+from emotion_lab.files import file_hash
 from emotion_lab.losses import LOSSES, build_loss
 from emotion_lab.models import MODELS, build_model
 from emotion_lab.models.restore import restore
@@ -122,7 +123,7 @@ def test_run_folder(tiny: Tiny, tmp_path: Path) -> None:
     assert len(lines) == 1
     line = json.loads(lines[0])
     assert line["n"] == metrics["test"]["n"] and line["accuracy"] == metrics["test"]["accuracy"]
-    assert line["checkpoint"] == ckpt.file_hash(run / "checkpoints" / "best.ckpt")
+    assert line["checkpoint"] == file_hash(run / "checkpoints" / "best.ckpt")
     card = ckpt.read(run / "checkpoints" / "best.ckpt")[ckpt.CARD]
     assert card["classes"][3] == "happy" and card["fingerprints"]["val"]["n"] == 8
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from emotion_lab.data.fer_csv import SIZE, Arrays
+from emotion_lab.files import cache_root
 from emotion_lab.labels import EMOTIONS
 
 #: Raise it when the files below change meaning.
@@ -59,12 +60,10 @@ def folders(source: Path) -> list[Path]:
     """
     stat = source.stat()
     key = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "format": FORMAT}
-    spare = os.environ.get("EMOTION_LAB_CACHE")
-    spare_root = Path(spare).expanduser() if spare else Path.home() / ".cache" / "emotion_lab"
     # Files of many folders share the spare root, so their path belongs to the name there.
     return [
         source.parent / ".emotion_lab_cache" / _name(source, key),
-        spare_root / _name(source, {**key, "path": str(source.resolve())}),
+        cache_root() / _name(source, {**key, "path": str(source.resolve())}),
     ]
 
 

@@ -14,6 +14,7 @@ from emotion_lab import checkpoint
 from emotion_lab.data.transforms import Fit
 from emotion_lab.deploy.base import DEFAULTS, RUNTIMES, WORDS, Runtime, Source
 from emotion_lab.errors import UserError, unknown
+from emotion_lab.files import file_hash
 from emotion_lab.models.base import InputSpec
 
 #: Batches of 1 to this many faces are run before the first real one, within :data:`WARM_S`.
@@ -121,7 +122,7 @@ def _describe(path: Path) -> tuple[dict[str, Any], Source]:
         raise UserError(
             f"{path} is damaged: its card is not whole ({type(error).__name__}: {error})."
         ) from None
-    return card, Source(path, checkpoint.file_hash(path), spec, temperature)
+    return card, Source(path, file_hash(path), spec, temperature)
 
 
 def _options(runtime: dict[str, Any] | str, threads: int | None) -> dict[str, Any]:

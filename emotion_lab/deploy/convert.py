@@ -21,6 +21,7 @@ from scipy.special import softmax
 
 from emotion_lab.deploy.base import Runtime, Source, Unusable
 from emotion_lab.errors import UserError
+from emotion_lab.files import cache_root
 from emotion_lab.models.base import EmotionNet, InputSpec
 
 M = TypeVar("M")
@@ -111,16 +112,9 @@ def difference(
     return float(np.abs(both[0] - both[1]).max())
 
 
-def cache_folder() -> Path:
-    """Return where files go that cannot lie beside their checkpoint."""
-    given = os.environ.get("EMOTION_LAB_CACHE")
-    root = Path(given).expanduser() if given else Path.home() / ".cache" / "emotion_lab"
-    return root / "deploy"
-
-
 def _places(source: Source, suffix: str) -> list[Path]:
     """Return where the converted file may lie: beside the checkpoint, else in the cache."""
-    spare = cache_folder() / f"{source.sha256[:16]}{suffix}"
+    spare = cache_root() / "deploy" / f"{source.sha256[:16]}{suffix}"
     return [source.path.with_name(source.path.stem + suffix), spare]
 
 

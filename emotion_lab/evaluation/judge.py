@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,14 @@ from emotion_lab.evaluation import ledger as seal
 from emotion_lab.evaluation import plots
 from emotion_lab.evaluation.predict import Predictions, predict
 from emotion_lab.evaluation.scores import brief, report_text, score
+from emotion_lab.files import write_whole
 from emotion_lab.models.base import EmotionNet
 from emotion_lab.models.restore import restore
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON under a temporary name, then rename it into place."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    """Write JSON, completely or not at all."""
+    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def match_classes(data: EmotionData, classes: list[str], split: str) -> tuple[Split, list[str]]:

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from emotion_lab import checkpoint as ckpt
+from emotion_lab.files import file_hash
 
 
 def config_hash(config: dict[str, Any]) -> str:
@@ -33,7 +33,7 @@ def record(
     line = {
         "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "run": str(run),
-        "checkpoint": ckpt.file_hash(checkpoint),
+        "checkpoint": file_hash(checkpoint),
         "config": config_hash(config),
         "fingerprint": fingerprint["hash"],
         "known_as": fingerprint["known_as"],

@@ -8,12 +8,24 @@ ends where a source reads and begins where a sink writes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from emotion_lab.registry import Registry
+
+
+class Closing(AbstractContextManager):
+    """Something that a ``with`` block closes, also on Ctrl-C."""
+
+    def close(self) -> None:
+        """Free what is held; may be called more than once."""
+        raise NotImplementedError
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 @dataclass

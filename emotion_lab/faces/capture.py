@@ -7,9 +7,8 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
-from types import TracebackType
 
-from emotion_lab.faces.base import Frame
+from emotion_lab.faces.base import Closing, Frame
 
 #: A file is read ahead by at most this many frames and bytes (one frame always fits).
 _AHEAD_FRAMES, _AHEAD_BYTES = 8, 64 * 2**20
@@ -135,7 +134,7 @@ def _pump(reader: Reader, box: _Mailbox, loop: bool, paced: bool) -> None:
         box.end(error)
 
 
-class Source:
+class Source(Closing):
     """An iterator of :class:`Frame`, fed by a thread that starts with the first frame asked for.
 
     Use it in a ``with``: leaving it early, by ``break`` or Ctrl-C, stops the thread. A live
@@ -224,17 +223,6 @@ class Source:
             self._reader.close()
         elif self._thread is not threading.current_thread():
             self._thread.join(_JOIN_S)
-
-    def __enter__(self) -> Source:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_started"):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 
 from emotion_lab.errors import UserError
 from emotion_lab.faces.base import DETECTORS, Detections, Detector
+from emotion_lab.files import cache_root, file_hash, write_whole
 
 #: More candidates than this are cut to the best before suppression, which takes quadratic time.
 MAX_CANDIDATES = 5000
@@ -203,21 +203,6 @@ def collect(
 # --- files --------------------------------------------------------------------------------------
 
 
-def cache_folder() -> Path:
-    """Return where fetched models are kept: $EMOTION_LAB_CACHE, else ~/.cache/emotion_lab."""
-    given = os.environ.get("EMOTION_LAB_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "emotion_lab"
-
-
-def file_hash(path: Path) -> str:
-    """Return the sha256 of a file as 64 hex digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def given_path(cfg: dict[str, Any], key: str, what: str, folder: bool = False) -> Path:
     """Return ``cfg[key]`` as the path of a file that exists.
 
@@ -267,7 +252,7 @@ def find_file(cfg: dict[str, Any], what: str, url: str | None = None, folder: bo
                 f"{sha256[:16]}...). Fetch it again, or set detector.sha256=null to use it."
             )
         return path
-    path = cache_folder() / os.path.basename(url)
+    path = cache_root() / os.path.basename(url)
     if path.is_file() and (not sha256 or file_hash(path) == sha256):
         return path
     return _fetch(url, path, sha256, what)
@@ -293,13 +278,7 @@ def _fetch(url: str, path: Path, sha256: str | None, what: str) -> Path:
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            try:
-                file.write(data)
-                file.close()
-                os.replace(file.name, path)
-            finally:
-                Path(file.name).unlink(missing_ok=True)
+        write_whole(path, data)
     except OSError as error:
         raise UserError(
             f"Cannot write {path}: {error.strerror}. Set EMOTION_LAB_CACHE to a folder with room."

@@ -85,7 +85,7 @@ class Session:
 
     def _wanted(self) -> bool:
         """Ask whether anybody closed the window or pressed q."""
-        stopped = any(getattr(sink, "stopped", False) for sink in self.sinks)
+        stopped = any(sink.stopped for sink in self.sinks)
         return not (self._stop or stopped)
 
     def run(self, every: Callable[[Report], None] | None = None) -> Report:
@@ -116,7 +116,7 @@ class Session:
                     if self.overlay is not None and any(s.wants_picture for s in self.sinks):
                         self.info["fps"] = None if self.source.stills else rate
                         self.info["still"] = self.source.stills
-                        self.info["debug"] = any(getattr(s, "debug", False) for s in self.sinks)
+                        self.info["debug"] = any(s.debug for s in self.sinks)
                         drawn = self.overlay.draw(frame.image, result, self.info)
                     for sink in self.sinks:
                         sink.write(frame, result, drawn)

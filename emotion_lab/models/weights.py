@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from emotion_lab.errors import UserError
+from emotion_lab.files import file_hash
 
 if TYPE_CHECKING:
     from emotion_lab.models.base import Backbone
@@ -276,11 +277,7 @@ def fetch(url: str, sha256: str | None, name: str) -> Path:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     target = folder / file_name
     if target.is_file():
-        with target.open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-        if digest.hexdigest().startswith(sha256.lower()):
+        if file_hash(target).startswith(sha256.lower()):
             return target
     # Connect first, so that nothing is left behind where there is no network.
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 import shlex
 import signal
 import sys
@@ -15,6 +15,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 
 from emotion_lab.errors import UserError
+from emotion_lab.files import write_whole
 from emotion_lab.training.module import EmotionModule
 
 
@@ -114,14 +115,12 @@ class History(L.Callback):
         )
 
     def write(self) -> None:
-        """Write all rows anew, under a temporary name first."""
-        path = self.folder / "history.csv"
-        temporary = path.with_suffix(".csv.tmp")
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(self.rows[0]))
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(temporary, path)
+        """Write all rows anew, completely or not at all."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(self.rows[0]))
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_whole(self.folder / "history.csv", text.getvalue().encode())
 
     def state_dict(self) -> dict[str, Any]:
         """Return rows, seconds and the best value so far."""

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import TypeVar
 
 import cv2
 import numpy as np
 
 from emotion_lab.errors import UserError
-from emotion_lab.faces.base import Frame, FrameResult
+from emotion_lab.faces.base import Closing, Frame, FrameResult
+from emotion_lab.files import write_whole
 
-S = TypeVar("S", bound="Sink")
 
-
-class Sink:
+class Sink(Closing):
     """Takes every frame of a run, in order. A ``with`` block closes it, also on Ctrl-C.
 
     Attributes:
         wants_picture: Whether ``drawn`` must be given; where no sink wants one, none is drawn.
+        stopped: Whether the user asked this sink for an end.
+        debug: Whether the user asked it for details on the picture.
     """
 
     wants_picture = False
+    stopped = False
+    debug = False
 
     def write(self, frame: Frame, result: FrameResult, drawn: np.ndarray | None) -> None:
         """Take a frame.
@@ -42,17 +42,6 @@ class Sink:
 
     def close(self) -> None:
         """Finish what was begun; may be called more than once."""
-
-    def __enter__(self: S) -> S:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def new_file(path: str | Path, overwrite: bool = False) -> Path:
@@ -81,29 +70,16 @@ def failed(path: Path, error: OSError, kept: str) -> UserError:
     )
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
     """Write a file so that it is there completely or not at all.
 
     Raises:
         UserError: If it cannot be written.
     """
-    temporary = None
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(data)
-        # mkstemp lets nobody else read; a result is as open as any other file of the user's.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        os.replace(temporary, path)
+        write_whole(path, data)
     except OSError as error:
         raise failed(path, error, "Nothing was written.") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
@@ -115,4 +91,4 @@ def write_png(path: Path, image: np.ndarray) -> None:
     done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not done:
         raise UserError(f"OpenCV could not turn a picture of {image.shape} into {path.name}.")
-    write_whole(path, data.tobytes())
+    write_file(path, data.tobytes())

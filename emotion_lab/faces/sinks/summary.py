@@ -13,7 +13,7 @@ import numpy as np
 from emotion_lab.errors import UserError
 from emotion_lab.faces.base import Frame, FrameResult
 from emotion_lab.faces.draw import UNCERTAIN, class_colours
-from emotion_lab.faces.sinks.base import Sink, new_file, write_whole
+from emotion_lab.faces.sinks.base import Sink, new_file, write_file
 
 #: A frame counts until the next one, but no longer than this (a pause, a camera unplugged).
 MAX_FRAME_S = 1.0
@@ -129,8 +129,8 @@ class SummarySink(Sink):
             return
         self._closed = True
         self._count()
-        write_whole(self.table, self._csv().encode())
-        write_whole(self.picture, self._png())
+        write_file(self.table, self._csv().encode())
+        write_file(self.picture, self._png())
 
     def _csv(self) -> str:
         names = [*self.classes, "uncertain"]

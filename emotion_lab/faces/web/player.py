@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 
-from emotion_lab.faces.base import Frame
+from emotion_lab.faces.base import Closing, Frame
 from emotion_lab.faces.capture import Source
 
 #: How long a photo of a folder is shown.
@@ -18,7 +17,7 @@ _LATE_S = 0.5
 _TICK_S = 0.25
 
 
-class Player:
+class Player(Closing):
     """Hands out the frames of a source when their time has come.
 
     A file loses no frame, not even over a pause; its frames count as captured when they are due,
@@ -68,17 +67,6 @@ class Player:
         """Stop and free the device or file, even where it gives no frames."""
         self.stop()
         self._source.close()
-
-    def __enter__(self) -> Player:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __iter__(self) -> Player:
         return self
