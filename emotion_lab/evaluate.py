@@ -49,7 +49,7 @@ def evaluate(cfg: DictConfig) -> float:
     device = choose_accelerator(plain["trainer"]["accelerator"])
     split = plain["split"]
     print(f"checkpoint: {file} (epoch {card['epoch'] + 1}, {card['config']['model']['name']})")
-    scores = judge(
+    judged = judge(
         file,
         data_config(plain, card),
         split,
@@ -59,6 +59,7 @@ def evaluate(cfg: DictConfig) -> float:
         plain["tta"],
         foreign=plain["data"]["name"] != "checkpoint",
     )
+    scores = judged.scores
     write_json(
         run_dir / "metrics.json",
         {

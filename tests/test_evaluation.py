@@ -147,10 +147,11 @@ def test_classes_are_matched_by_name(cfg: dict[str, Any]) -> None:
 def test_judging_twice_gives_the_same(
     cfg: dict[str, Any], checkpoint: Path, tmp_path: Path
 ) -> None:
-    results = [judge(checkpoint, cfg["data"], "val", tmp_path, "cpu") for _ in range(2)]
+    results = [judge(checkpoint, cfg["data"], "val", tmp_path, "cpu").scores for _ in range(2)]
     assert results[0] == results[1]
     scores = results[0]
-    other = judge(checkpoint, {**cfg["data"], "batch_size": 3}, "val", tmp_path, "cpu")
+    small = {**cfg["data"], "batch_size": 3}
+    other = judge(checkpoint, small, "val", tmp_path, "cpu").scores
     assert other["confusion"] == scores["confusion"]
     assert other["loss"] == pytest.approx(scores["loss"], abs=1e-5)
     assert scores["classes"] == NAMES[::-1]
@@ -203,7 +204,7 @@ def test_opening_test_writes_one_line(
     place = tmp_path / "deep" / "ledger.jsonl"
     judge(checkpoint, cfg["data"], "val", tmp_path, "cpu", place)
     assert not place.exists()
-    scores = judge(checkpoint, cfg["data"], "test", tmp_path, "cpu", place)
+    scores = judge(checkpoint, cfg["data"], "test", tmp_path, "cpu", place).scores
     (line,) = [json.loads(text) for text in place.read_text().splitlines()]
     assert line["n"] == scores["n"] and line["accuracy"] == scores["accuracy"]
     assert line["fingerprint"] == scores["fingerprint"]["hash"]

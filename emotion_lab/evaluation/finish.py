@@ -26,7 +26,7 @@ def finish(cfg: dict[str, Any], run_dir: Path, fitted: Fitted) -> float:
     results: dict[str, Any] = {}
     texts = []
     for split in splits:
-        results[split] = judge(best, cfg["data"], split, run_dir, device, ledger)
+        results[split] = judge(best, cfg["data"], split, run_dir, device, ledger).scores
         texts.append(report_text(results[split], split))
     (run_dir / "classification_report.txt").write_text("\n".join(texts), encoding="utf-8")
     metrics = {

@@ -16,10 +16,10 @@ from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.errors import UserError
 from emotion_lab.evaluation import ledger as seal
 from emotion_lab.evaluation import plots
-from emotion_lab.evaluation.predict import Predictions, predict
+from emotion_lab.evaluation.judged import Judged
+from emotion_lab.evaluation.predict import predict
 from emotion_lab.evaluation.scores import brief, report_text, score
 from emotion_lab.files import write_whole
-from emotion_lab.models.base import EmotionNet
 from emotion_lab.models.restore import restore
 
 
@@ -71,7 +71,7 @@ def judge(
     ledger: Path | None = None,
     tta: str = "none",
     foreign: bool = False,
-) -> dict[str, Any]:
+) -> Judged:
     """Score a checkpoint on one split; opening ``test`` writes the ledger.
 
     Args:
@@ -85,7 +85,7 @@ def judge(
         foreign: Whether this is other data than the checkpoint was trained on.
 
     Returns:
-        The scores (see :func:`emotion_lab.evaluation.scores.score`) with ``fingerprint``.
+        The predictions, the scores, and all that belongs to them.
 
     Raises:
         UserError: For a bad checkpoint, missing data or split, or a ledger that cannot be written.
@@ -98,16 +98,18 @@ def judge(
     data = EmotionData(data_cfg, (split,), card["seed"], carve=not foreign)
     part, notes = match_classes(data, card["classes"], split)
     data.source.classes, data.source.splits[split] = list(card["classes"]), part
-    for note in [*data.source.notes, *notes]:
-        print(f"  {note}")
+    notes = [*data.source.notes, *notes]
     data.prepare_for(card["input"]["image_size"], card["input"]["channels"])
     fingerprint = data.fingerprints()[split]
     seen = card.get("fingerprints", {}).get(split)
     if not foreign and seen is not None and seen["hash"] != fingerprint["hash"]:
-        print(
-            f"  warning: {split} is not what the run saw ({fingerprint['n']} images, then "
+        notes.append(
+            f"warning: {split} is not what the run saw ({fingerprint['n']} images, then "
             f"{seen['n']}): images it was trained on may be among them"
         )
+    for note in notes:
+        print(f"  {note}")
+    before: list[dict[str, Any]] = []
     if split == "test" and ledger is not None:
         before = seal.openings(ledger, fingerprint["hash"])
         configs = {line.get("config") for line in before} | {seal.config_hash(card["config"])}
@@ -126,35 +128,27 @@ def judge(
     scores["fingerprint"] = fingerprint
     if len(part) > scores["n"]:
         scores["skipped"] = len(part) - scores["n"]
-        print(f"  {scores['skipped']} images could not be read and are left out")
+        notes.append(f"{scores['skipped']} images could not be read and are left out")
+        print(f"  {notes[-1]}")
     for name, labels in part.opinions.items():
         scores.setdefault("by_labels", {})[name] = brief(predictions, labels)
-    save_results(run_dir, split, data, predictions, scores, net)
-    return scores
+    fit = data.dataset(split).fit
+    judged = Judged(
+        net, card, split, part, predictions, scores, fit, device, foreign, notes, before
+    )
+    save_results(run_dir, judged)
+    return judged
 
 
-def save_results(
-    run_dir: Path,
-    split: str,
-    data: EmotionData,
-    predictions: Predictions,
-    scores: dict[str, Any],
-    net: EmotionNet,
-) -> None:
+def save_results(run_dir: Path, judged: Judged) -> None:
     """Write predictions, report, confusion matrix and a grid of samples."""
-    classes, part = scores["classes"], data.split(split)
-    probabilities = predictions.probabilities
+    split, classes, scores = judged.split, judged.classes, judged.scores
+    probabilities, predicted, labels = judged.probabilities, judged.predicted, judged.labels
     with open(run_dir / f"predictions_{split}.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "true", "predicted", *(f"p_{name}" for name in classes)])
-        for row, label, position in zip(
-            probabilities.tolist(),
-            predictions.labels.tolist(),
-            predictions.positions.tolist(),
-            strict=True,
-        ):
-            best = max(range(len(row)), key=row.__getitem__)
-            names = (part.names[position], classes[label], classes[best])
+        for i, row in enumerate(probabilities.tolist()):
+            names = (judged.name(i), classes[labels[i]], classes[predicted[i]])
             writer.writerow([*names, *(f"{p:.8g}" for p in row)])
     (run_dir / f"classification_report_{split}.txt").write_text(
         report_text(scores, split), encoding="utf-8"
@@ -162,16 +156,12 @@ def save_results(
     title = f"{split}: n = {scores['n']}, accuracy {scores['accuracy']:.2%}"
     plots.confusion(scores, run_dir / f"confusion_{split}.png", title)
     generator = torch.Generator().manual_seed(0)
-    chosen = torch.randperm(len(predictions.labels), generator=generator)[:32].tolist()
-    dataset = data.dataset(split)
-    guesses = predictions.logits.argmax(1)
-    images = [dataset.fit(part.image(int(predictions.positions[index]))) for index in chosen]
-    captions, right = [], []
-    for index in chosen:
-        true, guess = int(predictions.labels[index]), int(guesses[index])
-        captions.append(
-            f"{classes[guess]} {probabilities[index, guess]:.0%}"
-            + ("" if true == guess else f"\n(is {classes[true]})")
-        )
-        right.append(true == guess)
+    chosen = torch.randperm(len(labels), generator=generator)[:32].tolist()
+    right = [bool(labels[i] == predicted[i]) for i in chosen]
+    captions = [
+        f"{classes[predicted[i]]} {probabilities[i, predicted[i]]:.0%}"
+        + ("" if good else f"\n(is {classes[labels[i]]})")
+        for i, good in zip(chosen, right, strict=True)
+    ]
+    images = [judged.image(i) for i in chosen]
     plots.samples(images, captions, right, run_dir / f"samples_{split}.png")
