@@ -267,11 +267,14 @@ def test_ctrl_c_keeps_everything(run: Path, clip: Path, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    until = time.monotonic() + 90
-    while time.monotonic() < until and not (log.exists() and log.read_text().count("\n") > 10):
-        time.sleep(0.1)
-    os.kill(process.pid, signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    try:
+        until = time.monotonic() + 90
+        while time.monotonic() < until and not (log.exists() and log.read_text().count("\n") > 10):
+            time.sleep(0.1)
+        os.kill(process.pid, signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     rows = _rows(log)

@@ -176,9 +176,12 @@ def test_a_stopped_run_leaves_whole_lines_and_a_video_that_plays(
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
-    assert process.stdout is not None and process.stdout.readline() == b"going\n"
-    process.send_signal(kind)
-    process.wait(timeout=60)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"going\n"
+        process.send_signal(kind)
+        process.wait(timeout=60)
+    finally:
+        process.kill()
     rows = lines(log)
     assert len(rows) >= 20 and [row["frame"] for row in rows] == [*range(len(rows))]
     assert log.read_bytes().endswith(b"}\n")
