@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from emotion_lab import config
+from emotion_lab import checks, config
 from emotion_lab.errors import UserError
 
 
@@ -22,11 +22,9 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     if cfg.what == "live" and cfg.ckpt is None:
         raise UserError("ckpt is missing: what=live measures with a checkpoint, ckpt=<path>.")
     paths = {"data.path": cfg.data.path, "ckpt": cfg.ckpt, "clip": cfg.clip, "photo": cfg.photo}
-    for key, path in paths.items():
-        if path is not None and not Path(str(path)).exists():
-            raise UserError(f"{key}={path} does not exist. Set {key}=<an existing file or folder>.")
+    checks.check_exist(paths)
     if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
-        config.check_folder(str(cfg.hydra.run.dir))
+        checks.check_folder(str(cfg.hydra.run.dir))
     return []
 
 

@@ -220,54 +220,6 @@ def plain(cfg: Any) -> Any:
     return OmegaConf.to_container(cfg, resolve=True)
 
 
-def check_folder(folder: str | Path) -> None:
-    """Make sure that a run folder can be made, without making it.
-
-    Raises:
-        UserError: If it cannot.
-    """
-    place = Path(folder).absolute()
-    above = next(p for p in (place, *place.parents) if p.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise UserError(
-            f"cannot make the run folder {folder}: {above} is no folder that can be written. "
-            "Set hydra.run.dir=<folder>."
-        )
-
-
-def check_apart(inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
-    """Refuse to write over what is read, or two results into one file.
-
-    Raises:
-        UserError: Naming the two keys.
-    """
-    seen: dict[Path, str] = {}
-    for key, value in {**inputs, **outputs}.items():
-        if value is None:
-            continue
-        path = Path(str(value)).expanduser().resolve()
-        if path in seen and key in outputs:
-            raise UserError(f"{key} and {seen[path]} are the same file, {value}: name another.")
-        seen.setdefault(path, key)
-
-
-def check_appendable(ledger: Path) -> None:
-    """Make sure that a line can be added to the test ledger, before anything long or sealed.
-
-    Raises:
-        UserError: If it cannot.
-    """
-    try:
-        ledger.parent.mkdir(parents=True, exist_ok=True)
-        with open(ledger, "a", encoding="utf-8"):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"the test ledger {ledger} cannot be written ({error.strerror}); the test split stays "
-            "closed. Set ledger=<file>."
-        ) from None
-
-
 def _guarded(
     entry: str, task: Callable[[DictConfig], Any], full: bool, multirun: bool
 ) -> Callable[[DictConfig], Any]:

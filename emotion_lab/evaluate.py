@@ -7,18 +7,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from emotion_lab import config
-from emotion_lab.errors import UserError
+from emotion_lab import checks, config
 
 
 def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check what is cheap to check, before Hydra makes the run folder."""
-    if cfg.ckpt is None:
-        raise UserError("ckpt is missing: give a checkpoint or a run folder, ckpt=<path>.")
-    if not Path(cfg.ckpt).exists():
-        raise UserError(f"no such checkpoint: {cfg.ckpt}. Give a .ckpt file or a run folder.")
+    checks.check_checkpoint(cfg.ckpt)
     if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
-        config.check_folder(str(cfg.hydra.run.dir))
+        checks.check_folder(str(cfg.hydra.run.dir))
     return []
 
 

@@ -8,22 +8,19 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from emotion_lab import config
+from emotion_lab import checks, config
 from emotion_lab.errors import UserError
 
 
 def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check what is cheap to check, before Hydra makes the run folder."""
-    if cfg.ckpt is None:
-        raise UserError("ckpt is missing: give a checkpoint or a run folder, ckpt=<path>.")
-    if not Path(str(cfg.ckpt)).exists():
-        raise UserError(f"no such checkpoint: {cfg.ckpt}. Give a .ckpt file or a run folder.")
-    config.check_apart({"source": cfg.source, "ckpt": cfg.ckpt}, {"save": cfg.save, "log": cfg.log})
+    checks.check_checkpoint(cfg.ckpt)
+    checks.check_apart({"source": cfg.source, "ckpt": cfg.ckpt}, {"save": cfg.save, "log": cfg.log})
     for key in ("save", "log"):
         path = cfg[key]
         if path is not None and Path(str(path)).is_file() and not cfg.overwrite:
             raise UserError(f"{key}={path} exists already: name another or set overwrite=true.")
-    config.check_folder(str(cfg.hydra.run.dir))
+    checks.check_folder(str(cfg.hydra.run.dir))
     return []
 
 

@@ -6,17 +6,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from emotion_lab import config
+from emotion_lab import checks, config
 from emotion_lab.command_line import quote
 from emotion_lab.errors import UserError
 
 
 def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check what is cheap to check, before Hydra makes the run folder."""
-    if cfg.ckpt is None:
-        raise UserError("ckpt is missing: give a checkpoint or a run folder, ckpt=<path>.")
-    if not Path(str(cfg.ckpt)).exists():
-        raise UserError(f"no such checkpoint: {cfg.ckpt}. Give a .ckpt file or a run folder.")
+    checks.check_checkpoint(cfg.ckpt)
     if cfg.source is None:
         raise UserError("source is missing: give an image, a folder or a clip, source=<path>.")
     name = str(cfg.source)
@@ -29,8 +26,8 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
             "or set overwrite=true."
         )
     outputs = {"out": folder / "predictions.jsonl", "save": cfg.save}
-    config.check_apart({"source": cfg.source, "ckpt": cfg.ckpt}, outputs)
-    config.check_folder(folder)
+    checks.check_apart({"source": cfg.source, "ckpt": cfg.ckpt}, outputs)
+    checks.check_folder(folder)
     return [] if cfg.out is None else [f"hydra.run.dir={quote(str(cfg.out))}"]
 
 

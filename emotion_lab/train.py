@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from emotion_lab import config
+from emotion_lab import checks, config
 from emotion_lab.command_line import quote
 from emotion_lab.errors import UserError
 
@@ -71,13 +71,9 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     # data.download=true may name a folder that is still to be made.
     path = None if cfg.data.get("download") else cfg.data.path
     paths = {"data.path": path, "data.votes": cfg.data.votes, "model.weights": cfg.model.weights}
-    for key, value in paths.items():
-        if value is not None and not Path(str(value)).expanduser().exists():
-            raise UserError(
-                f"{key}={value} does not exist. Set {key}=<an existing file or folder>."
-            )
+    checks.check_exist(paths)
     if cfg.test:
-        config.check_appendable(Path(str(cfg.ledger)))
+        checks.check_appendable(Path(str(cfg.ledger)))
     if not multirun:
         run = Path(str(hydra_cfg.run.dir))
         if (run / "checkpoints" / "last.ckpt").exists():
@@ -85,7 +81,7 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
                 f"{run} already holds a run: go on with resume='{run}', "
                 "or choose another hydra.run.dir."
             )
-        config.check_folder(run)
+        checks.check_folder(run)
     return []
 
 

@@ -84,3 +84,25 @@ def command(*arguments: str, module: str = "emotion_lab.train", cwd: Path) -> An
         text=True,
         timeout=200,
     )
+
+
+def make_checkpoint(cfg: dict[str, Any], path: Path, classes: list[str], seed: int = 0) -> Path:
+    """Write an untrained network as a run would have left it; its answers differ by image."""
+    import torch
+
+    from emotion_lab import checkpoint as ckpt
+    from emotion_lab.data.datamodule import EmotionData
+    from emotion_lab.models.base import build_model
+    from emotion_lab.training.fit import make_card
+
+    torch.manual_seed(seed)
+    data = EmotionData(cfg["data"], ("val",))
+    net, spec = build_model(cfg["model"], len(classes))
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.weight, 1, 0.3)
+    torch.nn.init.normal_(net.backbone.net.classifier.weight, 0, 2)
+    card = {**make_card(cfg, data, spec, data.fingerprints()), "epoch": 0, "classes": classes}
+    state = {f"model.{key}": value for key, value in net.state_dict().items()}
+    ckpt.write(path, {"state_dict": state, ckpt.CARD: card})
+    return path

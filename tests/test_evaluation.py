@@ -12,7 +12,6 @@ import pytest
 import torch
 from sklearn import metrics
 
-from emotion_lab import checkpoint as ckpt
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.errors import UserError
 from emotion_lab.evaluate import data_config
@@ -23,9 +22,8 @@ from emotion_lab.evaluation.predict import Predictions, predict
 from emotion_lab.evaluation.scores import report_text, score
 from emotion_lab.files import file_hash
 from emotion_lab.labels import EMOTIONS
-from emotion_lab.models.base import build_model
-from emotion_lab.training.fit import make_card
-from tests.conftest import TINY, composed
+from emotion_lab.models.restore import restore
+from tests.conftest import TINY, composed, make_checkpoint
 
 NAMES = list(EMOTIONS)
 
@@ -111,19 +109,8 @@ def cfg() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def checkpoint(cfg: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an untrained network as a run would have left it; its classes are turned round."""
-    torch.manual_seed(0)
-    data = EmotionData(cfg["data"], ("val",))
-    net, spec = build_model(cfg["model"], 7)
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(module.weight, 1, 0.3)
-    torch.nn.init.normal_(net.backbone.net.classifier.weight, 0, 2)
-    card = {**make_card(cfg, data, spec, data.fingerprints()), "epoch": 0}
-    card["classes"] = NAMES[::-1]
-    state = {f"model.{key}": value for key, value in net.state_dict().items()}
     path = tmp_path_factory.mktemp("run") / "checkpoints" / "best.ckpt"
-    ckpt.write(path, {"state_dict": state, ckpt.CARD: card})
-    return path
+    return make_checkpoint(cfg, path, NAMES[::-1])
 
 
 def test_classes_are_matched_by_name(cfg: dict[str, Any]) -> None:
@@ -175,7 +162,7 @@ def test_judging_twice_gives_the_same(
 
 
 def test_predict_leaves_the_network_in_eval_mode(cfg: dict[str, Any], checkpoint: Path) -> None:
-    net, card = judging.restore(checkpoint)
+    net, card = restore(checkpoint)
     net.train()
     data = EmotionData(cfg["data"], ("val",))
     data.prepare_for(32, 1)
@@ -232,15 +219,14 @@ def test_without_a_ledger_the_test_split_stays_closed(
 
 
 def test_the_ledger_counts_openings_of_one_test_set(tmp_path: Path) -> None:
-    place, file = tmp_path / "ledger.jsonl", tmp_path / "a.ckpt"
-    file.write_bytes(b"x")
+    place = tmp_path / "ledger.jsonl"
     assert ledger.openings(place, "aa") == []
     prints = {"hash": "aa", "known_as": None, "n": 3}
     for config in ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 2, "b": 2}):
-        ledger.record(place, tmp_path, file, config, prints, 0.5)
+        ledger.record(place, tmp_path, "c0ffee", config, prints, 0.5)
     with open(place, "a", encoding="utf-8") as stream:
         stream.write('torn line {"fing\n[1]\n3\n')
-    ledger.record(place, tmp_path, file, {}, {**prints, "hash": "bb"}, 0.5)
+    ledger.record(place, tmp_path, "c0ffee", {}, {**prints, "hash": "bb"}, 0.5)
     found = ledger.openings(place, "aa")
     assert len(found) == 3 and len({line["config"] for line in found}) == 2
     assert len(ledger.openings(place, "bb")) == 1

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import torch
 
+from emotion_lab import checkpoint as ckpt
 from emotion_lab.benchmarks.timing import in_turn, summary
 from emotion_lab.data.synthetic_video import render_video
-from emotion_lab.errors import UserError
 from emotion_lab.faces import build
 from emotion_lab.faces.base import Frame
 from emotion_lab.faces.pipeline import Pipeline
@@ -209,12 +209,8 @@ def bench(cfg: dict[str, Any], smoothing: dict[str, Any]) -> dict[str, Any]:
     """Measure; ``cfg`` is the composed ``bench`` config, ``smoothing`` every smoother's config.
 
     Raises:
-        UserError: If there is no checkpoint, clip or photo to measure with.
+        UserError: For a bad checkpoint, clip or photo.
     """
-    if cfg["ckpt"] is None:
-        raise UserError("ckpt is missing: what=live measures with a checkpoint, ckpt=<path>.")
-    from emotion_lab import checkpoint as ckpt
-
     net, _ = restore(ckpt.find(cfg["ckpt"]))
     seed = seed_way(net.eval())
     first = build.build_pipeline(cfg, stills=False)

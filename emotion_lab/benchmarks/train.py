@@ -13,14 +13,11 @@ import torch
 
 from emotion_lab.benchmarks import data as reading
 from emotion_lab.benchmarks import plain
-from emotion_lab.benchmarks.timing import peak_of, per_second, summary
-from emotion_lab.data.datamodule import EmotionData
-from emotion_lab.losses import build_loss
+from emotion_lab.benchmarks.timing import calls, peak_of, per_second, summary
 from emotion_lab.models.base import EmotionNet, InputSpec, build_model, input_spec
 from emotion_lab.training.callbacks import Place
-from emotion_lab.training.fit import compile_backbone, quiet
+from emotion_lab.training.fit import compile_backbone, make_module, quiet
 from emotion_lab.training.hardware import choose_precision
-from emotion_lab.training.module import EmotionModule
 from emotion_lab.training.optim import build_optimizer
 
 
@@ -57,23 +54,6 @@ class InTurn(L.Callback):
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def build_module(cfg: dict[str, Any], data: EmotionData) -> EmotionModule:
-    """Return our module as training would make it."""
-    net, _ = build_model(cfg["model"], len(data.classes))
-    weights, counts = data.weights(), data.counts()
-    criterion = build_loss(
-        cfg["loss"], len(data.classes), [float(w) for w in weights], [int(n) for n in counts]
-    )
-    module = EmotionModule(net, criterion, cfg, {"classes": data.classes})
-    module.augment = reading.augmenter(cfg, net.spec)
-    module.channels_last = net.backbone.conv
-    if module.channels_last:
-        net.to(memory_format=torch.channels_last)
-    if cfg["model"]["compile"]:
-        compile_backbone(net)
-    return module
 
 
 def ceiling(
@@ -135,7 +115,8 @@ def bench(cfg: dict[str, Any], device: str, overrides: list[str]) -> dict[str, A
     batch_size = cfg["data"]["batch_size"]
     steps = cfg["images"] // batch_size
     precision = choose_precision(cfg["trainer"]["precision"], device)
-    module = build_module(cfg, data)
+    net, _ = build_model(cfg["model"], len(data.classes))
+    module = make_module(cfg, data, net, {"classes": data.classes})
     classes = len(data.classes)
     with tempfile.TemporaryDirectory() as folder:
         plain.write_folder(data.split("train"), data.classes, cfg["images"], Path(folder))
@@ -145,9 +126,7 @@ def bench(cfg: dict[str, Any], device: str, overrides: list[str]) -> dict[str, A
         if cfg["model"]["compile"]:
             compile_backbone(alone)
         ready = ceiling(cfg, alone, spec, device, precision, classes)
-        timer = InTurn(
-            steps * batch_size, {"plain": lambda: next(slow), "ceiling": lambda: next(ready)}
-        )
+        timer = InTurn(steps * batch_size, {"plain": calls(slow), "ceiling": calls(ready)})
         trainer = L.Trainer(
             accelerator=device,
             devices=1,

@@ -67,6 +67,7 @@ class Split:
         soft: float32 (N, K) to learn instead of ``labels``, rows sum to 1, or None.
         opinions: Name of a label set -> int64 (N,), -1 where it has no label. Evaluation reports
             every one of them beside ``labels``.
+        votes: int64 (N, K), how many people saw each class, or None.
     """
 
     store: ImageStore
@@ -75,6 +76,7 @@ class Split:
     names: Sequence[str]
     soft: np.ndarray | None = None
     opinions: dict[str, np.ndarray] = field(default_factory=dict)
+    votes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -97,6 +99,7 @@ class Split:
             [self.names[p] for p in positions],
             None if self.soft is None else self.soft[positions],
             {name: labels[positions] for name, labels in self.opinions.items()},
+            None if self.votes is None else self.votes[positions],
         )
 
 
@@ -111,6 +114,7 @@ class Source:
         notes: Lines worth printing (what was skipped, merged, made).
         skipped: Paths of the files that ``on_error: skip`` left out.
         found: Every split the data holds, asked for or not; empty when the loader cannot say.
+        folders: Class name -> what the data calls it; empty where it has no names of its own.
     """
 
     classes: list[str]
@@ -119,6 +123,7 @@ class Source:
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     found: list[str] = field(default_factory=list)
+    folders: dict[str, list[str]] = field(default_factory=dict)
 
 
 #: ``load(cfg, splits) -> Source``; ``cfg`` is the plain dict of the ``data`` group.

@@ -73,11 +73,14 @@ class SplitDataset(Dataset):
 
     def _hold(self) -> np.ndarray | list[np.ndarray | None]:
         """Decode all images: one array (N, H, W, C) where they have one shape, else a list."""
-        first = self._shrunk(0) if len(self) else None
+        if not len(self):
+            return []
+        first = self._shrunk(0)
         if first is None:
-            return [self._shrunk(i) for i in range(len(self))]
+            return [None, *(self._shrunk(i) for i in range(1, len(self)))]
         held = np.empty((len(self), *first.shape), np.uint8)
-        for i in range(len(self)):
+        held[0] = first
+        for i in range(1, len(self)):
             image = self._shrunk(i)
             if image is None or image.shape != first.shape:
                 rest = [self._shrunk(j) for j in range(i + 1, len(self))]

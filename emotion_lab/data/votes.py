@@ -142,6 +142,6 @@ def add_votes(source: Source, cfg: dict) -> Source:
         labels = part.labels if cfg["labels"] == "original" else winner
         soft = shares(votes, labels) if cfg["labels"] == "soft" else None
         opinions = {"original": part.labels, "majority": np.where(agreed, winner, -1)}
-        splits[name] = replace(part, labels=labels, soft=soft, opinions=opinions)
+        splits[name] = replace(part, labels=labels, soft=soft, opinions=opinions, votes=votes)
         notes.append(f"{name}: the majority of the votes disagrees with {changed:,} labels")
     return replace(source, splits=splits, notes=notes)

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from emotion_lab.config import check_appendable
+from emotion_lab.checks import check_appendable
 from emotion_lab.data.base import Split
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.errors import UserError
 from emotion_lab.evaluation import ledger as seal
 from emotion_lab.evaluation import plots
 from emotion_lab.evaluation.judged import Judged
-from emotion_lab.evaluation.predict import predict
+from emotion_lab.evaluation.predict import Predictions, predict
 from emotion_lab.evaluation.scores import brief, report_text, score
-from emotion_lab.files import write_whole
-from emotion_lab.models.restore import restore
+from emotion_lab.files import file_hash, write_whole
+from emotion_lab.models.ensemble import restore_all
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -59,11 +61,78 @@ def match_classes(data: EmotionData, classes: list[str], split: str) -> tuple[Sp
     result.opinions = {
         name: np.where(values >= 0, mapping[values], -1) for name, values in result.opinions.items()
     }
+    if result.votes is not None:
+        known = mapping >= 0
+        votes = np.zeros((len(kept), len(classes)), result.votes.dtype)
+        votes[:, mapping[known]] = result.votes[:, known]
+        result.votes = votes
     return result, notes
 
 
+def identity(checkpoints: Sequence[Path]) -> str:
+    """Return the sha256 of a checkpoint; of several, that of their hashes in any order."""
+    hashes = sorted(file_hash(path) for path in checkpoints)
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def class_mapping(data: EmotionData, classes: list[str], split: str) -> list[dict[str, Any]]:
+    """Say what becomes of every class of the data, in its order.
+
+    Returns:
+        For each class ``from`` (what the data calls it), ``to`` (the checkpoint's class, None
+        where it has none) and ``n``, images in the split.
+    """
+    labels = data.split(split).labels
+    return [
+        {
+            "from": ", ".join(data.source.folders.get(name, [name])),
+            "to": name if name in classes else None,
+            "n": int((labels == index).sum()),
+        }
+        for index, name in enumerate(data.classes)
+    ]
+
+
+def shared_scores(
+    predictions: Predictions, mapping: list[dict[str, Any]], classes: list[str]
+) -> dict[str, Any]:
+    """Score over the classes that data and checkpoint share, and over all images of the data.
+
+    Returns:
+        ``classes`` shared; ``n`` images of them; ``accuracy`` when the network may only answer
+        with these; ``n_all`` and ``accuracy_all`` over every image, those of classes that the
+        checkpoint does not know counted as wrong.
+    """
+    shared = [name for name in classes if name in {row["to"] for row in mapping}]
+    columns = torch.tensor([classes.index(name) for name in shared])
+    restricted = columns[predictions.logits[:, columns].argmax(1)]
+    everything = sum(row["n"] for row in mapping)
+    right = int((predictions.logits.argmax(1) == predictions.labels).sum())
+    return {
+        "classes": shared,
+        "n": len(predictions.labels),
+        "accuracy": float((restricted == predictions.labels).float().mean()),
+        "n_all": everything,
+        "accuracy_all": right / everything,
+    }
+
+
+def unlike(
+    cards: Sequence[dict[str, Any]], split: str, fingerprint: dict[str, Any], foreign: bool
+) -> list[str]:
+    """Return a warning where a checkpoint saw another split of this name when it was trained."""
+    for card in cards if not foreign else ():
+        seen = card.get("fingerprints", {}).get(split)
+        if seen is not None and seen["hash"] != fingerprint["hash"]:
+            return [
+                f"warning: {split} is not what the run saw ({fingerprint['n']} images, then "
+                f"{seen['n']}): images it was trained on may be among them"
+            ]
+    return []
+
+
 def judge(
-    checkpoint: Path,
+    checkpoints: Path | Sequence[Path],
     data_cfg: dict[str, Any],
     split: str,
     run_dir: Path,
@@ -71,11 +140,12 @@ def judge(
     ledger: Path | None = None,
     tta: str = "none",
     foreign: bool = False,
+    weights: Sequence[float] | None = None,
 ) -> Judged:
     """Score a checkpoint on one split; opening ``test`` writes the ledger.
 
     Args:
-        checkpoint: A checkpoint of ours.
+        checkpoints: A checkpoint of ours, or the members of an ensemble.
         data_cfg: The ``data`` group to read.
         split: ``train``, ``val`` or ``test``.
         run_dir: Where the files go: ``predictions_<split>.csv``, the report, the PNGs.
@@ -83,6 +153,7 @@ def judge(
         ledger: The test ledger; needed for ``test``.
         tta: Test-time augmentation, see :mod:`emotion_lab.evaluation.tta`.
         foreign: Whether this is other data than the checkpoint was trained on.
+        weights: Shares of an ensemble's members; None weighs all the same.
 
     Returns:
         The predictions, the scores, and all that belongs to them.
@@ -90,29 +161,30 @@ def judge(
     Raises:
         UserError: For a bad checkpoint, missing data or split, or a ledger that cannot be written.
     """
-    net, card = restore(checkpoint)
+    paths = [checkpoints] if isinstance(checkpoints, Path) else list(checkpoints)
+    net, card = restore_all(paths, weights)
+    members = card.get("members", [card])
     if split == "test":
         if ledger is None:
             raise UserError("the test split is opened only through a ledger")
         check_appendable(ledger)
     data = EmotionData(data_cfg, (split,), card["seed"], carve=not foreign)
+    mapping = class_mapping(data, card["classes"], split) if foreign else []
     part, notes = match_classes(data, card["classes"], split)
     data.source.classes, data.source.splits[split] = list(card["classes"]), part
     notes = [*data.source.notes, *notes]
+    for row in mapping:
+        print(f"  {row['from']} -> {row['to'] or 'left out'} ({row['n']:,} images)")
     data.prepare_for(card["input"]["image_size"], card["input"]["channels"])
     fingerprint = data.fingerprints()[split]
-    seen = card.get("fingerprints", {}).get(split)
-    if not foreign and seen is not None and seen["hash"] != fingerprint["hash"]:
-        notes.append(
-            f"warning: {split} is not what the run saw ({fingerprint['n']} images, then "
-            f"{seen['n']}): images it was trained on may be among them"
-        )
+    notes += unlike(members, split, fingerprint, foreign)
     for note in notes:
         print(f"  {note}")
     before: list[dict[str, Any]] = []
+    config = card["config"] if len(paths) == 1 else {"members": [c["config"] for c in members]}
     if split == "test" and ledger is not None:
         before = seal.openings(ledger, fingerprint["hash"])
-        configs = {line.get("config") for line in before} | {seal.config_hash(card["config"])}
+        configs = {line.get("config") for line in before} | {seal.config_hash(config)}
         print(
             f"test split opened: {len(before)} times before, {len(configs)} configurations in all"
         )
@@ -124,7 +196,7 @@ def judge(
     finally:
         # Also when it fails half-way: an opening is an opening.
         if split == "test" and ledger is not None:
-            seal.record(ledger, run_dir, checkpoint, card["config"], fingerprint, accuracy)
+            seal.record(ledger, run_dir, identity(paths), config, fingerprint, accuracy)
     scores["fingerprint"] = fingerprint
     if len(part) > scores["n"]:
         scores["skipped"] = len(part) - scores["n"]
@@ -132,9 +204,11 @@ def judge(
         print(f"  {notes[-1]}")
     for name, labels in part.opinions.items():
         scores.setdefault("by_labels", {})[name] = brief(predictions, labels)
+    if mapping:
+        scores["shared"] = shared_scores(predictions, mapping, card["classes"])
     fit = data.dataset(split).fit
     judged = Judged(
-        net, card, split, part, predictions, scores, fit, device, foreign, notes, before
+        net, card, split, part, predictions, scores, fit, device, foreign, notes, before, mapping
     )
     save_results(run_dir, judged)
     return judged

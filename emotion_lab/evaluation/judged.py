@@ -11,6 +11,7 @@ from emotion_lab.data.base import Split
 from emotion_lab.data.transforms import Fit
 from emotion_lab.evaluation.predict import Predictions
 from emotion_lab.models.base import EmotionNet
+from emotion_lab.models.ensemble import Ensemble
 
 
 @dataclass
@@ -32,9 +33,10 @@ class Judged:
         foreign: Whether this is other data than the checkpoint was trained on.
         notes: Lines worth showing: what was left out, mapped or skipped.
         openings: Earlier lines of the test ledger for this split; empty unless ``split`` is test.
+        mapping: What became of each class of other data; empty unless ``foreign``.
     """
 
-    net: EmotionNet
+    net: EmotionNet | Ensemble
     card: dict[str, Any]
     split: str
     part: Split
@@ -45,6 +47,7 @@ class Judged:
     foreign: bool = False
     notes: list[str] = field(default_factory=list)
     openings: list[dict[str, Any]] = field(default_factory=list)
+    mapping: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def classes(self) -> list[str]:

@@ -9,8 +9,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from emotion_lab.files import file_hash
-
 
 def config_hash(config: dict[str, Any]) -> str:
     """Return the sha256 (hex) of a config, whatever the order of its keys."""
@@ -21,19 +19,25 @@ def config_hash(config: dict[str, Any]) -> str:
 def record(
     ledger: Path,
     run: Path,
-    checkpoint: Path,
+    checkpoint: str,
     config: dict[str, Any],
     fingerprint: dict[str, Any],
     accuracy: float | None,
 ) -> dict[str, Any]:
     """Append one line: when, run, hashes of checkpoint and config, fingerprint, n, accuracy.
 
-    The accuracy is None where scoring failed after the split was opened.
+    Args:
+        ledger: The file; made where there is none.
+        run: The run folder of whoever opened the split.
+        checkpoint: The hash of what was scored.
+        config: Its config.
+        fingerprint: Of the split.
+        accuracy: None where scoring failed after the split was opened.
     """
     line = {
         "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "run": str(run),
-        "checkpoint": file_hash(checkpoint),
+        "checkpoint": checkpoint,
         "config": config_hash(config),
         "fingerprint": fingerprint["hash"],
         "known_as": fingerprint["known_as"],

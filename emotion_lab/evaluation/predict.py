@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from emotion_lab.evaluation.tta import views
 from emotion_lab.models.base import EmotionNet
+from emotion_lab.models.ensemble import Ensemble
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Predictions:
 
 @torch.inference_mode()
 def predict(
-    net: EmotionNet, loader: DataLoader, device: str, title: str = "", tta: str = "none"
+    net: EmotionNet | Ensemble, loader: DataLoader, device: str, title: str = "", tta: str = "none"
 ) -> Predictions:
     """Run ``net`` over ``loader`` in float32, whatever precision it was trained in.
 

@@ -197,6 +197,33 @@ def compile_backbone(net: EmotionNet) -> None:
         print(f"model: not compiled, {str(error).splitlines()[0]}; going on without")
 
 
+def make_module(
+    cfg: dict[str, Any], data: EmotionData, net: EmotionNet, card: dict[str, Any]
+) -> EmotionModule:
+    """Return what the Trainer trains: loss, augmentation on the device, memory format, compiled.
+
+    Args:
+        cfg: The resolved config.
+        data: With an opened train split.
+        net: Changed in place (memory format, compilation).
+        card: What checkpoints will say of themselves; ``classes`` at least.
+    """
+    weights, counts = data.weights(), data.counts("train")
+    criterion = build_loss(
+        cfg["loss"], len(data.classes), [float(w) for w in weights], [int(n) for n in counts]
+    )
+    module = EmotionModule(net, criterion, cfg, card)
+    if cfg["augment"]["name"] == "device":
+        module.augment = device_augment(cfg["augment"], net)
+    wanted = cfg["trainer"]["channels_last"]
+    module.channels_last = net.backbone.conv if wanted == "auto" else bool(wanted)
+    if module.channels_last:
+        net.to(memory_format=torch.channels_last)
+    if cfg["model"]["compile"]:
+        compile_backbone(net)
+    return module
+
+
 def make_trainer(
     cfg: dict[str, Any], run_dir: Path, history: History, loggers: list[Logger], accelerator: str
 ) -> L.Trainer:
@@ -275,22 +302,8 @@ def fit(cfg: dict[str, Any], run_dir: Path, resume: Path | None = None) -> Fitte
     fingerprints = data.fingerprints()
     if resume is not None:
         check_same_data(ckpt.read(resume)[ckpt.CARD].get("fingerprints", {}), fingerprints)
-    criterion = build_loss(
-        cfg["loss"],
-        len(data.classes),
-        [float(w) for w in data.weights()],
-        [int(n) for n in data.counts("train")],
-    )
     card = make_card(cfg, data, spec, fingerprints)
-    module = EmotionModule(net, criterion, cfg, card)
-    if cfg["augment"]["name"] == "device":
-        module.augment = device_augment(cfg["augment"], net)
-    wanted = cfg["trainer"]["channels_last"]
-    module.channels_last = net.backbone.conv if wanted == "auto" else bool(wanted)
-    if module.channels_last:
-        net.to(memory_format=torch.channels_last)
-    if cfg["model"]["compile"]:
-        compile_backbone(net)
+    module = make_module(cfg, data, net, card)
     # What a killed process was writing when it died; the files themselves are whole.
     for torn in (run_dir / "checkpoints").glob(".*.tmp"):
         torn.unlink(missing_ok=True)

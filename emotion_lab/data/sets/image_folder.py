@@ -370,6 +370,7 @@ def load(cfg: dict, splits: tuple[str, ...]) -> Source:
         skipped.append((path, reason))
 
     source = Source(classes=classes, splits={}, location=str(root), found=found)
+    source.folders = {name: list(folders) for name, folders in listing.folders.items()}
     for name in found:
         if name in splits:
             source.splits[name] = _read_split(listing, name, classes, on_bad)

@@ -1,0 +1,80 @@
+"""Cheap checks of paths, made before a run folder is or anything heavy is imported."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from emotion_lab.errors import UserError
+
+
+def check_checkpoint(ckpt: Any) -> None:
+    """Make sure that ``ckpt=`` names something.
+
+    Raises:
+        UserError: If it is missing or nothing is there.
+    """
+    if ckpt is None:
+        raise UserError("ckpt is missing: give a checkpoint or a run folder, ckpt=<path>.")
+    if not Path(str(ckpt)).exists():
+        raise UserError(f"no such checkpoint: {ckpt}. Give a .ckpt file or a run folder.")
+
+
+def check_exist(paths: dict[str, Any]) -> None:
+    """Make sure that every path that was given is there.
+
+    Raises:
+        UserError: Naming the key.
+    """
+    for key, path in paths.items():
+        if path is not None and not Path(str(path)).expanduser().exists():
+            raise UserError(f"{key}={path} does not exist. Set {key}=<an existing file or folder>.")
+
+
+def check_folder(folder: str | Path) -> None:
+    """Make sure that a run folder can be made, without making it.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    place = Path(folder).absolute()
+    above = next(p for p in (place, *place.parents) if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(
+            f"cannot make the run folder {folder}: {above} is no folder that can be written. "
+            "Set hydra.run.dir=<folder>."
+        )
+
+
+def check_apart(inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+    """Refuse to write over what is read, or two results into one file.
+
+    Raises:
+        UserError: Naming the two keys.
+    """
+    seen: dict[Path, str] = {}
+    for key, value in {**inputs, **outputs}.items():
+        if value is None:
+            continue
+        path = Path(str(value)).expanduser().resolve()
+        if path in seen and key in outputs:
+            raise UserError(f"{key} and {seen[path]} are the same file, {value}: name another.")
+        seen.setdefault(path, key)
+
+
+def check_appendable(ledger: Path) -> None:
+    """Make sure that a line can be added to the test ledger, before anything long or sealed.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    try:
+        ledger.parent.mkdir(parents=True, exist_ok=True)
+        with open(ledger, "a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"the test ledger {ledger} cannot be written ({error.strerror}); the test split stays "
+            "closed. Set ledger=<file>."
+        ) from None
