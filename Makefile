@@ -1,4 +1,4 @@
-# make demo: set up, train on synthetic faces, show the results, watch a generated clip
+# make demo: set up, train on synthetic faces, report, watch a generated clip
 # make test: set up, run the tests
 PYTHON ?= python3
 BIN := .venv/bin
@@ -17,11 +17,12 @@ setup: .venv/.ready
 
 demo: .venv/.ready
 	$(BIN)/python -m emotion_lab.train experiment=demo hydra.run.dir=$(RUN)
+	$(BIN)/python -m emotion_lab.evaluate ckpt=$(RUN) hydra.run.dir=$(RUN)/report
 	$(BIN)/python -m emotion_lab.live ckpt=$(RUN) source=synthetic detector=haar display=none \
 		save=$(RUN)/live.mp4 log=$(RUN)/live.jsonl hydra.run.dir=$(RUN)/live
 
 test: .venv/.ready lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

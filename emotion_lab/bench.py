@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from emotion_lab import checks, config
 from emotion_lab.errors import UserError
@@ -91,13 +91,7 @@ def live_lines(found: dict[str, Any]) -> list[str]:
 
 def _smoothers() -> dict[str, Any]:
     """Return the config of every smoother with its defaults."""
-    folder = config.CONF / "smoothing"
-    base = OmegaConf.load(folder / "base.yaml")
-    found = {}
-    for name in config.options("smoothing"):
-        merged = config.plain(OmegaConf.merge(base, OmegaConf.load(folder / f"{name}.yaml")))
-        found[name] = {key: value for key, value in merged.items() if key != "defaults"}
-    return found
+    return {name: config.defaults("smoothing", name) for name in config.options("smoothing")}
 
 
 def bench(cfg: DictConfig) -> None:

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from emotion_lab.errors import UserError
 
 
+def paths(value: Any) -> list[str]:
+    """Return the paths of a key that takes one or a list of them; none for null."""
+    if value is None:
+        return []
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    return [str(path) for path in value] if several else [str(value)]
+
+
 def check_checkpoint(ckpt: Any) -> None:
-    """Make sure that ``ckpt=`` names something.
+    """Make sure that ``ckpt=`` names something, each member of an ensemble too.
 
     Raises:
         UserError: If it is missing or nothing is there.
     """
-    if ckpt is None:
+    if not paths(ckpt):
         raise UserError("ckpt is missing: give a checkpoint or a run folder, ckpt=<path>.")
-    if not Path(str(ckpt)).exists():
-        raise UserError(f"no such checkpoint: {ckpt}. Give a .ckpt file or a run folder.")
+    for path in paths(ckpt):
+        if not Path(path).exists():
+            raise UserError(f"no such checkpoint: {path}. Give a .ckpt file or a run folder.")
 
 
 def check_exist(paths: dict[str, Any]) -> None:

@@ -14,6 +14,11 @@ PATH_KEYS = (
     "data.votes",
     "model.weights",
     "ckpt",
+    "a",
+    "b",
+    "predictions",
+    "data.drop",
+    "data.relabel",
     "clip",
     "photo",
     "resume",
@@ -30,6 +35,9 @@ PATH_KEYS = (
     "hydra.sweep.dir",
 )
 
+#: Of those, the ones that also take a list, ``[one,other]``.
+LIST_KEYS = ("ckpt", "a", "b", "predictions")
+
 
 def quote(value: str, interpolate: bool = False) -> str:
     """Return ``value`` quoted so that Hydra's grammar reads it back unchanged."""
@@ -38,6 +46,13 @@ def quote(value: str, interpolate: bool = False) -> str:
     if not interpolate:
         value = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + "\\${", value)
     return f"'{value}'"
+
+
+def quote_list(value: str) -> str:
+    """Quote every path of ``[one,other]``; a path with a comma must come quoted."""
+    parts = re.findall(r"""'[^']*'|"[^"]*"|[^,]+""", value[1:-1])
+    parts = [part.strip() for part in parts]
+    return f"[{','.join(part if part[0] in chr(39) + chr(34) else quote(part) for part in parts)}]"
 
 
 def quote_paths(argv: list[str]) -> list[str]:
@@ -49,7 +64,10 @@ def quote_paths(argv: list[str]) -> list[str]:
             value = match[3]
             quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
             swept = "," in value and ("-m" in argv or "--multirun" in argv)
-            if not (quoted or swept) or os.path.exists(value):
+            listed = match[2] in LIST_KEYS and value[0] == "[" and value[-1] == "]"
+            if listed and not os.path.exists(value):
+                argument = f"{match[1]}={quote_list(value)}"
+            elif not (quoted or swept) or os.path.exists(value):
                 argument = f"{match[1]}={quote(value, match[2].startswith('hydra.'))}"
         result.append(argument)
     return result

@@ -220,6 +220,14 @@ def plain(cfg: Any) -> Any:
     return OmegaConf.to_container(cfg, resolve=True)
 
 
+def defaults(group: str, name: str) -> dict[str, Any]:
+    """Return ``conf/<group>/<name>.yaml`` with the values of its group's ``base.yaml``."""
+    folder = CONF / group
+    parts = [folder / "base.yaml", folder / f"{name}.yaml"]
+    merged = plain(OmegaConf.merge(*(OmegaConf.load(part) for part in parts if part.is_file())))
+    return {key: value for key, value in merged.items() if key != "defaults"}
+
+
 def _guarded(
     entry: str, task: Callable[[DictConfig], Any], full: bool, multirun: bool
 ) -> Callable[[DictConfig], Any]:

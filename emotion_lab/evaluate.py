@@ -8,11 +8,20 @@ from typing import Any
 from omegaconf import DictConfig
 
 from emotion_lab import checks, config
+from emotion_lab.errors import UserError
 
 
 def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check what is cheap to check, before Hydra makes the run folder."""
     checks.check_checkpoint(cfg.ckpt)
+    if cfg.calibrate:
+        if cfg.split == "test":
+            raise UserError("calibrate=true fits on val, never on test: set split=val.")
+        if cfg.data.name != "checkpoint" or len(checks.paths(cfg.ckpt)) > 1 or cfg.data.limit:
+            raise UserError(
+                "calibrate=true fits one checkpoint on all of its own val split: give one ckpt "
+                "and no other data."
+            )
     if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
         checks.check_folder(str(cfg.hydra.run.dir))
     return []
@@ -23,51 +32,91 @@ def data_config(cfg: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
     if cfg["data"]["name"] != "checkpoint":
         return cfg["data"]
     given = {key: value for key, value in cfg["data"].items() if value is not None}
-    return {**card["config"]["data"], **given, "name": card["config"]["data"]["name"]}
+    then = card["config"]["data"]
+    # A checkpoint of an earlier version knows nothing of keys that came later.
+    return {**config.defaults("data", then["name"]), **then, **given, "name": then["name"]}
+
+
+def ensemble_weights(
+    files: list[Path], data: dict[str, Any], run_dir: Path, device: str, tta: str
+) -> list[float]:
+    """Fit how much each member of an ensemble counts, on the val split of its own data."""
+    from emotion_lab.evaluation.ensemble import fit_weights
+    from emotion_lab.evaluation.judge import judge
+
+    members = [judge(file, data, "val", run_dir, device, tta=tta) for file in files]
+    classes = members[0].classes
+    orders = [[member.classes.index(name) for name in classes] for member in members]
+    given = [m.probabilities[:, order] for m, order in zip(members, orders, strict=True)]
+    found = fit_weights(given, members[0].labels)
+    return [float(share) for share in found]
 
 
 def evaluate(cfg: DictConfig) -> float:
-    """Score, write the results, print the report; returns the accuracy."""
+    """Score, write the results and the report; returns the accuracy."""
     from hydra.core.hydra_config import HydraConfig
 
     from emotion_lab import checkpoint as ckpt
-    from emotion_lab.evaluation.judge import judge, write_json
+    from emotion_lab.evaluation import calibrate
+    from emotion_lab.evaluation.judge import identity, judge, save_results, write_json
+    from emotion_lab.evaluation.report import make_report
     from emotion_lab.evaluation.scores import report_text
-    from emotion_lab.files import file_hash
+    from emotion_lab.models.finetune import count_parameters
     from emotion_lab.training.fit import quiet
     from emotion_lab.training.hardware import choose_accelerator, git_commit, hardware, versions
 
     quiet()
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     plain = config.plain(cfg)
-    file = ckpt.find(plain["ckpt"])
-    card = ckpt.read(file)[ckpt.CARD]
+    files = [ckpt.find(path) for path in checks.paths(plain["ckpt"])]
+    cards = [ckpt.read(file)[ckpt.CARD] for file in files]
     device = choose_accelerator(plain["trainer"]["accelerator"])
-    split = plain["split"]
-    print(f"checkpoint: {file} (epoch {card['epoch'] + 1}, {card['config']['model']['name']})")
+    split, foreign = plain["split"], plain["data"]["name"] != "checkpoint"
+    for file, card in zip(files, cards, strict=True):
+        print(f"checkpoint: {file} (epoch {card['epoch'] + 1}, {card['config']['model']['name']})")
+    own = data_config({"data": {"name": "checkpoint"}}, cards[0])
+    data = data_config(plain, cards[0])
+    weights = None
+    if len(files) > 1 and plain["weights"] == "val":
+        weights = ensemble_weights(files, own if foreign else data, run_dir, device, plain["tta"])
+        print("weights, fitted on val: " + ", ".join(f"{share:.3f}" for share in weights))
     judged = judge(
-        file,
-        data_config(plain, card),
-        split,
-        run_dir,
-        device,
-        Path(plain["ledger"]),
-        plain["tta"],
-        foreign=plain["data"]["name"] != "checkpoint",
+        files, data, split, run_dir, device, Path(plain["ledger"]), plain["tta"], foreign, weights
     )
     scores = judged.scores
-    write_json(
-        run_dir / "metrics.json",
-        {
-            split: scores,
-            "checkpoint": str(file),
-            "checkpoint_sha256": file_hash(file),
-            "commit": git_commit(),
-            "hardware": hardware(device),
-            "versions": versions(),
-        },
-    )
+    facts = {
+        "model": " + ".join(dict.fromkeys(card["config"]["model"]["name"] for card in cards)),
+        "parameters": count_parameters(judged.net)[1],
+        "seed": cards[0]["seed"],
+        "checkpoint": ", ".join(str(file) for file in files),
+        "checkpoint_sha256": identity(files),
+        **({"weights": weights} if weights else {}),
+        "commit": git_commit(),
+        "hardware": hardware(device),
+        "versions": versions(),
+    }
+    write_json(run_dir / "metrics.json", {split: scores, **facts})
+    save_results(run_dir, judged, "predictions.csv")
+    if plain["calibrate"]:
+        found = calibrate.fitted(judged)
+        calibrate.store(files[0], found)
+        judged.card["calibration"] = found
+        print(f"temperature {found['temperature']:.3f} kept in {files[0]}")
     print("\n" + report_text(scores, split))
+    if plain["report"]:
+        typed = " ".join(HydraConfig.get().overrides.task)
+        history = files[0].parent.parent / "history.csv"
+        made = make_report(
+            judged,
+            run_dir,
+            {key: plain[key] for key in ("mistakes", "explain", "robustness")},
+            {**facts, "command": f"python -m emotion_lab.evaluate {typed}"},
+            data,
+            history if len(files) == 1 and history.is_file() else None,
+        )
+        low, high = made["accuracy_ci95"]
+        print(f"accuracy {made['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})")
+        print(f"report: {run_dir / 'report.html'}")
     print(run_dir)
     return scores["accuracy"]
 

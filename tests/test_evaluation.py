@@ -17,7 +17,7 @@ from emotion_lab.errors import UserError
 from emotion_lab.evaluate import data_config
 from emotion_lab.evaluation import judge as judging
 from emotion_lab.evaluation import ledger
-from emotion_lab.evaluation.judge import judge, match_classes
+from emotion_lab.evaluation.judge import judge, match_classes, save_results
 from emotion_lab.evaluation.predict import Predictions, predict
 from emotion_lab.evaluation.scores import report_text, score
 from emotion_lab.files import file_hash
@@ -134,9 +134,10 @@ def test_classes_are_matched_by_name(cfg: dict[str, Any]) -> None:
 def test_judging_twice_gives_the_same(
     cfg: dict[str, Any], checkpoint: Path, tmp_path: Path
 ) -> None:
-    results = [judge(checkpoint, cfg["data"], "val", tmp_path, "cpu").scores for _ in range(2)]
-    assert results[0] == results[1]
-    scores = results[0]
+    results = [judge(checkpoint, cfg["data"], "val", tmp_path, "cpu") for _ in range(2)]
+    assert results[0].scores == results[1].scores
+    scores = results[0].scores
+    save_results(tmp_path, results[0], "predictions_val.csv")
     small = {**cfg["data"], "batch_size": 3}
     other = judge(checkpoint, small, "val", tmp_path, "cpu").scores
     assert other["confusion"] == scores["confusion"]
@@ -223,10 +224,10 @@ def test_the_ledger_counts_openings_of_one_test_set(tmp_path: Path) -> None:
     assert ledger.openings(place, "aa") == []
     prints = {"hash": "aa", "known_as": None, "n": 3}
     for config in ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 2, "b": 2}):
-        ledger.record(place, tmp_path, "c0ffee", config, prints, 0.5)
+        ledger.record(place, tmp_path, "c0ffee", ledger.config_hash(config), prints, 0.5)
     with open(place, "a", encoding="utf-8") as stream:
         stream.write('torn line {"fing\n[1]\n3\n')
-    ledger.record(place, tmp_path, "c0ffee", {}, {**prints, "hash": "bb"}, 0.5)
+    ledger.record(place, tmp_path, "c0ffee", "e", {**prints, "hash": "bb"}, 0.5)
     found = ledger.openings(place, "aa")
     assert len(found) == 3 and len({line["config"] for line in found}) == 2
     assert len(ledger.openings(place, "bb")) == 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from emotion_lab.evaluation import plots
-from emotion_lab.evaluation.judge import judge, write_json
+from emotion_lab.evaluation import calibrate, plots
+from emotion_lab.evaluation.judge import judge, save_results, write_json
 from emotion_lab.evaluation.scores import report_text
 from emotion_lab.training.fit import Fitted
 from emotion_lab.training.hardware import choose_accelerator
@@ -26,7 +26,17 @@ def finish(cfg: dict[str, Any], run_dir: Path, fitted: Fitted) -> float:
     results: dict[str, Any] = {}
     texts = []
     for split in splits:
-        results[split] = judge(best, cfg["data"], split, run_dir, device, ledger).scores
+        judged = judge(best, cfg["data"], split, run_dir, device, ledger)
+        save_results(run_dir, judged, f"predictions_{split}.csv")
+        results[split] = judged.scores
+        if split == "val":
+            # Before test is opened: the ledger names the checkpoint as it stays.
+            found = calibrate.fitted(judged)
+            calibrate.store(best, found)
+            print(
+                f"calibration: temperature {found['temperature']:.3f}, fitted on val, NLL "
+                f"{found['nll']:.4f} -> {found['nll_calibrated']:.4f}"
+            )
         texts.append(report_text(results[split], split))
     (run_dir / "classification_report.txt").write_text("\n".join(texts), encoding="utf-8")
     metrics = {

@@ -1,4 +1,4 @@
-"""Score a checkpoint on a split and leave the results in a run folder."""
+"""Score a checkpoint on a split, and leave what was predicted in a run folder."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def judge(
         checkpoints: A checkpoint of ours, or the members of an ensemble.
         data_cfg: The ``data`` group to read.
         split: ``train``, ``val`` or ``test``.
-        run_dir: Where the files go: ``predictions_<split>.csv``, the report, the PNGs.
+        run_dir: The run folder that the ledger names.
         device: ``cpu``, ``cuda`` or ``mps``.
         ledger: The test ledger; needed for ``test``.
         tta: Test-time augmentation, see :mod:`emotion_lab.evaluation.tta`.
@@ -181,10 +181,10 @@ def judge(
     for note in notes:
         print(f"  {note}")
     before: list[dict[str, Any]] = []
-    config = card["config"] if len(paths) == 1 else {"members": [c["config"] for c in members]}
+    config = seal.config_of(card)
     if split == "test" and ledger is not None:
         before = seal.openings(ledger, fingerprint["hash"])
-        configs = {line.get("config") for line in before} | {seal.config_hash(config)}
+        configs = {line.get("config") for line in before} | {config}
         print(
             f"test split opened: {len(before)} times before, {len(configs)} configurations in all"
         )
@@ -207,18 +207,19 @@ def judge(
     if mapping:
         scores["shared"] = shared_scores(predictions, mapping, card["classes"])
     fit = data.dataset(split).fit
-    judged = Judged(
+    return Judged(
         net, card, split, part, predictions, scores, fit, device, foreign, notes, before, mapping
     )
-    save_results(run_dir, judged)
-    return judged
 
 
-def save_results(run_dir: Path, judged: Judged) -> None:
-    """Write predictions, report, confusion matrix and a grid of samples."""
+def save_results(run_dir: Path, judged: Judged, predictions: str) -> None:
+    """Write the predictions under that name, report, confusion matrix and a grid of samples."""
     split, classes, scores = judged.split, judged.classes, judged.scores
     probabilities, predicted, labels = judged.probabilities, judged.predicted, judged.labels
-    with open(run_dir / f"predictions_{split}.csv", "w", newline="", encoding="utf-8") as file:
+    # A path that is not valid Unicode is still written, its odd bytes as \\udcxx.
+    with open(
+        run_dir / predictions, "w", newline="", encoding="utf-8", errors="backslashreplace"
+    ) as file:
         writer = csv.writer(file)
         writer.writerow(["path", "true", "predicted", *(f"p_{name}" for name in classes)])
         for i, row in enumerate(probabilities.tolist()):

@@ -9,6 +9,7 @@ import numpy as np
 
 from emotion_lab.data.base import Split
 from emotion_lab.data.transforms import Fit
+from emotion_lab.evaluation.ledger import config_of
 from emotion_lab.evaluation.predict import Predictions
 from emotion_lab.models.base import EmotionNet
 from emotion_lab.models.ensemble import Ensemble
@@ -48,6 +49,11 @@ class Judged:
     notes: list[str] = field(default_factory=list)
     openings: list[dict[str, Any]] = field(default_factory=list)
     mapping: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def config(self) -> str:
+        """The hash of the config, as in the ledger."""
+        return config_of(self.card)
 
     @property
     def classes(self) -> list[str]:

@@ -16,11 +16,18 @@ def config_hash(config: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def config_of(card: dict[str, Any]) -> str:
+    """Return the hash of what a checkpoint was trained with; of an ensemble, of all its members."""
+    members = card.get("members")
+    config = card["config"] if members is None else {"members": [c["config"] for c in members]}
+    return config_hash(config)
+
+
 def record(
     ledger: Path,
     run: Path,
     checkpoint: str,
-    config: dict[str, Any],
+    config: str,
     fingerprint: dict[str, Any],
     accuracy: float | None,
 ) -> dict[str, Any]:
@@ -30,7 +37,7 @@ def record(
         ledger: The file; made where there is none.
         run: The run folder of whoever opened the split.
         checkpoint: The hash of what was scored.
-        config: Its config.
+        config: The hash of its config.
         fingerprint: Of the split.
         accuracy: None where scoring failed after the split was opened.
     """
@@ -38,7 +45,7 @@ def record(
         "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "run": str(run),
         "checkpoint": checkpoint,
-        "config": config_hash(config),
+        "config": config,
         "fingerprint": fingerprint["hash"],
         "known_as": fingerprint["known_as"],
         "n": fingerprint["n"],

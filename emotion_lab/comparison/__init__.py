@@ -1,0 +1,1 @@
+"""Two models, or two ways of training, on the same images: reads saved predictions, no network."""
