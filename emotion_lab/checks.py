@@ -57,6 +57,21 @@ def check_folder(folder: str | Path) -> None:
         )
 
 
+def check_fresh(folder: str | Path, *names: str) -> None:
+    """Make sure that a run folder can be made and holds no results that would be replaced.
+
+    Raises:
+        UserError: If it cannot, or one of the files is there.
+    """
+    check_folder(folder)
+    for name in names:
+        if (Path(folder) / name).exists():
+            raise UserError(
+                f"{folder} holds a {name} already, and nothing is replaced. "
+                "Set hydra.run.dir=<a new folder>."
+            )
+
+
 def check_apart(inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
     """Refuse to write over what is read, or two results into one file.
 

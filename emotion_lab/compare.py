@@ -16,7 +16,7 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
 
     read_sides(runs_of("a", cfg.a), runs_of("b", cfg.b), cfg.split)
     if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
-        checks.check_folder(str(cfg.hydra.run.dir))
+        checks.check_fresh(str(cfg.hydra.run.dir), "compare.json")
     return []
 
 

@@ -23,7 +23,7 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
                 "and no other data."
             )
     if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
-        checks.check_folder(str(cfg.hydra.run.dir))
+        checks.check_fresh(str(cfg.hydra.run.dir), "metrics.json", "report.html", "mistakes")
     return []
 
 

@@ -194,6 +194,30 @@ def test_refused_in_one_line(
     assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_results_are_never_replaced(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("kept")
+    done = command(
+        f"ckpt={checkpoint}",
+        f"hydra.run.dir={tmp_path}",
+        module="emotion_lab.evaluate",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2 and "holds a metrics.json already" in done.stderr
+    assert (tmp_path / "metrics.json").read_text() == "kept"
+
+
+def test_broken_weights_are_told(cfg: Any, tmp_path: Path) -> None:
+    path = make_checkpoint(cfg, tmp_path / "a.ckpt", NAMES)
+    content = ckpt.read(path)
+    weights = {key: value * float("nan") for key, value in content["state_dict"].items()}
+    ckpt.write(path, {**content, "state_dict": weights})
+    done = command(
+        f"ckpt={path}", "trainer.accelerator=cpu", module="emotion_lab.evaluate", cwd=tmp_path
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "NaN" in done.stderr.splitlines()[-1]
+
+
 def test_evaluate_as_a_user_types_it(checkpoint: Path, cfg: Any, tmp_path: Path) -> None:
     """An ensemble of two in a folder with blanks and brackets, weighed on val."""
     odd = tmp_path / "my [run] = 1"
