@@ -46,6 +46,13 @@ def _groups(entry: str) -> list[str]:
     return names
 
 
+def _choices(entry: str, group: str) -> list[str]:
+    """Return the choices of a group; ``data=checkpoint`` only where a checkpoint is given."""
+    text = yaml.safe_load((CONF / f"{entry}.yaml").read_text(encoding="utf-8"))
+    own = {"data": "checkpoint"} in text["defaults"]
+    return [name for name in options(group) if own or (group, name) != ("data", "checkpoint")]
+
+
 def show(entry: str) -> None:
     """Print the help of an entry point."""
     path = CONF / f"{entry}.yaml"
@@ -60,7 +67,7 @@ def show(entry: str) -> None:
         print("\nGroups, set with <group>=<name>:")
     for group in groups:
         print(f"\n  {group}=")
-        for name in options(group):
+        for name in _choices(entry, group):
             print(f"    {name:<26} {_summary(CONF / group / f'{name}.yaml')}")
     print("\nKeys, set with <key>=<value>:\n")
     for line in _keys(path):
@@ -68,7 +75,7 @@ def show(entry: str) -> None:
     for group in groups:
         base = CONF / group / "base.yaml"
         files = [base] if base.exists() else []
-        files += [CONF / group / f"{name}.yaml" for name in options(group)]
+        files += [CONF / group / f"{name}.yaml" for name in _choices(entry, group)]
         for file in files if group not in ("experiment", "logger") else []:
             lines = _keys(file)
             if lines:
