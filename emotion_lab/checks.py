@@ -67,7 +67,7 @@ def check_fresh(folder: str | Path, *names: str) -> None:
     for name in names:
         if (Path(folder) / name).exists():
             raise UserError(
-                f"{folder} holds a {name} already, and nothing is replaced. "
+                f"{folder} already holds {name}, and nothing is replaced. "
                 "Set hydra.run.dir=<a new folder>."
             )
 

@@ -28,6 +28,7 @@ PATH_KEYS = (
     "out",
     "language",
     "overlay.font",
+    "faces_file",
     "detector.file",
     "detector.config",
     "ledger",

@@ -70,7 +70,8 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
         return [f"hydra.run.dir={quote(str(run))}", "hydra.output_subdir=null"]
     # data.download=true may name a folder that is still to be made.
     path = None if cfg.data.get("download") else cfg.data.path
-    paths = {"data.path": path, "data.votes": cfg.data.votes, "model.weights": cfg.model.weights}
+    data = {f"data.{key}": cfg.data[key] for key in ("votes", "drop", "relabel")}
+    paths = {"data.path": path, **data, "model.weights": cfg.model.weights}
     checks.check_exist(paths)
     if cfg.test:
         checks.check_appendable(Path(str(cfg.ledger)))

@@ -22,7 +22,7 @@ from tests.conftest import TINY
 
 GROUPS = sorted(p.name for p in config.CONF.iterdir() if p.is_dir())
 CHOICES = [(group, name) for group in GROUPS for name in config.options(group)]
-ENTRIES = ("train", "evaluate", "compare", "bench", "live", "predict")
+ENTRIES = ("train", "evaluate", "compare", "audit", "bench", "live", "predict")
 
 
 def parse(*argv: str, entry: str = "train") -> Any:

@@ -202,7 +202,7 @@ def test_results_are_never_replaced(checkpoint: Path, tmp_path: Path) -> None:
         module="emotion_lab.evaluate",
         cwd=tmp_path,
     )
-    assert done.returncode == 2 and "holds a metrics.json already" in done.stderr
+    assert done.returncode == 2 and "already holds metrics.json" in done.stderr
     assert (tmp_path / "metrics.json").read_text() == "kept"
 
 

@@ -1,10 +1,11 @@
-"""One door to all data sets: find, exclude, fold or carve, limit."""
+"""One door to all data sets: find, exclude, fold or carve, clean, limit."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from emotion_lab.data.base import DATASETS, SPLITS, Source
+from emotion_lab.data.cleaning import clean
 from emotion_lab.data.splits import carve_val, exclude, fold, limit
 from emotion_lab.data.votes import add_votes
 from emotion_lab.errors import UserError, unknown
@@ -30,6 +31,14 @@ def _missing(name: str, source: Source) -> UserError:
         f"split '{name}' is missing in {source.location}; found: {found}. "
         f"Use one of those, or set data.path to data that has it."
     )
+
+
+def _check_cleaning(cfg: dict) -> None:
+    """Refuse two settings that both say what the labels are."""
+    if cfg.get("relabel") and cfg.get("labels", "original") != "original":
+        raise UserError(
+            f"data.relabel and data.labels={cfg['labels']} both set the labels: use one of them."
+        )
 
 
 def load_data(cfg: dict, splits: tuple[str, ...], carve: bool = True) -> Source:
@@ -80,8 +89,9 @@ def load_data(cfg: dict, splits: tuple[str, ...], carve: bool = True) -> Source:
         )
         notes.append(f"val is fold {index} of {folds} over train + val (seed {seed})")
     elif "train" in parts and "val" not in parts and "val" in needed and not carve:
-        parts["val"] = parts["train"]
-        notes.append(f"no val split in the data: all {len(parts['val']):,} images are scored")
+        if "val" in wanted:
+            parts["val"] = parts["train"]
+            notes.append(f"no val split in the data: all {len(parts['val']):,} images are scored")
     elif "train" in parts and "val" not in parts and "val" in needed:
         fraction = cfg.get("val_fraction", 0.1)
         parts["train"], parts["val"] = carve_val(parts["train"], fraction, seed)
@@ -89,6 +99,10 @@ def load_data(cfg: dict, splits: tuple[str, ...], carve: bool = True) -> Source:
             f"no val split in the data: {len(parts['val']):,} images of train are val "
             f"(val_fraction {fraction}, seed {seed})"
         )
+    if cfg.get("drop") or cfg.get("relabel"):
+        _check_cleaning(cfg)
+        parts, lines = clean(parts, cfg, source.classes, source.skipped)
+        notes += lines
     result = {}
     for name in _ordered(wanted):
         if name not in parts:

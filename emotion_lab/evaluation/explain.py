@@ -2,10 +2,16 @@
 
 Convolutional networks get Grad-CAM (Selvaraju et al. 2017), and not always of the last stage: at
 48 pixels most networks end in 3x3 or 2x2 maps, which show next to nothing. The last stage whose
-map is at least 5x5 is taken. Other networks, vision transformers above all, get integrated
-gradients (Sundararajan et al. 2017) from a grey image: what each pixel adds to the logit, blurred,
-of which the part that speaks for the class is shown. Plain and smoothed gradients find nothing in
-a transformer with 16-pixel patches, which is why the dearer method is used.
+map is at least 5x5 is taken. The gradient is multiplied element by element and not averaged over
+the map first (HiResCAM, Draelos and Carin 2020): after the last stage of a network that ends in
+global average pooling this is the same, before it only this shows the places that were used. On
+a senet trained on FER2013 (6x6 map, 224 images of val) covering the hottest tenth of the pixels
+took 0.30 off the class's probability, against 0.26 with averaging and 0.05 for random places.
+
+Other networks, vision transformers above all, get integrated gradients (Sundararajan et al. 2017)
+from a grey image: what each pixel adds to the logit, blurred, of which the part that speaks for
+the class is shown. In a small transformer taught to find a patch, plain and smoothed gradients
+did not find it; these did in 99 of 100 images.
 
 A map shows what moved this network's logit. It is no proof of why a person looks sad.
 """
@@ -13,7 +19,7 @@ A map shows what moved this network's logit. It is no proof of why a person look
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import cv2
 import matplotlib
@@ -26,7 +32,7 @@ from emotion_lab.models.base import EmotionNet
 
 #: Height and width that the map of a stage needs to be worth showing.
 MIN_MAP = 5
-#: Pixels of a batch: two images of 224x224, gradients included, stay below 1 GB in any network.
+#: Pixels of a batch, two images of 224x224: gradients need all of a network's maps in memory.
 BATCH_PIXELS = 2 * 224**2
 #: Steps of integrated gradients; on small transformers 8 gave the maps that 64 did.
 STEPS = 8
@@ -42,8 +48,8 @@ def _stage(net: EmotionNet) -> tuple[int, str, int] | None:
     Where there is no such stage, the last of those with the largest map.
 
     Returns:
-        Its number, the name of its last module in the backbone and the side of its map, or None
-        where no stage gives a map (B, C, h, w).
+        Its number, the name of its last module in the backbone and the side of its map; None
+        where the last stage gives no map (B, C, h, w) but tokens.
     """
     if not net.backbone.conv:
         return None
@@ -58,30 +64,32 @@ def _stage(net: EmotionNet) -> tuple[int, str, int] | None:
                     found.append((number, name, out.shape[3]))
 
             hooks.append(net.backbone.net.get_submodule(name).register_forward_hook(look))
-    size, was_training = net.spec.image_size, net.training
+    size = net.spec.image_size
     try:
         with torch.no_grad():
             net.eval()(torch.zeros(1, net.spec.channels, size, size, device=net.mean.device))
     finally:
-        net.train(was_training)
         for hook in hooks:
             hook.remove()
-    found = [entry for entry in found if entry[2] > 1]
-    if not found:
+    largest = max((side for *_, side in found), default=0)
+    if largest < 2 or found[-1][0] != len(net.backbone.stages) - 1:
         return None
-    enough = min(MIN_MAP, max(side for *_, side in found))
+    enough = min(MIN_MAP, largest)
     return [entry for entry in found if entry[2] >= enough][-1]
 
 
 def method_name(net: EmotionNet) -> str:
-    """Return how :func:`explain` draws the maps of ``net``, for a caption."""
+    """Return how :func:`explain` draws the maps of ``net``, for a caption.
+
+    ``net`` is left in eval mode.
+    """
     stage = _stage(net)
     if stage is None:
         return f"integrated gradients, {STEPS} steps, smoothed"
     number, _, side = stage
     count = len(net.backbone.stages)
     place = "last stage" if number == count - 1 else f"stage {number + 1} of {count}"
-    return f"Grad-CAM, {place}, {side}x{side} map"
+    return f"Grad-CAM, element by element, {place}, {side}x{side} map"
 
 
 def _as_tensor(images: np.ndarray | Tensor) -> Tensor:
@@ -92,9 +100,10 @@ def _as_tensor(images: np.ndarray | Tensor) -> Tensor:
 
 
 def _grad_cam(net: EmotionNet, layer: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
-    from captum.attr import LayerGradCam
+    from captum.attr import LayerGradientXActivation
 
-    heat = LayerGradCam(net, layer).attribute(x, targets, relu_attributions=True)
+    heat = LayerGradientXActivation(net, layer).attribute(x, targets)
+    heat = heat.sum(1, keepdim=True).clamp_min(0)
     return F.interpolate(heat, x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
 
 
@@ -109,6 +118,21 @@ def _integrated_gradients(net: EmotionNet, x: Tensor, targets: Tensor) -> Tensor
     maps = heat.detach().sum(1).float().cpu().numpy()
     blurred = np.stack([cv2.GaussianBlur(values, (0, 0), sigma) for values in maps])
     return torch.from_numpy(blurred).clamp_min(0)
+
+
+def _batches(count: int, size: int) -> Iterator[slice]:
+    """Yield the slices of ``count`` images, with a progress bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    yield from track(
+        [slice(start, start + size) for start in range(0, count, size)],
+        description="explanations ",
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 def explain(
@@ -142,9 +166,7 @@ def explain(
     # that went through predict() holds inference tensors, which autograd refuses; copies are none.
     work = copy.deepcopy(net).to(device).requires_grad_(False)
     result = np.empty((len(x_all), size, size), np.float32)
-    batch = max(1, BATCH_PIXELS // size**2)
-    for start in range(0, len(x_all), batch):
-        part = slice(start, start + batch)
+    for part in _batches(len(x_all), max(1, BATCH_PIXELS // size**2)):
         x, y = x_all[part].to(device).requires_grad_(), wanted[part].to(device)
         if stage is None:
             heat = _integrated_gradients(work, x, y)

@@ -1,0 +1,1 @@
+"""A look at the data before anyone trains: counts, duplicates, bad images, doubtful labels."""
