@@ -361,8 +361,6 @@ def test_a_class_without_samples(tmp_path: Path) -> None:
 def test_the_seal_is_shown(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / f"{i}", guesses(0.5, i), split="test") for i in range(2)]
     ledger = tmp_path / "ledger.jsonl"
-    checkpoint = tmp_path / "x.ckpt"
-    checkpoint.write_bytes(b"x")
     found = {"hash": HASH, "known_as": None, "n": 120}
 
     def result() -> dict[str, Any]:
@@ -370,12 +368,12 @@ def test_the_seal_is_shown(tmp_path: Path) -> None:
 
     assert result()["test"] == {"openings": 0, "configurations": 0}
     assert "has no opening" in result()["warnings"][0]
-    for config in ({"lr": 1}, {"lr": 1}):
-        seal.record(ledger, runs[0], checkpoint, config, found, 0.5)
+    for config in ("one", "one"):
+        seal.record(ledger, runs[0], "c0ffee", config, found, 0.5)
     assert result()["test"] == {"openings": 2, "configurations": 1} and not result()["warnings"]
     assert show.seal_line(result()) == "test split opened 2 times, for 1 configuration"
-    seal.record(ledger, runs[0], checkpoint, {"lr": 2}, found, 0.5)
-    seal.record(ledger, runs[0], checkpoint, {"lr": 3}, {**found, "hash": "other"}, 0.5)
+    seal.record(ledger, runs[0], "c0ffee", "two", found, 0.5)
+    seal.record(ledger, runs[0], "c0ffee", "three", {**found, "hash": "other"}, 0.5)
     assert result()["test"] == {"openings": 3, "configurations": 2}
     shown = "\n".join(show.lines(result()))
     assert "test split opened 3 times, for 2 configurations" in shown

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from emotion_lab.auditing.look import Looked
+from emotion_lab.config import defaults
 from emotion_lab.errors import UserError
 from emotion_lab.labels import canonical
 
@@ -141,7 +142,7 @@ def predict_val(
         UserError: If the checkpoint is bad, of other data or of other classes.
     """
     from emotion_lab import checkpoint as ckpt
-    from emotion_lab.evaluation.judge import judge
+    from emotion_lab.evaluation.judge import judge, save_results
     from emotion_lab.training.hardware import choose_accelerator
 
     file = ckpt.find(place)
@@ -153,8 +154,10 @@ def predict_val(
             f"{', '.join(card['classes'])}; audit that data, or give another checkpoint."
         )
     out.mkdir(parents=True, exist_ok=True)
-    own = {**own, "path": data_cfg.get("path") or own.get("path")}
+    own = {**defaults("data", own["name"]), **own}
+    own["path"] = data_cfg.get("path") or own["path"]
     judged = judge(file, own, "val", out, choose_accelerator("auto"))
+    save_results(out, judged, PREDICTIONS)
     order = [judged.classes.index(name) for name in classes]
     values = judged.probabilities[:, order].astype(np.float64)
     return {judged.name(i): row / row.sum() for i, row in enumerate(values)}

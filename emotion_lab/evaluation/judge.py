@@ -18,6 +18,7 @@ from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.errors import UserError
 from emotion_lab.evaluation import ledger as seal
 from emotion_lab.evaluation import plots
+from emotion_lab.evaluation.calibration import check
 from emotion_lab.evaluation.judged import Judged
 from emotion_lab.evaluation.predict import Predictions, predict
 from emotion_lab.evaluation.scores import brief, report_text, score
@@ -191,6 +192,7 @@ def judge(
     accuracy = None
     try:
         predictions = predict(net, data.plain_loader(split), device, f"{split} ", tta)
+        check(predictions.logits.numpy(), predictions.labels.numpy())
         scores = {**score(predictions, card["classes"]), "tta": tta}
         accuracy = scores["accuracy"]
     finally:
