@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 from omegaconf import OmegaConf
 
-from emotion_lab.auditing.look import Looked, steps
+from emotion_lab.auditing.look import Looked
 from emotion_lab.config import CONF
 from emotion_lab.errors import unknown
 from emotion_lab.faces.base import Detector
+from emotion_lab.progress import steps
 
 #: Detectors offered, set so that they miss few: only an image without even a weak sign of a face is
 #: listed. Of 1,200 images of FER2013 YuNet then lists 10 (at its usual 0.7 about 90), Haar 180,

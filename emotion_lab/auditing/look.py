@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +15,7 @@ from emotion_lab.data.base import DATASETS, SPLITS, Source
 from emotion_lab.data.images import quick_check
 from emotion_lab.data.load import load_data
 from emotion_lab.errors import UserError
+from emotion_lab.progress import steps
 
 #: Side of the small grey picture that hashes and correlations are taken from; phash's own.
 SMALL = 32
@@ -114,22 +114,6 @@ class Looked:
             UserError: If it cannot be read.
         """
         return self.source.splits[self.split_of(i)].image(int(self.position[i]))
-
-
-def steps(items: Iterable[T], title: str, total: int | None = None) -> Iterable[T]:
-    """Yield ``items`` with a progress bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(
-        items,
-        description=title,
-        total=total,
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
 
 
 def open_all(cfg: dict) -> Source:

@@ -19,7 +19,7 @@ A map shows what moved this network's logit. It is no proof of why a person look
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import cv2
 import matplotlib
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emotion_lab.models.base import EmotionNet
+from emotion_lab.progress import steps
 
 #: Height and width that the map of a stage needs to be worth showing.
 MIN_MAP = 5
@@ -120,21 +121,6 @@ def _integrated_gradients(net: EmotionNet, x: Tensor, targets: Tensor) -> Tensor
     return torch.from_numpy(blurred).clamp_min(0)
 
 
-def _batches(count: int, size: int) -> Iterator[slice]:
-    """Yield the slices of ``count`` images, with a progress bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    yield from track(
-        [slice(start, start + size) for start in range(0, count, size)],
-        description="explanations ",
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-
-
 def explain(
     net: EmotionNet, images: np.ndarray | Tensor, targets: np.ndarray | Sequence[int], device: str
 ) -> np.ndarray:
@@ -166,7 +152,9 @@ def explain(
     # that went through predict() holds inference tensors, which autograd refuses; copies are none.
     work = copy.deepcopy(net).to(device).requires_grad_(False)
     result = np.empty((len(x_all), size, size), np.float32)
-    for part in _batches(len(x_all), max(1, BATCH_PIXELS // size**2)):
+    batch = max(1, BATCH_PIXELS // size**2)
+    parts = [slice(start, start + batch) for start in range(0, len(x_all), batch)]
+    for part in steps(parts, "explanations "):
         x, y = x_all[part].to(device).requires_grad_(), wanted[part].to(device)
         if stage is None:
             heat = _integrated_gradients(work, x, y)

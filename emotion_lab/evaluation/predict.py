@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from emotion_lab.evaluation.tta import views
 from emotion_lab.models.base import EmotionNet
 from emotion_lab.models.ensemble import Ensemble
+from emotion_lab.progress import steps
 
 
 @dataclass
@@ -50,19 +51,12 @@ def predict(
     Raises:
         UserError: For an unknown ``tta``.
     """
-    from rich.console import Console
-    from rich.progress import track
-
     make = views(tta)
     net = net.to(device).eval()
     if net.backbone.conv:
         net = net.to(memory_format=torch.channels_last)
-    console = Console(stderr=True)
-    steps = track(
-        loader, description=title, console=console, transient=True, disable=not console.is_terminal
-    )
     logits, labels, positions = [], [], []
-    for batch in steps:
+    for batch in steps(loader, title):
         outputs = []
         for images in make(batch.images.to(device)):
             if net.backbone.conv:

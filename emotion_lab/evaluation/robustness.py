@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from emotion_lab.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from emotion_lab.evaluation.judged import Judged
 from emotion_lab.models.base import EmotionNet
+from emotion_lab.progress import steps
 
 #: Pixels of a batch, 128 images of 48x48. Large images come in smaller batches, for the memory.
 BATCH_PIXELS = 128 * 48**2
@@ -67,22 +67,6 @@ def _right(net: EmotionNet, images: list[np.ndarray], labels: np.ndarray, device
     return int((predicted.cpu().numpy() == labels).sum())
 
 
-def _batches(chosen: np.ndarray, image_size: int) -> Iterator[np.ndarray]:
-    """Yield ``chosen`` in batches, with a progress bar on a terminal."""
-    size = max(8, BATCH_PIXELS // image_size**2)
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    yield from track(
-        [chosen[i : i + size] for i in range(0, len(chosen), size)],
-        description="robustness ",
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-
-
 def robustness(judged: Judged, n: int = 500, device: str = "cpu", seed: int = 0) -> dict[str, Any]:
     """Score the network on corrupted copies of some of the split's images.
 
@@ -110,7 +94,9 @@ def robustness(judged: Judged, n: int = 500, device: str = "cpu", seed: int = 0)
     net = judged.net.to(device).eval()
     clean = 0
     right = {name: [0] * len(SEVERITIES) for name in CORRUPTIONS}
-    for part in _batches(chosen, fit.image_size):
+    size = max(8, BATCH_PIXELS // fit.image_size**2)
+    batches = [chosen[i : i + size] for i in range(0, len(chosen), size)]
+    for part in steps(batches, "robustness "):
         raw = [judged.raw(i) for i in part]
         clean += _right(net, [fit(image) for image in raw], labels[part], device)
         for name, counts in right.items():
