@@ -10,6 +10,8 @@ from omegaconf import DictConfig
 from emotion_lab import checks, config
 from emotion_lab.errors import UserError
 
+RESULTS = ("audit.json",)
+
 
 def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check what is cheap to check, before Hydra makes the run folder."""
@@ -31,7 +33,7 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
 
         find_predictions(checks.paths(cfg.predictions))
     if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
-        checks.check_fresh(str(cfg.hydra.run.dir), "audit.json")
+        checks.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
     return []
 
 
@@ -79,7 +81,7 @@ def audit(cfg: DictConfig) -> float:
 
 def main() -> None:
     """Entry point of ``emotion-audit``."""
-    config.run("audit", audit, prepare)
+    config.run("audit", audit, prepare, RESULTS)
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def bench(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Entry point of ``emotion-bench``."""
-    config.run("bench", bench, prepare)
+    config.run("bench", bench, prepare, ("bench.json",))
 
 
 if __name__ == "__main__":

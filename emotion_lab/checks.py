@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from emotion_lab.errors import UserError
 
@@ -18,17 +22,33 @@ def paths(value: Any) -> list[str]:
     return [str(path) for path in value] if several else [str(value)]
 
 
-def check_checkpoint(ckpt: Any) -> None:
-    """Make sure that ``ckpt=`` names something, each member of an ensemble too.
+def check_checkpoint(ckpt: Any, several: bool = False) -> None:
+    """Make sure that ``ckpt=`` names something that looks like a checkpoint.
+
+    Args:
+        ckpt: A path, or a list of them.
+        several: Whether a list, an ensemble, is understood.
 
     Raises:
-        UserError: If it is missing or nothing is there.
+        UserError: If it is missing, nothing is there, or a file is cut off.
     """
-    if not paths(ckpt):
+    given = paths(ckpt)
+    if not any(given):
         raise UserError("ckpt is missing: give a checkpoint or a run folder, ckpt=<path>.")
-    for path in paths(ckpt):
+    if len(given) > 1 and not several:
+        raise UserError("one checkpoint is taken here, ckpt=<path>; ensembles are for evaluate.")
+    for path in given:
         if not Path(path).exists():
             raise UserError(f"no such checkpoint: {path}. Give a .ckpt file or a run folder.")
+        if given.count(path) > 1:
+            raise UserError(f"{path} stands twice in ckpt: each member of an ensemble counts once.")
+        file = Path(path) / "checkpoints" / "best.ckpt" if Path(path).is_dir() else Path(path)
+        if file.is_file():
+            with open(file, "rb") as stream:
+                start = stream.read(2)
+            # A whole checkpoint is a zip file; older ones of other programs begin with 0x80.
+            if start[:1] != b"\x80" and not zipfile.is_zipfile(file):
+                raise UserError(f"{file} is truncated or not a checkpoint.")
 
 
 def check_exist(paths: dict[str, Any]) -> None:
@@ -70,6 +90,37 @@ def check_fresh(folder: str | Path, *names: str) -> None:
                 f"{folder} already holds {name}, and nothing is replaced. "
                 "Set hydra.run.dir=<a new folder>."
             )
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, *names: str) -> Iterator[None]:
+    """Hold a run folder for this process alone, while it works.
+
+    Two commands of the same second have the same folder by default; the second is refused, also
+    when the first is done.
+
+    Args:
+        folder: The run folder; it exists.
+        names: Results; where one is there already, nothing is begun.
+
+    Raises:
+        UserError: If another process works in the folder, or it holds results.
+    """
+    file = folder / ".lock"
+    lock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"another process works in {folder}. Set hydra.run.dir=<a new folder>."
+        ) from None
+    try:
+        check_fresh(folder, *names)
+        yield
+    finally:
+        lock.release()
+        with contextlib.suppress(OSError):
+            file.unlink()
 
 
 def check_apart(inputs: dict[str, Any], outputs: dict[str, Any]) -> None:

@@ -9,6 +9,8 @@ from omegaconf import DictConfig
 
 from emotion_lab import checks, config
 
+RESULTS = ("compare.json",)
+
 
 def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Read both sides, which takes no second, before Hydra makes the run folder."""
@@ -16,7 +18,7 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
 
     read_sides(runs_of("a", cfg.a), runs_of("b", cfg.b), cfg.split)
     if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
-        checks.check_fresh(str(cfg.hydra.run.dir), "compare.json")
+        checks.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
     return []
 
 
@@ -44,7 +46,7 @@ def compare(cfg: DictConfig) -> float:
 
 def main() -> None:
     """Entry point of ``emotion-compare``."""
-    config.run("compare", compare, prepare)
+    config.run("compare", compare, prepare, RESULTS)
 
 
 if __name__ == "__main__":

@@ -5,17 +5,19 @@ Hydra composes; this module answers a user's mistake in one line. Nothing here i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from emotion_lab.checks import claimed
 from emotion_lab.command_line import choices, first, flags, parse, quote_paths
 from emotion_lab.errors import UserError, unknown, unknown_key
 from emotion_lab.rules import NULLABLE, RULES
@@ -229,16 +231,31 @@ def defaults(group: str, name: str) -> dict[str, Any]:
 
 
 def _guarded(
-    entry: str, task: Callable[[DictConfig], Any], full: bool, multirun: bool
+    entry: str,
+    task: Callable[[DictConfig], Any],
+    full: bool,
+    multirun: bool,
+    results: Sequence[str],
 ) -> Callable[[DictConfig], Any]:
-    """Return ``task`` with a user's mistake answered before Hydra adds lines of its own.
+    """Return ``task`` with its run folder claimed and a user's mistake answered in one line.
 
-    A failed job does not stop a sweep, but Ctrl-C does.
+    It is answered before Hydra adds lines of its own. A failed job does not stop a sweep, but
+    Ctrl-C does.
     """
+
+    def claim(cfg: DictConfig) -> contextlib.AbstractContextManager[None]:
+        from hydra.core.hydra_config import HydraConfig
+
+        # The other processes of a DDP run work in the folder of the first.
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            return contextlib.nullcontext()
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        return claimed(folder, *(() if cfg.get("resume") else results))
 
     def guarded(cfg: DictConfig) -> Any:
         try:
-            return task(cfg)
+            with claim(cfg):
+                return task(cfg)
         except Exception as error:
             mistake = error if isinstance(error, UserError) else explain(error)
             if mistake is None or full:
@@ -283,6 +300,7 @@ def run(
     entry: str,
     task: Callable[[DictConfig], Any],
     prepare: Callable[[DictConfig, list[str]], list[str]] | None = None,
+    results: Sequence[str] = (),
 ) -> None:
     """Run an entry point: check the command line, compose with Hydra, call ``task(cfg)``.
 
@@ -291,6 +309,7 @@ def run(
         task: Receives the composed config. It imports what is heavy itself.
         prepare: Called with (checked config, overrides) before Hydra makes the run folder; it may
             raise :class:`UserError` and returns further overrides.
+        results: Files of the run folder; where one is there already, nothing is begun.
     """
     import hydra
 
@@ -317,7 +336,7 @@ def run(
         # With this set Hydra passes exceptions on, so that one place decides how they look.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         sys.argv = [sys.argv[0], *argv]
-        task = _guarded(entry, task, full, "-m" in argv or "--multirun" in argv)
+        task = _guarded(entry, task, full, "-m" in argv or "--multirun" in argv, results)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=entry)(task)()
     except UserError as error:
         if full:

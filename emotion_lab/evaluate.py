@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,25 @@ from omegaconf import DictConfig
 from emotion_lab import checks, config
 from emotion_lab.errors import UserError
 
+RESULTS = ("metrics.json", "report.html", "mistakes")
+
 
 def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check what is cheap to check, before Hydra makes the run folder."""
-    checks.check_checkpoint(cfg.ckpt)
+    checks.check_checkpoint(cfg.ckpt, several=True)
     if cfg.calibrate:
-        if cfg.split == "test":
-            raise UserError("calibrate=true fits on val, never on test: set split=val.")
+        if cfg.split != "val" or cfg.tta != "none":
+            raise UserError(
+                "calibrate=true fits on val, never on test or train, and without test-time "
+                "augmentation, as live answers: set split=val tta=none."
+            )
         if cfg.data.name != "checkpoint" or len(checks.paths(cfg.ckpt)) > 1 or cfg.data.limit:
             raise UserError(
                 "calibrate=true fits one checkpoint on all of its own val split: give one ckpt "
                 "and no other data."
             )
     if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
-        checks.check_fresh(str(cfg.hydra.run.dir), "metrics.json", "report.html", "mistakes")
+        checks.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
     return []
 
 
@@ -33,6 +39,11 @@ def data_config(cfg: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
         return cfg["data"]
     given = {key: value for key, value in cfg["data"].items() if value is not None}
     then = card["config"]["data"]
+    if then["name"] == "synthetic" and given.get("path"):
+        raise UserError(
+            f"data.path={given['path']} does not apply: the checkpoint was trained on drawn faces. "
+            "Set data=image_folder data.path=<folder>, or data=fer2013."
+        )
     # A checkpoint of an earlier version knows nothing of keys that came later.
     return {**config.defaults("data", then["name"]), **then, **given, "name": then["name"]}
 
@@ -84,10 +95,16 @@ def evaluate(cfg: DictConfig) -> float:
         files, data, split, run_dir, device, Path(plain["ledger"]), plain["tta"], foreign, weights
     )
     scores = judged.scores
+    if plain["calibrate"]:
+        # Before the checkpoint's hash is taken.
+        found = calibrate.fitted(judged)
+        calibrate.store(files[0], found)
+        judged.card["calibration"] = found
+        print(f"temperature {found['temperature']:.3f} kept in {files[0]}")
     facts = {
         "model": " + ".join(dict.fromkeys(card["config"]["model"]["name"] for card in cards)),
         "parameters": count_parameters(judged.net)[1],
-        "seed": cards[0]["seed"],
+        "seed": cards[0]["seed"] if len(cards) == 1 else [card["seed"] for card in cards],
         "checkpoint": ", ".join(str(file) for file in files),
         "checkpoint_sha256": identity(files),
         **({"weights": weights} if weights else {}),
@@ -97,21 +114,16 @@ def evaluate(cfg: DictConfig) -> float:
     }
     write_json(run_dir / "metrics.json", {split: scores, **facts})
     save_results(run_dir, judged, "predictions.csv")
-    if plain["calibrate"]:
-        found = calibrate.fitted(judged)
-        calibrate.store(files[0], found)
-        judged.card["calibration"] = found
-        print(f"temperature {found['temperature']:.3f} kept in {files[0]}")
     print("\n" + report_text(scores, split))
     if plain["report"]:
-        typed = " ".join(HydraConfig.get().overrides.task)
+        typed = shlex.join(HydraConfig.get().overrides.task)
         history = files[0].parent.parent / "history.csv"
         made = make_report(
             judged,
             run_dir,
             {key: plain[key] for key in ("mistakes", "explain", "robustness")},
             {**facts, "command": f"python -m emotion_lab.evaluate {typed}"},
-            data,
+            own if judged.foreign else data,
             history if len(files) == 1 and history.is_file() else None,
         )
         low, high = made["accuracy_ci95"]
@@ -123,7 +135,7 @@ def evaluate(cfg: DictConfig) -> float:
 
 def main() -> None:
     """Entry point of ``emotion-evaluate``."""
-    config.run("evaluate", evaluate, prepare)
+    config.run("evaluate", evaluate, prepare, RESULTS)
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def train(cfg: DictConfig) -> float:
 
 def main() -> None:
     """Entry point of ``emotion-train``."""
-    config.run("train", train, prepare)
+    config.run("train", train, prepare, ("checkpoints/last.ckpt", "metrics.json"))
 
 
 if __name__ == "__main__":

@@ -369,11 +369,11 @@ def test_the_seal_is_shown(tmp_path: Path) -> None:
     assert result()["test"] == {"openings": 0, "configurations": 0}
     assert "has no opening" in result()["warnings"][0]
     for config in ("one", "one"):
-        seal.record(ledger, runs[0], "c0ffee", config, found, 0.5)
+        seal.record(ledger, runs[0], "c0ffee", {"config": config}, found, 0.5)
     assert result()["test"] == {"openings": 2, "configurations": 1} and not result()["warnings"]
     assert show.seal_line(result()) == "test split opened 2 times, for 1 configuration"
-    seal.record(ledger, runs[0], "c0ffee", "two", found, 0.5)
-    seal.record(ledger, runs[0], "c0ffee", "three", {**found, "hash": "other"}, 0.5)
+    seal.record(ledger, runs[0], "c0ffee", {"config": "two"}, found, 0.5)
+    seal.record(ledger, runs[0], "c0ffee", {"config": "three"}, {**found, "hash": "other"}, 0.5)
     assert result()["test"] == {"openings": 3, "configurations": 2}
     shown = "\n".join(show.lines(result()))
     assert "test split opened 3 times, for 2 configurations" in shown

@@ -224,10 +224,21 @@ def test_the_ledger_counts_openings_of_one_test_set(tmp_path: Path) -> None:
     assert ledger.openings(place, "aa") == []
     prints = {"hash": "aa", "known_as": None, "n": 3}
     for config in ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 2, "b": 2}):
-        ledger.record(place, tmp_path, "c0ffee", ledger.config_hash(config), prints, 0.5)
+        made_with = ledger.setup({"config": config, "epoch": 3}, "none")
+        ledger.record(place, tmp_path, "c0ffee", made_with, prints, 0.5)
     with open(place, "a", encoding="utf-8") as stream:
         stream.write('torn line {"fing\n[1]\n3\n')
-    ledger.record(place, tmp_path, "c0ffee", "e", {**prints, "hash": "bb"}, 0.5)
+    ledger.record(place, tmp_path, "c0ffee", made_with, {**prints, "hash": "bb"}, 0.5)
     found = ledger.openings(place, "aa")
-    assert len(found) == 3 and len({line["config"] for line in found}) == 2
+    assert len(found) == 3 and ledger.configurations(found) == 2
+    one, other = ({"config": {"a": i}, "epoch": 1} for i in range(2))
+    pair, turned = ({"members": m} for m in ([one, other], [other, one]))
+    assert ledger.setup(pair, "none") == ledger.setup(turned, "none")
+    different = [
+        ledger.setup(one, "none"),
+        ledger.setup(one, "flip"),
+        ledger.setup({**one, "epoch": 2}, "none"),
+        ledger.setup(pair, "none"),
+    ]
+    assert ledger.configurations(different + different) == 4
     assert len(ledger.openings(place, "bb")) == 1

@@ -192,6 +192,7 @@ MISTAKES = [
     ("emotion_lab.predict", ("ckpt=RUN",), "source is missing"),
     ("emotion_lab.predict", ("ckpt=RUN", "source=0"), "emotion_lab.live source=0"),
     ("emotion_lab.predict", ("ckpt=RUN", "source=nowhere.jpg"), "no file, folder or camera"),
+    ("emotion_lab.live", ("ckpt=[a,b]", "source=0"), "one checkpoint is taken here"),
     ("emotion_lab.live", ("ckpt=nowhere", "source=0"), "no such checkpoint"),
     ("emotion_lab.live", ("ckpt=RUN", "source=97", "display=none"), "camera"),
     ("emotion_lab.live", ("ckpt=RUN", "display=windw"), "expected one of auto, window, web"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ import pytest
 from sklearn import metrics
 
 from emotion_lab import checkpoint as ckpt
+from emotion_lab import checks
 from emotion_lab.errors import UserError
 from emotion_lab.evaluation import calibrate
+from emotion_lab.evaluation.calibration import fit_temperature
 from emotion_lab.evaluation.duplicates import first_of_its_kind, without_duplicates
 from emotion_lab.evaluation.judge import judge, save_results
 from emotion_lab.evaluation.judged import Judged
-from emotion_lab.evaluation.report import make_report, protocol
+from emotion_lab.evaluation.report import calibration_numbers, make_report, protocol
 from emotion_lab.labels import EMOTIONS
 from tests.conftest import TINY, command, composed, make_checkpoint
 
@@ -74,11 +78,15 @@ def test_every_figure_is_scikit_learns(made: tuple[Path, dict]) -> None:
         assert row["auc"] == close(metrics.roc_auc_score(labels == i, p[:, i]), abs=1e-6)
         ap = metrics.average_precision_score(labels == i, p[:, i])
         assert row["average_precision"] == close(ap, abs=1e-6)
-        assert row["f1_ci95"][0] <= row["f1"] <= row["f1_ci95"][1]
+        if row["f1"] == 0:  # never right: there is no spread to draw
+            assert row["f1_ci95"] is None
+        else:
+            assert row["f1_ci95"][0] <= row["f1"] <= row["f1_ci95"][1]
     p = p / p.sum(1, keepdims=True)
     auc = metrics.roc_auc_score(labels, p, multi_class="ovr", average="macro")
     assert report["roc_auc_macro"] == close(auc, abs=1e-6)
     assert report["nll"] == close(metrics.log_loss(labels, p, labels=range(7)), abs=1e-5)
+    assert sum(row["f1_ci95"] is not None for row in report["per_class"].values()) >= 2
     low, high = report["accuracy_ci95"]
     assert low < report["accuracy"] < high
     assert report["nll_calibrated"] <= report["nll"] and report["temperature"] != 1
@@ -183,6 +191,9 @@ def test_test_is_never_used_for_choosing(cfg: Any, checkpoint: Path, tmp_path: P
     ("arguments", "said"),
     [
         (("calibrate=true", "split=test"), "never on test"),
+        (("calibrate=true", "split=train"), "never on test or train"),
+        (("calibrate=true", "tta=flip"), "without test-time augmentation"),
+        (("data.path=somewhere",), "does not apply: the checkpoint was trained on drawn faces"),
         (("calibrate=true", "data.limit=5"), "all of its own val split"),
         (("weights=test",), "one of equal, val"),
     ],
@@ -192,6 +203,70 @@ def test_refused_in_one_line(
 ) -> None:
     done = command(f"ckpt={checkpoint}", *arguments, module="emotion_lab.evaluate", cwd=tmp_path)
     assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_an_ensemble_has_no_temperature_of_a_member(
+    cfg: dict[str, Any], judged: Judged, tmp_path: Path
+) -> None:
+    members = [make_checkpoint(cfg, tmp_path / f"{i}.ckpt", NAMES, seed=i) for i in range(2)]
+    for path in members:
+        calibrate.store(path, {**calibrate.fitted(judged), "temperature": 7.7})
+    alone = judge(members[0], cfg["data"], "val", tmp_path, "cpu")
+    assert calibration_numbers(alone)["temperature"] == 7.7
+    both = judge(members, cfg["data"], "val", tmp_path, "cpu")
+    found = calibration_numbers(both)
+    assert found["temperature"] == pytest.approx(fit_temperature(both.logits, both.labels))
+    flipped = judge(members[0], cfg["data"], "val", tmp_path, "cpu", tta="flip")
+    found = calibration_numbers(flipped)
+    assert found["temperature"] == pytest.approx(fit_temperature(flipped.logits, flipped.labels))
+    ledger = tmp_path / "ledger.jsonl"
+    sealed = judge(members, cfg["data"], "test", tmp_path, "cpu", ledger)
+    assert calibration_numbers(sealed)["temperature"] is None
+
+
+def test_the_runs_own_data_by_name(cfg: Any, checkpoint: Path, tmp_path: Path) -> None:
+    """data=synthetic with the same keys is what the run saw, val or train."""
+    own = judge(checkpoint, cfg["data"], "val", tmp_path, "cpu", foreign=True)
+    assert not own.foreign and not own.mapping and protocol(own)["lines"][0].startswith("val chose")
+    content = ckpt.read(checkpoint)
+    train = judge(checkpoint, cfg["data"], "train", tmp_path, "cpu", foreign=True)
+    card = {**content[ckpt.CARD], "fingerprints": {"train": train.scores["fingerprint"]}}
+    path = tmp_path / "trained.ckpt"
+    ckpt.write(path, {**content, ckpt.CARD: card})
+    again = judge(path, cfg["data"], "train", tmp_path, "cpu", foreign=True)
+    assert "images the checkpoint was trained on" in protocol(again)["warnings"][0]
+    other = judge(checkpoint, {**cfg["data"], "seed": 9}, "val", tmp_path, "cpu", foreign=True)
+    assert other.foreign and len(other.mapping) == 7
+
+
+def test_one_command_a_folder(tmp_path: Path) -> None:
+    with checks.claimed(tmp_path, "metrics.json"):
+        code = (
+            "import sys; from pathlib import Path; from emotion_lab.checks import claimed\n"
+            "with claimed(Path(sys.argv[1])): print('in')"
+        )
+        arguments = [sys.executable, "-c", code, str(tmp_path)]
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1 and "another process works in" in done.stderr
+    assert not list(tmp_path.iterdir())
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "in\n"
+    (tmp_path / "metrics.json").touch()
+    with pytest.raises(UserError, match="already holds metrics.json"):
+        with checks.claimed(tmp_path, "metrics.json"):
+            pytest.fail("begun over results")
+
+
+def test_a_sweep_does_not_replace_an_earlier_one(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "sweep" / "0").mkdir(parents=True)
+    (tmp_path / "sweep" / "0" / "metrics.json").write_text("kept")
+    done = command(
+        *("-m", f"ckpt={checkpoint}", "report=false", f"hydra.sweep.dir={tmp_path / 'sweep'}"),
+        module="emotion_lab.evaluate",
+        cwd=tmp_path,
+    )
+    assert done.returncode != 0 and "already holds metrics.json" in done.stderr
+    assert (tmp_path / "sweep" / "0" / "metrics.json").read_text() == "kept"
 
 
 def test_results_are_never_replaced(checkpoint: Path, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from sklearn import metrics
 from emotion_lab.errors import UserError
 from emotion_lab.evaluation import statistics
 from emotion_lab.evaluation.statistics import (
+    SAME,
+    WORSE,
     count,
     intervals,
     mcnemar,
@@ -278,3 +280,26 @@ def test_seeds_join_both_doubts() -> None:
     clear = paired_seeds(labels, b, np.stack([labels] * 3), 3)
     assert clear["verdict"] == clear["macro_f1_verdict"] == "better"
     assert clear["f1"][2] is None and clear["f1_ci95"][2] is None
+
+
+def test_no_spread_is_not_certainty() -> None:
+    """A model without a mistake, and one that always says the same."""
+    labels = np.arange(24) % 4
+    found = intervals(labels, labels, 4)
+    assert found["accuracy_ci95"] == pytest.approx([0.862, 1.0], abs=1e-3)
+    assert found["macro_f1_ci95"] is None and found["f1_ci95"] == [None] * 4
+    constant = intervals(labels, np.zeros(24, np.int64), 4)
+    assert constant["accuracy_ci95"] == pytest.approx([0.120, 0.449], abs=1e-3)
+
+
+def test_one_image_is_no_verdict_on_f1() -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 4, 200)
+    a = np.where(generator.random(200) < 0.7, labels, (labels + 1) % 4)
+    b = a.copy()
+    right = np.flatnonzero(a == labels)[:5]
+    b[right] = (labels[right] + 1) % 4
+    assert paired(labels, a, b, 4)["macro_f1_verdict"] == SAME
+    right = np.flatnonzero(a == labels)[:40]
+    b[right] = (labels[right] + 1) % 4
+    assert paired(labels, a, b, 4)["macro_f1_verdict"] == WORSE

@@ -69,7 +69,7 @@ def _sealed(fingerprint: dict[str, Any] | None, ledger: Path) -> tuple[dict[str,
             "the runs tell no fingerprint of the test split: its openings cannot be counted"
         ]
     lines = seal.openings(ledger, fingerprint["hash"])
-    configurations = len({line.get("config") for line in lines})
+    configurations = seal.configurations(lines)
     warnings = []
     if not lines:
         warnings.append(

@@ -73,7 +73,7 @@ def load_data(cfg: dict, splits: tuple[str, ...], carve: bool = True) -> Source:
         needed = wanted | {"train"}
         source = load(cfg, _ordered(needed))
     source = exclude(source, cfg.get("exclude"))
-    if len(source.classes) < 2:
+    if len(source.classes) < 2 and carve:
         raise UserError(
             f"{source.location} has one class, {source.classes[0]}: at least two are needed. "
             "Set data.path to the folder that holds the class folders."

@@ -21,8 +21,8 @@ def fitted(judged: Judged) -> dict[str, Any]:
     Raises:
         UserError: If the split is test.
     """
-    if judged.split == "test":
-        raise UserError("the temperature is fitted on val, never on test: set split=val.")
+    if judged.split != "val":
+        raise UserError("the temperature is fitted on val, never on test or train: set split=val.")
     temperature = fit_temperature(judged.logits, judged.labels)
     return {
         "temperature": temperature,

@@ -60,7 +60,8 @@ def nll(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> flo
     """
     check(logits, labels)
     values = log_probabilities(logits, temperature)
-    return float(-values[np.arange(len(labels)), labels].mean())
+    # Not -0.0, where every answer is certain and right.
+    return max(0.0, float(-values[np.arange(len(labels)), labels].mean()))
 
 
 def brier(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:

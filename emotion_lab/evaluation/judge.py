@@ -119,11 +119,21 @@ def shared_scores(
 
 
 def unlike(
-    cards: Sequence[dict[str, Any]], split: str, fingerprint: dict[str, Any], foreign: bool
+    known: Sequence[dict[str, Any]], split: str, fingerprint: dict[str, Any], foreign: bool
 ) -> list[str]:
-    """Return a warning where a checkpoint saw another split of this name when it was trained."""
-    for card in cards if not foreign else ():
-        seen = card.get("fingerprints", {}).get(split)
+    """Return warnings where images may have been trained on.
+
+    Args:
+        known: The fingerprints in each checkpoint's card.
+        split: Which split is scored.
+        fingerprint: Of the images that are scored.
+        foreign: Whether the data is known to be other data.
+    """
+    hashes = {prints["train"]["hash"] for prints in known if "train" in prints}
+    if fingerprint["hash"] in hashes:
+        return ["warning: these are the images the checkpoint was trained on"]
+    for prints in known if not foreign else ():
+        seen = prints.get(split)
         if seen is not None and seen["hash"] != fingerprint["hash"]:
             return [
                 f"warning: {split} is not what the run saw ({fingerprint['n']} images, then "
@@ -173,21 +183,24 @@ def judge(
     mapping = class_mapping(data, card["classes"], split) if foreign else []
     part, notes = match_classes(data, card["classes"], split)
     data.source.classes, data.source.splits[split] = list(card["classes"]), part
-    notes = [*data.source.notes, *notes]
-    for row in mapping:
-        print(f"  {row['from']} -> {row['to'] or 'left out'} ({row['n']:,} images)")
     data.prepare_for(card["input"]["image_size"], card["input"]["channels"])
     fingerprint = data.fingerprints()[split]
-    notes += unlike(members, split, fingerprint, foreign)
+    seen = [card.get("fingerprints", {}) for card in members]
+    if foreign and any(known.get(split, {}).get("hash") == fingerprint["hash"] for known in seen):
+        # Named anew, but the very split of the run.
+        foreign, mapping = False, []
+    notes = [*data.source.notes, *notes, *unlike(seen, split, fingerprint, foreign)]
+    for row in mapping:
+        print(f"  {row['from']} -> {row['to'] or 'left out'} ({row['n']:,} images)")
     for note in notes:
         print(f"  {note}")
     before: list[dict[str, Any]] = []
-    config = seal.config_of(card)
+    setup = seal.setup(card, tta)
     if split == "test" and ledger is not None:
         before = seal.openings(ledger, fingerprint["hash"])
-        configs = {line.get("config") for line in before} | {config}
         print(
-            f"test split opened: {len(before)} times before, {len(configs)} configurations in all"
+            f"test split opened: {len(before)} times before, "
+            f"{seal.configurations([*before, setup])} configurations in all"
         )
     accuracy = None
     try:
@@ -198,7 +211,7 @@ def judge(
     finally:
         # Also when it fails half-way: an opening is an opening.
         if split == "test" and ledger is not None:
-            seal.record(ledger, run_dir, identity(paths), config, fingerprint, accuracy)
+            seal.record(ledger, run_dir, identity(paths), setup, fingerprint, accuracy)
     scores["fingerprint"] = fingerprint
     if len(part) > scores["n"]:
         scores["skipped"] = len(part) - scores["n"]

@@ -9,7 +9,7 @@ import numpy as np
 
 from emotion_lab.data.base import Split
 from emotion_lab.data.transforms import Fit
-from emotion_lab.evaluation.ledger import config_of
+from emotion_lab.evaluation.ledger import setup
 from emotion_lab.evaluation.predict import Predictions
 from emotion_lab.models.base import EmotionNet
 from emotion_lab.models.ensemble import Ensemble
@@ -51,9 +51,9 @@ class Judged:
     mapping: list[dict[str, Any]] = field(default_factory=list)
 
     @property
-    def config(self) -> str:
-        """The hash of the config, as in the ledger."""
-        return config_of(self.card)
+    def setup(self) -> dict[str, Any]:
+        """What makes it a configuration of its own, as in the ledger."""
+        return setup(self.card, self.scores["tta"])
 
     @property
     def classes(self) -> list[str]:

@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,33 @@ def config_hash(config: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def config_of(card: dict[str, Any]) -> str:
-    """Return the hash of what a checkpoint was trained with; of an ensemble, of all its members."""
-    members = card.get("members")
-    config = card["config"] if members is None else {"members": [c["config"] for c in members]}
-    return config_hash(config)
+def setup(card: dict[str, Any], tta: str) -> dict[str, Any]:
+    """Return what makes a configuration of its own: training, epoch, test-time augmentation.
+
+    Of an ensemble it is the same whatever the order of its members.
+    """
+    cards = card.get("members", [card])
+    hashes = sorted(config_hash(c["config"]) for c in cards)
+    epochs = sorted(c["epoch"] for c in cards)
+    several = len(cards) > 1
+    return {
+        "config": config_hash({"members": hashes}) if several else hashes[0],
+        "epoch": epochs if several else epochs[0],
+        "tta": tta,
+    }
+
+
+def configurations(lines: Iterable[dict[str, Any]]) -> int:
+    """Return how many different configurations opened a test set."""
+    keys = ("config", "epoch", "tta")
+    return len({json.dumps([line.get(key) for key in keys]) for line in lines})
 
 
 def record(
     ledger: Path,
     run: Path,
     checkpoint: str,
-    config: str,
+    made_with: dict[str, Any],
     fingerprint: dict[str, Any],
     accuracy: float | None,
 ) -> dict[str, Any]:
@@ -37,7 +53,7 @@ def record(
         ledger: The file; made where there is none.
         run: The run folder of whoever opened the split.
         checkpoint: The hash of what was scored.
-        config: The hash of its config.
+        made_with: See :func:`setup`.
         fingerprint: Of the split.
         accuracy: None where scoring failed after the split was opened.
     """
@@ -45,7 +61,7 @@ def record(
         "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "run": str(run),
         "checkpoint": checkpoint,
-        "config": config,
+        **made_with,
         "fingerprint": fingerprint["hash"],
         "known_as": fingerprint["known_as"],
         "n": fingerprint["n"],

@@ -15,6 +15,7 @@ from emotion_lab.evaluation.duplicates import without_duplicates
 from emotion_lab.evaluation.explain import explain, method_name, overlay
 from emotion_lab.evaluation.judge import write_json
 from emotion_lab.evaluation.judged import Judged
+from emotion_lab.evaluation.ledger import configurations as count_setups
 from emotion_lab.evaluation.page import write_page
 from emotion_lab.evaluation.robustness import robustness
 from emotion_lab.evaluation.statistics import intervals
@@ -28,11 +29,12 @@ MISTAKE_FILES = 1000
 def calibration_numbers(judged: Judged) -> dict[str, Any]:
     """Return NLL, ECE and Brier score before and after the temperature.
 
-    A checkpoint without a fitted temperature gets one where the split shown may choose it.
+    A checkpoint without a fitted temperature gets one where the split shown may choose it; so do
+    ensembles and test-time augmentation, for which none is kept.
     """
     logits, labels = judged.logits, judged.labels
-    known = judged.card.get("calibration")
-    if known is None and not judged.foreign and judged.split != "test":
+    known = judged.card.get("calibration") if judged.scores["tta"] == "none" else None
+    if known is None and not judged.foreign and judged.split == "val":
         known = fitted(judged)
     temperature = known["temperature"] if known else None
     where = None
@@ -63,7 +65,7 @@ def protocol(judged: Judged) -> dict[str, Any]:
     openings = configurations = None
     if judged.split == "test":
         openings = len(judged.openings) + 1
-        configurations = len({line.get("config") for line in judged.openings} | {judged.config})
+        configurations = count_setups([*judged.openings, judged.setup])
         if configurations > 1:
             warnings.append(
                 f"this test set has been opened for {configurations} configurations: the best of "
@@ -202,8 +204,7 @@ def make_report(
     votes = agreement(judged)
     if votes:
         report["votes"] = votes
-    if not judged.foreign:
-        report["without_duplicates"] = without_duplicates(judged, data_cfg)
+    report["without_duplicates"] = without_duplicates(judged, data_cfg)
     if options["robustness"]:
         report["robustness"] = robustness(judged, options["robustness"], judged.device)
     images = draw(judged, report, roc, pr, run_dir, history)

@@ -117,14 +117,26 @@ def interval(values: np.ndarray) -> list[float]:
     return np.quantile(values, (ALPHA / 2, 1 - ALPHA / 2)).tolist()
 
 
+def _spread(values: np.ndarray) -> list[float] | None:
+    """Return the interval of bootstrap values, None where all draws are the same."""
+    low, high = interval(values)
+    return [low, high] if high > low else None
+
+
+def wilson(right: int, n: int) -> list[float]:
+    """Return the Wilson interval of a share (Wilson 1927); it has a width also at 0 and at n."""
+    found = stats.binomtest(right, n).proportion_ci(1 - ALPHA, method="wilson")
+    return [float(found.low), float(found.high)]
+
+
 def intervals(
     labels: np.ndarray, predicted: np.ndarray, k: int, rounds: int = ROUNDS, seed: int = 0
 ) -> dict[str, Any]:
     """Return scores with 95 % percentile intervals of the stratified bootstrap.
 
     They say how much a score depends on which images happened to be in the split; not how much on
-    the training seed. What did not occur cannot be drawn: with no mistake at all, or very few
-    images, they are too narrow.
+    the training seed. What did not occur cannot be drawn: where every draw is the same (no mistake
+    at all, or one class for everything), accuracy has Wilson's interval, and F1 none.
 
     Args:
         labels: True classes, int64 (N,).
@@ -135,7 +147,8 @@ def intervals(
 
     Returns:
         ``n``, ``accuracy``, ``accuracy_ci95`` ([low, high]), ``macro_f1``, ``macro_f1_ci95``, and
-        by class ``f1`` and ``f1_ci95``, lists of K with None where a class has no samples.
+        by class ``f1`` and ``f1_ci95``, lists of K with None where a class has no samples or the
+        draws have no spread.
 
     Raises:
         UserError: If there are no predictions.
@@ -147,11 +160,12 @@ def intervals(
     return {
         "n": len(labels),
         "accuracy": float(whole.accuracy),
-        "accuracy_ci95": interval(drawn.accuracy[0]),
+        "accuracy_ci95": _spread(drawn.accuracy[0])
+        or wilson(int(whole.correct.sum()), len(labels)),
         "macro_f1": float(whole.macro_f1),
-        "macro_f1_ci95": interval(drawn.macro_f1[0]),
+        "macro_f1_ci95": _spread(drawn.macro_f1[0]),
         "f1": [float(f1[i]) if present[i] else None for i in range(k)],
-        "f1_ci95": [interval(drawn_f1[:, i]) if present[i] else None for i in range(k)],
+        "f1_ci95": [_spread(drawn_f1[:, i]) if present[i] else None for i in range(k)],
     }
 
 
@@ -218,7 +232,7 @@ def paired(
         ``accuracy`` and ``accuracy_ci95``, ``macro_f1`` and ``macro_f1_ci95``, by class ``f1`` and
         ``f1_ci95`` (None without samples), ``only_a_right``, ``only_b_right``, ``mcnemar_p``;
         ``verdict`` on b's accuracy and ``macro_f1_verdict``, which has the interval alone, because
-        McNemar's test speaks of accuracy only.
+        McNemar's test speaks of accuracy only; it needs six rows on which the models differ.
 
     Raises:
         UserError: If there are no predictions.
@@ -243,7 +257,8 @@ def paired(
         "only_b_right": only_b,
         "mcnemar_p": p,
         "verdict": verdict(accuracy, p),
-        "macro_f1_verdict": verdict(macro_f1),
+        # Six rows at least: on fewer no exact paired test can reach 5 %.
+        "macro_f1_verdict": verdict(macro_f1) if int((a != b).sum()) >= 6 else SAME,
     }
 
 

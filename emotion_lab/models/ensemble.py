@@ -95,4 +95,5 @@ def restore_all(
         orders.append([its["classes"].index(name) for name in card["classes"]])
     together = Ensemble([net for net, _ in loaded], orders, weights).eval()
     cards = [its for _, its in loaded]
-    return together, {**card, "temperature": 1.0, "members": cards}
+    own = {key: value for key, value in card.items() if key != "calibration"}
+    return together, {**own, "temperature": 1.0, "members": cards}
