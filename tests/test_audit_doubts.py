@@ -156,12 +156,15 @@ def test_bad_predictions(noisy: tuple[look.Looked, set[int]], tmp_path: Path) ->
     (tmp_path / "b.csv").write_text("a,b\n")
     with pytest.raises(UserError, match="has no column path"):
         doubts.read_predictions(tmp_path / "b.csv", CLASSES)
-    for bad in (np.nan, -0.1, np.inf):
+    for bad in (np.nan, -0.1, np.inf, 7):
         file = write(
             tmp_path / "c.csv", ["x", "y"], np.array([[1, 0, 0, 0], [1, 0, 0, bad]]), CLASSES
         )
         with pytest.raises(UserError, match="row 3: not a probability"):
             doubts.read_predictions(file, CLASSES)
+    file = write(tmp_path / "e.csv", ["x", "x"], np.repeat(uniform, 2, 0), CLASSES)
+    with pytest.raises(UserError, match="row 3: 'x' is there already"):
+        doubts.read_predictions(file, CLASSES)
     file = write(tmp_path / "d.csv", ["elsewhere/1.png"], uniform, CLASSES)
     with pytest.raises(UserError, match="predictions for 0 images of this data"):
         found(looked, [file])

@@ -112,15 +112,20 @@ def read_predictions(file: Path, classes: list[str]) -> dict[str, np.ndarray]:
             "data, as train writes predictions_val.csv."
         )
     order = [columns[key(name)] for name in classes]
-    result = {}
+    result: dict[str, np.ndarray] = {}
     for number, row in enumerate(rows[1:], start=2):
         try:
             values = np.array([float(row[column]) for column in order])
         except (ValueError, IndexError):
             values = np.array([np.nan])
-        if not (np.isfinite(values).all() and (values >= 0).all() and values.sum() > 0):
+        # More than the classes of the data may be predicted: a sum below 1 is right there.
+        good = np.isfinite(values).all() and (values >= 0).all() and 0 < values.sum() <= 1.001
+        if not good:
             raise UserError(f"{file}, row {number}: not a probability for each class.")
-        result[row[header.index("path")]] = values / values.sum()
+        name = row[header.index("path")]
+        if name in result:
+            raise UserError(f"{file}, row {number}: '{name}' is there already.")
+        result[name] = values / values.sum()
     return result
 
 
