@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from emotion_lab.errors import UserError
 
 
@@ -35,7 +33,7 @@ def check_checkpoint(ckpt: Any, several: bool = False) -> None:
     given = paths(ckpt)
     if not any(given):
         raise UserError("ckpt is missing: give a checkpoint or a run folder, ckpt=<path>.")
-    if len(given) > 1 and not several:
+    if not several and not isinstance(ckpt, str):
         raise UserError("one checkpoint is taken here, ckpt=<path>; ensembles are for evaluate.")
     for path in given:
         if not Path(path).exists():
@@ -106,6 +104,9 @@ def claimed(folder: Path, *names: str) -> Iterator[None]:
     Raises:
         UserError: If another process works in the folder, or it holds results.
     """
+    # Slow to import, and not needed to answer --help or a mistake.
+    from filelock import FileLock, Timeout
+
     file = folder / ".lock"
     lock = FileLock(file, timeout=0)
     try:

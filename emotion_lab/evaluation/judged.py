@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -70,12 +71,12 @@ class Judged:
         """Logits, float32 (N, K)."""
         return self.predictions.logits.numpy()
 
-    @property
+    @cached_property
     def probabilities(self) -> np.ndarray:
         """Softmax of the logits at temperature 1, float32 (N, K)."""
         return self.predictions.probabilities.numpy()
 
-    @property
+    @cached_property
     def predicted(self) -> np.ndarray:
         """The class of the largest logit, int64 (N,)."""
         return self.logits.argmax(1)

@@ -168,7 +168,7 @@ def maps(judged: Judged, rows: list[gallery.ClassExamples]) -> tuple[dict[int, n
         heat, how = np.mean(heats, axis=0), f"{method_name(net.members[0])}, mean of the members"
     else:
         heat, how = explain(net, images, targets, judged.device), method_name(net)
-    overlays = {i: overlay(judged.image(i), heat[at]) for at, i in enumerate(chosen)}
+    overlays = {i: overlay(images[at], heat[at]) for at, i in enumerate(chosen)}
     return overlays, how
 
 
