@@ -21,6 +21,7 @@ from emotion_lab.errors import UserError
 from emotion_lab.evaluation import ledger as seal
 from emotion_lab.evaluation.saved import read_predictions
 from emotion_lab.evaluation.statistics import intervals, paired, paired_seeds
+from emotion_lab.evaluation.style import LIGHT, render
 
 CLASSES = ["happy", "sad", "neutral"]
 LABELS = np.repeat([0, 1, 2], [60, 25, 35])
@@ -353,6 +354,18 @@ def test_a_class_without_samples(tmp_path: Path) -> None:
     show.write_page(tmp_path, result, {"light": b"", "dark": b""})
     assert "no samples" in (tmp_path / "compare.html").read_text()
     assert "No samples: sad." in result["notes"]
+
+
+def test_a_class_that_is_never_right(tmp_path: Path) -> None:
+    """Its F1 is 0 in every draw of the bootstrap: there is a number and no interval."""
+    never = np.where(guesses(0.8, 0) == 1, 0, guesses(0.8, 0))
+    runs = [write_run(tmp_path / "a", guesses(0.8, 1)), write_run(tmp_path / "b", never)]
+    result = compare([runs[0]], [runs[1]], "val", tmp_path / "none")
+    assert result["b"]["runs"][0]["per_class"]["sad"] == {"f1": 0.0, "f1_ci95": None}
+    (line,) = (x for x in show.lines(result) if x.startswith("F1 sad"))
+    assert "0.0000 [no spread]" in line
+    assert render(lambda style: show.figure(result, style), LIGHT)[:4] == b"\x89PNG"
+    show.write_page(tmp_path, result, {"light": b"", "dark": b""})
 
 
 # --- the seal -------------------------------------------------------------------------------

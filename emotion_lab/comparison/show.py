@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import importlib.resources
 import re
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from emotion_lab.evaluation import html
 from emotion_lab.evaluation.style import Style
 from emotion_lab.files import write_whole
 
@@ -19,7 +16,9 @@ _SHOWN = {"accuracy": "accuracy", "macro_f1": "macro F1"}
 _NONE = "no samples"
 
 
-def _between(pair: list[float], signed: bool) -> str:
+def _between(pair: list[float] | None, signed: bool) -> str:
+    if pair is None:  # every draw of the bootstrap was the same
+        return "[no spread]"
     low, high = (f"{end:{'+' if signed else ''}.4f}" for end in pair)
     return f"[{low}, {high}]"
 
@@ -166,7 +165,8 @@ def figure(result: dict[str, Any], style: Style) -> Figure:
             over = side["per_class_f1"][name]
             ends = [over["min"], over["max"]]
             if not pairs:
-                ends = side["runs"][0]["per_class"][name]["f1_ci95"]
+                # None where every draw of the bootstrap was the same, as for a class never right.
+                ends = side["runs"][0]["per_class"][name]["f1_ci95"] or [over["mean"]] * 2
             bottom.plot(ends, [i + shift] * 2, color=colour, linewidth=1.8)
             bottom.plot(over["mean"], i + shift, marker, color=colour, markersize=5, clip_on=False,
                         label=key if i == 0 else None)  # fmt: skip
@@ -195,10 +195,6 @@ def _tied(text: str) -> str:
     return re.sub(r"(?<=\de)-(?=\d)", "\u2011", text)
 
 
-def _png(data: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
-
-
 def write_page(folder: Path, result: dict[str, Any], pictures: dict[str, bytes]) -> Path:
     """Write ``compare.html``: one file that needs no other and no network.
 
@@ -213,24 +209,16 @@ def write_page(folder: Path, result: dict[str, Any], pictures: dict[str, bytes])
     Raises:
         OSError: If it cannot be written.
     """
-    environment = Environment(
-        loader=PackageLoader("emotion_lab.comparison"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    sheet = importlib.resources.files("emotion_lab.evaluation") / "templates" / "report.css"
-    page = environment.get_template("compare.html").render(
+    template = html.environment("emotion_lab.comparison").get_template("compare.html")
+    page = template.render(
         r=result,
         rows=table(result),
         pairs=pair_lines(result) if result["seeds"] > 1 else [],
         seal=seal_line(result),
         macro=macro_line(result),
         tied=_tied,
-        pictures={look: _png(data) for look, data in pictures.items()},
-        # Our own style sheet, not data: it goes in as it is.
-        style=Markup(sheet.read_text(encoding="utf-8")),
+        pictures={look: html.png(data) for look, data in pictures.items()},
+        style=html.style_sheet(),
     )
     path = folder / "compare.html"
     write_whole(path, page.encode("utf-8", "backslashreplace"))
