@@ -13,6 +13,7 @@ import pytest
 from emotion_lab.errors import UserError
 from emotion_lab.evaluation import page
 from emotion_lab.evaluation.gallery import ClassExamples, Example, Pair
+from emotion_lab.evaluation.html import png
 from emotion_lab.evaluation.style import DARK, LIGHT
 
 NAMES = ["angry", "happy", "sad"]
@@ -189,15 +190,15 @@ def test_figures_switch_with_the_page() -> None:
     reader = Reader(page.render(FULL))
     shown = [attrs for attrs in reader.all("img") if attrs.get("class") != "face"]
     assert [attrs["src"] for attrs in shown] == [
-        page._png(b"light " + name.encode())
+        png(b"light " + name.encode())
         for name in (
             "per_class confusion_counts confusion_normalized curves roc precision_recall "
             "reliability confidence coverage robustness"
         ).split()
     ]
     for light, dark in zip(shown, reader.all("source"), strict=True):
-        name = next(n for n in FULL["figures"] if page._png(b"light " + n.encode()) == light["src"])
-        assert dark["srcset"] == page._png(b"dark " + name.encode())
+        name = next(n for n in FULL["figures"] if png(b"light " + n.encode()) == light["src"])
+        assert dark["srcset"] == png(b"dark " + name.encode())
         assert "prefers-color-scheme: dark" in str(dark["media"])
     assert all(attrs.get("alt") for attrs in reader.all("img"))
     style = Path(page.__file__).with_name("templates") / "report.css"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment
 
 from emotion_lab.errors import UserError
+from emotion_lab.evaluation import html
 from emotion_lab.files import write_whole
 
 #: Without these there is no report; everything else may be missing or None.
@@ -94,18 +93,8 @@ def plain(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else str(value)
 
 
-def _png(data: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
-
-
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("emotion_lab.evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = html.environment("emotion_lab.evaluation")
     for function in (percent, decimal, count, interval, words, plain):
         environment.filters[function.__name__] = function
     environment.filters["link"] = quote
@@ -147,14 +136,13 @@ def render(content: Mapping[str, Any]) -> str:
     if missing:
         raise KeyError(f"the report lacks {', '.join(missing)}")
     report["figures"] = {
-        name: {look: _png(data) for look, data in images.items()}
+        name: {look: html.png(data) for look, data in images.items()}
         for name, images in (report["figures"] or {}).items()
     }
     environment = _environment()
-    # Our own style sheet, not data: it goes in as it is.
-    style = Markup(environment.loader.get_source(environment, "report.css")[0])
     shown = _shown(report)
     template = environment.get_template("report.html")
+    style = html.style_sheet()
     return template.render(r=report, shown=shown, titles=SECTIONS, style=style, thin=_THIN)
 
 
