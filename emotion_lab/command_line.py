@@ -22,6 +22,8 @@ PATH_KEYS = (
     "clip",
     "photo",
     "resume",
+    "runs",
+    "replay",
     "source",
     "save",
     "log",
@@ -37,7 +39,7 @@ PATH_KEYS = (
 )
 
 #: Of those, the ones that also take a list, ``[one,other]``.
-LIST_KEYS = ("ckpt", "a", "b", "predictions")
+LIST_KEYS = ("ckpt", "a", "b", "runs", "predictions")
 
 
 def quote(value: str, interpolate: bool = False) -> str:

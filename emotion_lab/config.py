@@ -235,7 +235,7 @@ def _guarded(
     task: Callable[[DictConfig], Any],
     full: bool,
     multirun: bool,
-    results: Sequence[str],
+    results: Sequence[str] | None,
 ) -> Callable[[DictConfig], Any]:
     """Return ``task`` with its run folder claimed and a user's mistake answered in one line.
 
@@ -247,7 +247,7 @@ def _guarded(
         from hydra.core.hydra_config import HydraConfig
 
         # The other processes of a DDP run work in the folder of the first.
-        if os.environ.get("LOCAL_RANK", "0") != "0":
+        if results is None or os.environ.get("LOCAL_RANK", "0") != "0":
             return contextlib.nullcontext()
         folder = Path(HydraConfig.get().runtime.output_dir)
         return claimed(folder, *(() if cfg.get("resume") else results))
@@ -301,6 +301,7 @@ def run(
     task: Callable[[DictConfig], Any],
     prepare: Callable[[DictConfig, list[str]], list[str]] | None = None,
     results: Sequence[str] = (),
+    sweep: Callable[[list[str]], contextlib.AbstractContextManager[None]] | None = None,
 ) -> None:
     """Run an entry point: check the command line, compose with Hydra, call ``task(cfg)``.
 
@@ -310,6 +311,8 @@ def run(
         prepare: Called with (checked config, overrides) before Hydra makes the run folder; it may
             raise :class:`UserError` and returns further overrides.
         results: Files of the run folder; where one is there already, nothing is begun.
+        sweep: Held around the jobs of a sweep, given what ``prepare`` returned; each job then
+            claims its own folder.
     """
     import hydra
 
@@ -326,18 +329,22 @@ def run(
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return
         overrides, multirun, custom = flags(argv)
+        prepared: list[str] = []
         if not custom:
             cfg = precheck(entry, overrides, multirun)
             shows = any(
                 a in ("-c", "--cfg", "--info", "-i") or a.startswith("--cfg=") for a in argv
             )
             if prepare is not None and not shows:
-                argv += prepare(cfg, overrides)
+                prepared = prepare(cfg, overrides)
         # With this set Hydra passes exceptions on, so that one place decides how they look.
+        os.environ["EMOTION_LAB_FULL_ERROR"] = "1" if full else "0"
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        sys.argv = [sys.argv[0], *argv]
-        task = _guarded(entry, task, full, "-m" in argv or "--multirun" in argv, results)
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=entry)(task)()
+        sys.argv = [sys.argv[0], *argv, *prepared]
+        sweeps = multirun and sweep is not None and bool(prepared)
+        task = _guarded(entry, task, full, multirun, None if sweeps else results)
+        with sweep(prepared) if sweep is not None and sweeps else contextlib.nullcontext():
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=entry)(task)()
     except UserError as error:
         if full:
             raise

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from emotion_lab import checks, config
-from emotion_lab.command_line import quote
+from emotion_lab.command_line import parse, quote
 from emotion_lab.errors import UserError
+from emotion_lab.sweeping import folder
 
 #: What may differ when a run is resumed: where things are and how long it goes on, not what it is.
 RESUME_KEYS = ("data.path", "data.num_workers", "data.cache", "trainer", "logger", "test", "ledger")
+
+
+class Unfinished(UserError):
+    """Jobs of a sweep have no result."""
+
+    exit_code = 1
 
 
 def _run_of(resume: str) -> tuple[Path, Path]:
@@ -47,12 +57,19 @@ def _check_sweep(trainer: DictConfig) -> None:
         )
 
 
+def swept(overrides: list[str]) -> set[str]:
+    """Return the keys of which several values were typed."""
+    return {o.key_or_group for o in parse(overrides) if o.is_sweep_override()}
+
+
 def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check what is cheap to check, before Hydra makes the run folder."""
     hydra_cfg = cfg.hydra
     multirun = str(hydra_cfg.mode or "").endswith("MULTIRUN")
     if multirun:
         _check_sweep(cfg.trainer)
+    elif cfg.sweep.resume:
+        raise UserError("sweep.resume=true goes on with a sweep: add -m and its options.")
     if cfg.resume is not None:
         if multirun:
             raise UserError("resume= goes on with one run; it cannot be swept with -m.")
@@ -72,18 +89,60 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     path = None if cfg.data.get("download") else cfg.data.path
     data = {f"data.{key}": cfg.data[key] for key in ("votes", "drop", "relabel")}
     paths = {"data.path": path, **data, "model.weights": cfg.model.weights}
-    checks.check_exist(paths)
+    # A swept path is each job's own affair: one that is missing does not end the others.
+    checks.check_exist({key: paths[key] for key in paths if key not in swept(overrides)})
     if cfg.test:
         checks.check_appendable(Path(str(cfg.ledger)))
-    if not multirun:
-        run = Path(str(hydra_cfg.run.dir))
-        if (run / "checkpoints" / "last.ckpt").exists():
-            raise UserError(
-                f"{run} already holds a run: go on with resume='{run}', "
-                "or choose another hydra.run.dir."
-            )
-        checks.check_folder(run)
+    if multirun:
+        return [folder.override(folder.choose(cfg, overrides))]
+    run = Path(str(hydra_cfg.run.dir))
+    if (run / "checkpoints" / "last.ckpt").exists():
+        raise UserError(
+            f"{run} already holds a run: go on with resume='{run}', "
+            "or choose another hydra.run.dir."
+        )
+    checks.check_folder(run)
     return []
+
+
+@contextlib.contextmanager
+def sweeping(overrides: list[str]) -> Iterator[None]:
+    """Hold the folder of a sweep while its jobs run; sum up at the end, however it comes.
+
+    Raises:
+        UserError: If jobs are without result (exit code 1), or another process sweeps there.
+    """
+    from emotion_lab.sweeping import summary
+
+    place = folder.named(overrides)
+    with checks.claimed(place):
+        try:
+            yield
+        finally:
+            found = summary.write(place)
+            print("\n" + "\n".join(summary.lines(place, found)))
+            print(place, flush=True)
+    counts = found["jobs"]
+    lost = counts["all"] - counts.get("finished", 0)
+    if lost:
+        raise Unfinished(
+            f"{lost} of {counts['all']} jobs have no result; the reasons stand above and in "
+            f"{place / 'summary.csv'}. The same command with sweep.resume=true runs only these."
+        )
+
+
+def job(cfg: DictConfig, overrides: list[str], place: Path) -> float:
+    """Run one job of a sweep in a process of its own; NaN where it has no result."""
+    from emotion_lab.sweeping import job as jobs
+
+    own = folder.asked(overrides)
+    try:
+        _check_sweep(cfg.trainer)
+    except UserError as error:
+        jobs.Outcome(place, own, "failed", str(error), None, 0.0).save()
+        return math.nan
+    outcome = jobs.run(own, place)
+    return math.nan if outcome.value is None else outcome.value
 
 
 def _resumed(cfg: DictConfig, overrides: list[str], card: dict[str, Any]) -> dict[str, Any]:
@@ -125,15 +184,17 @@ def train(cfg: DictConfig) -> float:
     """Train, score the best checkpoint on val (and test if asked), return the monitored value."""
     from hydra.core.hydra_config import HydraConfig
 
+    hydra_cfg = HydraConfig.get()
+    run_dir = Path(hydra_cfg.runtime.output_dir)
+    if str(hydra_cfg.mode or "").endswith("MULTIRUN"):
+        # Before anything heavy is imported: the job does that in its own process.
+        return job(cfg, list(hydra_cfg.overrides.task), run_dir)
+
     from emotion_lab import checkpoint as ckpt
     from emotion_lab.evaluation.finish import finish
     from emotion_lab.training.fit import fit
     from emotion_lab.training.loggers import close
 
-    hydra_cfg = HydraConfig.get()
-    if str(hydra_cfg.mode or "").endswith("MULTIRUN"):
-        _check_sweep(cfg.trainer)
-    run_dir = Path(hydra_cfg.runtime.output_dir)
     resume = None
     plain = config.plain(cfg)
     if cfg.resume is not None:
@@ -164,7 +225,8 @@ def train(cfg: DictConfig) -> float:
 
 def main() -> None:
     """Entry point of ``emotion-train``."""
-    config.run("train", train, prepare, ("checkpoints/last.ckpt", "metrics.json"))
+    results = ("checkpoints/last.ckpt", "metrics.json")
+    config.run("train", train, prepare, results, sweeping)
 
 
 if __name__ == "__main__":

@@ -301,11 +301,14 @@ def not_prepared(*argv: str, **changes: Any) -> str:
     return str(caught.value)
 
 
-def test_a_sweep_runs_one_device_a_job() -> None:
+def test_a_sweep_runs_one_device_a_job(tmp_path: Path) -> None:
     mode = parse("-m", "trainer.devices=2,3", "seed=1,2").hydra.mode
     assert "trainer.devices=2" in not_prepared(hydra__mode=mode, trainer__devices=2)
     assert "one device a job" in not_prepared(hydra__mode=mode, trainer__num_nodes=2)
-    assert prepared(hydra__mode=mode) == prepared(trainer__devices=2) == []
+    assert prepared(trainer__devices=2) == []
+    # The folder is fixed here, so that Hydra's own clock cannot name another.
+    place = str(tmp_path / "a sweep")
+    assert prepared(hydra__mode=mode, hydra__sweep__dir=place) == [f"hydra.sweep.dir='{place}'"]
 
 
 def test_a_run_is_not_overwritten(tmp_path: Path) -> None:

@@ -1,0 +1,224 @@
+"""A sweep ends in an answer: jobs apart from each other, what is missing run later, a summary."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from emotion_lab import config
+from emotion_lab.errors import UserError
+from emotion_lab.sweeping import folder, job, summary
+from tests.conftest import TINY, command
+
+
+def wait_for(file: Path, lines: int = 1, seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if file.is_file() and len(file.read_text().splitlines()) >= lines:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{file} did not come to {lines} lines")
+
+
+def table(place: Path) -> list[dict[str, str]]:
+    with open(place / "summary.csv", encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_failed_jobs_end_no_other_and_a_restart_does_what_is_missing(tmp_path: Path) -> None:
+    place = tmp_path / "a sweep = [1]"
+    asked = [
+        *("-m", *TINY, "trainer.max_epochs=1", "optim.lr=0.001,1e30"),
+        *("model.weights=null,missing.pth", f"hydra.sweep.dir={place}"),
+    ]
+    done = command(*asked, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr and "Error executing job" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "3 of 4 jobs have no result" in last and "sweep.resume=true" in last
+    rows = table(place)
+    assert [row["status"] for row in rows] == ["finished", "failed", "failed", "failed"]
+    assert "missing.pth does not exist" in rows[1]["reason"]
+    assert "optim.lr" in rows[2]["reason"] and "nan" in rows[2]["reason"].lower()
+    assert rows[0]["reason"] == "" and 0 <= float(rows[0]["val_accuracy"]) <= 1
+    for row in rows[1:]:  # the reason is on the screen too
+        assert row["reason"] in done.stdout
+    # Without sweep.resume nothing is touched.
+    refused = command(*asked, cwd=tmp_path)
+    assert refused.returncode == 2 and "add sweep.resume=true" in refused.stderr
+    # The weights have come; the job that failed for the want of them now has a result.
+    first = (place / "0" / "metrics.json").read_bytes()
+    (place / "0" / "checkpoints" / "best.ckpt").rename(tmp_path / "missing.pth")
+    again = command(*asked, "sweep.resume=true", cwd=tmp_path)
+    assert again.returncode == 1, again.stderr
+    assert "2 of 4 jobs have no result" in again.stderr
+    assert [row["status"] for row in table(place)] == ["finished", "finished", "failed", "failed"]
+    assert (place / "0" / "metrics.json").read_bytes() == first
+    assert "[0] " not in again.stdout and "[1] epoch 1/1" in again.stdout
+
+
+def test_a_killed_job_is_named_and_goes_on_and_one_can_be_pruned(tmp_path: Path) -> None:
+    asked = [*TINY, "trainer.max_epochs=25", "trainer.patience=null"]
+    ends: list[job.Outcome] = []
+    worker = threading.Thread(target=lambda: ends.append(job.run(asked, tmp_path / "0")))
+    worker.start()
+    wait_for(tmp_path / "0" / "history.csv", 3)
+    assert job.read(tmp_path / "0").status == "running"  # type: ignore[union-attr]
+    # What `kill -9 <job>` does; the job's command names its folder.
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if any(f"{tmp_path}/0'" in word for word in words):
+            os.kill(int(process.name), signal.SIGKILL)
+    worker.join(60)
+    assert ends[0].status == "killed" and "SIGKILL" in str(ends[0].reason)
+    wait = []
+    # The same job goes on from its last checkpoint, and is stopped by whoever watches it.
+    pruned = job.run(asked, tmp_path / "0", watch=lambda run: wait.append(run) or len(wait) > 1)  # type: ignore[func-returns-value]
+    assert (pruned.status, pruned.value) == ("pruned", None)
+    assert pruned.seconds > ends[0].seconds
+    assert job.read(tmp_path / "0") == pruned
+
+
+def test_finished_is_not_run_again_and_another_job_is_refused(tmp_path: Path) -> None:
+    asked = [*TINY, "trainer.max_epochs=1"]
+    first = job.run(asked, tmp_path / "0")
+    assert first.status == "finished" and first.reason is None and first.value is not None
+    begin = time.perf_counter()
+    again = job.run(asked, tmp_path / "0")
+    assert again == first and time.perf_counter() - begin < 1
+    with pytest.raises(UserError, match="holds another job"):
+        job.run([*asked, "seed=9"], tmp_path / "0")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_ctrl_c_ends_all_and_the_summary_is_written(tmp_path: Path) -> None:
+    place = tmp_path / "s"
+    sweep = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "emotion_lab.train", "-m", *TINY, "trainer.max_epochs=500"),
+            *("trainer.patience=null", "seed=1,2", f"hydra.sweep.dir={place}"),
+        ],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(place / "0" / "history.csv", 2)
+    sweep.send_signal(signal.SIGINT)
+    _, errors = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130 and "Traceback" not in errors, errors
+    assert (place / "0" / "checkpoints" / "last.ckpt").is_file()
+    (row,) = table(place)
+    assert row["status"] == "stopped"
+    left = [
+        process
+        for process in Path("/proc").glob("[0-9]*")
+        if str(place) in (process / "cmdline").read_text(errors="replace")
+    ]
+    assert not left
+
+
+# -- the summary --------------------------------------------------------------------------------
+
+
+def fake(place: Path, number: int, overrides: list[str], value: float | None, **how: str) -> None:
+    run = place / str(number)
+    run.mkdir(parents=True)
+    status = how.get("status", "finished" if value is not None else "failed")
+    job.Outcome(run, overrides, status, how.get("reason"), value, 10.0).save()
+    if value is None:
+        return
+    seed = int(next(text for text in overrides if text.startswith("seed="))[5:])
+    (run / "config.yaml").write_text(f"monitor: {how.get('monitor', 'val/macro_f1')}\n"
+                                     "trainer: {mode: auto}\n")  # fmt: skip
+    val = {"accuracy": value + 0.1, "macro_f1": value, "loss": 1.0}
+    content = {"val": val, "seed": seed, "epochs": 3, "monitor": {"best": value}}
+    (run / "metrics.json").write_text(json.dumps(content))
+
+
+def test_groups_over_seeds_rank_by_the_mean(tmp_path: Path) -> None:
+    scores = {("model=cnn", 1): 0.5, ("model=cnn", 2): 0.7, ("model=senet", 1): 0.65}
+    scores |= {("model=senet", 2): 0.61}
+    for number, ((model, seed), value) in enumerate(scores.items()):
+        fake(tmp_path, number, [model, f"seed={seed}"], value)
+    fake(tmp_path, 4, ["model=vit", "seed=1"], None, reason="no weights")
+    fake(tmp_path, 10, ["model=vit", "seed=2"], None, status="running")
+    found = summary.write(tmp_path)
+    assert found["jobs"] == {"all": 6, "finished": 4, "failed": 1, "killed": 1}
+    assert [group["overrides"] for group in found["groups"]] == [
+        ["model=senet"],
+        ["model=cnn"],
+        ["model=vit"],
+    ]
+    senet, cnn, vit = found["groups"]
+    assert cnn["n"] == 2 and cnn["seeds"] == [1, 2] and cnn["seconds"] == 20
+    assert cnn["value"]["mean"] == pytest.approx(0.6)
+    assert cnn["value"]["std"] == pytest.approx(statistics.stdev([0.5, 0.7]))
+    assert senet["val_accuracy"]["mean"] == pytest.approx(0.73)
+    assert vit["n"] == 0 and vit["value"] is None and vit["failed"] == 2
+    # The best single job need not be of the best group.
+    assert found["best"]["job"] == "1" and found["best"]["value"] == 0.7
+    assert [row["job"] for row in table(tmp_path)] == ["0", "1", "2", "3", "4", "10"]
+    assert json.loads((tmp_path / "summary.json").read_text()) == found
+    text = "\n".join(summary.lines(tmp_path, found))
+    assert "model=senet" in text and "± 0.1414" in text and "no weights" in text
+
+
+def test_where_less_is_better_the_lowest_wins(tmp_path: Path) -> None:
+    for number, value in enumerate((1.2, 0.9)):
+        fake(tmp_path, number, [f"optim.lr={number}", "seed=1"], value, monitor="val/loss")
+    found = summary.write(tmp_path)
+    assert found["mode"] == "min" and found["best"]["job"] == "1"
+    assert found["groups"][0]["overrides"] == ["optim.lr=1"]
+    assert found["groups"][0]["value"]["std"] is None
+
+
+def test_a_sweep_without_any_result_has_a_summary_too(tmp_path: Path) -> None:
+    fake(tmp_path, 0, ["seed=1"], None, reason="no data")
+    found = summary.write(tmp_path)
+    assert found["best"] is None and found["monitor"] is None
+    assert "no data" in "\n".join(summary.lines(tmp_path, found))
+
+
+# -- the folder ---------------------------------------------------------------------------------
+
+
+def choose(*typed: str) -> Path:
+    return folder.choose(config.precheck("train", list(typed), True), list(typed))
+
+
+def test_the_same_sweep_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = choose("seed=1,2")
+    assert folder.named([folder.override(first)]) == first
+    other = choose("seed=1,2", "model=cnn")
+    assert first != other, "two sweeps of one second have two folders"
+    assert choose("seed=1,2", "sweep.resume=true").resolve() == first.resolve()
+    with pytest.raises(UserError, match="no sweep with these options"):
+        choose("seed=1,2,3", "sweep.resume=true")
+
+
+def test_a_folder_of_another_sweep_is_refused(tmp_path: Path) -> None:
+    place = f"hydra.sweep.dir={tmp_path}/s"
+    choose("seed=1,2", place)
+    with pytest.raises(UserError, match="add sweep.resume=true"):
+        choose("seed=1,2", place)
+    with pytest.raises(UserError, match="holds another sweep"):
+        choose("seed=1,2,3", place, "sweep.resume=true")
+    assert choose("seed=1,2", place, "sweep.resume=true") == tmp_path / "s"
+    (tmp_path / "t" / "0").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds no sweep of ours"):
+        choose("seed=1", f"hydra.sweep.dir={tmp_path}/t", "sweep.resume=true")
