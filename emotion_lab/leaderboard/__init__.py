@@ -1,0 +1,1 @@
+"""Many runs ranked on the same val images: reads what they saved; no split is opened."""
