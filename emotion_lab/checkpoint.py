@@ -3,6 +3,9 @@
 A checkpoint explains itself. Under the key ``emotion_lab`` lies its card: the resolved config,
 class names in order, input (size, channels, colour order, mean, std), crop margin, temperature,
 split fingerprints and versions. It loads under ``torch.load(weights_only=True)``.
+
+An ensemble's file has, in place of ``state_dict``, ``members``: a state dict for each. Its card has
+their cards (``members``) and shares (``weights``), and says how they were chosen (``ensemble``).
 """
 
 from __future__ import annotations
@@ -21,7 +24,11 @@ from emotion_lab.errors import UserError
 
 #: Raised when the meaning of the card changes; readers refuse what they do not know.
 FORMAT = 1
+#: Of a file with several networks; readers that know one network only refuse it.
+ENSEMBLE_FORMAT = 2
 CARD = "emotion_lab"
+#: What an ensemble's file is called in its run folder.
+ENSEMBLE = "ensemble.ckpt"
 
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)
 #: What torch's optimisers and Lightning's loops store and ``weights_only`` admits.
@@ -87,6 +94,8 @@ def write(path: Path, content: dict[str, Any]) -> None:
 def find(path: str | Path, prefer: str = "best.ckpt") -> Path:
     """Return the checkpoint file that ``path`` names: a file, or a run folder's ``prefer``.
 
+    The run folder of an ensemble has its own file.
+
     Raises:
         UserError: If there is none.
     """
@@ -94,7 +103,7 @@ def find(path: str | Path, prefer: str = "best.ckpt") -> Path:
     if place.is_file():
         return place
     if place.is_dir():
-        for candidate in (place / "checkpoints" / prefer, place / prefer):
+        for candidate in (place / "checkpoints" / prefer, place / prefer, place / ENSEMBLE):
             if candidate.is_file():
                 return candidate
         raise UserError(f"no checkpoints/{prefer} in {place}: is it a run folder of train?")
@@ -125,6 +134,7 @@ def read(path: Path) -> dict[str, Any]:
             "to start from foreign weights use train model.weights=<file>."
         )
     found = content[CARD].get("format")
-    if not isinstance(found, int) or found > FORMAT:
-        raise UserError(f"{path} has format {found}, this version reads up to {FORMAT}: upgrade.")
+    known = ENSEMBLE_FORMAT if "members" in content else FORMAT
+    if not isinstance(found, int) or found > known:
+        raise UserError(f"{path} has format {found}, this version reads up to {known}: upgrade.")
     return content

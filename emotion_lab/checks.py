@@ -34,14 +34,19 @@ def check_checkpoint(ckpt: Any, several: bool = False) -> None:
     if not any(given):
         raise UserError("ckpt is missing: give a checkpoint or a run folder, ckpt=<path>.")
     if not several and not isinstance(ckpt, str):
-        raise UserError("one checkpoint is taken here, ckpt=<path>; ensembles are for evaluate.")
+        raise UserError(
+            "one checkpoint is taken here, ckpt=<path>; python -m emotion_lab.ensemble makes one "
+            "of several runs."
+        )
     for path in given:
         if not Path(path).exists():
             raise UserError(f"no such checkpoint: {path}. Give a .ckpt file or a run folder.")
         if given.count(path) > 1:
             raise UserError(f"{path} stands twice in ckpt: each member of an ensemble counts once.")
-        file = Path(path) / "checkpoints" / "best.ckpt" if Path(path).is_dir() else Path(path)
-        if file.is_file():
+        place = Path(path)
+        files = [place / "checkpoints" / "best.ckpt", place / "ensemble.ckpt", place]
+        file = next((file for file in files if file.is_file()), None)
+        if file is not None:
             with open(file, "rb") as stream:
                 start = stream.read(2)
             # A whole checkpoint is a zip file; older ones of other programs begin with 0x80.
@@ -50,13 +55,15 @@ def check_checkpoint(ckpt: Any, several: bool = False) -> None:
 
 
 def check_exist(paths: dict[str, Any]) -> None:
-    """Make sure that every path that was given is there.
+    """Make sure that every path that was given is there; ``data.path`` may be an address.
 
     Raises:
         UserError: Naming the key.
     """
     for key, path in paths.items():
-        if path is not None and not Path(str(path)).expanduser().exists():
+        if path is None or (key == "data.path" and "://" in str(path)):
+            continue
+        if not Path(str(path)).expanduser().exists():
             raise UserError(f"{key}={path} does not exist. Set {key}=<an existing file or folder>.")
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from emotion_lab import checks, config
 from emotion_lab.errors import UserError
+
+if TYPE_CHECKING:
+    from emotion_lab.evaluation.predict import Predictions
+    from emotion_lab.models.restore import Loaded
 
 RESULTS = ("metrics.json", "report.html", "mistakes")
 
@@ -49,18 +53,41 @@ def data_config(cfg: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
 
 
 def ensemble_weights(
-    files: list[Path], data: dict[str, Any], run_dir: Path, device: str, tta: str
-) -> list[float]:
-    """Fit how much each member of an ensemble counts, on the val split of its own data."""
+    loaded: list[Loaded], data: dict[str, Any], run_dir: Path, device: str, tta: str
+) -> tuple[list[float], Predictions]:
+    """Fit how much each member of an ensemble counts, on the val split of its own data.
+
+    Returns:
+        The shares, and what the members so weighted say of val.
+    """
+    import numpy as np
+    import torch
+
     from emotion_lab.evaluation.ensemble import fit_weights
     from emotion_lab.evaluation.judge import judge
+    from emotion_lab.evaluation.predict import Predictions
 
-    members = [judge(file, data, "val", run_dir, device, tta=tta) for file in files]
+    members = [
+        judge(one.path, data, "val", run_dir, device, tta=tta, network=(one.net, one.card))
+        for one in loaded
+    ]
     classes = members[0].classes
     orders = [[member.classes.index(name) for name in classes] for member in members]
     given = [m.probabilities[:, order] for m, order in zip(members, orders, strict=True)]
-    found = fit_weights(given, members[0].labels)
-    return [float(share) for share in found]
+    shares = [float(share) for share in fit_weights(given, members[0].labels)]
+    mean = np.einsum("m,mnk->nk", np.float32(shares), np.stack(given))
+    logits = torch.from_numpy(mean).clamp_min(1e-12).log()
+    first = members[0].predictions
+    return shares, Predictions(logits, first.labels, first.positions)
+
+
+def describe(card: dict[str, Any]) -> str:
+    """Say what a checkpoint is, in a few words."""
+    if "members" not in card:
+        return f"epoch {card['epoch'] + 1}, {card['config']['model']['name']}"
+    names = [member["config"]["model"]["name"] for member in card["members"]]
+    kinds = [f"{names.count(name)} {name}" for name in dict.fromkeys(names)]
+    return f"ensemble of {', '.join(kinds)}"
 
 
 def evaluate(cfg: DictConfig) -> float:
@@ -73,6 +100,7 @@ def evaluate(cfg: DictConfig) -> float:
     from emotion_lab.evaluation.report import make_report
     from emotion_lab.evaluation.scores import report_text
     from emotion_lab.models.finetune import count_parameters
+    from emotion_lab.models.restore import combine, load
     from emotion_lab.training.fit import quiet
     from emotion_lab.training.hardware import choose_accelerator, git_commit, hardware, versions
 
@@ -80,20 +108,35 @@ def evaluate(cfg: DictConfig) -> float:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     plain = config.plain(cfg)
     files = [ckpt.find(path) for path in checks.paths(plain["ckpt"])]
-    cards = [ckpt.read(file)[ckpt.CARD] for file in files]
+    loaded = load(files)
+    cards = [one.card for one in loaded]
     device = choose_accelerator(plain["trainer"]["accelerator"])
     split, foreign = plain["split"], plain["data"]["name"] != "checkpoint"
     for file, card in zip(files, cards, strict=True):
-        print(f"checkpoint: {file} (epoch {card['epoch'] + 1}, {card['config']['model']['name']})")
+        print(f"checkpoint: {file} ({describe(card)})")
     own = data_config({"data": {"name": "checkpoint"}}, cards[0])
     data = data_config(plain, cards[0])
-    weights = None
+    weights = known = None
     if len(files) > 1 and plain["weights"] == "val":
-        weights = ensemble_weights(files, own if foreign else data, run_dir, device, plain["tta"])
+        fitted_on = own if foreign else data
+        weights, known = ensemble_weights(loaded, fitted_on, run_dir, device, plain["tta"])
         print("weights, fitted on val: " + ", ".join(f"{share:.3f}" for share in weights))
+        if split != "val" or foreign:
+            known = None
     judged = judge(
-        files, data, split, run_dir, device, Path(plain["ledger"]), plain["tta"], foreign, weights
+        files,
+        data,
+        split,
+        run_dir,
+        device,
+        Path(plain["ledger"]),
+        plain["tta"],
+        foreign,
+        network=combine(loaded, weights),
+        predictions=known,
     )
+    # Those of an ensemble's own file count one by one.
+    cards = [member for card in cards for member in card.get("members", [card])]
     scores = judged.scores
     if plain["calibrate"]:
         # Before the checkpoint's hash is taken.
@@ -102,12 +145,12 @@ def evaluate(cfg: DictConfig) -> float:
         judged.card["calibration"] = found
         print(f"temperature {found['temperature']:.3f} kept in {files[0]}")
     facts = {
-        "model": " + ".join(dict.fromkeys(card["config"]["model"]["name"] for card in cards)),
+        "model": describe(judged.card) if len(cards) > 1 else cards[0]["config"]["model"]["name"],
         "parameters": count_parameters(judged.net)[1],
         "seed": cards[0]["seed"] if len(cards) == 1 else [card["seed"] for card in cards],
         "checkpoint": ", ".join(str(file) for file in files),
         "checkpoint_sha256": identity(files),
-        **({"weights": weights} if weights else {}),
+        **{key: judged.card[key] for key in ("weights",) if key in judged.card},
         "commit": git_commit(),
         "hardware": hardware(device),
         "versions": versions(),
@@ -124,7 +167,7 @@ def evaluate(cfg: DictConfig) -> float:
             {key: plain[key] for key in ("mistakes", "explain", "robustness")},
             {**facts, "command": f"python -m emotion_lab.evaluate {typed}"},
             own if judged.foreign else data,
-            history if len(files) == 1 and history.is_file() else None,
+            history if "members" not in judged.card and history.is_file() else None,
         )
         low, high = made["accuracy_ci95"]
         print(f"accuracy {made['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})")

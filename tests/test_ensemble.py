@@ -16,8 +16,7 @@ from emotion_lab.evaluation.ensemble import fit_weights
 from emotion_lab.evaluation.judge import identity, judge
 from emotion_lab.files import file_hash
 from emotion_lab.labels import EMOTIONS
-from emotion_lab.models.ensemble import restore_all
-from emotion_lab.models.restore import restore
+from emotion_lab.models.restore import restore, restore_all
 from tests.conftest import TINY, composed, make_checkpoint
 
 NAMES = list(EMOTIONS)

@@ -11,6 +11,7 @@ import numpy as np
 
 from emotion_lab.errors import UserError
 from emotion_lab.models.base import EmotionNet, InputSpec
+from emotion_lab.models.ensemble import Ensemble
 from emotion_lab.models.restore import restore
 from emotion_lab.registry import Registry
 
@@ -31,7 +32,7 @@ class Source:
     spec: InputSpec
     temperature: float
 
-    def net(self) -> EmotionNet:
+    def net(self) -> EmotionNet | Ensemble:
         """Build the network itself: eval mode, float32, on the CPU. Slow, so only when needed."""
         return restore(self.path)[0]
 

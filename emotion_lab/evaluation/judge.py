@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Sequence
@@ -21,9 +20,12 @@ from emotion_lab.evaluation import plots
 from emotion_lab.evaluation.calibration import check
 from emotion_lab.evaluation.judged import Judged
 from emotion_lab.evaluation.predict import Predictions, predict
+from emotion_lab.evaluation.saved import write_predictions
 from emotion_lab.evaluation.scores import brief, report_text, score
 from emotion_lab.files import file_hash, write_whole
-from emotion_lab.models.ensemble import restore_all
+from emotion_lab.models.base import EmotionNet
+from emotion_lab.models.ensemble import Ensemble
+from emotion_lab.models.restore import restore_all
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -142,6 +144,21 @@ def unlike(
     return []
 
 
+def chosen_here(card: dict[str, Any], fingerprint: dict[str, Any]) -> list[str]:
+    """Return a warning where the images that are scored chose the members of an ensemble."""
+    how = card.get("ensemble") or {}
+    if how.get("choose") != "val" or how.get("hash") != fingerprint["hash"]:
+        return []
+    words = "warning: these images chose the members of the ensemble: its score is too good"
+    if how.get("nested"):
+        metric = str(how["metric"]).replace("_", " ").replace("f1", "F1")
+        words += (
+            f" ({metric} {how['nested']:.4f} where one half chose and the other was scored, "
+            f"{how['score']:.4f} so)"
+        )
+    return [words]
+
+
 def judge(
     checkpoints: Path | Sequence[Path],
     data_cfg: dict[str, Any],
@@ -152,6 +169,8 @@ def judge(
     tta: str = "none",
     foreign: bool = False,
     weights: Sequence[float] | None = None,
+    network: tuple[EmotionNet | Ensemble, dict[str, Any]] | None = None,
+    predictions: Predictions | None = None,
 ) -> Judged:
     """Score a checkpoint on one split; opening ``test`` writes the ledger.
 
@@ -165,6 +184,8 @@ def judge(
         tta: Test-time augmentation, see :mod:`emotion_lab.evaluation.tta`.
         foreign: Whether this is other data than the checkpoint was trained on.
         weights: Shares of an ensemble's members; None weighs all the same.
+        network: What the checkpoints make, with its card, where they were read already.
+        predictions: What it says of the split, where it was asked already.
 
     Returns:
         The predictions, the scores, and all that belongs to them.
@@ -173,7 +194,7 @@ def judge(
         UserError: For a bad checkpoint, missing data or split, or a ledger that cannot be written.
     """
     paths = [checkpoints] if isinstance(checkpoints, Path) else list(checkpoints)
-    net, card = restore_all(paths, weights)
+    net, card = network or restore_all(paths, weights)
     members = card.get("members", [card])
     if split == "test":
         if ledger is None:
@@ -190,6 +211,7 @@ def judge(
         # Named anew, but the very split of the run.
         foreign, mapping = False, []
     notes = [*data.source.notes, *notes, *unlike(seen, split, fingerprint, foreign)]
+    notes += chosen_here(card, fingerprint)
     for row in mapping:
         print(f"  {row['from']} -> {row['to'] or 'left out'} ({row['n']:,} images)")
     for note in notes:
@@ -204,7 +226,8 @@ def judge(
         )
     accuracy = None
     try:
-        predictions = predict(net, data.plain_loader(split), device, f"{split} ", tta)
+        if predictions is None:
+            predictions = predict(net, data.plain_loader(split), device, f"{split} ", tta)
         check(predictions.logits.numpy(), predictions.labels.numpy())
         scores = {**score(predictions, card["classes"]), "tta": tta}
         accuracy = scores["accuracy"]
@@ -231,15 +254,8 @@ def save_results(run_dir: Path, judged: Judged, predictions: str) -> None:
     """Write the predictions under that name, report, confusion matrix and a grid of samples."""
     split, classes, scores = judged.split, judged.classes, judged.scores
     probabilities, predicted, labels = judged.probabilities, judged.predicted, judged.labels
-    # A path that is not valid Unicode is still written, its odd bytes as \\udcxx.
-    with open(
-        run_dir / predictions, "w", newline="", encoding="utf-8", errors="backslashreplace"
-    ) as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "true", "predicted", *(f"p_{name}" for name in classes)])
-        for i, row in enumerate(probabilities.tolist()):
-            names = (judged.name(i), classes[labels[i]], classes[predicted[i]])
-            writer.writerow([*names, *(f"{p:.8g}" for p in row)])
+    names = [judged.name(i) for i in range(len(labels))]
+    write_predictions(run_dir / predictions, names, labels, predicted, probabilities, classes)
     (run_dir / f"classification_report_{split}.txt").write_text(
         report_text(scores, split), encoding="utf-8"
     )

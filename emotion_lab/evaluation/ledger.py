@@ -20,12 +20,16 @@ def config_hash(config: dict[str, Any]) -> str:
 def setup(card: dict[str, Any], tta: str) -> dict[str, Any]:
     """Return what makes a configuration of its own: training, epoch, test-time augmentation.
 
-    Of an ensemble it is the same whatever the order of its members.
+    Of an ensemble it is the same whatever the order of its members; their weights count.
     """
     cards = card.get("members", [card])
-    hashes = sorted(config_hash(c["config"]) for c in cards)
+    hashes: list[Any] = sorted(config_hash(c["config"]) for c in cards)
     epochs = sorted(c["epoch"] for c in cards)
     several = len(cards) > 1
+    weights = card.get("weights", []) if several else []
+    if weights and max(weights) - min(weights) > 1e-6:
+        own = (config_hash(c["config"]) for c in cards)
+        hashes = sorted([name, round(w, 6)] for name, w in zip(own, weights, strict=True))
     return {
         "config": config_hash({"members": hashes}) if several else hashes[0],
         "epoch": epochs if several else epochs[0],

@@ -30,7 +30,7 @@ def calibration_numbers(judged: Judged) -> dict[str, Any]:
     """Return NLL, ECE and Brier score before and after the temperature.
 
     A checkpoint without a fitted temperature gets one where the split shown may choose it; so do
-    ensembles and test-time augmentation, for which none is kept.
+    lists of checkpoints and test-time augmentation, for which none is kept.
     """
     logits, labels = judged.logits, judged.labels
     known = judged.card.get("calibration") if judged.scores["tta"] == "none" else None
@@ -165,7 +165,8 @@ def maps(judged: Judged, rows: list[gallery.ClassExamples]) -> tuple[dict[int, n
             explain(member, images, np.asarray(order)[targets], judged.device)
             for member, order in zip(net.members, net.orders, strict=True)
         ]
-        heat, how = np.mean(heats, axis=0), f"{method_name(net.members[0])}, mean of the members"
+        heat = np.average(heats, axis=0, weights=net.weights.tolist())
+        how = f"{method_name(net.members[0])}, mean of the members by their weight"
     else:
         heat, how = explain(net, images, targets, judged.device), method_name(net)
     overlays = {i: overlay(images[at], heat[at]) for at, i in enumerate(chosen)}

@@ -1,9 +1,11 @@
-"""Predictions that a run left behind, read back and checked. Nothing here imports torch."""
+"""Predictions that a run leaves behind, read back and checked. Nothing here imports torch."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from emotion_lab.errors import UserError
+from emotion_lab.files import write_whole
 
 SPLITS = ("train", "val", "test")
 _FIRST = ["path", "true", "predicted"]
@@ -56,6 +59,37 @@ class SavedPredictions:
         """The training seed, None where the run did not write it down."""
         seed = self.metrics.get("seed")
         return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
+
+
+def write_predictions(
+    path: Path,
+    names: Sequence[str],
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    probabilities: np.ndarray,
+    classes: Sequence[str],
+) -> None:
+    """Write predictions as :func:`read_predictions` reads them.
+
+    Args:
+        path: The file.
+        names: N names of images.
+        labels: True classes, int64 (N,).
+        predicted: Predicted classes, int64 (N,).
+        probabilities: float (N, K).
+        classes: K names.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    out = io.StringIO(newline="")
+    writer = csv.writer(out)
+    writer.writerow([*_FIRST, *(f"p_{name}" for name in classes)])
+    for i, row in enumerate(probabilities.tolist()):
+        about = (names[i], classes[labels[i]], classes[predicted[i]])
+        writer.writerow([*about, *(f"{p:.8g}" for p in row)])
+    # A path that is not valid Unicode is still written, its odd bytes as \\udcxx.
+    write_whole(path, out.getvalue().encode("utf-8", errors="backslashreplace"))
 
 
 def _json(path: Path) -> dict[str, Any]:
