@@ -24,6 +24,7 @@ PATH_KEYS = (
     "resume",
     "runs",
     "replay",
+    "distill.teacher",
     "source",
     "save",
     "log",

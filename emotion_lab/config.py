@@ -10,6 +10,7 @@ import errno
 import functools
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from emotion_lab import processes
 from emotion_lab.checks import claimed
 from emotion_lab.command_line import choices, first, flags, parse, quote_paths
 from emotion_lab.errors import UserError, unknown, unknown_key
@@ -246,8 +248,8 @@ def _guarded(
     def claim(cfg: DictConfig) -> contextlib.AbstractContextManager[None]:
         from hydra.core.hydra_config import HydraConfig
 
-        # The other processes of a DDP run work in the folder of the first.
-        if results is None or os.environ.get("LOCAL_RANK", "0") != "0":
+        # The other processes of a run on several devices work in the folder of the first.
+        if results is None or not processes.first():
             return contextlib.nullcontext()
         folder = Path(HydraConfig.get().runtime.output_dir)
         return claimed(folder, *(() if cfg.get("resume") else results))
@@ -340,6 +342,8 @@ def run(
         # With this set Hydra passes exceptions on, so that one place decides how they look.
         os.environ["EMOTION_LAB_FULL_ERROR"] = "1" if full else "0"
         os.environ["HYDRA_FULL_ERROR"] = "1"
+        # Said three times of our own launcher files, and nothing a user could mend.
+        warnings.filterwarnings("ignore", message=r"(?s).*validated against ConfigStore schema.*")
         sys.argv = [sys.argv[0], *argv, *prepared]
         sweeps = multirun and sweep is not None and bool(prepared)
         task = _guarded(entry, task, full, multirun, None if sweeps else results)

@@ -135,6 +135,11 @@ RULES: dict[str, Rule] = {
     "data.mix_shards": at_least(1),
     "data.remote_cache_mib": at_least(1),
     "shard_mib": at_least(1),
+    "batch": Rule(
+        lambda v: v == "dynamic" or _whole(v) and v >= 1, "dynamic, or a whole number of 1 or more"
+    ),
+    "n": at_least(1000),
+    "calibration": at_least(50),
     "weights": one_of("equal", "val"),
     "by": one_of("accuracy", "macro_f1"),
     "choose": one_of("val", "all"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +12,21 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from emotion_lab import checks, config
+from emotion_lab import checks, config, launchers, processes, replaying, runs
 from emotion_lab.command_line import parse, quote
 from emotion_lab.errors import UserError
 from emotion_lab.sweeping import folder
 
 #: What may differ when a run is resumed: where things are and how long it goes on, not what it is.
 RESUME_KEYS = ("data.path", "data.num_workers", "data.cache", "trainer", "logger", "test", "ledger")
+
+
+#: What a finished run leaves; where one is there, nothing is begun.
+RESULTS = ("checkpoints/last.ckpt", "metrics.json")
+
+
+#: What an experiment sets where the user has to say a path.
+NEEDED = "needed"
 
 
 class Unfinished(UserError):
@@ -57,6 +66,26 @@ def _check_sweep(trainer: DictConfig) -> None:
         )
 
 
+def _prepare_replay(cfg: DictConfig, overrides: list[str], multirun: bool) -> list[str]:
+    """Check ``replay=``: a finished run, in one new folder, nothing else typed."""
+    if multirun or cfg.resume is not None:
+        raise UserError("replay= repeats one run; it goes neither with -m nor with resume=.")
+    run = runs.read(Path(str(cfg.replay)))
+    for text in overrides:
+        key = text.lstrip("+~").split("=", 1)[0]
+        if key != "replay" and not key.startswith(("hydra.", *replaying.KEYS)):
+            raise UserError(
+                f"replay= repeats the run as it was configured; '{text}' cannot change. "
+                f"Allowed: {', '.join(replaying.KEYS)}."
+            )
+    typed = any(text.startswith("data.path=") for text in overrides)
+    checks.check_exist({"data.path": cfg.data.path if typed else run.config["data"]["path"]})
+    if cfg.test:
+        checks.check_appendable(Path(str(cfg.ledger)))
+    checks.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
+    return []
+
+
 def swept(overrides: list[str]) -> set[str]:
     """Return the keys of which several values were typed."""
     return {o.key_or_group for o in parse(overrides) if o.is_sweep_override()}
@@ -68,8 +97,11 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     multirun = str(hydra_cfg.mode or "").endswith("MULTIRUN")
     if multirun:
         _check_sweep(cfg.trainer)
+        launchers.check(hydra_cfg)
     elif cfg.sweep.resume:
         raise UserError("sweep.resume=true goes on with a sweep: add -m and its options.")
+    if cfg.replay is not None:
+        return _prepare_replay(cfg, overrides, multirun)
     if cfg.resume is not None:
         if multirun:
             raise UserError("resume= goes on with one run; it cannot be swept with -m.")
@@ -89,6 +121,11 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     path = None if cfg.data.get("download") else cfg.data.path
     data = {f"data.{key}": cfg.data[key] for key in ("votes", "drop", "relabel")}
     paths = {"data.path": path, **data, "model.weights": cfg.model.weights}
+    teacher = cfg.distill.teacher
+    if teacher == NEEDED:
+        raise UserError("a teacher is needed: distill.teacher=<a checkpoint or run folder>.")
+    if teacher is not None and "distill.teacher" not in swept(overrides):
+        checks.check_checkpoint(teacher)
     # A swept path is each job's own affair: one that is missing does not end the others.
     checks.check_exist({key: paths[key] for key in paths if key not in swept(overrides)})
     if cfg.test:
@@ -96,7 +133,7 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     if multirun:
         return [folder.override(folder.choose(cfg, overrides))]
     run = Path(str(hydra_cfg.run.dir))
-    if (run / "checkpoints" / "last.ckpt").exists():
+    if processes.first() and (run / "checkpoints" / "last.ckpt").exists():
         raise UserError(
             f"{run} already holds a run: go on with resume='{run}', "
             "or choose another hydra.run.dir."
@@ -145,11 +182,11 @@ def job(cfg: DictConfig, overrides: list[str], place: Path) -> float:
     return math.nan if outcome.value is None else outcome.value
 
 
-def _resumed(cfg: DictConfig, overrides: list[str], card: dict[str, Any]) -> dict[str, Any]:
-    """Return the config of the run to resume, with the allowed overrides of this command."""
-    kept = [text for text in overrides if not text.startswith(("resume=", "hydra"))]
+def _changed(cfg: DictConfig, overrides: list[str], before: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of a run with the allowed overrides of this command."""
+    kept = [text for text in overrides if not text.startswith(("resume=", "replay=", "hydra"))]
     current = config.plain(cfg)
-    result = copy.deepcopy(card["config"])
+    result = copy.deepcopy(before)
     # Plain dicts: a path may hold "${", which a second pass through OmegaConf would resolve.
     for text in kept:
         if text.startswith("trainer="):
@@ -169,6 +206,12 @@ def _resumed(cfg: DictConfig, overrides: list[str], card: dict[str, Any]) -> dic
                 target[name] = {}
             target = target[name]
         target[last] = source[last]
+    return result
+
+
+def _resumed(cfg: DictConfig, overrides: list[str], card: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of the run to resume, with the allowed overrides of this command."""
+    result = _changed(cfg, overrides, card["config"])
     result["resume"] = cfg.resume
     planned, wanted = card["config"]["trainer"]["max_epochs"], result["trainer"]["max_epochs"]
     schedule = card["config"]["schedule"]["name"]
@@ -192,11 +235,16 @@ def train(cfg: DictConfig) -> float:
 
     from emotion_lab import checkpoint as ckpt
     from emotion_lab.evaluation.finish import finish
+    from emotion_lab.evaluation.tracking import lookers_on
     from emotion_lab.training.fit import fit
     from emotion_lab.training.loggers import close
 
-    resume = None
+    resume = again = None
     plain = config.plain(cfg)
+    if cfg.replay is not None:
+        again = runs.read(Path(str(cfg.replay)))
+        before = replaying.replayed(again, plain)
+        plain = _changed(cfg, list(hydra_cfg.overrides.task), before)
     if cfg.resume is not None:
         resume, _ = _run_of(cfg.resume)
         content = ckpt.read(resume)
@@ -209,7 +257,8 @@ def train(cfg: DictConfig) -> float:
         plain = _resumed(cfg, list(hydra_cfg.overrides.task), card)
     else:
         OmegaConf.save(OmegaConf.create(plain), run_dir / "config.yaml")
-    fitted = fit(plain, run_dir, resume)
+    check = None if again is None else functools.partial(replaying.check_data, again)
+    fitted = fit(plain, run_dir, resume, check, lookers_on(plain))
     if not fitted.main:
         # Another process of this run scores, writes the files and opens the test split.
         return float(fitted.facts["monitor"]["best"])
@@ -219,14 +268,15 @@ def train(cfg: DictConfig) -> float:
         status = "success"
     finally:
         close(fitted.loggers, status)
+    if again is not None:
+        print("\n".join(replaying.report(again, run_dir, fitted.facts)))
     print(run_dir)
     return value
 
 
 def main() -> None:
     """Entry point of ``emotion-train``."""
-    results = ("checkpoints/last.ckpt", "metrics.json")
-    config.run("train", train, prepare, results, sweeping)
+    config.run("train", train, prepare, RESULTS, sweeping)
 
 
 if __name__ == "__main__":

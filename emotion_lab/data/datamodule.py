@@ -18,6 +18,7 @@ from emotion_lab.data.dataset import (
 )
 from emotion_lab.data.fingerprint import fingerprint
 from emotion_lab.data.load import load_data
+from emotion_lab.data.stream_order import stream_sampler
 from emotion_lab.data.transforms import Augment, Fit
 from emotion_lab.errors import UserError
 
@@ -51,6 +52,8 @@ class EmotionData(L.LightningDataModule):
         self._sampler: EpochSampler | None = None
         # Epoch and batches of it that were trained on: where a resumed run begins.
         self._at = (0, 0)
+        # Images of a step of the run that is resumed, however many processes it had.
+        self._step: int | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -120,6 +123,25 @@ class EmotionData(L.LightningDataModule):
         trainer = self.trainer
         return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
 
+    @property
+    def step(self) -> int:
+        """Images of a step over all processes; a resumed run keeps it on other devices."""
+        return self._step or self.cfg["batch_size"] * self._place()[1]
+
+    def _share(self) -> int:
+        """Return the images of a step that are this process's.
+
+        Raises:
+            UserError: If the step of a resumed run cannot be shared out evenly.
+        """
+        _, world = self._place()
+        if self.step % world:
+            raise UserError(
+                f"this run learns {self.step} images a step, which {world} processes cannot share "
+                f"evenly: set trainer.devices to a divisor of {self.step}."
+            )
+        return self.step // world
+
     def _pin(self) -> bool:
         """Tell whether batches go to a GPU, which copies from pinned memory while it works."""
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
@@ -131,7 +153,8 @@ class EmotionData(L.LightningDataModule):
         if self.cfg["sampler"] == "weighted":
             weights = sample_weights(data.split.labels, len(self.classes))
         rank, world = self._place()
-        sampler = EpochSampler(len(data), self.cfg["batch_size"], self.seed, weights, rank, world)
+        how = (self._share(), self.seed, weights, rank, world)
+        sampler = stream_sampler(data.split, self.cfg, *how) or EpochSampler(len(data), *how)
         sampler.epoch, sampler.start = self._at
         self._sampler = sampler
         return make_loader(data, sampler, self.cfg["num_workers"], self._pin())
@@ -163,8 +186,9 @@ class EmotionData(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the place in the data, for the checkpoint."""
-        return {"epoch": self._at[0], "start": self._at[1]}
+        return {"epoch": self._at[0], "start": self._at[1], "step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved place."""
         self._at = int(state_dict["epoch"]), int(state_dict["start"])
+        self._step = state_dict.get("step")

@@ -149,7 +149,9 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         rank: This process.
         world: Number of processes; each takes every ``world``-th image of the same order.
 
-    A last batch of a single image is dropped (batch norm needs two), unless it is the only one.
+    A step is ``batch_size * world`` images of the order; which these are does not depend on how
+    many processes share them. A last step of a single image is dropped (batch norm needs two),
+    unless it is the only one.
     """
 
     def __init__(
@@ -166,11 +168,8 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         self.rank, self.world = rank, world
         self.epoch, self.start = 0, 0
 
-    def _share(self) -> int:
-        return -(-self.size // self.world)
-
     def __len__(self) -> int:
-        full, rest = divmod(self._share(), self.batch_size)
+        full, rest = divmod(self.size, self.batch_size * self.world)
         return max(1, full + (rest > 1))
 
     def set_epoch(self, epoch: int) -> None:
@@ -178,15 +177,22 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
-    def order(self, epoch: int) -> np.ndarray:
-        """Return this process's positions of ``epoch``, int64."""
+    def drawn(self, epoch: int) -> np.ndarray:
+        """Return the positions of ``epoch`` for all processes together, int64 (N,)."""
         generator = np.random.default_rng((self.seed, epoch))
         if self.probability is None:
-            order = generator.permutation(self.size)
-        else:
-            order = generator.choice(self.size, self.size, p=self.probability)
-        # Every process takes the same number of steps: the order wraps round.
-        return np.resize(order, self._share() * self.world)[self.rank :: self.world]
+            return generator.permutation(self.size)
+        return generator.choice(self.size, self.size, p=self.probability)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Return this process's positions of ``epoch``, int64."""
+        drawn = self.drawn(epoch)[: len(self) * self.batch_size * self.world]
+        own = drawn[self.rank :: self.world]
+        # All processes take part in the last step, with two images at least (batch norm): where
+        # too few are left, the first of the epoch come again.
+        last = len(own) - (len(self) - 1) * self.batch_size
+        missing = min(2, self.batch_size) - last if self.world > 1 else 0
+        return np.concatenate([own, drawn[: max(0, missing)]])
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch
@@ -197,18 +203,30 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 
 
 class InOrderSampler(Sampler[list[tuple[int, int]]]):
-    """All positions in order, once; process ``rank`` of ``world`` takes every ``world``-th."""
+    """All positions in order, once; process ``rank`` of ``world`` takes every ``world``-th.
+
+    All processes have the same number of batches, for each batch is an exchange between them; a
+    last batch may hold one image more than ``batch_size``.
+
+    Raises:
+        UserError: If there are fewer images than processes.
+    """
 
     def __init__(self, size: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        if 0 < size < world:
+            raise UserError(f"{size} images cannot be shared by {world} processes: use fewer.")
         self.positions = range(rank, size, world)
         self.batch_size = batch_size
+        self.batches = -(-(size // world) // batch_size)
 
     def __len__(self) -> int:
-        return -(-len(self.positions) // self.batch_size)
+        return self.batches
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for start in range(0, len(self.positions), self.batch_size):
-            yield [(0, p) for p in self.positions[start : start + self.batch_size]]
+        for batch in range(self.batches):
+            start = batch * self.batch_size
+            end = start + self.batch_size if batch + 1 < self.batches else len(self.positions)
+            yield [(0, p) for p in self.positions[start:end]]
 
 
 def _same(batch: Batch) -> Batch:

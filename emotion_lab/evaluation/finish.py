@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from emotion_lab.evaluation import calibrate, plots
+from emotion_lab.evaluation import calibrate, plots, tracking
 from emotion_lab.evaluation.judge import judge, save_results, write_json
 from emotion_lab.evaluation.scores import report_text
 from emotion_lab.training.fit import Fitted
 from emotion_lab.training.hardware import choose_accelerator
-from emotion_lab.training.loggers import log_pictures
 
 
 def finish(cfg: dict[str, Any], run_dir: Path, fitted: Fitted) -> float:
@@ -33,6 +32,7 @@ def finish(cfg: dict[str, Any], run_dir: Path, fitted: Fitted) -> float:
             # Before test is opened: the ledger names the checkpoint as it stays.
             found = calibrate.fitted(judged)
             calibrate.store(best, found)
+            val, temperature = judged, found["temperature"]
             print(
                 f"calibration: temperature {found['temperature']:.3f}, fitted on val, NLL "
                 f"{found['nll']:.4f} -> {found['nll_calibrated']:.4f}"
@@ -51,6 +51,7 @@ def finish(cfg: dict[str, Any], run_dir: Path, fitted: Fitted) -> float:
     for split in splits:
         pictures[f"{split}/confusion"] = run_dir / f"confusion_{split}.png"
         pictures[f"{split}/samples"] = run_dir / f"samples_{split}.png"
-    log_pictures(fitted.loggers, pictures, fitted.facts["steps"])
     print("\n" + "\n".join(texts))
+    # Last: everything of value is written.
+    tracking.report(fitted.loggers, pictures, val, tracking.numbers(metrics, temperature), best)
     return float(fitted.facts["monitor"]["best"])

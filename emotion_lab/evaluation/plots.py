@@ -71,12 +71,21 @@ def confusion(scores: dict[str, Any], path: Path, title: str) -> Path:
 
 
 def samples(
-    images: list[np.ndarray], captions: list[str], right: list[bool], path: Path, columns: int = 8
+    images: list[np.ndarray],
+    captions: list[str],
+    right: list[bool],
+    path: Path,
+    columns: int = 8,
+    width: float = 1.5,
 ) -> Path:
-    """Draw a grid of uint8 (S, S, C) images with captions, wrong ones in vermilion."""
+    """Draw a grid of uint8 (H, W, C) images with captions, wrong ones in vermilion.
+
+    ``width`` is that of a column, in inches.
+    """
     columns = max(1, min(columns, len(images)))
     rows = max(1, -(-len(images) // columns))
-    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.85 * rows), squeeze=False)
+    size = (width * columns, 1.85 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, caption, good in zip(axes.flat, images, captions, right, strict=False):

@@ -14,6 +14,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 
+from emotion_lab import processes
 from emotion_lab.errors import UserError
 from emotion_lab.files import write_whole
 from emotion_lab.training.module import EmotionModule
@@ -159,7 +160,9 @@ class Checkpoints(Checkpoint):
 class StopCleanly(L.Callback):
     """On Ctrl-C (or SIGTERM) finishes the batch, saves ``last.ckpt`` and says how to resume.
 
-    A second Ctrl-C stops at once, with what was saved before.
+    A second Ctrl-C stops at once, with what was saved before. Of several processes one is enough to
+    stop them all, after the same batch; on GPUs they ask each other every ``trainer.log_every``
+    steps only, for the answer makes them wait.
     """
 
     def __init__(self, folder: Path, run_dir: Path) -> None:
@@ -179,7 +182,14 @@ class StopCleanly(L.Callback):
         if self.wanted:
             raise KeyboardInterrupt
         self.wanted = True
-        print("\nstopping: saving after this batch (again to stop at once)", file=sys.stderr)
+        if processes.first():
+            print("\nstopping: saving after this batch (again to stop at once)", file=sys.stderr)
+
+    def _agreed(self, trainer: L.Trainer) -> bool:
+        """Tell whether any process of the run was asked to stop."""
+        if trainer.world_size > 1:
+            self.wanted |= trainer.strategy.reduce_boolean_decision(self.wanted, all=False)
+        return self.wanted
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, index: int
@@ -188,14 +198,18 @@ class StopCleanly(L.Callback):
 
         Gradients that wait for more batches are in no checkpoint, so those batches come first.
         """
-        last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        if self.wanted and not last and (index + 1) % trainer.accumulate_grad_batches == 0:
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            return
+        every = trainer.accumulate_grad_batches
+        if trainer.world_size > 1 and trainer.strategy.root_device.type != "cpu":
+            every *= trainer.log_every_n_steps
+        if (index + 1) % every == 0 and self._agreed(trainer):
             trainer.save_checkpoint(self.folder / "last.ckpt")
             self._leave()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop between epochs: ``last.ckpt`` is already written."""
-        if self.wanted:
+        if self._agreed(trainer):
             self._leave()
 
     def _leave(self) -> None:

@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from emotion_lab.errors import UserError
 from emotion_lab.losses import build_loss
 from emotion_lab.models.base import EmotionNet, InputSpec, build_model
 from emotion_lab.models.finetune import apply_freeze, count_parameters
+from emotion_lab.training import devices, distill
 from emotion_lab.training.callbacks import Bar, Checkpoints, History, Place, StopCleanly
 from emotion_lab.training.hardware import (
     choose_accelerator,
@@ -32,8 +34,9 @@ from emotion_lab.training.hardware import (
     hardware,
     versions,
 )
-from emotion_lab.training.loggers import build_loggers, close
+from emotion_lab.training.loggers import Start, build_loggers, close, trackers
 from emotion_lab.training.module import EmotionModule
+from emotion_lab.training.together import Together, one_voice
 
 #: What ``best.ckpt`` keeps: it is for use, ``last.ckpt`` is for going on.
 SHIPPED = ("state_dict", ckpt.CARD, "epoch", "global_step", "pytorch-lightning_version")
@@ -216,7 +219,9 @@ def make_module(
     if cfg["augment"]["name"] == "device":
         module.augment = device_augment(cfg["augment"], net)
     wanted = cfg["trainer"]["channels_last"]
-    module.channels_last = net.backbone.conv if wanted == "auto" else bool(wanted)
+    # What is split among devices has to lie in one piece.
+    fits = net.backbone.conv and cfg["trainer"]["strategy"] != "fsdp"
+    module.channels_last = fits if wanted == "auto" else bool(wanted)
     if module.channels_last:
         net.to(memory_format=torch.channels_last)
     if cfg["model"]["compile"]:
@@ -230,7 +235,8 @@ def make_trainer(
     """Build the Trainer with its callbacks, in the order that resume depends on."""
     options = cfg["trainer"]
     folder = run_dir / "checkpoints"
-    callbacks: list[L.Callback] = [Place()]
+    world = devices.check(cfg, accelerator)
+    callbacks: list[L.Callback] = [Together(run_dir), Place()]
     if options["ema"]:
         callbacks.append(EMAWeightAveraging(decay=options["ema"]))
     # History before StopCleanly and Checkpoints: both save what it has just counted.
@@ -242,7 +248,7 @@ def make_trainer(
         accelerator=accelerator,
         devices=options["devices"],
         num_nodes=options["num_nodes"],
-        strategy=options["strategy"],
+        strategy=devices.strategy(options, world),
         precision=choose_precision(options["precision"], accelerator),
         max_epochs=options["max_epochs"],
         max_time=options["max_time"],
@@ -265,23 +271,45 @@ def make_trainer(
     )
 
 
-def fit(cfg: dict[str, Any], run_dir: Path, resume: Path | None = None) -> Fitted:
+def fit(
+    cfg: dict[str, Any],
+    run_dir: Path,
+    resume: Path | None = None,
+    check: Callable[[dict[str, Any]], None] | None = None,
+    callbacks: Sequence[L.Callback] = (),
+) -> Fitted:
     """Train as ``cfg`` says; everything of value lands in ``run_dir``.
 
     Args:
         cfg: The resolved config, plain dicts.
         run_dir: The run folder.
         resume: A ``last.ckpt`` to go on from.
+        check: Called with the fingerprints of the splits before anything is trained; it may raise.
+        callbacks: Further ones, which only look on.
+
+    Of several processes the first prints, and the one that fails first tells why.
 
     Raises:
         UserError: For a user's mistake, a full disk, a NaN loss, or Ctrl-C (its subclass).
     """
+    with one_voice():
+        return _fit(cfg, run_dir, resume, check, callbacks)
+
+
+def _fit(
+    cfg: dict[str, Any],
+    run_dir: Path,
+    resume: Path | None,
+    check: Callable[[dict[str, Any]], None] | None,
+    callbacks: Sequence[L.Callback],
+) -> Fitted:
     quiet()
     # Asked now: by the end of a long run the checkout may have moved on.
     commit = git_commit()
     accelerator = choose_accelerator(cfg["trainer"]["accelerator"])
     if cfg["trainer"]["threads"]:
         torch.set_num_threads(int(cfg["trainer"]["threads"]))
+    devices.check(cfg, accelerator)
     L.seed_everything(cfg["seed"], workers=True, verbose=False)
     data = EmotionData(cfg["data"], ("train", "val"), cfg["seed"], cfg["augment"]["name"])
     _show_data(data)
@@ -300,37 +328,53 @@ def fit(cfg: dict[str, Any], run_dir: Path, resume: Path | None = None) -> Fitte
             some = ", ".join(skipped[:3]) + (" ..." if len(skipped) > 3 else "")
             print(f"  {name}: {len(skipped)} images could not be decoded, left out: {some}")
     fingerprints = data.fingerprints()
+    if check is not None:
+        check(fingerprints)
+    step = None
     if resume is not None:
-        check_same_data(ckpt.read(resume)[ckpt.CARD].get("fingerprints", {}), fingerprints)
+        content = ckpt.read(resume)
+        step = int(content["global_step"])
+        check_same_data(content[ckpt.CARD].get("fingerprints", {}), fingerprints)
+        # Now and not by Lightning alone: with fsdp it counts the batches before it restores.
+        data.load_state_dict(content[type(data).__qualname__])
     card = make_card(cfg, data, spec, fingerprints)
     module = make_module(cfg, data, net, card)
+    module.distillation, teacher = distill.build(cfg["distill"], spec, data.classes, fingerprints)
     # What a killed process was writing when it died; the files themselves are whole.
     for torn in (run_dir / "checkpoints").glob(".*.tmp"):
         torn.unlink(missing_ok=True)
     history = History(run_dir, cfg["monitor"], monitor_mode(cfg), cfg["trainer"]["patience"])
-    loggers = build_loggers(cfg.get("logger"), run_dir)
+    loggers = build_loggers(Start(cfg, run_dir, step))
     trainer = make_trainer(cfg, run_dir, history, loggers, accelerator)
+    trainer.callbacks.extend(callbacks)
+    together = next(c for c in trainer.callbacks if isinstance(c, Together))
+    engine = "fsdp" if cfg["trainer"]["strategy"] == "fsdp" else "ddp"
+    shared = f"{engine} of {trainer.world_size} processes, "
     print(
         f"trainer: {accelerator}, {trainer.precision}, "
         f"{'channels_last' if module.channels_last else 'contiguous'}, "
+        f"{shared if trainer.world_size > 1 else ''}"
         f"{torch.get_num_threads()} threads, seed {cfg['seed']}",
         flush=True,
     )
-    for logger in loggers:
-        logger.log_hyperparams(cfg)
     begin = time.perf_counter()
     try:
+        for logger in loggers:
+            logger.log_hyperparams(cfg)
+        for tracker in trackers(loggers):
+            tracker.network(net)
         trainer.fit(module, datamodule=data, ckpt_path=str(resume) if resume else None)
-    except BaseException:
+    except BaseException as error:
         close(loggers, "failed")
+        together.leave(error)
         raise
+    together.finish()
     seconds = time.perf_counter() - begin
     if not (run_dir / "checkpoints" / "best.ckpt").exists():
         raise UserError("training ended before the first epoch was over: nothing was saved.")
     epochs = len(history.rows)
-    per_step = cfg["data"]["batch_size"] * cfg["trainer"]["accumulate"]
     # limit_train_batches may have left most of an epoch out.
-    done = trainer.global_step * per_step * trainer.world_size
+    done = trainer.global_step * data.step * cfg["trainer"]["accumulate"]
     images = min(done, len(data.split("train")) * epochs)
     spent = sum(history.seconds)
     facts = {
@@ -347,7 +391,9 @@ def fit(cfg: dict[str, Any], run_dir: Path, resume: Path | None = None) -> Fitte
         "channels_last": module.channels_last,
         "monitor": {"name": cfg["monitor"], "best": history.best},
         "hardware": hardware(accelerator),
+        "processes": trainer.world_size,
         "versions": card["versions"],
         "fingerprints": fingerprints,
+        **({} if teacher is None else {"teacher": teacher}),
     }
     return Fitted(data, loggers, history, facts, trainer.is_global_zero)

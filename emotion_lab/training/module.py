@@ -22,6 +22,8 @@ from emotion_lab.models.finetune import (
     param_groups,
     unfreeze_all,
 )
+from emotion_lab.training import devices
+from emotion_lab.training.distill import Distillation
 from emotion_lab.training.metrics import scalar_metrics
 from emotion_lab.training.mix import Mix
 from emotion_lab.training.optim import build_optimizer, build_schedule, plateau_value
@@ -51,6 +53,8 @@ class EmotionModule(L.LightningModule):
         self.mix = Mix(cfg["mix"], num_classes)
         #: Set for ``augment=device``.
         self.augment: DeviceAugment | None = None
+        #: Set for ``distill.teacher``.
+        self.distillation: Distillation | None = None
         self.channels_last = False
         self._schedule: Any = None
         self._metrics = nn.ModuleDict()
@@ -86,6 +90,11 @@ class EmotionModule(L.LightningModule):
         self.model.train()
         frozen_batchnorm_eval(self.model)
 
+    def configure_model(self) -> None:
+        """Split the network among the devices (``trainer=fsdp``)."""
+        if self._device_mesh is not None:
+            devices.shard(self.model, self._device_mesh)
+
     # -- steps -------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -116,6 +125,8 @@ class EmotionModule(L.LightningModule):
         output = self.model(self._images(images))
         logits, auxiliary = output if isinstance(output, tuple) else (output, [])
         loss = self.criterion(logits, target)
+        if self.distillation is not None:
+            loss = self.distillation(loss, logits, images)
         for extra in auxiliary:
             loss = loss + AUX_WEIGHT * self.criterion(extra, target)
         self._watch(loss)
@@ -161,15 +172,25 @@ class EmotionModule(L.LightningModule):
                     f"{self.cfg['optim']['lr']:g}) or trainer.clip=1."
                 )
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Score a batch; the loss is the training loss on hard labels."""
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Score a batch; the loss is the training loss on hard labels.
+
+        Returns:
+            The logits (B, K), for callbacks that look on.
+        """
         logits = self.model(self._images(batch.images))
         self._score("val", self.criterion(logits, batch.labels), logits, batch.labels)
+        return logits
 
     def on_validation_epoch_start(self) -> None:
-        """Do not score weights that are already broken."""
+        """Do not score weights that are already broken; score what a checkpoint will hold."""
         if not self.trainer.sanity_checking:
             self.check_finite()
+        if self.trainer.world_size > 1:
+            # Every process counts running statistics of its own images; those of the first are
+            # saved.
+            for buffer in self.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics; checkpoints and early stopping watch these."""
@@ -185,12 +206,17 @@ class EmotionModule(L.LightningModule):
         return values
 
     def running(self) -> dict[str, float]:
-        """Return loss and accuracy of the epoch so far, for the progress bar."""
+        """Return loss and accuracy of the epoch so far in this process, for the progress bar."""
         loss = self._metrics["train_loss"]
         if not loss.update_called:
             return {}
-        accuracy = self._metrics["train_scores"]["accuracy"]
-        return {"loss": float(loss.compute()), "acc": float(accuracy.compute())}
+        found = {}
+        for name, metric in (("loss", loss), ("acc", self._metrics["train_scores"]["accuracy"])):
+            own = metric.clone()
+            # The other processes draw no bar: to wait for their part would be to wait for ever.
+            own._to_sync = False
+            found[name] = float(own.compute())
+        return found
 
     # -- optimisation ------------------------------------------------------------------------
 
@@ -231,19 +257,40 @@ class EmotionModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the card, the half-done epoch's metrics and the plateau schedule's state."""
         checkpoint[ckpt.CARD] = {**self.card, "epoch": self.current_epoch}
+        if self._device_mesh is None:
+            self._number_states(checkpoint.get("optimizer_states", []))
         half: dict[str, Any] = {}
         for name in ("train_scores", "train_loss"):
             metric = self._metrics[name]
             parts = metric.items(keep_base=True) if name == "train_scores" else [("loss", metric)]
             for part, one in parts:
                 half[f"{name}.{part}"] = {
-                    "state": {key: value.clone() for key, value in one.metric_state.items()},
+                    # Of all processes; each state is a sum.
+                    "state": {
+                        key: self.trainer.strategy.reduce(value.clone(), reduce_op="sum")
+                        for key, value in one.metric_state.items()
+                    },
                     "updates": int(one._update_count),
                 }
         checkpoint["half_epoch"] = half
         if isinstance(self._schedule, ReduceLROnPlateau):
             state = dict(self._schedule.state_dict())
             checkpoint["plateau"] = {k: _builtin(v) for k, v in state.items()}
+
+    def _number_states(self, states: list[dict[str, Any]]) -> None:
+        """Number an optimiser's states as the network's parameters, in place.
+
+        An optimiser numbers them by its groups, and does not mind another numbering; ``fsdp`` knows
+        this one only, and would take one parameter's state for another's.
+        """
+        numbers = {id(parameter): n for n, parameter in enumerate(self.parameters())}
+        for state, optimizer in zip(states, self.trainer.optimizers, strict=False):
+            own = [numbers[id(p)] for group in optimizer.param_groups for p in group["params"]]
+            state["state"] = {own[old]: value for old, value in state["state"].items()}
+            state["param_groups"] = [
+                {**group, "params": [own[old] for old in group["params"]]}
+                for group in state["param_groups"]
+            ]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what :meth:`on_save_checkpoint` added."""
@@ -257,7 +304,8 @@ class EmotionModule(L.LightningModule):
             parts = metric.items(keep_base=True) if name == "train_scores" else [("loss", metric)]
             for part, one in parts:
                 saved = half.get(f"{name}.{part}")
-                if saved and saved["updates"]:
+                # What all had counted goes on in the first process.
+                if saved and saved["updates"] and self.global_rank == 0:
                     for key, value in saved["state"].items():
                         setattr(one, key, value.to(self.device))
                     one._update_count = saved["updates"]

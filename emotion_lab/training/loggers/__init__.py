@@ -1,0 +1,12 @@
+"""Loggers, each named by a key under ``logger`` in the config; one file each."""
+
+from emotion_lab.training.loggers.base import (
+    LOGGERS,
+    Start,
+    Tracker,
+    build_loggers,
+    close,
+    trackers,
+)
+
+__all__ = ["LOGGERS", "Start", "Tracker", "build_loggers", "close", "trackers"]
