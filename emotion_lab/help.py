@@ -11,7 +11,8 @@ from emotion_lab.config import CONF, options
 
 def _summary(path: Path) -> str:
     """Return the first comment of a yaml file: what it is for."""
-    first = path.read_text(encoding="utf-8").splitlines()[0]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    first = next(line for line in lines if not line.startswith("# @package"))
     return first.lstrip("# ").strip() if first.startswith("#") else ""
 
 
@@ -47,7 +48,13 @@ def _groups(entry: str) -> list[str]:
 
 
 def _choices(entry: str, group: str) -> list[str]:
-    """Return the choices of a group; ``data=checkpoint`` only where a checkpoint is given."""
+    """Return the choices of a group that this entry point takes.
+
+    ``data=checkpoint`` is for those that are given a checkpoint; ``train`` sweeps over a grid, and
+    searches are for ``sweep``.
+    """
+    if group == "sweep":
+        return [name for name in options(group) if (name == "grid") == (entry == "train")]
     text = yaml.safe_load((CONF / f"{entry}.yaml").read_text(encoding="utf-8"))
     own = {"data": "checkpoint"} in text["defaults"]
     return [name for name in options(group) if own or (group, name) != ("data", "checkpoint")]
@@ -82,5 +89,6 @@ def show(entry: str) -> None:
                 print(f"\n  {group}" + ("" if file == base else f"={file.stem}"))
             for line in lines:
                 print(f"    {group}.{line.replace(':', '=', 1).replace('= ', '=', 1)}")
-    print("\nSweep with -m and commas: -m model=cnn,senet seed=1,2,3")
+    if entry != "sweep":
+        print("\nSweep with -m and commas: -m model=cnn,senet seed=1,2,3")
     print("See the composed config with --cfg job; HYDRA_FULL_ERROR=1 shows tracebacks.")

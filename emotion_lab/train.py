@@ -93,6 +93,9 @@ def swept(overrides: list[str]) -> set[str]:
 
 def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check what is cheap to check, before Hydra makes the run folder."""
+    if cfg.sweep.name != "grid":
+        name = cfg.sweep.name
+        raise UserError(f"sweep={name} is for a search: python -m emotion_lab.sweep sweep={name}.")
     hydra_cfg = cfg.hydra
     multirun = str(hydra_cfg.mode or "").endswith("MULTIRUN")
     if multirun:

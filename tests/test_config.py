@@ -22,7 +22,10 @@ from tests.conftest import TINY
 
 GROUPS = sorted(p.name for p in config.CONF.iterdir() if p.is_dir())
 CHOICES = [(group, name) for group in GROUPS for name in config.options(group)]
-ENTRIES = ("train", "evaluate", "compare", "audit", "bench", "live", "predict")
+ENTRIES = (
+    *("train", "sweep", "evaluate", "compare", "folds", "ensemble", "audit", "convert"),
+    *("export", "bench", "live", "predict"),
+)
 
 
 def parse(*argv: str, entry: str = "train") -> Any:
@@ -105,12 +108,19 @@ def test_help_names_every_group_choice_and_key(entry: str, capsys: Any) -> None:
     for group in _groups(entry):
         assert f"\n  {group}=\n" in text
         for name in config.options(group):
-            offered = (group, name) != ("data", "checkpoint") or entry == "evaluate"
+            offered = (group, name) != ("data", "checkpoint") or entry in ("evaluate", "export")
+            if group == "sweep":
+                offered = (name == "grid") == (entry == "train")
             assert (f"\n    {name} " in text) == offered
     with initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
         cfg = compose(entry)
+        # A search takes all that train takes, and leads there instead of saying it again.
+        elsewhere = [*compose("train")] if entry == "sweep" else []
     for key in config._leaves(cfg):
         group = key.split(".")[0]
+        if group in elsewhere:
+            assert "emotion_lab.train --help" in text
+            continue
         if key.count(".") == 1 and group != "logger" and not key.endswith(".name"):
             assert f"{key}=" in text or group == "mix", key
 

@@ -73,6 +73,25 @@ def read(folder: Path) -> Outcome | None:
         raise UserError(f"{file} cannot be read: {error}.") from None
 
 
+def wait_for(folder: Path) -> None:
+    """Wait until a process that a killed sweep has left behind is done saving.
+
+    Raises:
+        UserError: If it does not leave.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = folder / ".lock"
+    if not lock.exists():
+        return
+    try:
+        with FileLock(lock, timeout=GRACE):
+            pass
+    except Timeout:
+        raise UserError(f"another process trains in {folder}: end it, then go on.") from None
+    lock.unlink(missing_ok=True)
+
+
 def run(
     overrides: list[str],
     folder: Path,
@@ -94,6 +113,7 @@ def run(
         UserError: If the folder holds a job with other overrides.
         KeyboardInterrupt: Passed on once the child has saved and left.
     """
+    wait_for(folder)
     before = read(folder)
     if before is not None and before.overrides != overrides:
         raise UserError(

@@ -1,0 +1,1 @@
+"""Search for good settings: what is searched, a durable study of trials, and what it found."""

@@ -1,0 +1,220 @@
+"""Search for good settings: ``python -m emotion_lab.sweep optim.lr=1e-3,1e-2 loss=ce,focal``.
+
+A program of its own and no plugin of Hydra: hydra-optuna-sweeper pins optuna 2.10, whose studies on
+disk fail with SQLAlchemy 2.1, so none would survive a kill.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from emotion_lab import checks, config
+from emotion_lab.command_line import quote
+from emotion_lab.errors import UserError
+from emotion_lab.searching import asked as asking
+from emotion_lab.searching import space as spaces
+
+if TYPE_CHECKING:
+    import optuna
+
+RESULTS = (asking.FILE, "lr_find.json")
+#: What may grow when a search goes on.
+RESUME_KEYS = ("sweep.trials", "sweep.timeout")
+
+
+class Stopped(UserError):
+    """The user stopped the search; everything needed to go on is saved."""
+
+    exit_code = 130
+
+
+def fixed(overrides: list[str]) -> list[str]:
+    """Return the overrides that every trial is given."""
+    own = ("sweep.", "sweep=", "hydra", "resume=")
+    return [text for text in overrides if not text.lstrip("+~").startswith(own)]
+
+
+def _mode(cfg: DictConfig) -> str:
+    """Return whether more (``max``) or less (``min``) of the monitored metric is better."""
+    mode = cfg.trainer.mode
+    return ("min" if "loss" in cfg.monitor else "max") if mode == "auto" else mode
+
+
+def _resumes(cfg: DictConfig, overrides: list[str]) -> list[str]:
+    """Check ``resume=``; returns the overrides that lead to its folder."""
+    for text in overrides:
+        key = text.lstrip("+~").split("=", 1)[0]
+        if key not in ("resume", *RESUME_KEYS) and not key.startswith("hydra."):
+            raise UserError(
+                f"resume= goes on with the search as it was asked for; '{text}' cannot change. "
+                f"Allowed: {', '.join(RESUME_KEYS)}."
+            )
+    folder = Path(str(cfg.resume))
+    asking.load(folder)
+    place = quote(str(folder), interpolate=True)
+    return [f"hydra.run.dir={place}", "hydra.output_subdir=null"]
+
+
+def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
+    """Check what is cheap to check, before Hydra makes the folder."""
+    name = cfg.sweep.name
+    if name != "lr_find" and importlib.util.find_spec("optuna") is None:
+        raise UserError('optuna is not installed: pip install "emotion_lab[sweep]".')
+    if cfg.resume is not None:
+        return _resumes(cfg, overrides)
+    if cfg.test:
+        raise UserError(
+            "test=true: a search chooses on val and never opens the test split. Add test=false."
+        )
+    if cfg.trainer.devices != 1 or cfg.trainer.num_nodes > 1:
+        raise UserError("a search runs one device a trial: set trainer.devices=1.")
+    path = None if cfg.data.get("download") else cfg.data.path
+    paths = {f"data.{key}": cfg.data[key] for key in ("votes", "drop", "relabel")}
+    checks.check_exist({"data.path": path, **paths, "model.weights": cfg.model.weights})
+    checks.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
+    if name == "lr_find":
+        if cfg.sweep.low >= cfg.sweep.high:
+            raise UserError(
+                f"sweep.low={cfg.sweep.low:g} is not below sweep.high={cfg.sweep.high:g}."
+            )
+        return []
+    if name == "halving" and cfg.sweep.pruner not in ("hyperband", "halving"):
+        raise UserError(
+            f"sweep=halving prunes by hyperband or halving, not sweep.pruner={cfg.sweep.pruner}."
+        )
+    if not str(cfg.monitor).startswith("val/"):
+        raise UserError(f"monitor={cfg.monitor}: a search chooses on val, monitor=val/macro_f1.")
+    spaces.read(list(cfg.sweep.space), fixed(overrides))
+    return []
+
+
+def _asked(cfg: DictConfig, overrides: list[str], folder: Path) -> asking.Asked:
+    """Return what is asked for: now, or when the search began."""
+    if cfg.resume is None:
+        sweep = config.plain(cfg.sweep)
+        texts = [str(text) for text in sweep.pop("space")]
+        asked = asking.Asked(fixed(overrides), texts, sweep, str(cfg.monitor), _mode(cfg))
+    else:
+        asked = asking.load(folder)
+        typed = {text.split("=", 1)[0] for text in overrides}
+        # A limit of time is of one session.
+        asked.sweep["timeout"] = cfg.sweep.timeout
+        if "sweep.trials" in typed:
+            asked.sweep["trials"] = cfg.sweep.trials
+    asked.save(folder)
+    return asked
+
+
+def _pictures(
+    rows: list[dict[str, Any]], summary: dict[str, Any], space: Any, folder: Path
+) -> None:
+    """Draw what there is enough of."""
+    from emotion_lab.evaluation.style import LIGHT, render
+    from emotion_lab.files import write_whole
+    from emotion_lab.searching import figures
+
+    monitor, mode = summary["monitor"], summary["mode"]
+    shares, what = summary["importances"], (rows, space.dimensions, monitor, mode)
+    draws = {}
+    if any(row["value"] is not None for row in rows):
+        draws["history"] = lambda style: figures.history(rows, monitor, mode, style)
+    if shares:
+        draws["importances"] = lambda style: figures.importances(shares, style)
+    if sum(row["status"] == "finished" for row in rows) > 1:
+        draws["slices"] = lambda style: figures.slices(*what, style)
+        draws["parallel"] = lambda style: figures.parallel(*what, style)
+    for name, draw in draws.items():
+        write_whole(folder / f"{name}.png", render(draw, LIGHT))
+
+
+def _sum_up(study: optuna.Study, space: Any, asked: asking.Asked, folder: Path) -> dict[str, Any]:
+    """Write the summary and the pictures, print the table."""
+    from emotion_lab.searching import summary as summaries
+
+    found = summaries.write(study, space, asked, folder, whole=True)
+    rows = summaries.rows(study, space, asked, folder)
+    _pictures(rows, found, space, folder)
+    print("\n" + "\n".join(summaries.lines(rows, found, space, folder)))
+    print(folder, flush=True)
+    return found
+
+
+def _epochs(space: Any) -> int:
+    """Return the most epochs that a trial may train."""
+    for one in space.dimensions:
+        if one.key == "trainer.max_epochs":
+            return max(int(option) for option in one.options) if one.options else int(one.high)
+    chosen = [group.word(group.options[0]) for group in space.groups]
+    return int(space.config(chosen).trainer.max_epochs)
+
+
+def search(cfg: DictConfig, overrides: list[str], folder: Path) -> float:
+    """Run the study to its end; returns the best value.
+
+    Raises:
+        UserError: If it was stopped (exit code 130), or no trial has a result.
+    """
+    from emotion_lab.searching import study as studies
+    from emotion_lab.searching import trials
+
+    asked = _asked(cfg, overrides, folder)
+    space = spaces.read(asked.space, asked.overrides)
+    print(f"searched: {'  '.join(space.typed)}")
+    study = studies.open_study(folder, asked, _epochs(space))
+    try:
+        trials.go(study, space, asked, folder)
+    except KeyboardInterrupt:
+        _sum_up(study, space, asked, folder)
+        again = f"python -m emotion_lab.sweep resume={shlex.quote(str(folder))}"
+        raise Stopped(f"stopped and saved. Go on with: {again}") from None
+    found = _sum_up(study, space, asked, folder)
+    if found["best"] is None:
+        raise UserError(f"no trial finished; the reasons stand in {folder / 'summary.csv'}.")
+    return float(found["best"]["value"])
+
+
+def find_lr(cfg: DictConfig, folder: Path) -> float:
+    """Run the learning-rate test; returns the suggestion."""
+    # The bar of Lightning's tuner; tqdm looks when it is imported.
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    from emotion_lab.searching.lr import find
+
+    result = find(config.plain(cfg), folder)
+    print(f"{result['steps']} batches, {result['lr'][0]:.1e} to {result['lr'][-1]:.1e}")
+    print(f"the loss falls fastest at:\n  optim.lr={result['suggestion']:g}")
+    print(folder)
+    return float(result["suggestion"])
+
+
+def sweep(cfg: DictConfig) -> float:
+    """Search, or find a learning rate; everything of value lands in the run folder."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra_cfg = HydraConfig.get()
+    folder = Path(hydra_cfg.runtime.output_dir)
+    if cfg.resume is None and cfg.sweep.name == "lr_find":
+        return find_lr(cfg, folder)
+    return search(cfg, list(hydra_cfg.overrides.task), folder)
+
+
+def main() -> None:
+    """Entry point of ``emotion-sweep``."""
+    try:
+        sys.argv[1:] = spaces.gather(sys.argv[1:])
+    except UserError as error:
+        if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
+            raise
+        config.fail(error)
+    config.run("sweep", sweep, prepare, RESULTS)
+
+
+if __name__ == "__main__":
+    main()
