@@ -1,4 +1,4 @@
-"""Measure speed: ``python -m emotion_lab.bench what=data|train|live``."""
+"""Measure speed: ``python -m emotion_lab.bench what=data|train|live|deploy``."""
 
 from __future__ import annotations
 
@@ -9,23 +9,50 @@ from typing import Any
 from omegaconf import DictConfig
 
 from emotion_lab import checks, config
-from emotion_lab.errors import UserError
+from emotion_lab.errors import UserError, unknown
 
 
 def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check what is cheap to check, before Hydra makes the run folder."""
-    if cfg.images < 2 * cfg.data.batch_size:
+    if cfg.what == "deploy":
+        _check_deploy(cfg)
+    elif cfg.images < 2 * cfg.data.batch_size:
         raise UserError(
             f"images={cfg.images} is less than two batches: set images={4 * cfg.data.batch_size} "
             "or a smaller data.batch_size."
         )
     if cfg.what == "live" and cfg.ckpt is None:
         raise UserError("ckpt is missing: what=live measures with a checkpoint, ckpt=<path>.")
-    paths = {"data.path": cfg.data.path, "ckpt": cfg.ckpt, "clip": cfg.clip, "photo": cfg.photo}
+    ckpt = None if cfg.what == "deploy" else cfg.ckpt
+    paths = {"data.path": cfg.data.path, "ckpt": ckpt, "clip": cfg.clip, "photo": cfg.photo}
     checks.check_exist(paths)
     if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
         checks.check_folder(str(cfg.hydra.run.dir))
     return []
+
+
+def _check_deploy(cfg: DictConfig) -> None:
+    """Check what ``what=deploy`` is asked to measure.
+
+    Raises:
+        UserError: For a network that does not exist, or too little to measure.
+    """
+    if cfg.ckpt is not None:
+        checks.check_checkpoint(cfg.ckpt, several=True)
+    if cfg.exports is not None and (cfg.ckpt is None or cfg.n is None):
+        raise UserError(
+            "exports= times files beside their checkpoint and counts where they answer otherwise: "
+            "add ckpt=<path> n=1000."
+        )
+    for place in checks.paths(cfg.exports):
+        checks.check_exist({"exports": place})
+    if cfg.ckpt is None and cfg.n is not None:
+        raise UserError("n= asks checkpoints the same images: give them, ckpt=[one,other].")
+    if cfg.ckpt is None and not cfg.models:
+        raise UserError("models=[] leaves nothing to measure: name some, models=[cnn,senet].")
+    for name in cfg.models:
+        if name not in config.options("model"):
+            raise unknown("model", name, config.options("model"), "Set it with models=[<name>].")
 
 
 def lines(result: dict[str, Any]) -> list[str]:
@@ -55,6 +82,10 @@ def lines(result: dict[str, Any]) -> list[str]:
                 f"  a folder of {row['images']:,} images of 224 px, no cache: "
                 f"peak {row['peak_memory_mib']:,.0f} MiB"
             )
+    if "deploy" in result:
+        from emotion_lab.benchmarks.deploy_choice import lines as deploy_lines
+
+        shown += deploy_lines(result["deploy"])
     return shown + (live_lines(result["live"]) if "live" in result else [])
 
 
@@ -131,6 +162,10 @@ def bench(cfg: DictConfig) -> None:
         from emotion_lab.benchmarks.live import bench as measure_live
 
         result["live"] = measure_live(plain, _smoothers())
+    elif plain["what"] == "deploy":
+        from emotion_lab.benchmarks.deploy import bench as measure_deploy
+
+        result["deploy"] = measure_deploy(plain, run_dir)
     else:
         from emotion_lab.benchmarks.train import bench as measure_training
 

@@ -17,6 +17,7 @@ PATH_KEYS = (
     "a",
     "b",
     "predictions",
+    "exports",
     "data.drop",
     "data.relabel",
     "clip",
@@ -40,7 +41,7 @@ PATH_KEYS = (
 )
 
 #: Of those, the ones that also take a list, ``[one,other]``.
-LIST_KEYS = ("ckpt", "a", "b", "runs", "predictions")
+LIST_KEYS = ("ckpt", "a", "b", "runs", "predictions", "exports")
 
 
 def quote(value: str, interpolate: bool = False) -> str:

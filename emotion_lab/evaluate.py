@@ -32,9 +32,39 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
                 "calibrate=true fits one checkpoint on all of its own val split: give one ckpt "
                 "and no other data."
             )
+    _check_runtime(cfg)
     if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
         checks.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
     return []
+
+
+def _check_runtime(cfg: DictConfig) -> None:
+    """Check what answers in PyTorch's place.
+
+    Raises:
+        UserError: If it cannot, or an option does not apply.
+    """
+    name = cfg.runtime.name
+    if name == "torch":
+        for key in ("precision", "device", "threads"):
+            if cfg.runtime[key] not in (None, "auto"):
+                raise UserError(
+                    f"runtime.{key}={cfg.runtime[key]} does not apply: runtime=torch scores in "
+                    "float32 as training does, on the device of trainer=cpu or trainer=gpu."
+                )
+        return
+    if len(checks.paths(cfg.ckpt)) > 1:
+        raise UserError(
+            f"runtime={name} runs one file: python -m emotion_lab.ensemble makes one of several "
+            "runs. Or set runtime=torch."
+        )
+    if cfg.calibrate:
+        raise UserError("calibrate=true fits what PyTorch says: set runtime=torch.")
+    if cfg.tta == "tencrop":
+        raise UserError(
+            f"tta=tencrop makes fractions of grey levels, which runtime={name} does not take: set "
+            "runtime=torch, or tta=flip."
+        )
 
 
 def data_config(cfg: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
@@ -92,6 +122,7 @@ def describe(card: dict[str, Any]) -> str:
 
 def evaluate(cfg: DictConfig) -> float:
     """Score, write the results and the report; returns the accuracy."""
+    import torch
     from hydra.core.hydra_config import HydraConfig
 
     from emotion_lab import checkpoint as ckpt
@@ -123,6 +154,12 @@ def evaluate(cfg: DictConfig) -> float:
         print("weights, fitted on val: " + ", ".join(f"{share:.3f}" for share in weights))
         if split != "val" or foreign:
             known = None
+    runtime = None
+    if plain["runtime"]["name"] != "torch":
+        from emotion_lab.deploy.classifier import open_runtime
+
+        _, _, runtime = open_runtime(files[0], plain["runtime"])
+        print(f"runtime: {runtime.name} ({'; '.join(runtime.notes)})")
     judged = judge(
         files,
         data,
@@ -134,7 +171,13 @@ def evaluate(cfg: DictConfig) -> float:
         foreign,
         network=combine(loaded, weights),
         predictions=known,
+        run=runtime.run if runtime else None,
     )
+    if runtime:
+        judged.notes.append(
+            f"answered by {runtime.name} (runtime={plain['runtime']['name']}); corruptions and "
+            "maps are PyTorch's"
+        )
     # Those of an ensemble's own file count one by one.
     cards = [member for card in cards for member in card.get("members", [card])]
     scores = judged.scores
@@ -151,6 +194,7 @@ def evaluate(cfg: DictConfig) -> float:
         "checkpoint": ", ".join(str(file) for file in files),
         "checkpoint_sha256": identity(files),
         **{key: judged.card[key] for key in ("weights",) if key in judged.card},
+        "runtime": runtime.name if runtime else f"torch {torch.__version__} f32 on {device}",
         "commit": git_commit(),
         "hardware": hardware(device),
         "versions": versions(),

@@ -143,6 +143,21 @@ def _options(runtime: dict[str, Any] | str, threads: int | None) -> dict[str, An
     return cfg
 
 
+def open_runtime(
+    ckpt: str | Path, runtime: dict[str, Any] | str, threads: int | None = None
+) -> tuple[dict[str, Any], Source, Runtime]:
+    """Return a checkpoint's card, the checkpoint as runtimes see it, and the runtime.
+
+    Raises:
+        UserError: See :func:`load_classifier`.
+    """
+    path = checkpoint.find(ckpt)
+    cfg = _options(runtime, threads)
+    build = RUNTIMES.get(cfg["name"])
+    card, source = _describe(path)
+    return card, source, build(cfg, source)
+
+
 def load_classifier(
     ckpt: str | Path, runtime: dict[str, Any] | str = "auto", threads: int | None = None
 ) -> Classifier:
@@ -159,11 +174,8 @@ def load_classifier(
         UserError: If the checkpoint is not ours or damaged, the runtime is unknown, not installed
             or gives other answers than PyTorch.
     """
-    path = checkpoint.find(ckpt)
-    cfg = _options(runtime, threads)
-    build = RUNTIMES.get(cfg["name"])
-    card, source = _describe(path)
-    classifier = Classifier(card, source.spec, build(cfg, source))
+    card, source, built = open_runtime(ckpt, runtime, threads)
+    classifier = Classifier(card, source.spec, built)
     classifier.warm()
     notes = "; ".join(classifier.notes)
     print(f"classifier: {classifier.runtime_name}" + (f" ({notes})" if notes else ""), flush=True)

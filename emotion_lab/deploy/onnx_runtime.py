@@ -100,8 +100,9 @@ class OnnxConverter(Converter[bytes]):
 
 
 @RUNTIMES.register("onnx")
+@RUNTIMES.register("onnxruntime")
 def build(cfg: dict[str, Any], source: Source) -> Runtime:
-    """Run with ONNX Runtime.
+    """Run with ONNX Runtime; ``onnx`` is its shorter name.
 
     Raises:
         Unusable: If it is not installed, cannot run this network, or ``runtime.device=cuda`` and
@@ -114,7 +115,7 @@ def build(cfg: dict[str, Any], source: Source) -> Runtime:
         import onnxruntime as ort
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise missing("onnx", "onnxruntime onnx onnxscript", error) from error
+        raise missing(cfg["name"], "onnxruntime onnx onnxscript", error) from error
     # Its Windows builds report usage to Microsoft.
     ort.disable_telemetry_events()
     has_gpu = CUDA in ort.get_available_providers()

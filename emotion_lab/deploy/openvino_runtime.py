@@ -14,7 +14,6 @@ import torch
 
 from emotion_lab.deploy.base import RUNTIMES, Runtime, Source, Unusable, choice, missing
 from emotion_lab.deploy.convert import ENTRY, Converter, open_converted
-from emotion_lab.errors import UserError
 from emotion_lab.models.base import EmotionNet
 
 
@@ -115,8 +114,8 @@ def build(cfg: dict[str, Any], source: Source) -> Runtime:
     """Run with OpenVINO; ``runtime.precision=auto`` is bf16 where the CPU computes in it.
 
     Raises:
-        Unusable: If it is not installed, or cannot run this network.
-        UserError: If bf16 is asked for and the CPU would only emulate it, slowly.
+        Unusable: If it is not installed, cannot run this network, or bf16 is asked for and the CPU
+            would only emulate it, slowly.
     """
     wanted = choice(cfg, "precision", "f32", "bf16")
     choice(cfg, "device", "cpu")
@@ -126,7 +125,7 @@ def build(cfg: dict[str, Any], source: Source) -> Runtime:
         raise missing("openvino", "openvino", error) from error
     fast_bf16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if wanted == "bf16" and not fast_bf16:
-        raise UserError(
+        raise Unusable(
             "runtime.precision=bf16: this CPU has no bfloat16 instructions (AMX or AVX512-BF16). "
             "Set runtime.precision=auto."
         )

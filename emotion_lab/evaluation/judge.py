@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,7 @@ def judge(
     weights: Sequence[float] | None = None,
     network: tuple[EmotionNet | Ensemble, dict[str, Any]] | None = None,
     predictions: Predictions | None = None,
+    run: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Judged:
     """Score a checkpoint on one split; opening ``test`` writes the ledger.
 
@@ -186,6 +187,7 @@ def judge(
         weights: Shares of an ensemble's members; None weighs all the same.
         network: What the checkpoints make, with its card, where they were read already.
         predictions: What it says of the split, where it was asked already.
+        run: A runtime that answers in its place, see :func:`predict`.
 
     Returns:
         The predictions, the scores, and all that belongs to them.
@@ -227,7 +229,8 @@ def judge(
     accuracy = None
     try:
         if predictions is None:
-            predictions = predict(net, data.plain_loader(split), device, f"{split} ", tta)
+            loader = data.plain_loader(split)
+            predictions = predict(net, loader, device, f"{split} ", tta, run)
         check(predictions.logits.numpy(), predictions.labels.numpy())
         scores = {**score(predictions, card["classes"]), "tta": tta}
         accuracy = scores["accuracy"]

@@ -59,7 +59,10 @@ def choose(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     wanted = asked(overrides)
     typed = any(text.startswith("hydra.sweep.dir=") for text in overrides)
     folder = Path(str(cfg.hydra.sweep.dir))
-    check_folder(folder)
+    try:
+        check_folder(folder)
+    except UserError as error:
+        raise UserError(str(error).replace("hydra.run.dir", "hydra.sweep.dir")) from None
     if cfg.sweep.resume and not typed:
         # outputs/multirun/DATE/TIME
         return _latest(folder.parent.parent, wanted)
@@ -80,7 +83,13 @@ def choose(cfg: DictConfig, overrides: Sequence[str]) -> Path:
         )
     if known is None and cfg.sweep.resume and (folder / "0").exists():
         raise UserError(f"sweep.resume=true: {folder} holds no sweep of ours (no {FILE}).")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make the sweep folder {folder} ({error.strerror}). Set "
+            "hydra.sweep.dir=<folder>."
+        ) from None
     write_whole(folder / FILE, (json.dumps({"overrides": wanted}, indent=2) + "\n").encode())
     return folder
 

@@ -169,9 +169,10 @@ def lines(folder: Path, summary: dict[str, Any]) -> list[str]:
             f"{name:<{width}}  {group['n']:>2}  {_score(group['value']):<17}  "
             f"{_score(group['val_accuracy']):<17}  {group['seconds']:>8.1f}{failed}"
         )
-    for row in rows(outcomes(folder)):
-        if row["status"] != "finished":
-            shown.append(f"job {row['job']} {row['status']}: {row['reason']} ({row['overrides']})")
+    for job in outcomes(folder):
+        if job.status != "finished":
+            own = " ".join(text for text in job.overrides if text not in common)
+            shown.append(f"job {job.folder.name} {job.status}: {job.reason} ({own})")
     if summary["best"] is not None:
         best = summary["best"]
         place = folder / best["folder"]

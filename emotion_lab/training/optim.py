@@ -77,11 +77,17 @@ def build_schedule(
             optimizer,
             rates,
             total_steps=max(2, total),
-            pct_start=cfg["warmup_share"],
+            # torch divides by the steps of the warm-up less one.
+            pct_start=_not_one_step(cfg["warmup_share"], max(2, total)),
             cycle_momentum=False,
         )
     names = ("none", "plateau", "step", "cosine", "onecycle")
     raise unknown("schedule", name, names, "Set it with schedule=<name>.")
+
+
+def _not_one_step(share: float, total: int) -> float:
+    """Return a share of the steps that is not exactly one step, where torch would divide by 0."""
+    return share if share * total != 1 else share * 0.99
 
 
 def plateau_value(cfg: dict[str, Any], metrics: dict[str, Any]) -> float:

@@ -1,0 +1,1 @@
+"""One file a format; see :class:`emotion_lab.exporting.base.Format`."""

@@ -1,0 +1,31 @@
+"""torch.export's own archive, .pt2: what AOTInductor and ExecuTorch start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from emotion_lab.exporting.base import FORMATS, Job
+from emotion_lab.exporting.formats.archive import Archive
+
+
+@FORMATS.register("torch_export")
+class TorchExport(Archive):
+    """An ExportedProgram."""
+
+    suffix = ".pt2"
+
+    def write(self, job: Job, path: Path) -> None:
+        """See :meth:`Format.write`."""
+        import torch
+
+        from emotion_lab.exporting.shell import example, open_sizes
+
+        faces = example(job.model, job.batch)
+        sizes = open_sizes(job.batch)
+        with torch.no_grad():
+            program = torch.export.export(job.model, (faces,), dynamic_shapes=(sizes,))
+        for node in program.graph.nodes:
+            # Where each line of ours stood on this machine is nobody's business.
+            for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node"):
+                node.meta.pop(key, None)
+        torch.export.save(program, path)

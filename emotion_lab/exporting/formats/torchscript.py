@@ -1,0 +1,29 @@
+"""TorchScript: for programs in C++ that hold libtorch."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from emotion_lab.exporting.base import FORMATS, Job
+from emotion_lab.exporting.formats.archive import Archive
+
+
+@FORMATS.register("torchscript")
+class TorchScript(Archive):
+    """Traced; torch itself prefers torch_export, and keeps reading these."""
+
+    suffix = ".torchscript"
+    fixes_batch = False
+
+    def write(self, job: Job, path: Path) -> None:
+        """See :meth:`Format.write`."""
+        import torch
+
+        from emotion_lab.exporting.shell import example
+
+        with torch.no_grad(), warnings.catch_warnings():
+            # Of its own deprecation, and of the shape that the network checks in Python.
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(job.model, example(job.model), check_trace=False)
+            torch.jit.save(torch.jit.freeze(traced.eval()), path)
