@@ -85,18 +85,23 @@ def record(
     return line
 
 
-def openings(ledger: Path, fingerprint: str) -> list[dict[str, Any]]:
-    """Return the earlier openings of the test set with this hash."""
+def lines(ledger: Path) -> list[dict[str, Any]]:
+    """Return every opening of any test set; a torn line is none."""
     try:
         text = ledger.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    lines = []
+    found = []
     for raw in text.splitlines():
         try:
             line = json.loads(raw)
-        except json.JSONDecodeError:
+        except ValueError:
             continue
-        if isinstance(line, dict) and line.get("fingerprint") == fingerprint:
-            lines.append(line)
-    return lines
+        if isinstance(line, dict) and "fingerprint" in line:
+            found.append(line)
+    return found
+
+
+def openings(ledger: Path, fingerprint: str) -> list[dict[str, Any]]:
+    """Return the earlier openings of the test set with this hash."""
+    return [line for line in lines(ledger) if line["fingerprint"] == fingerprint]

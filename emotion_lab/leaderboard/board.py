@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from emotion_lab.comparison.sides import aligned, titles
 from emotion_lab.errors import UserError
+from emotion_lab.evaluation import ledger as seal
 from emotion_lab.evaluation.saved import SavedPredictions, read_predictions
 from emotion_lab.evaluation.statistics import ALPHA, ROUNDS, count, several
 from emotion_lab.files import file_hash
@@ -73,23 +73,6 @@ def _row(
     }
 
 
-def _ledger(path: Path) -> list[dict[str, Any]]:
-    """Return every opening of any test set in the ledger; a torn line is none."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    lines = []
-    for raw in text.splitlines():
-        try:
-            line = json.loads(raw)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and "fingerprint" in line:
-            lines.append(line)
-    return lines
-
-
 def openings(groups: Sequence[Group], ledger: Path) -> tuple[list[int], list[str]]:
     """Count how often the checkpoints of each configuration saw a test set.
 
@@ -99,7 +82,7 @@ def openings(groups: Sequence[Group], ledger: Path) -> tuple[list[int], list[str
     Returns:
         Openings of each configuration, and warnings.
     """
-    lines, counts, warnings = _ledger(ledger), [], []
+    lines, counts, warnings = seal.lines(ledger), [], []
     told = [str(line.get("run")) for line in lines]
     places = [None if "\0" in text else Path(text).resolve() for text in told]
     for group in groups:
