@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,12 @@ from emotion_lab.errors import UserError
 
 #: What makes a folder a finished run of ``train``.
 FILES = ("config.yaml", "metrics.json")
+
+
+def monitor_mode(cfg: Mapping[str, Any]) -> str:
+    """Return whether more (``max``) or less (``min``) of the monitored metric is better."""
+    mode = cfg["trainer"]["mode"]
+    return ("min" if "loss" in cfg["monitor"] else "max") if mode == "auto" else mode
 
 
 @dataclass(frozen=True)
@@ -41,8 +47,7 @@ class Run:
     @property
     def mode(self) -> str:
         """Whether more (``max``) or less (``min``) of the monitored metric is better."""
-        mode = self.config["trainer"]["mode"]
-        return ("min" if "loss" in self.config["monitor"] else "max") if mode == "auto" else mode
+        return monitor_mode(self.config)
 
     def history(self) -> list[dict[str, float]]:
         """Return the rows of ``history.csv``, numbers as numbers; ``best`` is 0 or 1."""

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from emotion_lab import checks, config
 from emotion_lab.command_line import quote
 from emotion_lab.errors import UserError
+from emotion_lab.runs import monitor_mode
 from emotion_lab.searching import asked as asking
 from emotion_lab.searching import space as spaces
 
@@ -39,12 +40,6 @@ def fixed(overrides: list[str]) -> list[str]:
     """Return the overrides that every trial is given."""
     own = ("sweep.", "sweep=", "hydra", "resume=")
     return [text for text in overrides if not text.lstrip("+~").startswith(own)]
-
-
-def _mode(cfg: DictConfig) -> str:
-    """Return whether more (``max``) or less (``min``) of the monitored metric is better."""
-    mode = cfg.trainer.mode
-    return ("min" if "loss" in cfg.monitor else "max") if mode == "auto" else mode
 
 
 def _resumes(cfg: DictConfig, overrides: list[str]) -> list[str]:
@@ -100,7 +95,7 @@ def _asked(cfg: DictConfig, overrides: list[str], folder: Path) -> asking.Asked:
     if cfg.resume is None:
         sweep = config.plain(cfg.sweep)
         texts = [str(text) for text in sweep.pop("space")]
-        asked = asking.Asked(fixed(overrides), texts, sweep, str(cfg.monitor), _mode(cfg))
+        asked = asking.Asked(fixed(overrides), texts, sweep, str(cfg.monitor), monitor_mode(cfg))
     else:
         asked = asking.load(folder)
         typed = {text.split("=", 1)[0] for text in overrides}

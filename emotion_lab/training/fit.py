@@ -25,6 +25,7 @@ from emotion_lab.errors import UserError
 from emotion_lab.losses import build_loss
 from emotion_lab.models.base import EmotionNet, InputSpec, build_model
 from emotion_lab.models.finetune import apply_freeze, count_parameters
+from emotion_lab.runs import monitor_mode
 from emotion_lab.training import devices, distill
 from emotion_lab.training.callbacks import Bar, Checkpoints, History, Place, StopCleanly
 from emotion_lab.training.hardware import (
@@ -124,12 +125,6 @@ def make_card(
         "seed": cfg["seed"],
         "versions": {**versions(), "emotion_lab": __version__},
     }
-
-
-def monitor_mode(cfg: dict[str, Any]) -> str:
-    """Return whether more (``max``) or less (``min``) of the monitored metric is better."""
-    mode = cfg["trainer"]["mode"]
-    return ("min" if "loss" in cfg["monitor"] else "max") if mode == "auto" else mode
 
 
 def _show_data(data: EmotionData) -> None:
