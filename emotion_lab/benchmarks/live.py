@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,16 @@ from emotion_lab.faces import build
 from emotion_lab.faces.base import Frame
 from emotion_lab.faces.pipeline import Pipeline
 from emotion_lab.faces.sources import open_source, read_photo
+from emotion_lab.faces.steady import Calm
 from emotion_lab.labels import EMOTIONS
 from emotion_lab.models.base import EmotionNet
 from emotion_lab.models.restore import restore
 
 #: Frames, and their rate, of a photo that is moved about.
 _MOVING, _FPS = 150, 30.0
-#: Seconds of each emotion of the clip that smoothers are measured on, and how often it is shown.
+#: Clips that smoothers are measured on, each of another person.
+CLIPS = 4
+#: Seconds of each emotion of such a clip, and how often it is shown.
 _PART_S, _CYCLES = 2.5, 2
 
 
@@ -137,72 +142,127 @@ def latency(path: Path, pipeline: Pipeline, seconds: float) -> dict[str, Any]:
     }
 
 
-def steadiness(
-    rows: list[tuple[float, str]], shown: list[tuple[float, str | None]]
-) -> dict[str, float | int | None]:
-    """Return label switches a minute and the delay after a true change.
+@dataclass
+class Watched:
+    """What the pipeline saw in a clip whose truth is known, frame by frame where there was a face.
+
+    Attributes:
+        rows: (start in seconds, emotion) of the truth, from 0.
+        frames: Number of frames of the clip.
+        times: Seconds.
+        ids: The track's; another one is another face.
+        raw: float32 (K,), the classifier's own answer.
+    """
+
+    rows: list[tuple[float, str]]
+    frames: int
+    times: list[float] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    raw: list[np.ndarray] = field(default_factory=list)
+
+
+def watch(seed: int, pipeline: Pipeline) -> Watched:
+    """Draw a clip of a person who shows every emotion in turn, and watch it.
 
     Args:
-        rows: (start in seconds, emotion) of the truth, from 0.
-        shown: (seconds, label shown or None) of every frame with the face.
+        seed: Of the person.
+        pipeline: Knows no face yet; how it smooths makes no difference.
+    """
+    emotions = [*EMOTIONS] * _CYCLES
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "truth.mp4"
+        render_video(path, [(_PART_S, e) for e in emotions], fps=_FPS, size=(480, 360), seed=seed)
+        frames = clip_frames(path, 100_000)
+    seen = Watched([(i * _PART_S, emotion) for i, emotion in enumerate(emotions)], len(frames))
+    for frame in frames:
+        faces = pipeline(frame).faces
+        if faces:
+            seen.times.append(frame.time_s)
+            seen.ids.append(faces[0].id)
+            seen.raw.append(faces[0].probabilities)
+    return seen
+
+
+def labels(seen: Watched, smoothing: dict[str, Any], classes: list[str]) -> list[str | None]:
+    """Return the label shown in each frame, as the pipeline would with that smoothing."""
+    calm: dict[int, Calm] = {}
+    shown = []
+    for time_s, face, raw in zip(seen.times, seen.ids, seen.raw, strict=True):
+        if face not in calm:
+            calm[face] = Calm(smoothing, len(classes))
+        _, label = calm[face].update(raw, time_s)
+        shown.append(None if label is None else classes[label])
+    return shown
+
+
+def steadiness(clips: list[tuple[Watched, list[str | None]]]) -> dict[str, Any]:
+    """Return label switches a minute and the delay after a true change, over all clips.
+
+    Args:
+        clips: Each with the label shown in each of its frames, None while uncertain.
 
     A change counts as followed when the new emotion is shown before the next change; the delay is
-    the time until then. ``followed`` says how many of ``changes`` were.
+    the time until then. ``followed`` says how many of ``changes`` were, ``right`` in what share of
+    the frames the true emotion was shown. ``flicker_per_min`` leaves out of the switches one for
+    every change that was followed: they are no flicker.
     """
-    last, switches = None, 0
-    for _, label in shown:
-        if label is None:
-            continue
-        switches += last is not None and label != last
-        last = label
-    end = shown[-1][0] if shown else 0.0
-    edges = [*(start for start, _ in rows[1:]), end + 1e-9]
-    delays = []
-    for (start, emotion), until in zip(rows[1:], edges[1:], strict=True):
-        hits = [t - start for t, label in shown if start <= t < until and label == emotion]
-        if hits:
-            delays.append(min(hits))
-    minutes = (end - shown[0][0]) / 60 if len(shown) > 1 else 0.0
+    switches, right, count, seconds = 0, 0, 0, 0.0
+    delays: list[float] = []
+    for seen, shown in clips:
+        told = [label for label in shown if label is not None]
+        switches += sum(label != last for last, label in itertools.pairwise(told))
+        starts = [start for start, _ in seen.rows]
+        for (start, emotion), until in zip(seen.rows, [*starts[1:], np.inf], strict=True):
+            part = [
+                (time_s, label == emotion)
+                for time_s, label in zip(seen.times, shown, strict=True)
+                if start - 1e-9 <= time_s < until - 1e-9
+            ]
+            hits = [time_s - start for time_s, hit in part if hit]
+            right += len(hits)
+            if hits and start > 0:
+                delays.append(hits[0])
+        count += len(shown)
+        seconds += seen.times[-1] - seen.times[0] if seen.times else 0.0
+    flicker = max(0, switches - len(delays))
     return {
-        "switches_per_min": round(switches / minutes, 2) if minutes else None,
+        "switches_per_min": round(60 * switches / seconds, 2) if seconds else None,
+        "flicker_per_min": round(60 * flicker / seconds, 2) if seconds else None,
         "delay_ms_median": round(1000 * float(np.median(delays)), 1) if delays else None,
         "followed": len(delays),
-        "changes": len(rows) - 1,
+        "changes": sum(len(seen.rows) - 1 for seen, _ in clips),
+        "right": round(right / count, 3) if count else None,
+        "frames_with_face": count,
     }
 
 
 def smoothers(
-    cfg: dict[str, Any], make: Callable[[dict[str, Any]], Pipeline], choices: dict[str, Any]
+    seed: int, make: Callable[[], Pipeline], choices: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """Measure every smoother on one drawn clip, whose truth is known.
+    """Measure every smoother on drawn clips, whose truth is known.
 
-    The classifier's own answers are the same for all: only the smoothing differs.
+    Faces are found and classified once; every smoother is given the same answers of the network.
+    One clip is not enough: which of its changes are followed at all decides over the median delay.
     """
-    parts = [(_PART_S, name) for _ in range(_CYCLES) for name in EMOTIONS]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "truth.mp4"
-        drawn = render_video(path, parts, fps=_FPS, size=(480, 360), seed=cfg["seed"])
-        frames = clip_frames(path, 100_000)
-    truth: list[tuple[float, str]] = []
-    for row in drawn:
-        if not truth or truth[-1][1] != row["emotion"]:
-            truth.append((row["time_s"], row["emotion"]))
+    clips = []
+    for index in range(CLIPS):
+        pipeline = make()
+        clips.append(watch(seed + index, pipeline))
+        print(f"  clip {index + 1}/{CLIPS}: {clips[-1].frames} frames", flush=True)
     results = {}
     for name, smoothing in choices.items():
-        pipeline, shown = make(smoothing), []
-        for frame in frames:
-            result = pipeline(frame)
-            if result.faces:
-                label = result.faces[0].label
-                shown.append((frame.time_s, None if label is None else pipeline.classes[label]))
-        results[name] = steadiness(truth, shown)
-        results[name]["frames_with_face"] = len(shown)
-        print(f"  {name}: {results[name]}", flush=True)
+        shown = [labels(seen, smoothing, pipeline.classes) for seen in clips]
+        results[name] = steadiness(list(zip(clips, shown, strict=True)))
     none = results.get("none", {}).get("switches_per_min")
-    for found in results.values():
+    for name, found in results.items():
         rate = found["switches_per_min"]
         found["fewer_switches"] = round(none / rate, 2) if none and rate else None
-    return {"frames": len(frames), "smoothing": results}
+        print(f"  {name}: {found}", flush=True)
+    return {
+        "frames": sum(seen.frames for seen in clips),
+        "clips": len(clips),
+        "smoothing": results,
+    }
 
 
 def bench(cfg: dict[str, Any], smoothing: dict[str, Any]) -> dict[str, Any]:
@@ -215,9 +275,9 @@ def bench(cfg: dict[str, Any], smoothing: dict[str, Any]) -> dict[str, Any]:
     seed = seed_way(net.eval())
     first = build.build_pipeline(cfg, stills=False)
 
-    def make(own: dict[str, Any] | None = None) -> Pipeline:
-        chosen = cfg["smoothing"] if own is None else own
-        return Pipeline(first.detector, first.classifier, chosen, cfg["tracking"], cfg["align"])
+    def make() -> Pipeline:
+        smooth, track = cfg["smoothing"], cfg["tracking"]
+        return Pipeline(first.detector, first.classifier, smooth, track, cfg["align"])
 
     result: dict[str, Any] = {
         "runtime": first.classifier.runtime_name,
@@ -230,8 +290,8 @@ def bench(cfg: dict[str, Any], smoothing: dict[str, Any]) -> dict[str, Any]:
         print("latency: the clip, paced", flush=True)
         result["latency"] = latency(Path(cfg["clip"]), make(), cfg["seconds"])
         result["latency_p95_ms"] = result["latency"]["p95_ms"]
-    print("smoothing: a drawn clip with a known truth", flush=True)
-    result |= smoothers(cfg, make, smoothing)
+    print("smoothing: drawn clips with a known truth", flush=True)
+    result |= smoothers(cfg["seed"], make, smoothing)
     return result
 
 

@@ -144,7 +144,7 @@ class FrameResult:
         size: (width, height) of the frame.
         faces: By track id.
         latency_ms: From capture to here.
-        stages_ms: Time of each stage (detect, track, classify, smooth).
+        stages_ms: Time of each stage (cut, detect, track, classify, smooth).
     """
 
     source: str

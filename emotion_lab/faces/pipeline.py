@@ -9,8 +9,9 @@ import numpy as np
 
 from emotion_lab.deploy.classifier import Classifier
 from emotion_lab.deploy.crop import crop_faces
-from emotion_lab.faces.base import Detector, Face, Frame, FrameResult, Smoother, Track
-from emotion_lab.faces.steady import Steady, smooth_for
+from emotion_lab.faces.base import Detector, Face, Frame, FrameResult, Track
+from emotion_lab.faces.cuts import Cuts
+from emotion_lab.faces.steady import Calm
 from emotion_lab.faces.tracking import Tracker
 
 
@@ -21,7 +22,7 @@ class Pipeline:
         detector: Finds faces.
         classifier: A checkpoint, ready to run; it brings classes and crop margin.
         smoothing: ``conf/smoothing/<name>.yaml`` as a plain dict.
-        tracking: See :class:`Tracker`.
+        tracking: See :class:`Tracker`; ``cut``: see :class:`Cuts` (0.25).
         align: Turn every face so that the eyes are level, where the detector gives landmarks.
         stills: Frames are photos that have nothing to do with each other.
     """
@@ -36,13 +37,16 @@ class Pipeline:
         stills: bool = False,
     ) -> None:
         self.detector, self.classifier = detector, classifier
+        #: What it was made with.
+        self.tracking = dict(tracking or {})
         self.tracker = Tracker(tracking)
+        self.cuts = Cuts(self.tracking.get("cut", 0.25))
         self.align, self.stills = align, stills
         self._smoothing = smoothing
         # Told now and not when the first face appears.
-        smooth_for(smoothing, len(classifier.classes))
-        #: Track id -> its smoother and what it shows; gone when the track is.
-        self._memory: dict[int, tuple[Smoother, Steady]] = {}
+        Calm(smoothing, len(classifier.classes))
+        #: Track id -> its smoothing and what it shows; gone when the track is.
+        self._memory: dict[int, Calm] = {}
 
     @property
     def classes(self) -> list[str]:
@@ -50,8 +54,11 @@ class Pipeline:
         return self.classifier.classes
 
     def _follow(self, frame: Frame, stages: dict[str, float]) -> list[Track]:
-        if self.stills:
+        begin = time.perf_counter()
+        # Photos, or another scene: whoever is there now is somebody else.
+        if self.stills or self.cuts(frame.image, frame.time_s):
             self.tracker.reset()
+        stages["cut"] = (time.perf_counter() - begin) * 1000
         detections = None
         begin = time.perf_counter()
         if self.tracker.needs_detection(frame.time_s):
@@ -73,13 +80,8 @@ class Pipeline:
 
     def _face(self, track: Track, probabilities: np.ndarray, time_s: float) -> Face:
         if track.id not in self._memory:
-            count = len(self.classes)
-            self._memory[track.id] = (
-                smooth_for(self._smoothing, count),
-                Steady(self._smoothing, count),
-            )
-        smoother, steady = self._memory[track.id]
-        smoothed = smoother.update(probabilities, time_s)
+            self._memory[track.id] = Calm(self._smoothing, len(self.classes))
+        smoothed, label = self._memory[track.id].update(probabilities, time_s)
         x, y, width, height = (float(value) for value in track.box)
         return Face(
             id=track.id,
@@ -87,7 +89,7 @@ class Pipeline:
             score=track.score,
             probabilities=probabilities,
             smoothed=smoothed,
-            label=steady.update(smoothed, time_s),
+            label=label,
         )
 
     def __call__(self, frame: Frame) -> FrameResult:

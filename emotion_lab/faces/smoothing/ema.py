@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from emotion_lab.faces.base import SMOOTHERS
-from emotion_lab.faces.steady import distribution
+from emotion_lab.faces.steady import distribution, from_space, space_of, to_space
 
 
 @SMOOTHERS.register("ema")
@@ -19,12 +19,15 @@ class Ema:
     one, so that 63 % of a change are there after ``tau_s``.
 
     Args:
-        cfg: ``tau_s``, seconds, above 0.
+        cfg: ``tau_s`` (seconds, above 0), ``space`` (logit or probability: what is averaged).
         num_classes: K.
+
+    Raises:
+        UserError: If ``space`` is neither.
     """
 
     def __init__(self, cfg: dict[str, Any], num_classes: int) -> None:
-        self.tau_s = float(cfg["tau_s"])
+        self.tau_s, self.space = float(cfg["tau_s"]), space_of(cfg)
         self.num_classes = num_classes
         self._state: np.ndarray | None = None
         self._time_s = 0.0
@@ -35,11 +38,11 @@ class Ema:
         Raises:
             ValueError: If ``probabilities`` is no distribution.
         """
-        values = distribution(probabilities, self.num_classes)
+        values = to_space(distribution(probabilities, self.num_classes), self.space)
         if self._state is None:
             self._state = values
         else:
             share = -math.expm1(-max(0.0, time_s - self._time_s) / self.tau_s)
             self._state = self._state + share * (values - self._state)
         self._time_s = time_s
-        return self._state.astype(np.float32)
+        return from_space(self._state, self.space)

@@ -7,12 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from emotion_lab.errors import unknown
 from emotion_lab.faces.base import SMOOTHERS
-from emotion_lab.faces.steady import distribution
-
-SPACES = ("logit", "probability")
-_FLOOR = 1e-4  # a probability of 0 has no logarithm, and one below this no meaning
+from emotion_lab.faces.steady import distribution, from_space, space_of, to_space
 
 
 def _share(cutoff_hz: np.ndarray | float, dt: float) -> np.ndarray | float:
@@ -38,9 +34,7 @@ class OneEuro:
 
     def __init__(self, cfg: dict[str, Any], num_classes: int) -> None:
         self.min_cutoff, self.beta = float(cfg["min_cutoff"]), float(cfg["beta"])
-        self.d_cutoff, self.space = float(cfg["d_cutoff"]), str(cfg["space"])
-        if self.space not in SPACES:
-            raise unknown("space", self.space, SPACES, "Set it with smoothing.space=<name>.")
+        self.d_cutoff, self.space = float(cfg["d_cutoff"]), space_of(cfg)
         self.num_classes = num_classes
         self._value: np.ndarray | None = None
         self._speed = np.zeros(num_classes)
@@ -52,9 +46,7 @@ class OneEuro:
         Raises:
             ValueError: If ``probabilities`` is no distribution.
         """
-        values = distribution(probabilities, self.num_classes)
-        if self.space == "logit":
-            values = np.log(np.maximum(values, _FLOOR))
+        values = to_space(distribution(probabilities, self.num_classes), self.space)
         dt = time_s - self._time_s
         if self._value is None:
             self._value, self._time_s = values, time_s
@@ -64,7 +56,4 @@ class OneEuro:
             cutoff = self.min_cutoff + self.beta * np.abs(self._speed)
             self._value = self._value + _share(cutoff, dt) * (values - self._value)
             self._time_s = time_s
-        result = self._value
-        if self.space == "logit":
-            result = np.exp(result - result.max())
-        return (result / result.sum()).astype(np.float32)
+        return from_space(self._value, self.space)

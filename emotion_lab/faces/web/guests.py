@@ -25,7 +25,6 @@ from emotion_lab.faces.timeline import History
 
 #: A browser's camera that sends nothing for this long has gone.
 SILENT_S = 10.0
-_TRACKING = ("detect_every", "detect_every_s", "max_missed_s", "coast_s", "smooth_s", "reach")
 
 
 class Shared:
@@ -58,12 +57,11 @@ def share(pipeline: Pipeline) -> None:
 
 def another_pipeline(pipeline: Pipeline, stills: bool) -> Pipeline:
     """Return a pipeline of the same parts and settings that knows no face yet."""
-    tracking = {key: getattr(pipeline.tracker, key) for key in _TRACKING}
     return Pipeline(
         pipeline.detector,
         pipeline.classifier,
         pipeline._smoothing,
-        tracking,
+        pipeline.tracking,
         pipeline.align,
         stills=stills,
     )
