@@ -8,11 +8,9 @@ out: whoever can write a file can seal it.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import html
 import importlib
-import importlib.util
 import json
 import re
 import sys
@@ -26,6 +24,7 @@ import cv2
 import numpy as np
 
 from emotion_lab.data.transforms import Fit
+from emotion_lab.deploy import openvino_core
 from emotion_lab.errors import UserError
 
 #: Name of the entry that holds what a file says of itself.
@@ -34,6 +33,8 @@ ENTRY = "emotion_lab"
 FORMAT = 1
 #: Inside the zip files that torch writes.
 EXTRA = f"extra/{ENTRY}.json"
+#: Name of the tensor between bringing faces to size and the network, in OpenVINO's files.
+PIXELS = "pixels"
 #: How OpenVINO's .xml carries it.
 XML_ENTRY = re.compile(rb'<emotion_lab value="([^"]*)" ?/>')
 
@@ -82,6 +83,14 @@ def _zip_text(path: Path) -> str | None:
         return archive.read(name).decode() if name else None
 
 
+def _lacks(path: Path, package: str, error: ImportError) -> UserError:
+    """Build the error for a runtime that is not installed."""
+    reason = str(error).splitlines()[0]
+    return UserError(
+        f"{path} runs with {package}, which is not installed ({reason}): pip install {package}"
+    )
+
+
 def _need(path: Path, package: str) -> Any:
     """Import a runtime.
 
@@ -91,10 +100,7 @@ def _need(path: Path, package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path} runs with {package}, which is not installed ({reason}): pip install {package}"
-        ) from None
+        raise _lacks(path, package, error) from None
 
 
 def _onnx(path: Path, threads: int | None) -> tuple[str | None, Callable[[dict], Run]]:
@@ -112,48 +118,29 @@ def _onnx(path: Path, threads: int | None) -> tuple[str | None, Callable[[dict],
     return text, lambda meta: lambda faces: session.run(None, {"faces": faces})[0]
 
 
-@functools.cache
-def _own_core() -> Any:
-    # Imported with its telemetry it reports to Google Analytics; without, it uses a stub.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    return importlib.import_module("openvino").Core()
-
-
-def _core() -> Any:
-    """Return the one OpenVINO core of this process; two end in a crash."""
-    if importlib.util.find_spec("torch") is None:
-        return _own_core()
-    # That of live and predict, which may run in this process as well.
-    from emotion_lab.deploy.openvino_runtime import core
-
-    return core()
-
-
 def _openvino(path: Path, threads: int | None) -> tuple[str | None, Callable[[dict], Run]]:
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    _need(path, "openvino")
+    try:
+        openvino_core.import_openvino()
+    except ImportError as error:
+        raise _lacks(path, "openvino", error) from None
     if not path.with_suffix(".bin").is_file():
         raise UserError(f"{path} lacks {path.with_suffix('.bin').name}: keep the two together.")
-    model = _core().read_model(path)
+    model = openvino_core.core().read_model(path)
 
     def start(meta: dict[str, Any]) -> Run:
         precision = meta["run_precision"]
-        if precision == "bf16":
-            if "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-                raise UserError(
-                    f"{path} computes in bfloat16, and this CPU has no instructions for it: "
-                    "export it with precision=fp16."
-                )
-        config = {
-            "PERFORMANCE_HINT": "LATENCY",
-            # Left alone it takes bfloat16 wherever the CPU has it.
-            "INFERENCE_PRECISION_HINT": precision,
-            "ENABLE_CPU_PINNING": False,
-        }
-        if threads:
-            config["INFERENCE_NUM_THREADS"] = threads
-        request = _core().compile_model(model, "CPU", config).create_infer_request()
-        return lambda faces: request.infer([faces])[0].copy()
+        if precision == "bf16" and not openvino_core.computes_bf16():
+            raise UserError(
+                f"{path} computes in bfloat16, and this CPU has no instructions for it: "
+                "export it with precision=fp16."
+            )
+        if precision != "bf16":
+            return openvino_core.start(model, precision, threads)
+        # Pixels would lose their last bits before the network sees them.
+        resize, net = openvino_core.split(model, PIXELS)
+        fit = openvino_core.start(resize, "f32", threads)
+        classify = openvino_core.start(net, precision, threads)
+        return lambda faces: classify(fit(faces))
 
     return _xml_text(path), start
 

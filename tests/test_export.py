@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from emotion_lab.data.transforms import Fit
+from emotion_lab.deploy import openvino_core
 from emotion_lab.errors import UserError
 from emotion_lab.exporting import certify as certifying
 from emotion_lab.exporting.base import FORMATS, Calibration
@@ -19,7 +20,7 @@ from emotion_lab.exporting.files import export, file_name
 from emotion_lab.exporting.shell import Prepare
 from emotion_lab.models.base import InputSpec, build_model
 from emotion_lab.models.ensemble import Ensemble
-from emotion_lab.runtime import load
+from emotion_lab.runtime import PIXELS, load
 from tests.test_models import small
 
 for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
@@ -148,7 +149,8 @@ def test_every_format(format: str, precision: str, tmp_path: Path) -> None:
         raise
     assert sorted(tmp_path.iterdir()) == sorted(kind.files(path))
     exact = precision == "fp32"
-    assert found["max_drift"] < (1e-5 if exact else 0.1)
+    # A small random network with large logits: what bfloat16 makes of it was 0.01 to 0.10 by seed.
+    assert found["max_drift"] < {"fp32": 1e-5, "bf16": 0.2}.get(precision, 0.1)
     assert exact or found["max_drift"] > 1e-7  # the lower precision is really there
     assert found["run_precision"] == kind.run_precision(precision)
     meta = load(path, 1).meta
@@ -160,6 +162,38 @@ def test_every_format(format: str, precision: str, tmp_path: Path) -> None:
         assert b"shell.py" not in content and str(Path.cwd()).encode() not in content, file
     # The network itself is as it was.
     assert {p.dtype for p in net.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("batch", ["dynamic", 4])
+def test_bfloat16_is_for_the_network_alone(batch: Any, tmp_path: Path) -> None:
+    """Faces of any size reach the network with the pixels that they have in float32."""
+    if not openvino_core.computes_bf16():
+        pytest.skip("this CPU computes no bfloat16")
+    net = decided("senet")
+    path = export(net, card_of(net), "openvino", "bf16", tmp_path / "senet.bf16.xml", batch=batch)
+    read = openvino_core.core().read_model
+    exact, rough = (openvino_core.split(read(path), PIXELS)[0] for _ in range(2))
+    pixels, lost = openvino_core.start(exact, "f32", 1), openvino_core.start(rough, "bf16", 1)
+    for size in ((48, 48), (96, 96), (70, 90), (30, 20)):
+        given = np.stack(faces(*[size] * 4))
+        expected = Prepare(net.spec)(torch.from_numpy(given)).numpy()
+        np.testing.assert_array_equal(pixels(given), expected)
+        if size[0] > 48:  # these faces are too dark for 48 by 48 to lose a bit
+            assert (lost(given) != expected).mean() > 0.01, "why it is done"
+    # The runtime does so: what it says is what the network says in bfloat16 of those pixels.
+    given = np.stack(faces(*[(96, 96)] * 4))
+    network = openvino_core.start(openvino_core.split(read(path), PIXELS)[1], "bf16", 1)
+    found = load(path, 1).run(given)
+    np.testing.assert_array_equal(
+        found, network(Prepare(net.spec)(torch.from_numpy(given)).numpy())
+    )
+
+
+def test_a_graph_that_cannot_be_cut(tmp_path: Path) -> None:
+    net = decided("cnn")
+    path = export(net, card_of(net), "openvino", "fp32", tmp_path / "cnn.fp32.xml")
+    with pytest.raises(ValueError, match="no tensor is called nothing"):
+        openvino_core.split(openvino_core.core().read_model(path), "nothing")
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino", "torch_export"])

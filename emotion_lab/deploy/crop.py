@@ -30,6 +30,21 @@ def _tilt(landmarks: np.ndarray) -> float:
     return angle if math.isfinite(angle) else 0.0
 
 
+def _over_border(image: np.ndarray, left: int, top: int, side: int) -> np.ndarray:
+    """Return the square, each pixel outside of the image the nearest one within."""
+    height, width = image.shape[:2]
+    x0, x1 = max(left, 0), min(left + side, width)
+    y0, y1 = max(top, 0), min(top + side, height)
+    if x0 < x1 and y0 < y1:
+        edges = (y0 - top, top + side - y1, x0 - left, left + side - x1)
+        part = image[y0:y1, x0:x1]
+        crop = cv2.copyMakeBorder(part, *edges, cv2.BORDER_REPLICATE)
+        return crop.reshape(side, side, image.shape[2])
+    rows = np.clip(np.arange(top, top + side), 0, height - 1)
+    columns = np.clip(np.arange(left, left + side), 0, width - 1)
+    return image[rows[:, None], columns]
+
+
 def crop_faces(
     image: np.ndarray,
     boxes: np.ndarray,
@@ -74,8 +89,5 @@ def crop_faces(
         elif left >= 0 and top >= 0 and left + side <= width and top + side <= height:
             crops.append(image[top : top + side, left : left + side])
         else:
-            # The same as cv2.copyMakeBorder with BORDER_REPLICATE, also fully outside.
-            rows = np.clip(np.arange(top, top + side), 0, height - 1)
-            columns = np.clip(np.arange(left, left + side), 0, width - 1)
-            crops.append(image[rows[:, None], columns])
+            crops.append(_over_border(image, left, top, side))
     return crops

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,36 +12,8 @@ import torch
 
 from emotion_lab.deploy.base import RUNTIMES, Runtime, Source, Unusable, choice, missing
 from emotion_lab.deploy.convert import ENTRY, Converter, open_converted
+from emotion_lab.deploy.openvino_core import computes_bf16, core, import_openvino, start
 from emotion_lab.models.base import EmotionNet
-
-
-def import_openvino() -> Any:
-    """Import OpenVINO without its telemetry.
-
-    Importing it sends an event to Google Analytics and leaves a client id in the home folder.
-    There is no setting but that of a file in the home folder, and writing that by its own tool
-    sends an event as well. Where the package ``openvino_telemetry`` cannot be imported, OpenVINO
-    uses a stub that does nothing; that is what is asked for here.
-    """
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
-
-    return openvino
-
-
-@functools.cache
-def core() -> Any:
-    """Return the one ``openvino.Core`` of this process; it is never closed.
-
-    The CPU plugin of a core gives the thread a stack for signal handlers, and takes the one from
-    before back when it goes. Where two cores go in the order in which they came (OpenVINO 2026.4),
-    the thread is left with a stack that is no longer mapped, and the next signal (Ctrl-C, the end
-    of a worker) is a segmentation fault.
-    """
-    made = import_openvino().Core()
-    # A mapped file could not be replaced on Windows.
-    made.set_property({"ENABLE_MMAP": False})
-    return made
 
 
 class OpenVinoConverter(Converter[Any]):
@@ -61,7 +31,6 @@ class OpenVinoConverter(Converter[Any]):
 
     def __init__(self, ov: Any, precision: str, threads: int | None) -> None:
         self.ov, self.precision, self.threads = ov, precision, threads
-        self.core = core()
         self.version = f"openvino {ov.__version__}, torch {torch.__version__}"
         self.name = f"openvino {ov.__version__.split('-')[0]} {precision} on cpu"
 
@@ -87,7 +56,7 @@ class OpenVinoConverter(Converter[Any]):
 
     def load(self, path: Path) -> tuple[Any, str]:
         """See :meth:`Converter.load`."""
-        model = self.core.read_model(path)
+        model = core().read_model(path)
         return model, model.get_rt_info(ENTRY).astype(str)
 
     def compile(self, model: Any) -> Callable[[np.ndarray], np.ndarray]:
@@ -97,16 +66,7 @@ class OpenVinoConverter(Converter[Any]):
         20 ms once (its kernels are then kept), and nothing afterwards: graphs nailed to one size
         were no faster, so batches are not padded to few sizes.
         """
-        config = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": self.precision,
-            # Capture and detection share these cores; pinned threads could not give way to them.
-            "ENABLE_CPU_PINNING": False,
-        }
-        if self.threads:
-            config["INFERENCE_NUM_THREADS"] = self.threads
-        request = self.core.compile_model(model, "CPU", config).create_infer_request()
-        return lambda images: request.infer([images])[0]
+        return start(model, self.precision, self.threads)
 
 
 @RUNTIMES.register("openvino")
@@ -123,7 +83,7 @@ def build(cfg: dict[str, Any], source: Source) -> Runtime:
         ov = import_openvino()
     except ImportError as error:
         raise missing("openvino", "openvino", error) from error
-    fast_bf16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    fast_bf16 = computes_bf16()
     if wanted == "bf16" and not fast_bf16:
         raise Unusable(
             "runtime.precision=bf16: this CPU has no bfloat16 instructions (AMX or AVX512-BF16). "

@@ -37,7 +37,7 @@ def quantize(
     # Before nncf, which imports OpenVINO and would bring its telemetry, and makes cores of its own:
     # those have to go before ours.
     with contextlib.suppress(ImportError):
-        from emotion_lab.deploy.openvino_runtime import core
+        from emotion_lab.deploy.openvino_core import core
 
         core()
     import nncf

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from emotion_lab.exporting.base import DYNAMIC, FORMATS, Format, Job
-from emotion_lab.runtime import ENTRY, XML_ENTRY
+from emotion_lab.runtime import ENTRY, PIXELS, XML_ENTRY
 
 
 def _quantized(model: Any, job: Job) -> Any:
     """Return the model with 8-bit weights and activations."""
-    from emotion_lab.deploy.openvino_runtime import core
+    from emotion_lab.deploy.openvino_core import core
     from emotion_lab.exporting.quantize import quantize
 
     outside = [
@@ -38,7 +38,8 @@ class OpenVino(Format):
     """An .xml with the graph and a .bin with the weights.
 
     fp16 and bf16 keep weights in float16. Whether sums are done in float32 or bfloat16 is said
-    when the file is opened, never left to the CPU.
+    when the file is opened, never left to the CPU. bfloat16 is for the network alone: a resized
+    face in whole numbers up to 255 needs more than its 8 bits on the way.
     """
 
     suffix = ".xml"
@@ -49,7 +50,7 @@ class OpenVino(Format):
         """See :meth:`Format.write`."""
         import torch
 
-        from emotion_lab.deploy.openvino_runtime import import_openvino
+        from emotion_lab.deploy.openvino_core import import_openvino
         from emotion_lab.exporting.shell import example
 
         ov = import_openvino()
@@ -61,6 +62,10 @@ class OpenVino(Format):
             model = ov.convert_model(job.model, example_input=faces, input=[(shape, ov.Type.u8)])
         model.inputs[0].get_tensor().set_names({"faces"})
         model.outputs[0].get_tensor().set_names({"probabilities"})
+        prepared = [
+            op for op in model.get_ordered_ops() if "__module.prepare" in op.get_friendly_name()
+        ]
+        prepared[-1].output(0).get_tensor().set_names({PIXELS})
         if job.precision == "int8":
             model = _quantized(model, job)
         model.set_rt_info("", ENTRY)
