@@ -1,0 +1,20 @@
+"""Say what a face shows, with ``emotion_lab.runtime``; no torch is imported.
+
+python with_runtime.py senet.fp32.onnx face.png
+"""
+
+import sys
+
+import cv2
+
+from emotion_lab.runtime import load
+
+if len(sys.argv) != 3:
+    sys.exit("usage: with_runtime.py <exported file> <picture of a face>")
+model = load(sys.argv[1])  # .onnx, OpenVINO's .xml, .torchscript or .pt2; refuses what was changed
+picture = cv2.imread(sys.argv[2])
+if picture is None:
+    sys.exit(f"error: {sys.argv[2]} is missing or no picture.")
+shares = model(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+for i in shares.argsort()[::-1]:
+    print(f"{model.classes[i]} {shares[i]:.6f}")
