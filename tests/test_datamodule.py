@@ -176,6 +176,18 @@ def test_keeping_images_in_memory_makes_no_difference(size: int) -> None:
     assert read.dataset("train")._kept is None and read.dataset("val")._kept is None
 
 
+def test_images_that_fit_already_are_not_copied() -> None:
+    fitting = data("device", size=32).dataset("train")
+    assert np.shares_memory(fitting._kept, fitting.split.store.images)
+    smaller = data("device", size=48).dataset("train")
+    assert not np.shares_memory(smaller._kept, smaller.split.store.images)
+    # Some of the images, or in another order: they must be those of the split.
+    for choice in ({"limit": 20}, {"folds": 2, "fold": 1}):
+        some = data("device", size=32, **choice).dataset("train")
+        wanted = np.stack([some.split.image(i) for i in range(len(some))])
+        np.testing.assert_array_equal(some._kept, wanted)
+
+
 def test_auto_keeps_what_fits() -> None:
     assert data(cache="auto").dataset("train")._kept is not None
     assert data(cache="auto", cache_limit_mib=0).dataset("train")._kept is None

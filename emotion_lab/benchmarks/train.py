@@ -15,8 +15,9 @@ from emotion_lab.benchmarks import data as reading
 from emotion_lab.benchmarks import plain
 from emotion_lab.benchmarks.timing import calls, peak_of, per_second, summary
 from emotion_lab.models.base import EmotionNet, InputSpec, build_model, input_spec
+from emotion_lab.training.build import compile_backbone, make_module
 from emotion_lab.training.callbacks import Place
-from emotion_lab.training.fit import compile_backbone, make_module, quiet
+from emotion_lab.training.fit import quiet
 from emotion_lab.training.hardware import choose_precision
 from emotion_lab.training.optim import build_optimizer
 
@@ -91,10 +92,13 @@ def ceiling(
 
 def memory(cfg: dict[str, Any], overrides: list[str]) -> float:
     """Return the peak MiB of a process that trains a few steps on the whole training split."""
-    keep = ("data", "model", "loss", "optim", "augment", "trainer", "seed")
+    groups = ("data", "model", "loss", "optim", "augment")
+    keep = (*groups, "trainer", "seed")
     given = [text for text in overrides if text.split("=")[0].split(".")[0] in keep]
-    if not any(text.startswith("data=") for text in given):
-        given.insert(0, f"data={cfg['data']['name']}")
+    # bench and train have defaults of their own: say all of bench's.
+    for group in groups:
+        if not any(text.startswith(f"{group}=") for text in given):
+            given.insert(0, f"{group}={cfg[group]['name']}")
     with tempfile.TemporaryDirectory() as folder:
         arguments = [
             *given,
