@@ -15,10 +15,10 @@ RESULTS = ("audit.json",)
 
 def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check what is cheap to check, before Hydra makes the run folder."""
-    if cfg.ckpt is not None:
-        checks.check_checkpoint(cfg.ckpt)
     if cfg.ckpt is not None and cfg.predictions is not None:
         raise UserError("ckpt and predictions both say what to examine labels with: give one.")
+    if cfg.ckpt is not None:
+        checks.check_checkpoint(cfg.ckpt)
     path = None if cfg.data.get("download") else cfg.data.get("path")
     paths = {
         "data.path": path,

@@ -11,6 +11,9 @@ from typing import Any
 
 from emotion_lab.errors import UserError
 
+#: What an experiment sets where the user has to say a path.
+NEEDED = "needed"
+
 
 def paths(value: Any) -> list[str]:
     """Return the paths of a key that takes one or a list of them; none for null."""
@@ -44,14 +47,28 @@ def check_checkpoint(ckpt: Any, several: bool = False) -> None:
         if given.count(path) > 1:
             raise UserError(f"{path} stands twice in ckpt: each member of an ensemble counts once.")
         place = Path(path)
-        files = [place / "checkpoints" / "best.ckpt", place / "ensemble.ckpt", place]
+        files = [place / "checkpoints" / "best.ckpt", place / "best.ckpt", place / "ensemble.ckpt"]
+        files.append(place)
         file = next((file for file in files if file.is_file()), None)
-        if file is not None:
-            with open(file, "rb") as stream:
-                start = stream.read(2)
-            # A whole checkpoint is a zip file; older ones of other programs begin with 0x80.
-            if start[:1] != b"\x80" and not zipfile.is_zipfile(file):
-                raise UserError(f"{file} is truncated or not a checkpoint.")
+        if file is None:
+            raise UserError(f"no checkpoints/best.ckpt in {place}: is it a run folder of train?")
+        with open(file, "rb") as stream:
+            start = stream.read(2)
+        # A whole checkpoint is a zip file; older ones of other programs begin with 0x80.
+        if start[:1] != b"\x80" and not zipfile.is_zipfile(file):
+            raise UserError(f"{file} is truncated or not a checkpoint.")
+
+
+def check_teacher(teacher: Any) -> None:
+    """Make sure that ``distill.teacher`` names a checkpoint, where it names anything.
+
+    Raises:
+        UserError: If it has still to be said, or is none.
+    """
+    if teacher == NEEDED:
+        raise UserError("a teacher is needed: distill.teacher=<a checkpoint or run folder>.")
+    if teacher is not None:
+        check_checkpoint(teacher)
 
 
 def check_exist(paths: dict[str, Any]) -> None:
@@ -67,8 +84,37 @@ def check_exist(paths: dict[str, Any]) -> None:
             raise UserError(f"{key}={path} does not exist. Set {key}=<an existing file or folder>.")
 
 
-def check_folder(folder: str | Path) -> None:
+def check_fold(folds: Sequence[Any], fold: Sequence[Any], typed: bool) -> None:
+    """Make sure that every fold is one of those that the data is cut into.
+
+    Args:
+        folds: The values of ``data.folds``.
+        fold: Those of ``data.fold``, counted from 0.
+        typed: Whether ``data.fold`` was typed.
+
+    Raises:
+        UserError: Naming the first that is none.
+    """
+    for many in folds:
+        if many is None and typed:
+            raise UserError(
+                f"data.fold={fold[0]} means nothing without data.folds: set data.folds=5 for "
+                "instance."
+            )
+        for index in fold if many is not None else ():
+            if index >= many:
+                raise UserError(
+                    f"data.fold={index} is not valid: expected 0 to {many - 1} for "
+                    f"data.folds={many}, counted from 0."
+                )
+
+
+def check_folder(folder: str | Path, key: str = "hydra.run.dir") -> None:
     """Make sure that a run folder can be made, without making it.
+
+    Args:
+        folder: The run folder.
+        key: What names it on the command line.
 
     Raises:
         UserError: If it cannot.
@@ -78,27 +124,31 @@ def check_folder(folder: str | Path) -> None:
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise UserError(
             f"cannot make the run folder {folder}: {above} is no folder that can be written. "
-            "Set hydra.run.dir=<folder>."
+            f"Set {key}=<folder>."
         )
 
 
-def check_fresh(folder: str | Path, *names: str) -> None:
+def check_fresh(folder: str | Path, *names: str, key: str = "hydra.run.dir") -> None:
     """Make sure that a run folder can be made and holds no results that would be replaced.
+
+    Args:
+        folder: The run folder.
+        names: Results.
+        key: What names the folder on the command line.
 
     Raises:
         UserError: If it cannot, or one of the files is there.
     """
-    check_folder(folder)
+    check_folder(folder, key)
     for name in names:
         if (Path(folder) / name).exists():
             raise UserError(
-                f"{folder} already holds {name}, and nothing is replaced. "
-                "Set hydra.run.dir=<a new folder>."
+                f"{folder} already holds {name}, and nothing is replaced. Set {key}=<a new folder>."
             )
 
 
 @contextlib.contextmanager
-def claimed(folder: Path, *names: str) -> Iterator[None]:
+def claimed(folder: Path, *names: str, key: str | None = "hydra.run.dir") -> Iterator[None]:
     """Hold a run folder for this process alone, while it works.
 
     Two commands of the same second have the same folder by default; the second is refused, also
@@ -107,6 +157,7 @@ def claimed(folder: Path, *names: str) -> Iterator[None]:
     Args:
         folder: The run folder; it exists.
         names: Results; where one is there already, nothing is begun.
+        key: What names the folder on the command line; None where it can be no other.
 
     Raises:
         UserError: If another process works in the folder, or it holds results.
@@ -119,11 +170,12 @@ def claimed(folder: Path, *names: str) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
+        other = "." if key is None else f", or set {key}=<a new folder>."
         raise UserError(
-            f"another process works in {folder}. Set hydra.run.dir=<a new folder>."
+            f"another process works in {folder}: wait until it is done{other}"
         ) from None
     try:
-        check_fresh(folder, *names)
+        check_fresh(folder, *names, key=key or "hydra.run.dir")
         yield
     finally:
         lock.release()

@@ -95,6 +95,28 @@ def choices(override: Any) -> list[Any]:
     return [getattr(value, "text", value) for value in values]
 
 
+def values(overrides: list[str], key: str) -> list[Any] | None:
+    """Return what was typed for a key, each value of a sweep; None where it was not typed."""
+    typed = [one for one in parse(overrides) if one.key_or_group == key]
+    return choices(typed[-1]) if typed else None
+
+
+def check_different(overrides: list[str]) -> None:
+    """Refuse a sweep that names a value twice: the same run would count as two.
+
+    Raises:
+        UserError: Naming the override and the value.
+    """
+    for override in parse(overrides):
+        found = [str(value) for value in choices(override)] if override.is_sweep_override() else []
+        twice = next((value for value in found if found.count(value) > 1), None)
+        if twice is not None:
+            raise UserError(
+                f"'{override.input_line}' names {twice} twice: equal runs are no new evidence. "
+                "Name every value once."
+            )
+
+
 def first(override: Any) -> str:
     """Return an override with the first value of its sweep."""
     if not override.is_sweep_override():

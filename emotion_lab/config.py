@@ -127,6 +127,17 @@ def _defaults(entry: str, conf: Path) -> DictConfig:
     return compose(entry)
 
 
+def _check_hydra_group(override: Any) -> None:
+    """Refuse a name that a group of Hydra's own, ``hydra/launcher``, does not have."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    name = override.key_or_group
+    known = GlobalHydra.instance().config_loader().get_group_options(name)
+    for value in choices(override) if known else []:
+        if value is not None and str(value) not in known:
+            raise unknown(name, value, known, f"Set it with {name}=<name>.")
+
+
 def _sort(parsed: list[Any], top: DictConfig, multirun: bool) -> tuple[list[str], list[Any]]:
     """Return (choices of a group, first of each sweep; overrides of single keys)."""
     groups, keys = [], []
@@ -141,6 +152,7 @@ def _sort(parsed: list[Any], top: DictConfig, multirun: bool) -> tuple[list[str]
                 f"{name}=<value>."
             )
         if name.startswith("hydra"):
+            _check_hydra_group(override)
             groups.append(first(override))
         elif _is_group(name):
             if name not in top and name != "experiment":
@@ -187,7 +199,10 @@ def _compose(entry: str, overrides: list[str], **kwargs: Any) -> DictConfig:
     try:
         return compose(entry, overrides=overrides, **kwargs)
     except HydraException as error:
-        raise UserError(" ".join(str(error).split())) from None
+        words = " ".join(str(error).split())
+        if "'hydra.launcher." in words:
+            words = words.split(" To append")[0] + " Name the launcher too, hydra/launcher=<name>."
+        raise UserError(words) from None
 
 
 def precheck(entry: str, overrides: list[str], multirun: bool = False) -> DictConfig:
@@ -252,7 +267,12 @@ def _guarded(
         if results is None or not processes.first():
             return contextlib.nullcontext()
         folder = Path(HydraConfig.get().runtime.output_dir)
-        return claimed(folder, *(() if cfg.get("resume") else results))
+        if cfg.get("resume") or cfg.get("restore"):
+            return claimed(folder, key=None)
+        # Some commands hand out= on as hydra.run.dir.
+        named = cfg.get("out") is not None and Path(str(cfg.out)).resolve() == folder.resolve()
+        key = "out" if named else "hydra.sweep.dir" if multirun else "hydra.run.dir"
+        return claimed(folder, *results, key=key)
 
     def guarded(cfg: DictConfig) -> Any:
         try:
@@ -319,6 +339,8 @@ def run(
     import hydra
 
     full = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    # Said three times of our own launcher files, and nothing a user could mend.
+    warnings.filterwarnings("ignore", message=r"(?s).*validated against ConfigStore schema.*")
     try:
         argv = quote_paths(sys.argv[1:])
         if any(flag in argv for flag in ("-h", "--help")):
@@ -342,8 +364,6 @@ def run(
         # With this set Hydra passes exceptions on, so that one place decides how they look.
         os.environ["EMOTION_LAB_FULL_ERROR"] = "1" if full else "0"
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        # Said three times of our own launcher files, and nothing a user could mend.
-        warnings.filterwarnings("ignore", message=r"(?s).*validated against ConfigStore schema.*")
         sys.argv = [sys.argv[0], *argv, *prepared]
         sweeps = multirun and sweep is not None and bool(prepared)
         task = _guarded(entry, task, full, multirun, None if sweeps else results)

@@ -34,7 +34,7 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     read(runs.find(places(cfg)), cfg.metric)
     folder = str(cfg.hydra.run.dir if cfg.out is None else cfg.out)
     if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
-        checks.check_fresh(folder, *RESULTS)
+        checks.check_fresh(folder, *RESULTS, key="hydra.run.dir" if cfg.out is None else "out")
     return [] if cfg.out is None else [f"hydra.run.dir={quote(str(cfg.out))}"]
 
 

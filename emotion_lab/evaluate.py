@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from emotion_lab import checks, config
+from emotion_lab import checks, config, runs
+from emotion_lab.command_line import quote
 from emotion_lab.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,11 +17,15 @@ if TYPE_CHECKING:
     from emotion_lab.models.restore import Loaded
 
 RESULTS = ("metrics.json", "report.html", "mistakes")
+#: What may be said when predictions are brought back.
+RESTORE_KEYS = ("ckpt", "restore", "split", "data.path", "data.num_workers", "report")
 
 
 def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check what is cheap to check, before Hydra makes the run folder."""
     checks.check_checkpoint(cfg.ckpt, several=True)
+    if cfg.restore:
+        return _prepare_restore(cfg, overrides)
     if cfg.calibrate:
         if cfg.split != "val" or cfg.tta != "none":
             raise UserError(
@@ -36,6 +41,27 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
         checks.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
     return []
+
+
+def _prepare_restore(cfg: DictConfig, overrides: list[str]) -> list[str]:
+    """Check ``restore=true``: one finished run, nothing that would change what it answers."""
+    for text in overrides:
+        key = text.lstrip("+~").split("=", 1)[0]
+        if key not in RESTORE_KEYS and not key.startswith(("trainer", "hydra")):
+            raise UserError(
+                f"restore=true writes again what train wrote of val; '{text}' does not apply. "
+                f"Allowed: {', '.join(RESTORE_KEYS)}."
+            )
+    folders = [Path(path) for path in checks.paths(cfg.ckpt)]
+    if cfg.split != "val" or len(folders) > 1 or not runs.is_run(folders[0]):
+        raise UserError(
+            "restore=true writes predictions_val.csv of one finished run of train: give "
+            "ckpt=<its run folder>, split=val."
+        )
+    if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
+        place = quote(str(folders[0]), interpolate=True)
+        return [f"hydra.run.dir={place}", "hydra.output_subdir=null"]
+    raise UserError("restore=true works in the folder of one run: leave -m out.")
 
 
 def _check_runtime(cfg: DictConfig) -> None:
@@ -142,6 +168,13 @@ def evaluate(cfg: DictConfig) -> float:
     loaded = load(files)
     cards = [one.card for one in loaded]
     device = choose_accelerator(plain["trainer"]["accelerator"])
+    if plain["restore"]:
+        from emotion_lab.evaluation.restored import restore
+
+        accuracy = restore(run_dir, data_config(plain, cards[0]), device)
+        print(f"val accuracy {accuracy:.4f}, as in metrics.json: predictions_val.csv is back")
+        print(run_dir)
+        return accuracy
     split, foreign = plain["split"], plain["data"]["name"] != "checkpoint"
     for file, card in zip(files, cards, strict=True):
         print(f"checkpoint: {file} ({describe(card)})")

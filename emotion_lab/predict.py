@@ -27,7 +27,7 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
         )
     outputs = {"out": folder / "predictions.jsonl", "save": cfg.save}
     checks.check_apart({"source": cfg.source, "ckpt": cfg.ckpt}, outputs)
-    checks.check_folder(folder)
+    checks.check_folder(folder, "hydra.run.dir" if cfg.out is None else "out")
     return [] if cfg.out is None else [f"hydra.run.dir={quote(str(cfg.out))}"]
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from emotion_lab import checks, config
-from emotion_lab.command_line import quote
+from emotion_lab.command_line import quote, values
 from emotion_lab.errors import UserError
 from emotion_lab.runs import monitor_mode
 from emotion_lab.searching import asked as asking
@@ -62,6 +62,12 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     name = cfg.sweep.name
     if name != "lr_find" and importlib.util.find_spec("optuna") is None:
         raise UserError('optuna is not installed: pip install "emotion_lab[sweep]".')
+    for text in overrides:
+        if text.startswith(("hydra/launcher", "hydra.launcher", "hydra.sweep")):
+            raise UserError(
+                f"'{text}' does not apply: a search runs one trial after the other, in "
+                "hydra.run.dir. Launchers are for python -m emotion_lab.train -m."
+            )
     if cfg.resume is not None:
         return _resumes(cfg, overrides)
     if cfg.test:
@@ -72,6 +78,11 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
         raise UserError("a search runs one device a trial: set trainer.devices=1.")
     path = None if cfg.data.get("download") else cfg.data.path
     paths = {f"data.{key}": cfg.data[key] for key in ("votes", "drop", "relabel")}
+    fold = values(overrides, "data.fold")
+    checks.check_fold([cfg.data.folds], [cfg.data.fold], fold is not None)
+    searched = {str(text).split("=", 1)[0] for text in cfg.sweep.get("space") or ()}
+    if "distill.teacher" not in searched:
+        checks.check_teacher(cfg.distill.teacher)
     checks.check_exist({"data.path": path, **paths, "model.weights": cfg.model.weights})
     checks.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
     if name == "lr_find":
@@ -150,6 +161,29 @@ def _epochs(space: Any) -> int:
     return int(space.config(chosen).trainer.max_epochs)
 
 
+def plan(
+    asked: asking.Asked, space: spaces.Space, epochs: int, done: int, default: bool
+) -> list[str]:
+    """Say what is about to be run.
+
+    Args:
+        asked: What was asked for.
+        space: What is searched.
+        epochs: The most that a trial may train.
+        done: Trials that the study has already.
+        default: Whether the space is ``sweep.space``, since none was typed.
+    """
+    own = asked.sweep
+    already = f", {done} of them begun before" if done else ""
+    limit = "" if own["timeout"] is None else f", none begins after {own['timeout']:g} s"
+    why = " (sweep.space: no key was typed with several values)" if default else ""
+    return [
+        f"planned: {own['trials']} trials{already}, each of at most {epochs} epochs{limit}; "
+        f"sampler {own['sampler']}, pruner {own['pruner']}, best {asked.monitor}",
+        f"searched{why}: {'  '.join(space.typed)}",
+    ]
+
+
 def search(cfg: DictConfig, overrides: list[str], folder: Path) -> float:
     """Run the study to its end; returns the best value.
 
@@ -161,8 +195,11 @@ def search(cfg: DictConfig, overrides: list[str], folder: Path) -> float:
 
     asked = _asked(cfg, overrides, folder)
     space = spaces.read(asked.space, asked.overrides)
-    print(f"searched: {'  '.join(space.typed)}")
-    study = studies.open_study(folder, asked, _epochs(space))
+    epochs = _epochs(space)
+    study = studies.open_study(folder, asked, epochs)
+    typed = any(text.startswith("sweep.space=") for text in overrides)
+    default = cfg.resume is None and not typed
+    print("\n".join(plan(asked, space, epochs, len(study.get_trials(deepcopy=False)), default)))
     try:
         trials.go(study, space, asked, folder)
     except KeyboardInterrupt:

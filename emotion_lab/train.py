@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from emotion_lab import checks, config, launchers, processes, replaying, runs
-from emotion_lab.command_line import parse, quote
+from emotion_lab.command_line import check_different, parse, quote, values
 from emotion_lab.errors import UserError
 from emotion_lab.sweeping import folder
 
@@ -23,10 +23,6 @@ RESUME_KEYS = ("data.path", "data.num_workers", "data.cache", "trainer", "logger
 
 #: What a finished run leaves; where one is there, nothing is begun.
 RESULTS = ("checkpoints/last.ckpt", "metrics.json")
-
-
-#: What an experiment sets where the user has to say a path.
-NEEDED = "needed"
 
 
 class Unfinished(UserError):
@@ -101,6 +97,9 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     if multirun:
         _check_sweep(cfg.trainer)
         launchers.check(hydra_cfg)
+        check_different(overrides)
+    elif any(text.startswith("hydra/launcher=") for text in overrides):
+        raise UserError("hydra/launcher says where the jobs of a sweep run: add -m.")
     elif cfg.sweep.resume:
         raise UserError("sweep.resume=true goes on with a sweep: add -m and its options.")
     if cfg.replay is not None:
@@ -124,11 +123,10 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     path = None if cfg.data.get("download") else cfg.data.path
     data = {f"data.{key}": cfg.data[key] for key in ("votes", "drop", "relabel")}
     paths = {"data.path": path, **data, "model.weights": cfg.model.weights}
-    teacher = cfg.distill.teacher
-    if teacher == NEEDED:
-        raise UserError("a teacher is needed: distill.teacher=<a checkpoint or run folder>.")
-    if teacher is not None and "distill.teacher" not in swept(overrides):
-        checks.check_checkpoint(teacher)
+    if "distill.teacher" not in swept(overrides):
+        checks.check_teacher(cfg.distill.teacher)
+    folds, fold = (values(overrides, f"data.{key}") for key in ("folds", "fold"))
+    checks.check_fold(folds or [cfg.data.folds], fold or [cfg.data.fold], fold is not None)
     # A swept path is each job's own affair: one that is missing does not end the others.
     checks.check_exist({key: paths[key] for key in paths if key not in swept(overrides)})
     if cfg.test:
@@ -155,7 +153,7 @@ def sweeping(overrides: list[str]) -> Iterator[None]:
     from emotion_lab.sweeping import summary
 
     place = folder.named(overrides)
-    with checks.claimed(place):
+    with checks.claimed(place, key="hydra.sweep.dir"):
         try:
             yield
         finally:
@@ -261,6 +259,10 @@ def train(cfg: DictConfig) -> float:
     else:
         OmegaConf.save(OmegaConf.create(plain), run_dir / "config.yaml")
     check = None if again is None else functools.partial(replaying.check_data, again)
+    teacher = (plain.get("distill") or {}).get("teacher")
+    if teacher is not None:
+        # Before the data is read, which may take longer than a mistake should.
+        ckpt.read(ckpt.find(teacher))
     fitted = fit(plain, run_dir, resume, check, lookers_on(plain))
     if not fitted.main:
         # Another process of this run scores, writes the files and opens the test split.

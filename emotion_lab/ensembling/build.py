@@ -143,6 +143,7 @@ def summary(candidates: Candidates, choice: Choice) -> dict[str, Any]:
         "best_single": better(members, key=lambda row: row["score"])["name"],
         "all_equal": equal,
         "nested": choice.nested,
+        "notes": candidates.notes,
         "warnings": _warnings(candidates, choice, chosen, equal),
     }
 
@@ -262,5 +263,6 @@ def lines(found: dict[str, Any], nested_times: int) -> list[str]:
             f"one half of val chose, the other was scored, {nested_times} times both ways: "
             f"{title} {last['score']:.4f}, best single run {single['score']:.4f}"
         )
+    shown += [f"  {note}" for note in found["notes"]]
     shown += [f"  warning: {warning}" for warning in found["warnings"]]
     return shown

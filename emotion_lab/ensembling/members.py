@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from emotion_lab.comparison.sides import aligned, titles
 from emotion_lab.ensembling.select import METRICS
 from emotion_lab.errors import UserError
 from emotion_lab.evaluation.saved import SavedPredictions, read_predictions
+from emotion_lab.leaderboard.groups import trained
 from emotion_lab.runs import Run
 
 
@@ -29,6 +31,7 @@ class Candidates:
         given: Probabilities, float64 (M, N, K).
         fingerprint: Of val.
         metric: What chooses: one of :data:`emotion_lab.ensembling.select.METRICS`.
+        notes: Worth showing.
     """
 
     runs: list[Run]
@@ -39,6 +42,25 @@ class Candidates:
     given: np.ndarray
     fingerprint: dict[str, Any]
     metric: str
+    notes: list[str] = field(default_factory=list)
+
+
+def _once(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Return the runs without those that a later one repeats, and a note for each.
+
+    A run with the same config and seed is no second opinion; two of it would count double.
+    """
+    latest: dict[str, Run] = {}
+    notes = []
+    for run in runs:
+        key = json.dumps([trained(run), run.seed], sort_keys=True, default=str)
+        if key in latest:
+            notes.append(
+                f"{latest[key].folder} is left out: {run.folder} has the same config and seed "
+                f"{run.seed}"
+            )
+        latest[key] = run
+    return [run for run in runs if run in latest.values()], notes
 
 
 def _metric(wanted: str, runs: Sequence[Run]) -> str:
@@ -105,11 +127,14 @@ def read(runs: Sequence[Run], metric: str) -> Candidates:
             f"one run is no ensemble ({runs[0].folder}): give a sweep folder, or "
             "runs=[<run>,<run>]."
         )
+    metric = _metric(metric, runs)
+    runs, notes = _once(runs)
+    if len(runs) < 2:
+        raise UserError(f"one run is no ensemble: {notes[0]}.")
     checkpoints = [run.folder / "checkpoints" / "best.ckpt" for run in runs]
     lost = next((path for path in checkpoints if not path.is_file()), None)
     if lost is not None:
         raise UserError(f"no {lost}: an ensemble needs the checkpoint of every run.")
-    metric = _metric(metric, runs)
     saved = [read_predictions(run.folder, "val") for run in runs]
     fingerprint = _same_val(saved, runs)
     first = saved[0]
@@ -122,5 +147,5 @@ def read(runs: Sequence[Run], metric: str) -> Candidates:
     given /= given.sum(-1, keepdims=True)
     names = titles([run.folder for run in runs])
     return Candidates(
-        list(runs), names, checkpoints, first.classes, first.labels, given, fingerprint, metric
+        runs, names, checkpoints, first.classes, first.labels, given, fingerprint, metric, notes
     )

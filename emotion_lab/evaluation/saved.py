@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ SPLITS = ("train", "val", "test")
 _FIRST = ["path", "true", "predicted"]
 #: Probabilities are written with eight digits, of float32.
 _ROUNDING = 1e-4
+#: Scores are kept as float32 in metrics.json; one row of ten million is more than this.
+_FLOAT32 = 1e-6
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,17 @@ def _files(run: Path, metrics: dict[str, Any]) -> dict[str, Path]:
     return found
 
 
+def how_back(run: Path, split: str) -> str:
+    """Return what to type so that a run has its predictions of a split again."""
+    whole = [run / "config.yaml", run / "metrics.json", run / "checkpoints" / "best.ckpt"]
+    if split == "val" and all(file.is_file() for file in whole):
+        typed = shlex.join(["python", "-m", "emotion_lab.evaluate", f"ckpt={run}", "restore=true"])
+        return f"Bring them back with {typed}"
+    if split == "test":
+        return "Nothing is opened here; only evaluate split=test does that."
+    return f"Score it with python -m emotion_lab.evaluate split={split}, give that run folder."
+
+
 def find_predictions(run: Path, split: str) -> tuple[Path, dict[str, Any]]:
     """Return (file with the predictions of ``split``, the run's metrics), without reading them all.
 
@@ -137,10 +151,7 @@ def find_predictions(run: Path, split: str) -> tuple[Path, dict[str, Any]]:
     found = _files(run, metrics)
     if split not in found:
         there = f"it has those of {', '.join(found)}" if found else "it has none at all"
-        how = f"Score it with python -m emotion_lab.evaluate split={split}, give that run folder."
-        if split == "test":
-            how = "Nothing is opened here; only evaluate split=test does that."
-        raise UserError(f"no predictions of {split} in {run}: {there}. {how}")
+        raise UserError(f"no predictions of {split} in {run}: {there}. {how_back(run, split)}")
     if not metrics:
         raise UserError(f"{run} has no metrics.json beside its predictions: the run is not whole.")
     return found[split], metrics
@@ -173,7 +184,9 @@ def _classes(header: list[str] | None, path: Path) -> list[str]:
     return names
 
 
-def _check_probabilities(values: np.ndarray, predicted: np.ndarray, where: list[str]) -> None:
+def _check_probabilities(
+    values: np.ndarray, predicted: np.ndarray, where: list[str], again: str
+) -> None:
     """Refuse rows that are no probabilities, or whose prediction is not the most probable class."""
     with np.errstate(invalid="ignore"):
         checks = {
@@ -187,11 +200,12 @@ def _check_probabilities(values: np.ndarray, predicted: np.ndarray, where: list[
         }
     for words, bad in checks.items():
         if bad.any():
-            raise UserError(f"{where[int(np.argmax(bad))]}: {words}. Evaluate that run again.")
+            raise UserError(f"{where[int(np.argmax(bad))]}: {words}. {again}")
 
 
 def _read(path: Path, rows: Any, run: Path, split: str) -> dict[str, Any]:
     """Return the fields of :class:`SavedPredictions` that a csv.reader gives."""
+    again = how_back(run, split)
     classes = _classes(next(rows, None), path)
     places = {name: i for i, name in enumerate(classes)}
     names: dict[str, int] = {}
@@ -201,7 +215,7 @@ def _read(path: Path, rows: Any, run: Path, split: str) -> dict[str, Any]:
         if len(row) != 3 + len(classes):
             raise UserError(
                 f"{here}: {len(row)} columns, expected {3 + len(classes)} as in row 1. The file is "
-                "cut off or damaged; evaluate that run again."
+                f"cut off or damaged. {again}"
             )
         if row[0] in names:
             raise UserError(f"{here}: '{row[0]}' is there already, in row {names[row[0]]}.")
@@ -224,20 +238,48 @@ def _read(path: Path, rows: Any, run: Path, split: str) -> dict[str, Any]:
         "predicted": np.array(predicted, dtype=np.int64),
         "probabilities": np.array(values, dtype=np.float64),
     }
-    _check_probabilities(result["probabilities"], result["predicted"], where)
+    _check_probabilities(result["probabilities"], result["predicted"], where, again)
     return result
 
 
+def _check_told(saved: SavedPredictions) -> None:
+    """Refuse predictions that are not those the run scored: another run's, or edited.
+
+    Raises:
+        UserError: If number, accuracy or confusion matrix in ``metrics.json`` say otherwise.
+    """
+    told = saved.metrics.get(saved.split)
+    told = told if isinstance(told, dict) else {}
+    right, k = saved.labels == saved.predicted, len(saved.classes)
+    where = f"{saved.run} is not whole: its metrics.json says {saved.split}"
+    again = how_back(saved.run, saved.split)
+    n, accuracy, confusion = told.get("n"), told.get("accuracy"), told.get("confusion")
+    if isinstance(n, int) and n != len(right):
+        raise UserError(f"{where} has {n} images, its predictions are of {len(right)}. {again}")
+    if isinstance(accuracy, float) and abs(accuracy - right.mean()) > _FLOAT32:
+        raise UserError(
+            f"{where} accuracy {accuracy:.4f}, its predictions give {right.mean():.4f} "
+            f"({right.sum()} of {len(right)} right). {again}"
+        )
+    if confusion is not None and told.get("classes") == saved.classes:
+        counts = np.bincount(saved.labels * k + saved.predicted, minlength=k * k)
+        if confusion != counts.reshape(k, k).tolist():
+            raise UserError(
+                f"{where} has another confusion matrix than its predictions give: they are "
+                f"another run's, or were edited. {again}"
+            )
+
+
 def read_predictions(run: Path, split: str) -> SavedPredictions:
-    """Read the predictions that a run saved of a split.
+    """Read the predictions that a run saved of a split, and hold them against its scores.
 
     Args:
         run: A run folder of train (``predictions_<split>.csv``) or evaluate (``predictions.csv``).
         split: ``train``, ``val`` or ``test``.
 
     Raises:
-        UserError: If there is no such run or no predictions of the split, or the file is damaged;
-            "row" is the line number an editor shows.
+        UserError: If there is no such run or no predictions of the split, the file is damaged
+            ("row" is the line number an editor shows), or it is not what was scored.
     """
     path, metrics = find_predictions(run, split)
     try:
@@ -250,4 +292,6 @@ def read_predictions(run: Path, split: str) -> SavedPredictions:
                 raise UserError(f"{path}, row {rows.line_num}: {error}.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-    return SavedPredictions(**content, metrics=metrics)
+    saved = SavedPredictions(**content, metrics=metrics)
+    _check_told(saved)
+    return saved

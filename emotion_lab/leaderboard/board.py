@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from emotion_lab.comparison.sides import aligned, titles
-from emotion_lab.errors import UserError
 from emotion_lab.evaluation import ledger as seal
 from emotion_lab.evaluation.saved import SavedPredictions, read_predictions
 from emotion_lab.evaluation.statistics import ALPHA, ROUNDS, count, several
@@ -18,29 +17,8 @@ from emotion_lab.leaderboard.groups import SCORES, Group, Groups, clean, fingerp
 from emotion_lab.leaderboard.latency import measure
 from emotion_lab.leaderboard.versus import SEED, against, corrected
 from emotion_lab.progress import steps
-from emotion_lab.runs import Run
 
 WORDS = {"accuracy": "accuracy", "macro_f1": "macro F1"}
-#: Scores are kept as float32 in metrics.json.
-_ROUNDING = 1e-4
-
-
-def _scores(run: Run, labels: np.ndarray, predicted: np.ndarray, k: int) -> dict[str, float]:
-    """Return the scores of a run from its predictions.
-
-    Raises:
-        UserError: If its metrics.json says otherwise.
-    """
-    counts = count(labels, predicted, k)
-    scores = {score: float(getattr(counts, score)) for score in SCORES}
-    for score, value in scores.items():
-        told = run.metrics["val"].get(score)
-        if isinstance(told, (int, float)) and abs(told - value) > _ROUNDING:
-            raise UserError(
-                f"{run.folder} is not whole: its metrics.json says val {WORDS[score]} {told:.4f}, "
-                f"its predictions give {value:.4f}. Train it again, or leave it out."
-            )
-    return scores
 
 
 def _whole(value: Any) -> int | None:
@@ -55,7 +33,8 @@ def _row(
     runs = []
     for run in group.runs:
         about = {key: plain(run.metrics.get(key)) for key in ("best_epoch", "seconds", "commit")}
-        scores = _scores(run, labels, guesses[run.seed], k)
+        counts = count(labels, guesses[run.seed], k)
+        scores = {score: float(getattr(counts, score)) for score in SCORES}
         place = {"folder": str(run.folder), "name": names[run.folder], "seed": run.seed}
         runs.append({**place, **scores, **about})
     confusion = sum(np.bincount(labels * k + row, minlength=k * k) for row in guesses.values())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,13 @@ from emotion_lab.files import write_whole
 
 #: In the folder of the search.
 FILE = "search.json"
+#: Beside it, Optuna's; optuna-dashboard sqlite:///study.db shows it.
+STUDY = "study.db"
+#: What the ``sweep`` group must say.
+SWEEP = (
+    *("trials", "timeout", "seed", "sampler", "startup"),
+    *("min_epochs", "pruner", "unpruned", "reduction"),
+)
 
 
 @dataclass
@@ -37,6 +46,35 @@ class Asked:
         write_whole(folder / FILE, (json.dumps(asdict(self), indent=2) + "\n").encode())
 
 
+def damaged(file: Path, reason: str) -> UserError:
+    """Build the error for a study that cannot be read.
+
+    A study that is gone begins anew and is told what its finished trials are worth, since the same
+    seed draws the same settings.
+    """
+    return UserError(
+        f"{file} is damaged ({reason}). Move it away and the same command begins the study anew; "
+        "trials that are finished in this folder are not trained again."
+    )
+
+
+def check_whole(file: Path) -> None:
+    """Make sure that the study is a whole SQLite file, where it is there.
+
+    Raises:
+        UserError: If it is not.
+    """
+    if not file.exists():
+        return
+    try:
+        with closing(sqlite3.connect(file)) as base:
+            (said,) = base.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.Error as error:
+        raise damaged(file, str(error)) from None
+    if said != "ok":
+        raise damaged(file, str(said).splitlines()[0])
+
+
 def load(folder: Path) -> Asked:
     """Return what the search of a folder was asked for.
 
@@ -46,7 +84,12 @@ def load(folder: Path) -> Asked:
     file = folder / FILE
     if not file.is_file():
         raise UserError(f"resume={folder}: no search to go on with (no {FILE}).")
+    check_whole(folder / STUDY)
     try:
-        return Asked(**json.loads(file.read_text(encoding="utf-8")))
+        asked = Asked(**json.loads(file.read_text(encoding="utf-8")))
+        lost = [key for key in SWEEP if key not in asked.sweep]
+        if lost:
+            raise ValueError(f"it lacks sweep.{lost[0]}")
+        return asked
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{file} cannot be read: {error}.") from None

@@ -22,7 +22,8 @@ from emotion_lab.files import write_whole
 from emotion_lab.models.base import build_model
 from emotion_lab.models.finetune import apply_freeze
 from emotion_lab.searching import figures
-from emotion_lab.training.fit import SafeCheckpointIO, make_card, make_module, quiet
+from emotion_lab.training.build import SafeCheckpointIO, make_module
+from emotion_lab.training.fit import make_card, quiet
 from emotion_lab.training.hardware import choose_accelerator, choose_precision, hardware
 
 #: Batches with a finite loss without which nothing is suggested.

@@ -14,11 +14,10 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from emotion_lab.searching.asked import Asked
+from emotion_lab.searching.asked import STUDY as FILE
+from emotion_lab.searching.asked import Asked, check_whole, damaged
 from emotion_lab.searching.space import Dimension, Space
 
-#: In the folder of the search; optuna-dashboard sqlite:///study.db shows it.
-FILE = "study.db"
 #: Hyperband draws a trial's bracket from this name and the trial's number.
 _NAME = "study"
 #: Finished trials without which nothing is said of what mattered.
@@ -57,17 +56,29 @@ def open_study(folder: Path, asked: Asked, epochs: int) -> optuna.Study:
         folder: Of the search.
         asked: What was asked for.
         epochs: The most that a trial may train.
+
+    Raises:
+        UserError: If the file is there and no study of Optuna's can be read from it.
     """
+    from sqlalchemy.exc import SQLAlchemyError
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    return optuna.create_study(
-        # Relative to nothing: three slashes and an absolute path.
-        storage=f"sqlite:///{(folder / FILE).resolve()}",
-        study_name=_NAME,
-        direction="maximize" if asked.mode == "max" else "minimize",
-        pruner=_pruner(asked, epochs),
-        load_if_exists=True,
-    )
+    file = folder / FILE
+    check_whole(file)
+    try:
+        study = optuna.create_study(
+            # Relative to nothing: three slashes and an absolute path.
+            storage=f"sqlite:///{file.resolve()}",
+            study_name=_NAME,
+            direction="maximize" if asked.mode == "max" else "minimize",
+            pruner=_pruner(asked, epochs),
+            load_if_exists=True,
+        )
+        study.get_trials(deepcopy=False)
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
+        raise damaged(file, str(error).splitlines()[0]) from None
+    return study
 
 
 def unfinished(study: optuna.Study) -> list[FrozenTrial]:

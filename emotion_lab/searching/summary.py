@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from emotion_lab import runs
 from emotion_lab.command_line import quote
+from emotion_lab.errors import UserError
 from emotion_lab.files import write_whole
 from emotion_lab.searching import study as studies
 from emotion_lab.searching import trials as t
@@ -51,7 +52,12 @@ def _row(trial: FrozenTrial, space: Space, asked: Asked, folder: Path) -> dict[s
         row["value"] = trial.intermediate_values[max(trial.intermediate_values)]
     if trial.state == TrialState.COMPLETE:
         row["value"] = trial.value
-        run = runs.read(folder / row["folder"])
+        try:
+            run = runs.read(folder / row["folder"])
+        except UserError as error:
+            # The study knows its value still, and goes on.
+            row["reason"] = str(error)
+            return row
         row |= {f"val_{name}": run.metrics["val"][name] for name in SCORES}
         row |= {"epochs": run.metrics["epochs"], "seed": run.seed}
     return row
@@ -129,6 +135,10 @@ def _settings(row: dict[str, Any], space: Space) -> str:
     return " ".join(f"{d.key}={row[d.key]}" for d in space.dimensions if row[d.key] is not None)
 
 
+def _accuracy(row: dict[str, Any]) -> str:
+    return "its files lost" if row["val_accuracy"] is None else f"{row['val_accuracy']:.4f}"
+
+
 def lines(
     found: list[dict[str, Any]], summary: dict[str, Any], space: Space, folder: Path
 ) -> list[str]:
@@ -145,7 +155,7 @@ def lines(
         )
     for row in best[:SHOWN]:
         shown.append(
-            f"{row['trial']:>5}  {row['value']:>{width}.4f}  {row['val_accuracy']:>12.4f}  "
+            f"{row['trial']:>5}  {row['value']:>{width}.4f}  {_accuracy(row):>12}  "
             f"{row['seconds']:>7.1f}  {_settings(row, space)}"
         )
     if len(best) > SHOWN:

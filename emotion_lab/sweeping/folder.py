@@ -25,19 +25,40 @@ def asked(overrides: Sequence[str]) -> list[str]:
 
 
 def _read(folder: Path) -> list[str] | None:
-    try:
-        return list(json.loads((folder / FILE).read_text(encoding="utf-8"))["overrides"])
-    except (OSError, ValueError, KeyError, TypeError):
+    """Return what the sweep of a folder was asked for; None where there is none.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    file = folder / FILE
+    if not file.exists():
         return None
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))["overrides"]
+        if not isinstance(known, list) or not all(isinstance(text, str) for text in known):
+            raise ValueError("no list of overrides")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file} is damaged ({error}), so it is not known which sweep lies there. Its finished "
+            "runs can still be compared; to sweep, set hydra.sweep.dir=<a new folder>."
+        ) from None
+    return known
 
 
 def _latest(root: Path, wanted: list[str]) -> Path:
     """Return the newest sweep below ``root`` that was asked for the same.
 
     Raises:
-        UserError: If there is none.
+        UserError: If there is none, or the only one left may be one that is damaged.
     """
-    same = [file.parent for file in root.rglob(FILE) if _read(file.parent) == wanted]
+    same, damaged = [], None
+    for file in root.rglob(FILE):
+        try:
+            same += [file.parent] if _read(file.parent) == wanted else []
+        except UserError as error:
+            damaged = error
+    if not same and damaged is not None:
+        raise damaged
     if not same:
         raise UserError(
             f"sweep.resume=true: no sweep with these options below {root}. Start it without, or "
@@ -59,10 +80,7 @@ def choose(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     wanted = asked(overrides)
     typed = any(text.startswith("hydra.sweep.dir=") for text in overrides)
     folder = Path(str(cfg.hydra.sweep.dir))
-    try:
-        check_folder(folder)
-    except UserError as error:
-        raise UserError(str(error).replace("hydra.run.dir", "hydra.sweep.dir")) from None
+    check_folder(folder, "hydra.sweep.dir")
     if cfg.sweep.resume and not typed:
         # outputs/multirun/DATE/TIME
         return _latest(folder.parent.parent, wanted)

@@ -73,6 +73,41 @@ def read(folder: Path) -> Outcome | None:
         raise UserError(f"{file} cannot be read: {error}.") from None
 
 
+def _scored(folder: Path) -> bool:
+    """Tell whether a job was trained to its end and its scores can be read."""
+    try:
+        runs.read(folder)
+    except UserError:
+        return False
+    return True
+
+
+def finished(folder: Path) -> bool:
+    """Tell whether a job left all that ``compare``, ``ensemble`` and ``folds`` read, undamaged."""
+    from emotion_lab.evaluation.saved import read_predictions
+
+    if not _scored(folder):
+        return False
+    try:
+        read_predictions(folder, "val")
+    except UserError:
+        return False
+    return True
+
+
+def _command(overrides: list[str], folder: Path) -> list[str]:
+    """Return what to run in a folder: what is missing there, and no more."""
+    place = quote(str(folder))
+    checkpoints = folder / "checkpoints"
+    if _scored(folder) and (checkpoints / "best.ckpt").is_file():
+        # It was trained to its end: going on would train an epoch more, or open test again.
+        return ["evaluate", f"ckpt={place}", "restore=true", "trainer.progress=false"]
+    if (checkpoints / "last.ckpt").is_file():
+        return ["train", f"resume={place}"]
+    # A job that never saved begins anew; what it left half-written is replaced by it.
+    return ["train", *overrides, f"hydra.run.dir={quote(str(folder), interpolate=True)}"]
+
+
 def wait_for(folder: Path) -> None:
     """Wait until a process that a killed sweep has left behind is done saving.
 
@@ -98,10 +133,10 @@ def run(
     watch: Callable[[Path], bool] | None = None,
     title: str | None = None,
 ) -> Outcome:
-    """Run ``python -m emotion_lab.train`` in a child process; what it prints is passed on.
+    """Train in a child process, ``python -m emotion_lab.train``; what it prints is passed on.
 
-    A job that is finished is not run again, one that was interrupted goes on from its last
-    checkpoint, any other begins anew.
+    A job that is finished is not run again, one that lost its predictions is scored again, one
+    that was interrupted goes on from its last checkpoint, any other begins anew.
 
     Args:
         overrides: Hydra overrides, one value each.
@@ -114,24 +149,24 @@ def run(
         KeyboardInterrupt: Passed on once the child has saved and left.
     """
     wait_for(folder)
-    before = read(folder)
+    try:
+        before = read(folder)
+    except UserError:
+        # The sweep's own sweep.json says that this is the same job.
+        before = Outcome(folder, overrides, "killed", "its job.json is damaged", None, 0.0)
     if before is not None and before.overrides != overrides:
         raise UserError(
-            f"{folder} holds another job ({' '.join(before.overrides)}). Set "
-            "hydra.sweep.dir=<a new folder>."
+            f"{folder} holds another job ({' '.join(before.overrides)}): give the sweep a new "
+            "folder."
         )
     spent = before.seconds if before is not None else 0.0
-    if before is not None and runs.is_run(folder) and before.status != "pruned":
+    if before is not None and finished(folder) and before.status != "pruned":
         return _ended(before, "finished", None, spent)
     folder.mkdir(parents=True, exist_ok=True)
     outcome = Outcome(folder, overrides, "running", None, None, spent)
     outcome.save()
-    # A job that never saved begins anew; what it left half-written is replaced by it.
-    resume = (folder / "checkpoints" / "last.ckpt").is_file()
-    given = [f"resume={quote(str(folder))}"] if resume else overrides
-    command = [sys.executable, "-m", "emotion_lab.train", *given]
-    if not resume:
-        command.append(f"hydra.run.dir={quote(str(folder), interpolate=True)}")
+    module, *given = _command(overrides, folder)
+    command = [sys.executable, "-m", f"emotion_lab.{module}", *given]
     begin = time.perf_counter()
     child = _Child(command, folder.name if title is None else title)
     try:
@@ -147,7 +182,10 @@ def run(
 def _ended(outcome: Outcome, status: str, reason: str | None, seconds: float) -> Outcome:
     outcome.status, outcome.reason, outcome.seconds = status, reason, round(seconds, 3)
     if status == "finished":
-        outcome.value = float(runs.read(outcome.folder).metrics["monitor"]["best"])
+        try:
+            outcome.value = float(runs.read(outcome.folder).metrics["monitor"]["best"])
+        except UserError as error:
+            outcome.status, outcome.reason = "failed", str(error)
     outcome.save()
     return outcome
 

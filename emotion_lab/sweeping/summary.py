@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from emotion_lab import runs
+from emotion_lab.errors import UserError
 from emotion_lab.files import write_whole
 from emotion_lab.sweeping.job import FILE, Outcome, read
 
@@ -29,13 +30,27 @@ def _number(outcome: Outcome) -> tuple[int, str]:
     return (int(name) if name.isdigit() else 10**9, name)
 
 
+def _outcome(folder: Path) -> Outcome:
+    """Return what a job said of itself; one that cannot be read has no result."""
+    try:
+        found = read(folder)
+    except UserError as error:
+        return Outcome(folder, [], "failed", str(error), None, 0.0)
+    assert found is not None, "its file is there"
+    return found
+
+
 def outcomes(folder: Path) -> list[Outcome]:
     """Return every job of a sweep folder, in order; one that never ended was killed."""
-    found = [read(file.parent) for file in folder.glob(f"*/{FILE}")]
-    jobs = sorted((job for job in found if job is not None), key=_number)
+    jobs = sorted((_outcome(file.parent) for file in folder.glob(f"*/{FILE}")), key=_number)
     for job in jobs:
         if job.status == "running":
             job.status, job.reason = "killed", "the sweep was killed while it ran"
+        elif job.status == "finished":
+            try:
+                runs.read(job.folder)
+            except UserError as error:
+                job.status, job.reason, job.value = "failed", str(error), None
     return jobs
 
 
@@ -85,11 +100,15 @@ def groups(jobs: Sequence[Outcome], found: Sequence[dict[str, Any]], mode: str) 
         together.setdefault(key, []).append(row)
     result = []
     for key, members in together.items():
-        done = [row for row in members if row["status"] == "finished"]
+        # The same settings and seed again are the same run: of equal ones the last counts.
+        seeds = {row["seed"]: row for row in members if row["status"] == "finished"}
+        done = list(seeds.values())
+        twice = sum(row["status"] == "finished" for row in members) - len(done)
         group: dict[str, Any] = {
             "overrides": list(key),
             "n": len(done),
-            "failed": len(members) - len(done),
+            "failed": len(members) - len(done) - twice,
+            "repeated": twice,
             "seeds": [row["seed"] for row in done],
             "jobs": [row["job"] for row in members],
             "seconds": round(sum(row["seconds"] for row in members), 3),
@@ -165,6 +184,8 @@ def lines(folder: Path, summary: dict[str, Any]) -> list[str]:
     ]
     for group, name in zip(found, names, strict=True):
         failed = f"  {group['failed']} without result" if group["failed"] else ""
+        if group["repeated"]:
+            failed += f"  {group['repeated']} not counted: the same settings and seed again"
         shown.append(
             f"{name:<{width}}  {group['n']:>2}  {_score(group['value']):<17}  "
             f"{_score(group['val_accuracy']):<17}  {group['seconds']:>8.1f}{failed}"

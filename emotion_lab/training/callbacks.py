@@ -68,6 +68,8 @@ class History(L.Callback):
         self._begin = time.perf_counter()
         if self.rows and trainer.is_global_zero:
             self.write()
+        # A run that had stopped early and lost its results is scored anew, not trained on.
+        trainer.should_stop |= self._waited_long()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Collect, log, write and print the epoch."""
@@ -91,14 +93,19 @@ class History(L.Callback):
         row.pop("train/loss_step", None)
         row["best"] = improved
         self.rows.append(row)
-        waited = len(self.rows) - 1 - max(i for i, r in enumerate(self.rows) if r["best"])
-        if self.patience is not None and waited >= self.patience:
-            trainer.should_stop = True
+        trainer.should_stop |= self._waited_long()
         self.seconds.append(self._carried + time.perf_counter() - self._begin)
         if trainer.is_global_zero:
             self.write()
             if self.show:
                 print(self.line(row, trainer.max_epochs or 0), flush=True)
+
+    def _waited_long(self) -> bool:
+        """Tell whether the last ``patience`` epochs brought nothing better."""
+        if self.patience is None or not self.rows:
+            return False
+        last_best = max(i for i, row in enumerate(self.rows) if row["best"])
+        return len(self.rows) - 1 - last_best >= self.patience
 
     def line(self, row: dict[str, Any], epochs: int) -> str:
         """Return the summary line of an epoch."""
