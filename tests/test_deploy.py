@@ -1,4 +1,4 @@
-"""From a checkpoint to a runtime that says what PyTorch says, and crops to feed it with."""
+"""From a checkpoint to a runtime that says what PyTorch says; bad input is one line."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from scipy.special import softmax
 
 from emotion_lab import checkpoint as ckpt
 from emotion_lab.config import CONF
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.transforms import Fit
-from emotion_lab.deploy import auto, convert
 from emotion_lab.deploy import classifier as classifier_module
 from emotion_lab.deploy.base import DEFAULTS, RUNTIMES
 from emotion_lab.deploy.classifier import Classifier, load_classifier
@@ -92,7 +90,7 @@ def grey(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def has_openvino() -> bool:
     """Tell, without pytest.importorskip: that would import it with its telemetry."""
-    from emotion_lab.deploy.openvino_runtime import import_openvino
+    from emotion_lab.deploy.openvino_core import import_openvino
 
     try:
         import_openvino()
@@ -121,7 +119,7 @@ def faces(count: int, seed: int = 0) -> list[np.ndarray]:
     return [cv2.blur(image, (5, 5)) // np.uint8([1, 2, 4]) for image in images]
 
 
-# --- the same as training -------------------------------------------------------------------
+# --- the same as training -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -199,163 +197,14 @@ def test_only_faces_are_taken(grey: Path) -> None:
             classifier([good, bad])
 
 
-# --- the kept file --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a checkpoint whose conversions are its own, and the spare cache in ``cache``."""
-    if not has_openvino():
-        pytest.skip("openvino is not installed")
-    monkeypatch.setenv("EMOTION_LAB_CACHE", str(tmp_path / "cache"))
-    return write(tmp_path / "run" / "best.ckpt", 1)
-
-
-def torch_says(path: Path) -> np.ndarray:
-    return load(path, "torch")(faces(3))
-
-
-def test_converted_once(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from emotion_lab.deploy.openvino_runtime import OpenVinoConverter
-
-    first = load(kept, "openvino")
-    assert any("converted now" in note for note in first.notes)
-    files = ["best.ckpt", "best.openvino.bin", "best.openvino.xml"]
-    assert sorted(os.listdir(kept.parent)) == files
-    calls = []
-    honest = OpenVinoConverter.convert
-
-    def counted(self: OpenVinoConverter, net: Any) -> Any:
-        calls.append(net)
-        return honest(self, net)
-
-    monkeypatch.setattr(OpenVinoConverter, "convert", counted)
-    again = load(kept, "openvino")
-    assert not calls and any("best.openvino.xml" in note for note in again.notes)
-    np.testing.assert_allclose(first(faces(3)), again(faces(3)), atol=1e-6)
-    # Another checkpoint of the same name.
-    before = torch_says(kept)
-    write(kept, 1, seed=1)
-    other = load(kept, "openvino")
-    assert len(calls) == 1 and np.abs(other(faces(3)) - before).max() > 0.05
-    np.testing.assert_allclose(other(faces(3)), torch_says(kept), atol=1e-5)
-    # Damage of any kind: weights lost, weights cut off, model cut off.
-    expected = torch_says(kept)
-    for number, (name, spoil) in enumerate(
-        [
-            ("best.openvino.bin", lambda raw: bytes(len(raw))),
-            ("best.openvino.bin", lambda raw: raw[: len(raw) // 2]),
-            ("best.openvino.xml", lambda raw: raw[: len(raw) // 2]),
-        ]
-    ):
-        place = kept.with_name(name)
-        place.write_bytes(spoil(place.read_bytes()))
-        np.testing.assert_allclose(load(kept, "openvino")(faces(3)), expected, atol=1e-5)
-        assert len(calls) == 2 + number
-    assert sorted(os.listdir(kept.parent)) == files
-
-
-@pytest.mark.parametrize("how", ["mode", "occupied"])
-def test_a_folder_that_cannot_be_written(kept: Path, how: str) -> None:
-    if how == "mode":
-        if not hasattr(os, "geteuid") or os.geteuid() == 0:
-            pytest.skip("root writes anywhere")
-        kept.parent.chmod(0o500)
-    else:
-        kept.with_name("best.openvino.xml").mkdir()
-    cache = kept.parents[1] / "cache" / "deploy"
-    try:
-        first = load(kept, "openvino")
-        assert sorted(p.suffix for p in cache.iterdir()) == [".bin", ".xml"]
-        assert any(str(cache) in note for note in first.notes)
-        again = load(kept, "openvino")
-        assert not any("converted now" in note for note in again.notes)
-    finally:
-        kept.parent.chmod(0o700)
-
-
-def test_nowhere_to_keep_it(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(convert, "_keep", full)
-    classifier = load(kept, "openvino")
-    assert any("not kept" in note for note in classifier.notes)
-    np.testing.assert_allclose(classifier(faces(3)), torch_says(kept), atol=1e-5)
-
-
-def test_a_runtime_that_says_something_else(
-    kept: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    from emotion_lab.deploy.openvino_runtime import OpenVinoConverter
-
-    honest = OpenVinoConverter.compile
-
-    def almost(self: OpenVinoConverter, model: Any) -> Any:
-        run = honest(self, model)
-        return lambda images: run(images) * 1.01
-
-    monkeypatch.setattr(OpenVinoConverter, "compile", almost)
-    with pytest.raises(UserError, match="differs from PyTorch by .* Set runtime=torch"):
-        load(kept, "openvino")
-    assert os.listdir(kept.parent) == ["best.ckpt"]
-    monkeypatch.setattr(auto, "CANDIDATES", (("openvino", "f32"), ("torch", "f32")))
-    np.testing.assert_array_equal(load(kept, "auto")(faces(3)), torch_says(kept))
-    assert "differs from PyTorch" in capsys.readouterr().out
-    # One that cannot do it at all.
-    monkeypatch.setattr(OpenVinoConverter, "convert", lambda self, net: 1 / 0)
-    with pytest.raises(UserError, match=r"cannot be converted .*division by zero"):
-        load(kept, "openvino")
-
-
-def test_bfloat16(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from emotion_lab.deploy.openvino_runtime import OpenVinoConverter, core, import_openvino
-
-    ov = import_openvino()
-    if "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        classifier = load(kept, "openvino", precision="bf16")
-        assert "bf16" in classifier.runtime_name
-        assert "bf16" in load(kept, "openvino", precision="auto").runtime_name
-        found = classifier(faces(3))
-    else:
-        with pytest.raises(UserError, match="no bfloat16 instructions"):
-            load(kept, "openvino", precision="bf16")
-        assert "f32" in load(kept, "openvino", precision="auto").runtime_name
-        converter = OpenVinoConverter(ov, "bf16", 1)
-        model, _ = converter.load(kept.with_name("best.openvino.xml"))
-        fitted = np.stack([Fit(SIZE, 1)(image) for image in faces(3)]).transpose(0, 3, 1, 2)
-        try:
-            found = softmax(converter.compile(model)(fitted.copy()), 1)
-        except RuntimeError:
-            pytest.skip("this CPU cannot even emulate bfloat16")
-    off = np.abs(found - torch_says(kept)).max()
-    assert 1e-6 < off <= convert.TOLERANCE["bf16"]
-
-
-# --- what is installed ----------------------------------------------------------------------
-
-
-def test_auto_says_what_it_took_and_why(
-    kept: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    load(kept, "auto")
-    assert "auto: of " in capsys.readouterr().out
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match="openvino is not installed .*pip install openvino"):
-        load_classifier(kept, "openvino")
-    with pytest.raises(UserError, match="pip install onnxruntime onnx onnxscript"):
-        load_classifier(kept, "onnx")
-    assert "torch" in load(kept, "auto").runtime_name
-    (line,) = capsys.readouterr().out.splitlines()
-    assert "pip install openvino" in line and "pip install onnxruntime" in line
+# --- what is installed ----------------------------------------------------------------------------
 
 
 def test_openvino_does_not_phone_home(tmp_path: Path) -> None:
     if not has_openvino():
         pytest.skip("openvino is not installed")
     code = (
-        "from emotion_lab.deploy.openvino_runtime import import_openvino; import sys;"
+        "from emotion_lab.deploy.openvino_core import import_openvino; import sys;"
         "ov = import_openvino(); assert ov.tools.ovc.telemetry_utils.tm.__name__.endswith('stub');"
         "assert not [m for m in sys.modules if m.startswith('openvino_telemetry.')]"
     )
@@ -393,7 +242,7 @@ def test_runtimes_and_their_yaml_are_the_same() -> None:
         assert yaml.safe_load(path.read_text()) == {"defaults": ["base", "_self_"], "name": name}
 
 
-# --- bad input ------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -445,71 +294,7 @@ def test_bad_checkpoints(grey: Path, tmp_path: Path) -> None:
         refused("no finite numbers", "openvino")
 
 
-# --- crops ----------------------------------------------------------------------------------
-
-
-def padded(image: np.ndarray, left: int, top: int, side: int) -> np.ndarray:
-    """Cut from a copy with a border made by OpenCV."""
-    room = 200
-    wide = cv2.copyMakeBorder(image, room, room, room, room, cv2.BORDER_REPLICATE)
-    return wide.reshape(*wide.shape[:2], -1)[top + room :, left + room :][:side, :side]
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(
-    ("box", "margin", "square"),
-    [
-        ((10, 12, 20, 20), 0.0, (10, 12, 20)),
-        ((10, 12, 20, 20), 0.1, (8, 10, 24)),
-        ((10, 20, 20, 10), 0.5, (0, 5, 40)),  # the longer side, about the middle
-        ((-10, -6, 20, 20), 0.25, (-15, -11, 30)),  # over the corner
-        ((50, 30, 20, 20), 0.0, (50, 30, 20)),  # over the other
-        ((-90, 10, 20, 20), 0.0, (-90, 10, 20)),  # outside
-        ((5, 5, 1, 1), 0.0, (5, 5, 1)),
-        ((5, 5, 0, 0), 0.0, (4, 4, 1)),
-        ((0, 0, 60, 40), 0.5, (-30, -40, 120)),
-    ],
-)
-def test_crops_are_squares_with_their_margin(
-    channels: int, box: tuple[float, ...], margin: float, square: tuple[int, int, int]
-) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (40, 60, channels), dtype=np.uint8)
-    boxes = np.array([box, (3, 3, 5, 5)], np.float32)
-    crop, other = crop_faces(image, boxes, margin)
-    np.testing.assert_array_equal(crop, padded(image, *square))
-    assert crop.shape == (square[2], square[2], channels) and other.size
-    # Level eyes, or none known: nothing is turned.
-    level = np.zeros((5, 2), np.float32)
-    level[1, 0] = 6
-    (turned,) = crop_faces(image, boxes[:1], margin, [level], align=True)
-    np.testing.assert_array_equal(turned, crop)
-    np.testing.assert_array_equal(crop_faces(image, boxes, margin, [None, None], True)[0], crop)
-
-
-@pytest.mark.parametrize("angle", [-60, -20, 7, 45])
-def test_aligned_eyes_are_level(angle: float) -> None:
-    """Two dots at a known tilt end on one row, as far apart as before, red on the left."""
-    image = np.zeros((120, 160, 3), np.uint8)
-    middle, reach = np.array([90, 60]), 20
-    arm = reach * np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
-    marks = np.zeros((1, 5, 2), np.float32)
-    marks[0, :2] = middle - arm, middle + arm
-    for place, channel in zip(marks[0, :2], (0, 2), strict=True):
-        rows, columns = np.mgrid[:120, :160]
-        image[..., channel] = 255 * np.exp(
-            -((columns - place[0]) ** 2 + (rows - place[1]) ** 2) / 8
-        )
-    box = np.array([[60, 30, 60, 60]], np.float32)
-
-    def eyes(crop: np.ndarray) -> np.ndarray:
-        found = [cv2.moments(crop[..., channel]) for channel in (0, 2)]
-        return np.array([(m["m10"] / m["m00"], m["m01"] / m["m00"]) for m in found])
-
-    (crop,) = crop_faces(image, box, 0.1, marks, align=True)
-    assert crop.shape == (72, 72, 3)
-    np.testing.assert_allclose(eyes(crop), [(16, 36), (56, 36)], atol=0.3)
-    (plain,) = crop_faces(image, box, 0.1, marks)
-    np.testing.assert_allclose(eyes(plain), marks[0, :2] - (54, 24), atol=0.3)
+# --- crops ----------------------------------------------------------------------------------------
 
 
 def test_mad_boxes(grey: Path) -> None:

@@ -186,7 +186,7 @@ def test_raw_images_go_to_the_device_but_never_to_evaluation(
 
 def test_sizes_need_a_convolutional_network() -> None:
     from emotion_lab.models.base import build_model
-    from emotion_lab.training.fit import device_augment
+    from emotion_lab.training.build import device_augment
 
     cfg = composed("augment=device", "augment.sizes=[[0,32]]", "model=vit", "model.depth=1")
     net, _ = build_model(cfg["model"], 7)

@@ -321,6 +321,29 @@ def test_runs_that_cannot_be_put_together(cfg: dict[str, Any], sweep: Path, tmp_
     assert "needs the checkpoint of every run" in refused([first, lost], "loss")
 
 
+def test_equal_runs_count_once(sweep: Path, tmp_path: Path) -> None:
+    again = Path(shutil.copytree(sweep / "3", tmp_path / "again"))
+    found = read(runs.find([sweep / "0", sweep / "3", again]), "loss")
+    assert [run.folder for run in found.runs] == [sweep / "0", again]
+    assert [f"{sweep / '3'} is left out: {again} has the same config and seed 3"] == found.notes
+    built = summary(found, choose(found, "all", 2, 0))
+    assert [row["weight"] for row in built["members"]] == [0.5, 0.5]
+    assert f"  {found.notes[0]}" in lines(built, 0)
+    assert "the same config and seed" in refused([sweep / "3", again])
+
+
+def test_predictions_that_are_lost_or_of_another_run(sweep: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(sweep / "3", tmp_path / "other run"))
+    file = other / "predictions_val.csv"
+    shutil.copy(sweep / "2" / "predictions_val.csv", file)
+    said = refused([sweep / "0", other])
+    assert f"{other} is not whole" in said and "restore=true" in said
+    file.unlink()
+    said = refused([sweep / "0", other])
+    assert f"no predictions of val in {other}" in said
+    assert f"emotion_lab.evaluate 'ckpt={other}' restore=true" in said
+
+
 def test_members_of_another_size(cfg: dict[str, Any], sweep: Path, tmp_path: Path) -> None:
     """The same val, other input: told before anything is written."""
     large = composed(*TINY32, "model.image_size=40")
@@ -339,6 +362,10 @@ def test_the_command_line(sweep: Path, tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="runs is missing"):
         prepared()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "ensemble.ckpt").touch()
+    with pytest.raises(UserError, match="Set out=<a new folder>"):
+        prepared(f"runs={sweep}", f"out={tmp_path / 'full'}")
     with pytest.raises(UserError, match="choose=best is not valid"):
         prepared(f"runs={sweep}", "choose=best")
     with pytest.raises(UserError, match="size=0 is not valid"):

@@ -1,10 +1,9 @@
-"""Leaderboard: runs grouped by configuration, ranked, judged against the best; what is refused."""
+"""Leaderboard: runs grouped by configuration , ranked, sealed; what is refused."""
 
 from __future__ import annotations
 
 import csv
 import datetime
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from scipy import stats
 
-from emotion_lab import runs as run_folders
-from emotion_lab.comparison.compare import compare
 from emotion_lab.errors import UserError
 from emotion_lab.evaluation import ledger as seal
-from emotion_lab.evaluation.statistics import count, interval, paired, paired_seeds, resample
+from emotion_lab.evaluation.statistics import count
 from emotion_lab.files import file_hash
-from emotion_lab.leaderboard import groups, show, versus
+from emotion_lab.leaderboard import groups, show
 from emotion_lab.leaderboard.board import board
 
 CLASSES = ["happy", "sad", "neutral"]
@@ -125,7 +121,7 @@ def three(tmp_path: Path) -> Path:
     return place
 
 
-# --- configurations -------------------------------------------------------------------------
+# --- configurations -------------------------------------------------------------------------------
 
 
 def test_runs_that_differ_only_in_the_seed_are_one_configuration(tmp_path: Path) -> None:
@@ -259,129 +255,7 @@ def test_values_that_json_does_not_know(tmp_path: Path) -> None:
     assert values == {"nan", "inf", "2026-01-31"}
 
 
-# --- against the best -----------------------------------------------------------------------
-
-
-def test_against_the_best_is_what_compare_says(tmp_path: Path) -> None:
-    place = three(tmp_path)
-    for by in ("accuracy", "macro_f1"):
-        result = ranked(place, by)
-        best = [Path(run["folder"]) for run in result["groups"][0]["runs"]]
-        for row in result["groups"][1:]:
-            runs = [Path(run["folder"]) for run in row["runs"]]
-            expected = compare(best, runs, "val", place / "none")["difference"]
-            found = row["against_best"]
-            assert found["difference"] == expected[by] and found["ci95"] == expected[f"{by}_ci95"]
-            word = expected["verdict" if by == "accuracy" else "macro_f1_verdict"]
-            assert found["alone"] == word and found["seeds"] == [[1, 1], [2, 2], [3, 3]]
-        assert [show.word(row) for row in result["groups"]] == [
-            "best",
-            "not distinguishable",
-            "worse",
-        ]
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "pairs"),
-    [
-        ([1], [1], [[1, 1]]),
-        ([1, 2], [2, 3], [[2, 2]]),
-        ([1, 2], [3, 4], [[1, 3]]),
-        ([1, 2, 3], [2, 3, 4, 5], [[2, 2], [3, 3]]),
-    ],
-)
-def test_seeds_are_paired_where_both_have_them(
-    first: list[int], second: list[int], pairs: list[list[int]]
-) -> None:
-    best = {seed: guesses(0.9, seed) for seed in first}
-    other = {seed: guesses(0.5, 50 + seed) for seed in second}
-    found = versus.against(LABELS, best, other, 3, "accuracy")
-    assert found["seeds"] == pairs
-    if len(pairs) > 1:
-        sides = [np.stack([best[a] for a, _ in pairs]), np.stack([other[b] for _, b in pairs])]
-        expected = paired_seeds(LABELS, *sides, 3)
-    else:
-        expected = paired(LABELS, best[pairs[0][0]], other[pairs[0][1]], 3)
-        assert found["p"] == expected["mcnemar_p"]
-    assert found["ci95"] == expected["accuracy_ci95"] and found["alone"] == expected["verdict"]
-
-
-@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
-def test_p_and_the_interval_agree(seeds: int) -> None:
-    """p is below 0.05 exactly where the 95 % interval excludes 0."""
-    told = []
-    for trial in range(25):
-        best = [guesses(0.8, 1000 + 10 * trial + i) for i in range(seeds)]
-        other = [guesses(0.55 + trial / 100, 5000 + 10 * trial + i) for i in range(seeds)]
-        if seeds == 1:
-            found = paired(LABELS, best[0], other[0], 3)
-        else:
-            found = paired_seeds(LABELS, np.stack(best), np.stack(other), 3)
-        scores = [[count(LABELS, row, 3).macro_f1 for row in side] for side in (best, other)]
-        low, high = found["macro_f1_ci95"]
-        p = versus.p_value(found["macro_f1"], (low, high), np.subtract(scores[1], scores[0]))
-        assert 0 < p <= 1
-        assert (p < 0.05) == (low > 0 or high < 0)
-        told.append(p < 0.05)
-    assert seeds == 2 or len(set(told)) == 2, "the trials are on one side only"
-
-
-def test_p_of_one_pair_is_that_of_a_normal() -> None:
-    """Against the bootstrap itself: where a normal of the same spread puts the difference."""
-    a, b = guesses(0.8, 1), guesses(0.7, 2)
-    found = paired(LABELS, a, b, 3)
-    drawn = resample(LABELS, np.stack([a, b]), 3)
-    draws = drawn.macro_f1[1] - drawn.macro_f1[0]
-    assert interval(draws) == found["macro_f1_ci95"]
-    p = versus.p_value(found["macro_f1"], found["macro_f1_ci95"], np.zeros(1))
-    z = found["macro_f1"] / draws.std()
-    assert p == pytest.approx(2 * stats.norm.sf(abs(z)), rel=0.25)
-
-
-def test_p_of_many_images_is_that_of_students_t() -> None:
-    over = np.array([0.02, 0.05, 0.03, 0.04])
-    mean = over.mean()
-    half = stats.t.ppf(0.975, 3) * over.std(ddof=1) / 2
-    p = versus.p_value(mean, (mean - half, mean + half), over)
-    assert p == pytest.approx(stats.ttest_1samp(over, 0).pvalue, rel=1e-6)
-
-
-def test_p_at_its_ends() -> None:
-    assert versus.p_value(0.0, (0.0, 0.0), np.zeros(1)) == 1
-    assert versus.p_value(0.5, (0.5, 0.5), np.zeros(1)) == versus.SMALLEST
-    assert versus.p_value(-0.5, (-0.5001, -0.4999), np.full(3, -0.5)) == versus.SMALLEST
-
-
-def test_holm() -> None:
-    """The example of R's p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")."""
-    assert versus.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert versus.holm([0.6, 0.7]) == [1.0, 1.0] and versus.holm([]) == []
-
-
-def test_many_comparisons_are_corrected_for(tmp_path: Path) -> None:
-    """A difference that is one alone is none among thirty."""
-    for i in range(30):
-        write_run(tmp_path / str(i), 0.8, seed=7, predicted=guesses(0.8, i), optim__lr=0.1 + i)
-    result = ranked(tmp_path, "accuracy")
-    rows = [row["against_best"] for row in result["groups"][1:]]
-    assert any(row["alone"] == "worse" and row["verdict"] != "worse" for row in rows)
-    for row in rows:
-        assert row["p_holm"] >= row["p"]
-        assert (row["verdict"] == "worse") == (row["alone"] == "worse" and row["p_holm"] < 0.05)
-    assert "best of 30 configurations (30 runs) by val is optimistic" in result["warnings"][0]
-
-
-def test_a_few_images_are_no_difference_in_macro_f1(tmp_path: Path) -> None:
-    """On fewer than six differing rows no exact test reaches 5 %."""
-    other = LABELS.copy()
-    other[:4] = 1
-    write_run(tmp_path / "a", 0, predicted=LABELS)
-    write_run(tmp_path / "b", 0, predicted=other, loss__name="focal")
-    found = ranked(tmp_path)["groups"][1]["against_best"]
-    assert found["ci95"][1] < 0 and found["p"] == 1 and found["verdict"] == "not distinguishable"
-
-
-# --- what is refused ------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 
 def test_other_images_have_no_common_order(tmp_path: Path) -> None:
@@ -439,7 +313,7 @@ def test_unfinished_runs_are_left_out_and_said(tmp_path: Path) -> None:
     assert any("1 unfinished run (no metrics.json) left out" in note for note in result["notes"])
 
 
-# --- the seal -------------------------------------------------------------------------------
+# --- the seal -------------------------------------------------------------------------------------
 
 
 def test_openings_of_the_test_split(tmp_path: Path) -> None:
@@ -471,57 +345,3 @@ def test_a_test_score_that_the_ledger_does_not_know(tmp_path: Path) -> None:
     (place / "1" / "metrics.json").write_text(json.dumps({**metrics, "test": {"n": 1}}))
     warnings = ranked(place)["warnings"]
     assert any("1 scored its test split, and the ledger" in line for line in warnings)
-
-
-# --- as text --------------------------------------------------------------------------------
-
-
-def test_the_terminal(tmp_path: Path) -> None:
-    result = ranked(three(tmp_path))
-    text = "\n".join(show.lines(result))
-    best = result["groups"][0]["macro_f1"]
-    assert f"{best['mean']:.4f} ± {best['std']:.4f}" in text
-    last = show.lines(result)[-1]
-    assert last == show.sentence(result)
-    assert "best by val macro F1: optim.lr=0.001" in last and "n = 240" in last
-    assert last.endswith("not distinguishable from it: 1 of the other 2")
-    assert "warning: The best of 3 configurations (9 runs) by val is optimistic" in text
-    assert "p (Holm)" in text and "worse" in text
-
-
-def test_the_csv_has_every_number(tmp_path: Path) -> None:
-    result = ranked(three(tmp_path))
-    rows = list(csv.DictReader(io.StringIO(show.table(result))))
-    assert [row["optim.lr"] for row in rows] == ["0.001", "0.0001", "0.01"]
-    for row, found in zip(rows, result["groups"], strict=True):
-        for score in ("accuracy", "macro_f1"):
-            assert float(row[f"{score}_mean"]) == found[score]["mean"]
-            assert float(row[f"{score}_std"]) == found[score]["std"]
-        assert row["seeds"] == "1 2 3" and row["n_seeds"] == "3"
-        assert row["verdict"] == show.word(found) and int(row["test_openings"]) == 0
-    assert float(rows[2]["p_holm"]) == result["groups"][2]["against_best"]["p_holm"]
-    assert rows[0]["p"] == "" and rows[0]["latency_ms"] == ""
-
-
-def test_names_are_text_everywhere(tmp_path: Path) -> None:
-    """A spreadsheet runs no formula, a terminal no escape sequence."""
-    write_run(tmp_path / "a", 0.5, loss__name="=1+1", optim__lr=-0.5, model__name="\x1b[31m\u202e")
-    write_run(tmp_path / "b", 0.6, loss__name="@x", optim__lr=-1.5, model__name="b")
-    result = ranked(tmp_path)
-    (row,) = (
-        r for r in csv.DictReader(io.StringIO(show.table(result))) if "=1+1" in r["loss.name"]
-    )
-    assert row["loss.name"] == "'=1+1" and row["optim.lr"] == "-0.5"
-    text = "\n".join(show.lines(result)) + show.table(result)
-    assert "\x1b" not in text and "\u202e" not in text and "\\x1b[31m\\u202e" in text
-
-
-def test_histories_are_read_or_missed_aloud(tmp_path: Path) -> None:
-    place = three(tmp_path)
-    found = groups.read([place], None)
-    (place / "2" / "history.csv").unlink()
-    (place / "3" / "history.csv").write_text("epoch,val/loss\n0,x\n")
-    kept, notes = show.histories(found, board(found, place / "none"))
-    assert [len(each) for each in kept] == [3, 3, 1]
-    assert len(notes) == 1 and "sweep/2" in notes[0] and "sweep/3" in notes[0]
-    assert run_folders.read(place / "1").history()[1]["best"] == 1

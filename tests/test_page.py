@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import emotion_lab
 from emotion_lab.errors import UserError
 from emotion_lab.evaluation import page
 from emotion_lab.evaluation.gallery import ClassExamples, Example, Pair
@@ -325,3 +326,12 @@ def test_all_mistakes_are_shown_and_none_is_said() -> None:
     assert all(f'title="faces/{i}.png"' in html for i in range(30))
     text = Reader(page.render(changed(mistakes=[], pairs=[]))).text
     assert "There are none." in text and "No class is taken for another." in text
+
+
+def test_the_head_of_the_pages_is_written_once() -> None:
+    templates = Path(emotion_lab.__file__).parent.glob("*/templates/*.html")
+    heads = {file.name: "<head>" in file.read_text(encoding="utf-8") for file in templates}
+    assert {name for name, own in heads.items() if own} == {"base.html"}
+    assert {"report", "compare", "leaderboard", "certificate", "audit"} <= {
+        name.removesuffix(".html") for name in heads
+    }

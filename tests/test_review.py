@@ -19,7 +19,8 @@ from emotion_lab.data.load import load_data
 from emotion_lab.data.transforms import Fit
 from emotion_lab.errors import UserError
 from emotion_lab.models.base import build_model
-from emotion_lab.training.fit import check_same_data, device_augment, fit
+from emotion_lab.training.build import device_augment
+from emotion_lab.training.fit import check_same_data, fit
 from emotion_lab.training.hardware import choose_precision
 from tests.conftest import TINY, command, composed
 

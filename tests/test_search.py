@@ -312,6 +312,26 @@ def test_ctrl_c_sums_up_and_says_how_to_go_on(trainings: Trainings, tmp_path: Pa
     assert search(tmp_path, f"resume={tmp_path}", fixed=())["trials"]["all"] == 5
 
 
+def test_a_study_that_is_lost_begins_anew_and_ends_the_same(
+    trainings: Trainings, tmp_path: Path
+) -> None:
+    first = search(tmp_path, space(LR), "sweep.trials=6", "sweep.unpruned=2")
+    before = table(tmp_path)
+    (tmp_path / asking.STUDY).unlink()
+    again = search(tmp_path, f"resume={tmp_path}", fixed=())
+    assert again["best"] == first["best"] and table(tmp_path) == before
+
+
+def test_a_trial_whose_files_are_lost_stops_no_search(trainings: Trainings, tmp_path: Path) -> None:
+    first = search(tmp_path, space(LR), "sweep.trials=3", "sweep.pruner=none")
+    (tmp_path / "1" / "metrics.json").unlink()
+    again = search(tmp_path, f"resume={tmp_path}", "sweep.trials=4", fixed=())
+    assert again["trials"]["finished"] == 4
+    row = table(tmp_path)[1]
+    assert row["value"] and not row["val_accuracy"] and "no finished training run" in row["reason"]
+    assert first["trials"]["finished"] == 3
+
+
 def test_no_trial_begins_after_the_timeout(
     trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,9 +15,13 @@ import pytest
 
 from emotion_lab import checks, config, sweep
 from emotion_lab.errors import UserError
+from emotion_lab.help import show
 from emotion_lab.searching import asked as asking
+from emotion_lab.searching import space as spaces
 from tests.conftest import TINY, command
 from tests.test_search import table
+
+ASKED = asking.Asked([], [], config.defaults("sweep", "optuna"), "val/macro_f1", "max")
 
 
 @pytest.mark.parametrize(
@@ -31,6 +36,10 @@ from tests.test_search import table
         (["data.path=/nowhere"], "does not exist"),
         (["resume=nowhere"], "no search to go on with"),
         (["sweep.trials=0"], "expected a whole number of 1 or more"),
+        (["data.folds=5", "data.fold=5"], "expected 0 to 4"),
+        (["hydra/launcher=joblib"], "'hydra/launcher=joblib' does not apply"),
+        (["hydra.sweep.dir=x"], "'hydra.sweep.dir=x' does not apply"),
+        (["distill.teacher=/nowhere"], "no such checkpoint"),
         (["optim.lr=1e-3", "optim.weight_decay=0"], "nothing to search"),
     ],
 )
@@ -55,7 +64,7 @@ def test_without_optuna_it_says_what_to_install(
 
 
 def test_a_search_that_goes_on_cannot_change(tmp_path: Path) -> None:
-    asking.Asked([], [], {}, "val/macro_f1", "max").save(tmp_path)
+    ASKED.save(tmp_path)
     good = [f"resume={tmp_path}", "sweep.trials=50"]
     assert sweep.prepare(config.precheck("sweep", good), good)[0].startswith("hydra.run.dir=")
     bad = [f"resume={tmp_path}", "loss=ce"]
@@ -63,12 +72,62 @@ def test_a_search_that_goes_on_cannot_change(tmp_path: Path) -> None:
         sweep.prepare(config.precheck("sweep", bad), bad)
 
 
+@pytest.mark.parametrize("content", [b"junk" * 600, b"SQLite format 3\0" + b"junk" * 600])
+def test_a_damaged_study_is_one_line(content: bytes, tmp_path: Path) -> None:
+    ASKED.save(tmp_path)
+    (tmp_path / asking.STUDY).write_bytes(content)
+    overrides = [f"resume={tmp_path}"]
+    with pytest.raises(UserError, match="study.db is damaged .*Move it away") as caught:
+        sweep.prepare(config.precheck("sweep", overrides), overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_study_of_another_program_is_one_line(tmp_path: Path) -> None:
+    """A whole SQLite file whose tables are not Optuna's."""
+    from emotion_lab.searching import study as studies
+
+    with sqlite3.connect(tmp_path / asking.STUDY) as base:
+        base.execute("CREATE TABLE studies (name TEXT)")
+    with pytest.raises(UserError, match="study.db is damaged"):
+        studies.open_study(tmp_path, ASKED, 3)
+
+
+def test_a_damaged_search_is_one_line(tmp_path: Path) -> None:
+    asking.Asked([], [], {"trials": 3}, "val/macro_f1", "max").save(tmp_path)
+    overrides = [f"resume={tmp_path}"]
+    with pytest.raises(UserError, match=r"search.json cannot be read: it lacks sweep.timeout"):
+        sweep.prepare(config.precheck("sweep", overrides), overrides)
+
+
+def test_what_is_planned_is_said_and_so_is_the_default_space() -> None:
+    cfg = config.plain(config.precheck("sweep", ["data=synthetic"]).sweep)
+    space = spaces.read(cfg.pop("space"), ["data=synthetic", "trainer.max_epochs=7"])
+    asked = asking.Asked([], space.typed, {**cfg, "timeout": 60.0}, "val/macro_f1", "max")
+    first, second = sweep.plan(asked, space, 7, 0, default=True)
+    assert "planned: 30 trials, each of at most 7 epochs, none begins after 60 s" in first
+    assert "sampler tpe, pruner median" in first
+    assert "sweep.space: no key was typed with several values" in second
+    assert "optim.lr=tag(log,interval(1e-4,1e-2))" in second
+    first, second = sweep.plan(asked, space, 7, 4, default=False)
+    assert "30 trials, 4 of them begun before" in first and "sweep.space" not in second
+
+
+def test_help_says_what_is_searched_by_default(capsys: pytest.CaptureFixture[str]) -> None:
+    show("sweep")
+    text = " ".join(capsys.readouterr().out.split())
+    space = config.defaults("sweep", "optuna")
+    assert f"{space['trials']} trials are trained" in text and "sweep.space is searched" in text
+    for low, high in (("1e-4", "1e-2"), ("1e-5", "1e-1")):
+        assert f"from {low} to {high}" in text and f"({low},{high})" in str(space["space"])
+    assert f"sweep=halving {config.defaults('sweep', 'halving')['trials']}" in text
+
+
 def _rows(file: Path) -> int:
     return len(file.read_text().splitlines()) - 1 if file.is_file() else 0
 
 
 def test_a_second_process_on_the_same_folder_is_refused(tmp_path: Path) -> None:
-    asking.Asked([], [], {}, "val/macro_f1", "max").save(tmp_path)
+    ASKED.save(tmp_path)
     with checks.claimed(tmp_path):
         second = command(f"resume={tmp_path}", module="emotion_lab.sweep", cwd=tmp_path)
     assert second.returncode == 2 and "another process works in" in second.stderr

@@ -1,64 +1,31 @@
-"""Sources: files lose nothing, live ones stay current, and bad input is one clear line."""
+"""Sources: files lose nothing, bad input is one clear line, no thread stays behind."""
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import http.server
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
 from emotion_lab.errors import UserError
-from emotion_lab.faces import cameras, sources
+from emotion_lab.faces import sources
 from emotion_lab.faces.capture import Source
 from emotion_lab.faces.sources import open_source
-from tests.conftest import SHARED
-
-MEDIA = SHARED / "media"
-
-
-def write_clip(path: Path, frames: int = 60, fps: float = 25.0) -> Path:
-    """Write a clip that is red above, and below shows the frame's number in six black or white
-    squares, the lowest bit on the left."""
-    coding = "MJPG" if path.suffix == ".avi" else "mp4v"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*coding), fps, (96, 64))
-    assert writer.isOpened()
-    for i in range(frames):
-        image = np.zeros((64, 96, 3), np.uint8)
-        image[:32] = (0, 0, 255)  # red, in OpenCV's order
-        image[32:] = np.repeat([255 * (i >> bit & 1) for bit in range(6)], 16)[None, :, None]
-        writer.write(image)
-    writer.release()
-    return path
-
-
-def number(image: np.ndarray) -> int:
-    """Return which frame of :func:`write_clip` this is."""
-    bits = image[36:60].mean((0, 2)).reshape(6, 16)[:, 4:12].mean(1) > 128
-    return int(bits @ (1 << np.arange(6)))
-
-
-def capture_threads() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name.startswith("capture")]
+from tests.helpers_sources import capture_threads, media, number, only, threads_end, write_clip
 
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
-    yield
-    gc.collect()
-    assert capture_threads() == []
+    with threads_end():
+        yield
 
 
-# --- clips ----------------------------------------------------------------------------------
+# --- clips ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.avi", "odd: name #1.mp4"])
@@ -227,7 +194,7 @@ def test_no_such_thing() -> None:
         open_source({"source": None})
 
 
-# --- the thread -----------------------------------------------------------------------------
+# --- the thread -----------------------------------------------------------------------------------
 
 
 def test_leaving_early_stops_the_thread(tmp_path: Path) -> None:
@@ -275,116 +242,7 @@ def test_a_fault_of_the_reader_reaches_the_consumer() -> None:
     assert reader.closed == 1
 
 
-# --- photos ---------------------------------------------------------------------------------
-
-
-def quadrants() -> np.ndarray:
-    """Return (40, 60, 3): white top left, red top right, green and blue below."""
-    image = np.zeros((40, 60, 3), np.uint8)
-    image[:20, :30], image[:20, 30:], image[20:, :30], image[20:, 30:] = (
-        (255, 255, 255),
-        (255, 0, 0),
-        (0, 255, 0),
-        (0, 0, 255),
-    )
-    return image
-
-
-def only(cfg: dict[str, Any]) -> np.ndarray:
-    """Return the one image of a source."""
-    with open_source(cfg) as source:
-        (frame,) = source
-        assert source.stills and source.count == 1 and not source.live
-        assert source.size == frame.image.shape[1::-1]
-    assert frame.image.dtype == np.uint8 and frame.image.ndim == 3 and frame.image.shape[2] == 3
-    return frame.image
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_phone_photo_is_upright(tmp_path: Path, orientation: int) -> None:
-    """Each EXIF orientation undoes what the camera did (inverse of EXIF 2.3, table 6)."""
-    upright = quadrants()
-    stored = {
-        1: upright,
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.transpose(1, 0, 2),
-        6: np.rot90(upright),
-        7: np.rot90(upright, 2).transpose(1, 0, 2),
-        8: np.rot90(upright, -1),
-    }[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = tmp_path / "phone.png"
-    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
-    assert np.array_equal(only({"source": path}), upright)
-
-
-def test_grey_deep_transparent_and_print_colours(tmp_path: Path) -> None:
-    ramp = np.linspace(0, 65535, 60).astype(np.uint16)[None].repeat(40, 0)
-    Image.fromarray(ramp).save(tmp_path / "deep.png")
-    image = only({"source": tmp_path / "deep.png"})
-    assert np.abs(image[..., 1].astype(float) - ramp / 257).max() <= 0.51
-    cv2.imwrite(str(tmp_path / "deep_rgb.png"), (quadrants()[..., ::-1].astype(np.uint16) * 257))
-    assert np.array_equal(only({"source": tmp_path / "deep_rgb.png"}), quadrants())
-
-    grey = np.arange(240, dtype=np.uint8).reshape(12, 20)
-    Image.fromarray(grey).save(tmp_path / "grey.png")
-    assert np.array_equal(only({"source": tmp_path / "grey.png"}), np.dstack([grey] * 3))
-
-    rgba = np.dstack([quadrants(), np.full((40, 60), 255, np.uint8)])
-    rgba[:, 30:, 3] = 0
-    Image.fromarray(rgba).save(tmp_path / "rgba.png")
-    image = only({"source": tmp_path / "rgba.png"})
-    assert np.array_equal(image[:, :30], quadrants()[:, :30])
-    assert (image[:, 30:] == 128).all()  # mid-grey where it is transparent
-
-    cmyk = Image.new("CMYK", (20, 10), (0, 255, 255, 0))
-    cmyk.save(tmp_path / "print.jpg", quality=95)
-    red, green, blue = only({"source": tmp_path / "print.jpg"}).reshape(-1, 3).mean(0)
-    assert red > 240 and green < 15 and blue < 15
-
-
-def test_a_photo_may_be_called_as_it_likes_and_be_8k(tmp_path: Path) -> None:
-    big = np.full((4320, 7680, 3), 77, np.uint8)
-    Image.fromarray(big).save(tmp_path / "no_suffix", format="BMP")
-    image = only({"source": tmp_path / "no_suffix"})
-    assert image.shape == big.shape and (image[::500, ::500] == 77).all()
-
-
-def test_a_folder_gives_its_images_in_order(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "b").mkdir()
-    (tmp_path / "a.sub").mkdir()
-    for i, name in enumerate(("b/2.png", "b/10.PNG", "a.sub/x.jpg", "z.bmp", "a.png")):
-        Image.new("RGB", (10 + i, 8), (i, i, i)).save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("not an image")
-    (tmp_path / "b" / "empty.jpg").write_bytes(b"")
-    (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
-    with open_source({"source": tmp_path}) as source:
-        assert source.kind == "folder" and source.stills and source.count == 7
-        frames = list(source)
-    names = ["a.png", "a.sub/x.jpg", "b/10.PNG", "b/2.png", "z.bmp"]
-    assert [frame.name for frame in frames] == names
-    assert [frame.index for frame in frames] == [0, 1, 2, 3, 4]
-    assert [frame.image.shape[1] for frame in frames] == [14, 12, 11, 10, 13]
-    assert {frame.time_s for frame in frames} == {0.0}
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "skipped 3 of 8 files" in line and "b/empty.jpg, broken.png, notes.txt" in line
-
-
-def test_folders_without_an_image(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(UserError, match=r"no image in the folder .* \(1 other files\)"):
-        open_source({"source": tmp_path})
-    (tmp_path / "empty.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match="None of the 2 files in"):
-        open_source({"source": tmp_path})
-
-
-# --- synthetic ------------------------------------------------------------------------------
+# --- synthetic ------------------------------------------------------------------------------------
 
 
 def test_synthetic_knows_its_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -413,231 +271,7 @@ def test_synthetic_knows_its_truth(tmp_path: Path, capsys: pytest.CaptureFixture
         assert not np.array_equal(next(other).image, first[0])
 
 
-# --- cameras and streams --------------------------------------------------------------------
-
-
-class FakeCapture:
-    """Stands in for cv2.VideoCapture: a camera that gives a few frames at a time."""
-
-    opened: list[Any] = []
-    plugged: list[int] = []  # frames the next captures give before they fail; 0 does not open
-
-    def __init__(self, target: Any, *rest: Any) -> None:
-        self.left = self.plugged.pop(0) if self.plugged else 0
-        self.open, self.set_to, self.released = self.left > 0, {}, False
-        FakeCapture.opened.append(self)
-
-    def isOpened(self) -> bool:
-        return self.open
-
-    def grab(self) -> bool:
-        time.sleep(0.002)
-        self.left -= 1
-        return self.left >= 0
-
-    def retrieve(self) -> tuple[bool, np.ndarray]:
-        return True, np.full((6, 8, 3), (1, 2, 3), np.uint8)
-
-    def read(self) -> tuple[bool, np.ndarray | None]:
-        return self.retrieve() if self.grab() else (False, None)
-
-    def get(self, key: int) -> float:
-        return {cv2.CAP_PROP_FPS: 30.0}.get(key, -1.0)
-
-    def set(self, key: int, value: float) -> bool:
-        self.set_to[key] = value
-        return True
-
-    def release(self) -> None:
-        self.released = True
-
-
-@pytest.fixture
-def plugged(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    monkeypatch.setattr(cameras.cv2, "VideoCapture", FakeCapture)
-    monkeypatch.setattr(cameras, "BACKOFF_S", (0.01, 0.04))
-    monkeypatch.setattr(FakeCapture, "opened", [])
-    monkeypatch.setattr(FakeCapture, "plugged", [])
-    return FakeCapture.plugged
-
-
-def test_a_camera_is_asked_and_stays_current(plugged: list[int]) -> None:
-    plugged[:] = [200]
-    cfg = {"source": 3, "width": 1280, "height": 720, "fps": 30, "reconnect_s": 0}
-    with open_source(cfg) as source:
-        assert source.live and source.kind == "camera" and source.count is None
-        assert source.size == (8, 6) and source.fps == 30
-        asked = FakeCapture.opened[0].set_to
-        assert asked[cv2.CAP_PROP_FRAME_WIDTH] == 1280
-        assert asked[cv2.CAP_PROP_FRAME_HEIGHT] == 720
-        assert asked[cv2.CAP_PROP_FOURCC] == cv2.VideoWriter_fourcc(*"MJPG")
-        first = next(source)
-        until = time.monotonic() + 20
-        while source.dropped < 5 and time.monotonic() < until:
-            time.sleep(0.01)
-        second = next(source)
-    assert first.image[0, 0].tolist() == [3, 2, 1]
-    assert second.index > 5 and source.dropped >= second.index - first.index - 1
-    assert FakeCapture.opened[0].released
-
-
-def test_a_camera_comes_back(plugged: list[int], capsys: pytest.CaptureFixture[str]) -> None:
-    plugged[:] = [6, 0, 0, 500]
-    with open_source({"source": 0, "reconnect_s": 20, "max_frames": 12}) as source:
-        frames = list(source)
-    indices = [frame.index for frame in frames]
-    times = [frame.time_s for frame in frames]
-    assert indices == sorted(set(indices)) and times == sorted(times) and times[0] >= 0
-    away, back = capsys.readouterr().err.splitlines()
-    assert away == "Camera 0 went away; trying for 20 s to get it back."
-    assert back.startswith("Camera 0 is back after")
-    assert all(capture.released for capture in FakeCapture.opened)
-
-
-def test_a_camera_that_stays_away(plugged: list[int], capsys: pytest.CaptureFixture[str]) -> None:
-    plugged[:] = [5]
-    frames = []
-    with open_source({"source": 0, "reconnect_s": 0.1}) as source:
-        with pytest.raises(UserError, match="did not come back within 0.1 s") as caught:
-            frames.extend(source)
-    assert "\n" not in str(caught.value) and frames
-    assert len(capsys.readouterr().err.splitlines()) == 1
-
-
-def test_no_camera_says_so_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(cameras, "DEVICES", tmp_path)
-    monkeypatch.setattr(cameras, "SYSFS", tmp_path)
-    began = time.monotonic()
-    with pytest.raises(UserError) as caught:
-        open_source({"source": "97"})
-    assert time.monotonic() - began < 5
-    assert "amera 97" in str(caught.value) and "set source=" in str(caught.value)
-    if sys.platform == "linux":
-        assert "does not exist" in str(caught.value) and "Cameras here: none." in str(caught.value)
-    assert capfd.readouterr().err == ""  # OpenCV keeps quiet
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="camera names are read from sysfs")
-def test_cameras_by_name_and_taken_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugged: list[int]
-) -> None:
-    names = {"video0": ("Integrated Camera", 0), "video1": ("Integrated Camera", 1)}
-    for node, (name, index) in {**names, "video12": ("USB Cam HD", 0)}.items():
-        (tmp_path / node).mkdir()
-        (tmp_path / node / "name").write_text(f"{name}\n")
-        (tmp_path / node / "index").write_text(f"{index}\n")
-    monkeypatch.setattr(cameras, "SYSFS", tmp_path)
-    monkeypatch.setattr(cameras, "DEVICES", tmp_path)
-    assert cameras.cameras() == [(0, "Integrated Camera"), (12, "USB Cam HD")]
-    plugged[:] = [5]
-    with open_source({"source": "usb cam"}) as source:
-        assert source._reader.target == 12 and source.name == "usb cam"
-    plugged[:] = [5]
-    with open_source({"source": "/dev/video7"}) as source:
-        assert source._reader.target == 7
-    # The node is there, but nothing comes out of it.
-    with pytest.raises(UserError, match="another program has taken it") as caught:
-        open_source({"source": 12})
-    assert "0 (Integrated Camera), 12 (USB Cam HD)" in str(caught.value)
-    with pytest.raises(UserError, match="no file, folder or camera 'webcam'"):
-        open_source({"source": "webcam"})
-
-
-def test_a_driver_that_hangs_is_given_up(
-    plugged: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plugged[:] = [5]
-    monkeypatch.setattr(cameras, "DEADLINE_S", 0.1)
-    let_go = threading.Event()
-    monkeypatch.setattr(FakeCapture, "isOpened", lambda self: let_go.wait(10))
-    with pytest.raises(UserError, match="amera 0"):
-        open_source({"source": 0})
-    let_go.set()
-    for _ in range(100):  # what opens too late is closed
-        if FakeCapture.opened[0].released:
-            break
-        time.sleep(0.01)
-    assert FakeCapture.opened[0].released
-
-
-@contextlib.contextmanager
-def mjpeg_server(parts: list[int], fps: float = 60.0) -> Iterator[str]:
-    """Serve a motion-JPEG stream on this machine that breaks off after each number of frames."""
-    sent = [0]
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            if not parts:
-                self.send_error(404)
-                return
-            self.send_response(200)
-            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-            self.end_headers()
-            for _ in range(parts.pop(0)):
-                image = np.full((64, 96, 3), 20 + 3 * (sent[0] % 70), np.uint8)
-                data = cv2.imencode(".jpg", image)[1].tobytes()
-                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
-                try:
-                    self.wfile.write(head.encode() + data + b"\r\n")
-                except OSError:
-                    return
-                sent[0] += 1
-                time.sleep(1 / fps)
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://user:secret@127.0.0.1:{server.server_port}/cam.mjpg"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def test_a_stream_drops_comes_back_and_gives_up(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(cameras, "BACKOFF_S", (0.05, 0.2))
-    with mjpeg_server([30, 40]) as url, open_source({"source": url, "reconnect_s": 1}) as source:
-        assert source.live and source.kind == "stream" and source.size == (96, 64)
-        assert "secret" not in source.name
-        frames = [next(source)]
-        until = time.monotonic() + 20
-        while source.dropped < 5 and time.monotonic() < until:
-            time.sleep(0.01)
-        with pytest.raises(UserError, match="did not come back within 1 s") as caught:
-            frames.extend(source)
-    indices = [frame.index for frame in frames]
-    assert indices == sorted(set(indices)) and indices[1] > 3  # the newest after the pause
-    assert source.dropped == indices[-1] + 1 - len(frames) > 0
-    assert indices[-1] > 45  # both parts
-    err = capfd.readouterr().err
-    assert "secret" not in err + str(caught.value) + frames[0].name
-    assert [line.split()[1] for line in err.splitlines()] == ["went", "is", "went"]
-
-
-def test_an_address_where_nobody_answers(capfd: pytest.CaptureFixture[str]) -> None:
-    began = time.monotonic()
-    for url in ("http://127.0.0.1:9/x.mjpg", "rtsp://me:secret@127.0.0.1:9/x"):
-        with pytest.raises(UserError, match=r"No picture from (http|rtsp)://127\.0\.0\.1:9/x"):
-            open_source({"source": url})
-    assert time.monotonic() - began < 12
-    assert capfd.readouterr().err == ""
-
-
-# --- real clips and photos ------------------------------------------------------------------
-
-
-def media(name: str) -> Path:
-    path = MEDIA / name
-    if not path.is_file():
-        pytest.skip(f"the shared {name} is not here")
-    return path
+# --- real clips and photos ------------------------------------------------------------------------
 
 
 @pytest.mark.shared

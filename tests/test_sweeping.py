@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import signal
 import statistics
 import subprocess
@@ -14,9 +15,12 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
-from emotion_lab import config
+from emotion_lab import checks, config, train
 from emotion_lab.errors import UserError
+from emotion_lab.evaluation.restored import restore
+from emotion_lab.evaluation.saved import read_predictions
 from emotion_lab.sweeping import folder, job, summary
 from tests.conftest import TINY, command
 
@@ -131,6 +135,50 @@ def test_ctrl_c_ends_all_and_the_summary_is_written(tmp_path: Path) -> None:
     assert not left
 
 
+def test_what_a_job_has_lost_is_brought_back(tmp_path: Path) -> None:
+    run = tmp_path / "a job = [0]"
+    asked = [*TINY, "trainer.max_epochs=5", "trainer.patience=1", "seed=3", "optim.lr=1e-5"]
+    first = job.run(asked, run)
+    assert first.status == "finished"
+    predictions, metrics = run / "predictions_val.csv", run / "metrics.json"
+    was, scores = predictions.read_bytes(), json.loads(metrics.read_text())
+    kept = {name: (run / name).read_bytes() for name in ("metrics.json", "checkpoints/best.ckpt")}
+    predictions.unlink()
+    with pytest.raises(UserError, match="no predictions of val") as caught:
+        read_predictions(run, "val")
+    # What the error says to type does bring them back, and changes nothing else.
+    typed = shlex.split(str(caught.value).split("Bring them back with ")[1])
+    assert typed[:3] == ["python", "-m", "emotion_lab.evaluate"]
+    done = command(*typed[3:], module=typed[2], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert predictions.read_bytes() == was and not (tmp_path / "outputs").exists()
+    assert {name: (run / name).read_bytes() for name in kept} == kept
+    # So does the sweep, where they are another run's; and no epoch is trained.
+    predictions.write_bytes(was.replace(b"angry,angry", b"angry,sad", 1).replace(b",", b";", 1))
+    assert not job.finished(run)
+    again = job.run(asked, run)
+    assert (again.status, again.value) == ("finished", first.value)
+    assert predictions.read_bytes() == was and job.finished(run)
+    assert {name: (run / name).read_bytes() for name in kept} == kept
+    # Without its scores it is scored anew. It had stopped early and trains no further epoch.
+    history = (run / "history.csv").read_bytes()
+    metrics.unlink()
+    assert job.run(asked, run).value == first.value
+    assert json.loads(metrics.read_text())["val"] == scores["val"]
+    assert (run / "history.csv").read_bytes() == history and scores["epochs"] < 5
+    # What the job said of itself may be lost too.
+    (run / job.FILE).write_text("{")
+    assert job.run(asked, run).value == first.value
+    # Other weights than those that were scored are refused.
+    wrong = {**scores["val"], "accuracy": scores["val"]["accuracy"] / 2 + 0.1}
+    metrics.write_text(json.dumps({**scores, "val": wrong}))
+    predictions.unlink()
+    data = yaml.safe_load((run / "config.yaml").read_text())["data"]
+    with pytest.raises(UserError, match="nothing is restored"):
+        restore(run, data, "cpu")
+    assert not predictions.exists()
+
+
 # -- the summary --------------------------------------------------------------------------------
 
 
@@ -177,6 +225,29 @@ def test_groups_over_seeds_rank_by_the_mean(tmp_path: Path) -> None:
     assert "model=senet" in text and "± 0.1414" in text and "no weights" in text
 
 
+def test_equal_runs_count_once(tmp_path: Path) -> None:
+    for number, value in enumerate((0.5, 0.7, 0.9)):
+        fake(tmp_path, number, ["model=cnn", f"seed={min(number, 1) + 1}"], value)
+    found = summary.write(tmp_path)
+    (group,) = found["groups"]
+    assert (group["n"], group["seeds"], group["repeated"], group["failed"]) == (2, [1, 2], 1, 0)
+    assert group["value"]["mean"] == pytest.approx(0.7)  # 0.5 and the later of the equal two
+    (line,) = [text for text in summary.lines(tmp_path, found) if "not counted" in text]
+    assert "1 not counted: the same settings and seed again" in line
+
+
+def test_a_job_whose_scores_are_damaged_has_no_result(tmp_path: Path) -> None:
+    fake(tmp_path, 0, ["seed=1"], 0.5)
+    fake(tmp_path, 1, ["seed=2"], 0.6)
+    (tmp_path / "0" / "metrics.json").write_text('{"val": ')
+    fake(tmp_path, 2, ["seed=3"], 0.7)
+    (tmp_path / "2" / job.FILE).write_text("{")
+    found = summary.write(tmp_path)
+    assert found["jobs"] == {"all": 3, "failed": 2, "finished": 1} and found["best"]["job"] == "1"
+    assert "job.json cannot be read" in table(tmp_path)[2]["reason"]
+    assert "cannot be read as a training run" in table(tmp_path)[0]["reason"]
+
+
 def test_where_less_is_better_the_lowest_wins(tmp_path: Path) -> None:
     for number, value in enumerate((1.2, 0.9)):
         fake(tmp_path, number, [f"optim.lr={number}", "seed=1"], value, monitor="val/loss")
@@ -209,6 +280,11 @@ def test_the_same_sweep_is_found_again(tmp_path: Path, monkeypatch: pytest.Monke
     assert choose("seed=1,2", "sweep.resume=true").resolve() == first.resolve()
     with pytest.raises(UserError, match="no sweep with these options"):
         choose("seed=1,2,3", "sweep.resume=true")
+    # One that is damaged is in nobody's way, but may be the one that is looked for.
+    (other / folder.FILE).write_text("{}")
+    assert choose("seed=1,2", "sweep.resume=true").resolve() == first.resolve()
+    with pytest.raises(UserError, match=r"sweep.json is damaged \('overrides'\)"):
+        choose("seed=1,2,3", "sweep.resume=true")
 
 
 def test_a_folder_of_another_sweep_is_refused(tmp_path: Path) -> None:
@@ -219,6 +295,62 @@ def test_a_folder_of_another_sweep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds another sweep"):
         choose("seed=1,2,3", place, "sweep.resume=true")
     assert choose("seed=1,2", place, "sweep.resume=true") == tmp_path / "s"
+    (tmp_path / "s" / folder.FILE).write_text('{"overrides": ["seed')
+    with pytest.raises(UserError, match="sweep.json is damaged"):
+        choose("seed=1,2", place, "sweep.resume=true")
     (tmp_path / "t" / "0").mkdir(parents=True)
     with pytest.raises(UserError, match="holds no sweep of ours"):
         choose("seed=1", f"hydra.sweep.dir={tmp_path}/t", "sweep.resume=true")
+
+
+# -- mistakes, before any job starts --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["seed=1,1"], "'seed=1,1' names 1 twice"),
+        (["optim.lr=0.01,1e-2"], "names 0.01 twice"),
+        (["model=cnn,senet,cnn"], "names cnn twice"),
+        (["data.folds=5", "data.fold=range(6)"], "data.fold=5 is not valid: expected 0 to 4"),
+        (["data.folds=3,5", "data.fold=2,3"], "data.fold=3 is not valid: expected 0 to 2"),
+        (["data.fold=range(3)"], "means nothing without data.folds"),
+        (["hydra.launcher.n_jobs=4", "seed=1,2"], "Name the launcher too, hydra/launcher=<name>"),
+        (["hydra/launcher=jobli", "seed=1,2"], "Unknown hydra/launcher 'jobli'. Did you mean"),
+    ],
+)
+def test_a_mistake_in_a_sweep_is_one_line(typed: list[str], said: str, tmp_path: Path) -> None:
+    typed = ["data=synthetic", *typed, f"hydra.sweep.dir={tmp_path / 'never'}"]
+    with pytest.raises(UserError) as caught:
+        train.prepare(config.precheck("train", typed, True), typed)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_mistake_in_one_run_is_told_before_the_data_is_read(tmp_path: Path) -> None:
+    def refused(*typed: str) -> str:
+        overrides = ["data=synthetic", *typed, f"hydra.run.dir={tmp_path / 'never'}"]
+        with pytest.raises(UserError) as caught:
+            train.prepare(config.precheck("train", overrides), overrides)
+        return str(caught.value)
+
+    assert "expected 0 to 4" in refused("data.folds=5", "data.fold=5")
+    assert "add -m" in refused("hydra/launcher=joblib")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "no checkpoints/best.ckpt in" in refused(f"distill.teacher={empty}")
+
+
+def test_a_folder_that_is_in_use_is_named_by_its_key(tmp_path: Path) -> None:
+    def refused(*names: str, **options: str | None) -> str:
+        with checks.claimed(tmp_path), pytest.raises(UserError) as caught:
+            with checks.claimed(tmp_path, *names, **options):
+                raise AssertionError
+        return str(caught.value)
+
+    assert "or set hydra.run.dir=<a new folder>" in refused()
+    assert "or set hydra.sweep.dir=<a new folder>" in refused(key="hydra.sweep.dir")
+    assert refused(key=None).endswith("wait until it is done.")
+    (tmp_path / "done").touch()
+    with pytest.raises(UserError, match="already holds done.* Set out=<a new folder>"):
+        checks.check_fresh(tmp_path, "done", key="out")

@@ -11,7 +11,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
 
 from emotion_lab.auditing.doubts import Doubts
 from emotion_lab.auditing.duplicates import Duplicates, conflicts, crosses
@@ -19,6 +18,7 @@ from emotion_lab.auditing.findings import Finding
 from emotion_lab.auditing.look import Looked
 from emotion_lab.auditing.proposals import REASONS, Proposal
 from emotion_lab.errors import UserError
+from emotion_lab.evaluation import html
 from emotion_lab.files import write_whole
 
 #: Bytes of all thumbnails together; the page stays below 8 MB.
@@ -215,10 +215,8 @@ def write_page(
     doubt_shelf = _doubt_shelf(thumbnails, doubts, show)
     finding_shelves = _finding_shelves(thumbnails, findings, show)
     duplicate_shelves = _duplicate_shelves(thumbnails, duplicates, show)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
-    )
-    text = environment.get_template("page.html").render(
+    template = html.environment("emotion_lab.auditing").get_template("audit.html")
+    text = template.render(
         report=report,
         looked=looked,
         reasons=REASONS,
@@ -230,10 +228,7 @@ def write_page(
         doubt_shelf=doubt_shelf,
         doubts=doubts,
         show=show,
-        figures={
-            name: "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
-            for name, file in figures.items()
-        },
+        figures={name: html.png(file.read_bytes()) for name, file in figures.items()},
     )
     # File names may hold bytes that are no text.
     write_whole(path, text.encode("utf-8", "replace"))

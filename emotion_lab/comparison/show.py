@@ -218,7 +218,6 @@ def write_page(folder: Path, result: dict[str, Any], pictures: dict[str, bytes])
         macro=macro_line(result),
         tied=_tied,
         pictures={look: html.png(data) for look, data in pictures.items()},
-        style=html.style_sheet(),
     )
     path = folder / "compare.html"
     write_whole(path, page.encode("utf-8", "backslashreplace"))

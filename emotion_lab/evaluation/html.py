@@ -1,29 +1,28 @@
-"""What the self-contained pages share: templates, the style sheet, pictures as data."""
+"""What the self-contained pages share: one environment of templates, pictures as data."""
 
 from __future__ import annotations
 
 import base64
-import importlib.resources
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+#: Where ``base.html`` lies, which every page extends, and what else they share.
+_SHARED = "emotion_lab.evaluation"
 
 
 def environment(package: str) -> Environment:
-    """Return the environment of the templates in ``<package>/templates``; everything is escaped."""
+    """Return the environment of a page: all is escaped, and a name that is not given is an error.
+
+    Args:
+        package: Its templates lie in ``<package>/templates``; the shared ones are found too.
+    """
     return Environment(
-        loader=PackageLoader(package),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader(_SHARED)]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-
-def style_sheet() -> Markup:
-    """Return the style sheet of the report; it is ours, not data, and goes in as it is."""
-    sheet = importlib.resources.files("emotion_lab.evaluation") / "templates" / "report.css"
-    return Markup(sheet.read_text(encoding="utf-8"))
 
 
 def png(data: bytes) -> str:

@@ -142,8 +142,7 @@ def render(content: Mapping[str, Any]) -> str:
     environment = _environment()
     shown = _shown(report)
     template = environment.get_template("report.html")
-    style = html.style_sheet()
-    return template.render(r=report, shown=shown, titles=SECTIONS, style=style, thin=_THIN)
+    return template.render(r=report, shown=shown, titles=SECTIONS, thin=_THIN)
 
 
 def write_page(folder: Path, content: Mapping[str, Any]) -> Path:

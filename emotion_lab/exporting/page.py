@@ -79,7 +79,6 @@ def write_page(
     text = page.render(
         e=entry,
         about=about,
-        style=html.style_sheet(),
         checks=_checks(entry) if whole else [],
         worst=worst,
         ways=_WAYS,

@@ -265,7 +265,6 @@ def write_page(folder: Path, result: dict[str, Any], drawn: dict[str, dict[str, 
             name: {look: html.png(data) for look, data in each.items()}
             for name, each in drawn.items()
         },
-        style=html.style_sheet(),
         script=code,
         digest=digest,
     )

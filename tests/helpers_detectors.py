@@ -1,0 +1,106 @@
+"""What the tests of the detectors share: configs, photos, networks that answer as told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torchvision.ops import box_iou
+
+from emotion_lab.config import CONF
+from emotion_lab.data.images import read_image
+from emotion_lab.faces.base import Detections
+from tests.conftest import SHARED
+
+MODELS, MEDIA = SHARED / "detectors", SHARED / "media"
+YUNET = MODELS / "face_detection_yunet_2023mar.onnx"
+PHOTOS = {
+    "six_faces.jpg": 6,
+    "two_people.jpg": 2,
+    "one_face.jpg": 1,
+    "one_face_rgba.png": 1,
+    "no_faces.jpg": 0,
+}
+
+
+def config(name: str, **values: Any) -> dict[str, Any]:
+    """Return conf/detector/<name>.yaml with its base, as Hydra would compose it."""
+    own = yaml.safe_load((CONF / "detector" / f"{name}.yaml").read_text(encoding="utf-8"))
+    base = {}
+    if own.pop("defaults", None):
+        base = yaml.safe_load((CONF / "detector" / "base.yaml").read_text(encoding="utf-8"))
+    unknown = values.keys() - {*base, *own}
+    assert not unknown, unknown
+    return {**base, **own, **values}
+
+
+def shared(path: Path) -> Path:
+    if not path.exists():
+        pytest.skip(f"{path.name} is not here (the shared material lies beside the checkout)")
+    return path
+
+
+def photo(name: str) -> np.ndarray:
+    return read_image(shared(MEDIA / name))
+
+
+def iou(a: Detections, b: Detections) -> np.ndarray:
+    first, second = (
+        torch.tensor(np.hstack([d.boxes[:, :2], d.boxes[:, :2] + d.boxes[:, 2:]])) for d in (a, b)
+    )
+    return box_iou(first, second).numpy()
+
+
+def one_line(error: pytest.ExceptionInfo) -> str:
+    text = str(error.value)
+    assert "\n" not in text and len(text) < 600
+    return text
+
+
+SIDE = 64
+CELLS = [(8, 8), (16, 4), (32, 2)]  # stride, cells across
+PLACES = sum(n * n for _, n in CELLS)  # 84
+
+
+def save_onnx(path: Path, outputs: list[np.ndarray], side: int | str = SIDE, **meta: Any) -> Path:
+    """Write a network that answers ``outputs`` to every image, with an exporter's metadata."""
+    helper = pytest.importorskip("onnx.helper")
+    import onnx
+
+    nodes, results = [], []
+    for i, output in enumerate(outputs):
+        # The image takes part (times 0), so that no runtime folds the input away.
+        value = onnx.numpy_helper.from_array(output.astype(np.float32), f"value{i}")
+        nodes += [
+            helper.make_node("Constant", [], [f"c{i}"], value=value),
+            helper.make_node("Add", [f"c{i}", "nothing"], [f"out{i}"]),
+        ]
+        results.append(helper.make_tensor_value_info(f"out{i}", 1, list(output.shape)))
+    zero = onnx.numpy_helper.from_array(np.zeros(1, np.float32), "zero")
+    first = [
+        helper.make_node("GlobalMaxPool", ["images"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Constant", [], ["zero"], value=zero),
+        helper.make_node("ReduceMax", ["flat"], ["top"], keepdims=0),
+        helper.make_node("Mul", ["top", "zero"], ["nothing"]),
+    ]
+    image = helper.make_tensor_value_info("images", 1, [1, 3, side, side])
+    graph = helper.make_graph(first + nodes, "net", [image], results)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=8)
+    helper.set_model_props(model, {key: str(value) for key, value in meta.items()})
+    onnx.save(model, str(path))
+    return path
+
+
+def random_head(channels: int, seed: int = 0) -> np.ndarray:
+    """Return (1, channels, 84): boxes all over the place, few scores above one half."""
+    rng = np.random.default_rng(seed)
+    head = rng.uniform(0, SIDE, (1, channels, PLACES))
+    head[:, 2:4] = rng.uniform(8, 30, (1, 2, PLACES))
+    head[:, 4:] = rng.uniform(0, SIDE, head[:, 4:].shape)
+    head[:, 4] = rng.permutation(PLACES) / PLACES
+    return head.astype(np.float32)

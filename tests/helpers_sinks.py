@@ -1,0 +1,53 @@
+"""What the tests of the sinks share: frames, faces, results, and files read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from emotion_lab.faces.base import Face, Frame, FrameResult
+from emotion_lab.labels import EMOTIONS
+
+CLASSES = list(EMOTIONS)
+HAPPY, SAD = CLASSES.index("happy"), CLASSES.index("sad")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def face(label: int | None = HAPPY, key: int = 1) -> Face:
+    raw = np.array([0.1, 0.05, 0.05, 0.6, 0.1, 0.05, 0.05], np.float32)
+    smoothed = np.array([0.1, 0.1, 0.1, 0.4, 0.1, 0.1, 0.1], np.float32)
+    box = (10.25, 20.5, 30.0, 40.0)
+    return Face(key, tuple(np.float32(v) for v in box), np.float32(0.91), raw, smoothed, label)
+
+
+def result(index: int = 0, time_s: float = 0.0, faces: list[Face] | None = None) -> FrameResult:
+    return FrameResult(
+        "clip.mp4", index, time_s, 1.7e9 + time_s, (320, 240), faces or [], latency_ms=4.5
+    )
+
+
+def picture(width: int = 320, height: int = 240, value: int = 0) -> np.ndarray:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def frame(image: np.ndarray | None = None, index: int = 0, time_s: float = 0.0) -> Frame:
+    return Frame(picture() if image is None else image, index, time_s, 1.7e9 + time_s, "clip.mp4")
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def frames_of(path: Path) -> Iterator[np.ndarray]:
+    capture = cv2.VideoCapture(str(path))
+    assert capture.isOpened(), path
+    while True:
+        done, image = capture.read()
+        if not done:
+            capture.release()
+            return
+        yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

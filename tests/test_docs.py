@@ -1,0 +1,169 @@
+"""README and docs: links lead somewhere, and what they tell to type can be typed."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from emotion_lab import config, rules
+from emotion_lab.command_line import flags, quote_paths
+from emotion_lab.errors import UserError
+from emotion_lab.searching import space
+from tests.conftest import ROOT
+
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("*/*.md"))]
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+#: Commands without a config of their own.
+NO_CONFIG = ("runtime",)
+#: ``name=value`` in running text that is no key of a config.
+OTHER = {"key", "weights_only"}
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def code_blocks(text: str) -> str:
+    """Return the indented and the fenced code of a page, lines joined that end in a backslash."""
+    fenced = "\n".join(re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S))
+    indented = "\n".join(line for line in text.splitlines() if re.match(r" {4,}\S", line))
+    return re.sub(r"\\\n\s*", " ", f"{fenced}\n{indented}")
+
+
+def spans(text: str) -> list[str]:
+    """Return what stands between backticks; a span may run over the end of a line."""
+    plain = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", plain)]
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", head.strip().lower()).replace(" ", "-") for head in heads}
+
+
+def dead_links(page: Path, text: str) -> list[str]:
+    """Return the relative links of ``text`` that lead nowhere; ``page`` is where it stands."""
+    dead = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", text)):
+        if re.match(r"\w+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        goal = page.parent / file
+        if not goal.exists():
+            dead.append(target)
+        elif anchor and anchor not in anchors(goal.read_text(encoding="utf-8") if file else text):
+            dead.append(target)
+    return dead
+
+
+def commands(text: str) -> list[str]:
+    """Return every command of ours, ``<...>`` filled in, what the shell adds taken away."""
+    found = []
+    for part in [*code_blocks(text).splitlines(), *spans(text)]:
+        part = re.sub(r"<[^<>]*>|\.\.\.", "x", part)
+        for command in re.findall(r"python -m (emotion_lab\b.*)", part):
+            found.append(re.split(r"[;\"|]|&&", re.sub(r"[\w.]+=\$\w+", "", command))[0].strip())
+    return found
+
+
+@cache
+def refused(command: str) -> str | None:
+    """Return what is wrong with a command, None if nothing is."""
+    module, *words = shlex.split(command, comments=True)
+    if importlib.util.find_spec(module) is None:
+        return f"there is no {module}"
+    entry = module.rpartition(".")[2]
+    if entry in NO_CONFIG or "--help" in words:
+        return None
+    try:
+        if entry == "sweep":
+            words = space.gather(words)
+        # A launcher is there only where its package is.
+        words = [word for word in words if not word.startswith("hydra")]
+        overrides, multirun, _ = flags(quote_paths(words))
+        config.precheck(entry, overrides, multirun)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+@cache
+def keys() -> frozenset[str]:
+    """Return every key, and every group, that some config has."""
+    found = {"experiment"} | {name for name in rules.RULES}
+    for file in config.CONF.rglob("*.yaml"):
+        group = "" if file.parent == config.CONF else f"{file.parent.name}."
+        if group == "experiment.":
+            continue
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        todo = [(group, content)]
+        if group:
+            found.add(group[:-1])
+        while todo:
+            prefix, node = todo.pop()
+            for key, value in node.items():
+                found.add(f"{prefix}{key}")
+                if isinstance(value, dict):
+                    todo.append((f"{prefix}{key}.", value))
+    return frozenset(found)
+
+
+def unknown_keys(text: str) -> list[str]:
+    """Return the ``key=`` of running text that are no key of a config, nor the end of one."""
+    named = [
+        match[1]
+        for span in spans(text)
+        for word in span.split()
+        if (match := re.match(r"'?([a-z][\w.]*)=", word))
+    ]
+    ends = {".".join(key.split(".")[i:]) for key in keys() for i in range(key.count(".") + 1)}
+    return [key for key in named if key not in ends | OTHER and not key.startswith("hydra")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name: str) -> None:
+    assert dead_links(ROOT / name, read(name)) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_are_understood(name: str) -> None:
+    wrong = {command: why for command in commands(read(name)) if (why := refused(command))}
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keys_exist(name: str) -> None:
+    assert unknown_keys(read(name)) == []
+
+
+def test_the_readme_names_every_page_and_every_command() -> None:
+    text = read("README.md")
+    linked = re.findall(r"\]\((docs/[\w/]+\.md)\)", text)
+    assert {name for name in NAMES if name.count("/") == 1} == {*linked}
+    scripts = re.findall(r"^(emotion-\w+) = ", read("pyproject.toml"), re.M)
+    assert {*scripts} == {*re.findall(r"`(emotion-\w+)`", text)}
+
+
+def test_these_tests_can_fail() -> None:
+    page = "# A head\n\n[a](nowhere.md) [b](#a-head) [c](#none) [d](README.md#train) [e](https://x)"
+    assert dead_links(ROOT / "page.md", page) == ["nowhere.md", "#none"]
+    text = (
+        "Type `python -m emotion_lab.nothing a=1`, or:\n\n"
+        "    python -m emotion_lab.train model=cn \\\n      optim.lr=1  # why\n"
+        "    python -m emotion_lab.train data.path=<a file> optim.lr=$lr; done\n\n"
+        "```\npython -m emotion_lab.evaluate ckpt=x splitt=val\n```\n"
+        "`optim.lr=1` and `optim.rate=1`, `data=fer2013` and `date=1`\n"
+    )
+    why = [refused(command) for command in commands(text)]
+    assert len(why) == 4 and why.count(None) == 1, why
+    assert any("splitt" in str(one) for one in why) and "Did you mean 'cnn'" in str(why)
+    assert "there is no emotion_lab.nothing" in why
+    assert unknown_keys(text) == ["optim.rate", "date"]
