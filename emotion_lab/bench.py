@@ -23,6 +23,8 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
         )
     if cfg.what == "live" and cfg.ckpt is None:
         raise UserError("ckpt is missing: what=live measures with a checkpoint, ckpt=<path>.")
+    if cfg.what == "live":
+        checks.check_checkpoint(cfg.ckpt)
     ckpt = None if cfg.what == "deploy" else cfg.ckpt
     paths = {"data.path": cfg.data.path, "ckpt": ckpt, "clip": cfg.clip, "photo": cfg.photo}
     checks.check_exist(paths)
@@ -91,14 +93,16 @@ def lines(result: dict[str, Any]) -> list[str]:
 
 def live_lines(found: dict[str, Any]) -> list[str]:
     """Return the results of ``what=live`` as lines for people."""
+    from emotion_lab.benchmarks.live import PARTS
+
     shown = [f"\nlive: {found['detector']}, {found['runtime']}"]
-    for part in ("one_face", "six_faces"):
+    for part, name in PARTS.items():
         if part in found:
             row = found[part]
             width, height = row["size"]
             shown.append(
-                f"  {part} ({row['frames']} frames of {width}x{height}): seed "
-                f"{row['seed_fps']:,.0f} frames/s, ours {row['ours_fps']:,.0f}, "
+                f"  {name} ({row['frames']} frames of {width}x{height}): plain (Haar and PyTorch, "
+                f"face by face) {row['seed_fps']:,.0f} frames/s, ours {row['ours_fps']:,.0f}, "
                 f"{row['ratio']:.1f} times; faces a frame {row['seed_faces']:.2f} and "
                 f"{row['ours_faces']:.2f}"
             )
@@ -109,13 +113,14 @@ def live_lines(found: dict[str, Any]) -> list[str]:
             f"p95 {row['p95_ms']:.1f} ms, {row['dropped']} of {row['frames'] + row['dropped']} "
             "frames dropped"
         )
-    shown.append("  smoothing     switches/min   fewer   delay ms   changes followed")
+    shown.append("  smoothing     switches/min   fewer   flicker/min   delay ms   changes followed")
     for name, row in found["smoothing"].items():
         fewer = "" if row["fewer_switches"] is None else f"{row['fewer_switches']:.1f}x"
-        rate, delay = row["switches_per_min"], row["delay_ms_median"]
+        keys = ("switches_per_min", "flicker_per_min", "delay_ms_median")
+        rate, flicker, delay = ("-" if row[key] is None else row[key] for key in keys)
         shown.append(
-            f"  {name:<12} {'-' if rate is None else rate:>14} {fewer:>7} "
-            f"{'-' if delay is None else delay:>10}   {row['followed']} of {row['changes']}"
+            f"  {name:<12} {rate:>13} {fewer:>7} {flicker:>13} {delay:>10}   "
+            f"{row['followed']} of {row['changes']}"
         )
     return shown
 

@@ -15,6 +15,7 @@ import contextlib
 import errno
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,15 @@ def find(path: str | Path, prefer: str = "best.ckpt") -> Path:
     raise UserError(f"no such checkpoint: {place}. Give a .ckpt file or a run folder.")
 
 
+def _whole(path: Path) -> bool:
+    """Compare the checksums, which torch does not: damaged weights would answer, and wrongly."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except Exception:  # a damaged file makes this reader fail in any way
+        return not zipfile.is_zipfile(path)  # torch's old format has no checksums
+
+
 def read(path: Path) -> dict[str, Any]:
     """Read one of our checkpoints; nothing in it is ever executed.
 
@@ -133,6 +143,8 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} is not a checkpoint of emotion_lab (no card in it); "
             "to start from foreign weights use train model.weights=<file>."
         )
+    if not _whole(path):
+        raise UserError(f"{path} is damaged: its checksum is wrong. Copy or save it again.")
     found = content[CARD].get("format")
     known = ENSEMBLE_FORMAT if "members" in content else FORMAT
     if not isinstance(found, int) or found > known:

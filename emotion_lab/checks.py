@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from emotion_lab.errors import UserError
+from emotion_lab.files import EXPORT_SUFFIXES
 
 #: What an experiment sets where the user has to say a path.
 NEEDED = "needed"
@@ -23,12 +24,13 @@ def paths(value: Any) -> list[str]:
     return [str(path) for path in value] if several else [str(value)]
 
 
-def check_checkpoint(ckpt: Any, several: bool = False) -> None:
+def check_checkpoint(ckpt: Any, several: bool = False, exported: bool = False) -> None:
     """Make sure that ``ckpt=`` names something that looks like a checkpoint.
 
     Args:
         ckpt: A path, or a list of them.
         several: Whether a list, an ensemble, is understood.
+        exported: Whether an exported file is taken in a checkpoint's place.
 
     Raises:
         UserError: If it is missing, nothing is there, or a file is cut off.
@@ -47,10 +49,22 @@ def check_checkpoint(ckpt: Any, several: bool = False) -> None:
         if given.count(path) > 1:
             raise UserError(f"{path} stands twice in ckpt: each member of an ensemble counts once.")
         place = Path(path)
+        if place.suffix in EXPORT_SUFFIXES and place.is_file():
+            if exported:
+                continue
+            raise UserError(
+                f"{path} is an exported file, and this needs the checkpoint it was made of: "
+                "ckpt=<a .ckpt file or run folder>."
+            )
         files = [place / "checkpoints" / "best.ckpt", place / "best.ckpt", place / "ensemble.ckpt"]
         files.append(place)
         file = next((file for file in files if file.is_file()), None)
         if file is None:
+            inside = sorted(file for file in place.iterdir() if file.suffix in EXPORT_SUFFIXES)
+            if exported and inside:
+                raise UserError(
+                    f"{place} is no run folder of train: name a file, ckpt={inside[0]}."
+                )
             raise UserError(f"no checkpoints/best.ckpt in {place}: is it a run folder of train?")
         with open(file, "rb") as stream:
             start = stream.read(2)

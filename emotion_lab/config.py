@@ -247,11 +247,28 @@ def defaults(group: str, name: str) -> dict[str, Any]:
     return {key: value for key, value in merged.items() if key != "defaults"}
 
 
+def check_given(cfg: DictConfig) -> None:
+    """Hold a config of the user's own (``--config-path``), maybe an old one, against ours.
+
+    Raises:
+        UserError: Naming what is missing or wrong.
+    """
+    check_values(cfg)
+    for group, node in cfg.items():
+        name = node.get("name") if isinstance(node, DictConfig) else None
+        if name in options(group):
+            lacks = [f"{group}.{key}" for key in defaults(group, name) if key not in node]
+            if lacks:
+                what = f"this config lacks {', '.join(lacks)}: another version wrote it."
+                raise UserError(f"{what} {CONF / group / name}.yaml says what is needed.")
+
+
 def _guarded(
     entry: str,
     task: Callable[[DictConfig], Any],
     full: bool,
     multirun: bool,
+    custom: bool,
     results: Sequence[str] | None,
 ) -> Callable[[DictConfig], Any]:
     """Return ``task`` with its run folder claimed and a user's mistake answered in one line.
@@ -276,6 +293,8 @@ def _guarded(
 
     def guarded(cfg: DictConfig) -> Any:
         try:
+            if custom:
+                check_given(cfg)
             with claim(cfg):
                 return task(cfg)
         except Exception as error:
@@ -366,13 +385,14 @@ def run(
         os.environ["HYDRA_FULL_ERROR"] = "1"
         sys.argv = [sys.argv[0], *argv, *prepared]
         sweeps = multirun and sweep is not None and bool(prepared)
-        task = _guarded(entry, task, full, multirun, None if sweeps else results)
+        task = _guarded(entry, task, full, multirun, custom, None if sweeps else results)
         with sweep(prepared) if sweep is not None and sweeps else contextlib.nullcontext():
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=entry)(task)()
-    except UserError as error:
-        if full:
+    except (UserError, OSError) as error:  # Hydra itself writes into the run folder
+        mistake = error if isinstance(error, UserError) else explain(error)
+        if mistake is None or full:
             raise
-        fail(error)
+        fail(mistake)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(130) from None

@@ -32,16 +32,17 @@ def unknown(kind: str, name: object, options: Iterable[str], how: str = "") -> U
 
 def unknown_key(name: str, known: list[str]) -> UserError:
     """Explain a key that does not exist, listing its neighbours rather than everything."""
-    parent = name.rsplit(".", 1)[0] + "." if "." in name else ""
-    depth = name.count(".")
-    near = [key for key in known if key.startswith(parent) and key.count(".") == depth]
+    parent, _, last = name.rpartition(".")
+    near = [key for key in known if key.rpartition(".")[0] == parent]
     if not near:
         near = [key for key in known if "." not in key]
-    if not difflib.get_close_matches(name, near, n=1, cutoff=0.6):
-        last = name.rsplit(".", 1)[-1]
-        same = [key for key in known if key.rsplit(".", 1)[-1] == last]
-        if same:
-            return UserError(
-                f"Unknown option '{name}'. Did you mean '{same[0]}'? Available: {', '.join(near)}."
-            )
-    return unknown("option", name, near)
+    # The last parts are compared: what keys of a group share, "smoothing.", makes none alike.
+    ends = {key.rpartition(".")[2]: key for key in near}
+
+    def close(cutoff: float) -> list[str]:
+        return [ends[end] for end in difflib.get_close_matches(last, ends, 1, cutoff)]
+
+    same = [key for key in known if key.rpartition(".")[2] == last]
+    found = close(0.6) or same or close(0.5)
+    hint = f" Did you mean '{found[0]}'?" if found else ""
+    return UserError(f"Unknown option '{name}'.{hint} Available: {', '.join(sorted(near))}.")

@@ -119,6 +119,8 @@ def export(cfg: DictConfig) -> int:
     net, card = restore(source)
     print(f"checkpoint: {source} ({describe(card)})")
     pairs = chosen(plain["format"], plain["precision"], plain["batch"])
+    # Also what an export that was stopped has left: nobody certified it.
+    checks.check_fresh(run_dir, *(n for pair in pairs for n in files.file_names(card, *pair)))
     quantizes = any(precision == "int8" for _, precision in pairs)
     foreign = plain["data"]["name"] != "checkpoint"
     data = data_config(plain, card.get("members", [card])[0])

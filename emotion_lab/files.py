@@ -6,6 +6,9 @@ import hashlib
 import os
 from pathlib import Path
 
+#: What export writes and ``emotion_lab.runtime`` opens, by suffix.
+EXPORT_SUFFIXES = (".onnx", ".xml", ".torchscript", ".pt2")
+
 
 def file_hash(path: Path) -> str:
     """Return the sha256 of a file, 64 hex digits."""

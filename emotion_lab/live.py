@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from emotion_lab import checks, config
+from emotion_lab import checks, config, processes
 from emotion_lab.errors import UserError
 
 
 def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check what is cheap to check, before Hydra makes the run folder."""
-    checks.check_checkpoint(cfg.ckpt)
+    checks.check_checkpoint(cfg.ckpt, exported=True)
+    checks.check_exist({"detector.file": cfg.detector.get("file")})
     checks.check_apart({"source": cfg.source, "ckpt": cfg.ckpt}, {"save": cfg.save, "log": cfg.log})
     for key in ("save", "log"):
-        path = cfg[key]
-        if path is not None and Path(str(path)).is_file() and not cfg.overwrite:
+        path = None if cfg[key] is None else Path(str(cfg[key])).expanduser()
+        if path is not None and path.is_file() and not cfg.overwrite:
             raise UserError(f"{key}={path} exists already: name another or set overwrite=true.")
+        # A folder for pictures is made.
+        if path is not None and (key == "log" or path.suffix) and not path.parent.is_dir():
+            raise UserError(f"{key}={path}: there is no folder {path.parent}. Make it first.")
     checks.check_folder(str(cfg.hydra.run.dir))
     return []
 
@@ -58,7 +63,11 @@ def watch(cfg: dict[str, Any], run_dir: Path) -> None:
 
     display = choose_display(cfg["display"])
     source = build.build_source(cfg)
-    with source:
+    with source, contextlib.ExitStack() as stack:
+        if display == "web":
+            from emotion_lab.faces.web import serve as web
+
+            taken = stack.enter_context(web.take(cfg["web"]))
         pipeline = build.build_pipeline(cfg, source.stills)
         overlay = build.build_overlay(cfg, pipeline.classes)
         sinks: list[Sink] = []
@@ -74,9 +83,7 @@ def watch(cfg: dict[str, Any], run_dir: Path) -> None:
         info = {"detector": pipeline.detector.name}
         session = Session(source, pipeline, overlay, sinks, info)
         if display == "web":
-            from emotion_lab.faces.web.serve import serve
-
-            serve(session, cfg["web"], run_dir)
+            web.serve(session, cfg["web"], run_dir, taken)
         else:
             bar, every = progress(source.name, source.count if display == "none" else None)
             try:
@@ -86,7 +93,7 @@ def watch(cfg: dict[str, Any], run_dir: Path) -> None:
                 # Also on Ctrl-C or a camera that went away: what was seen is kept.
                 print("\n".join(session.report.lines(source.stills)))
                 for key in ("log", "save"):
-                    if cfg[key]:
+                    if cfg[key] and Path(str(cfg[key])).expanduser().exists():
                         print(f"{key}: {cfg[key]}")
                 print(run_dir, flush=True)
 
@@ -95,7 +102,8 @@ def live(cfg: DictConfig) -> None:
     """Watch, as the composed ``live`` config says."""
     from hydra.core.hydra_config import HydraConfig
 
-    watch(config.plain(cfg), Path(HydraConfig.get().runtime.output_dir))
+    with processes.stoppable():
+        watch(config.plain(cfg), Path(HydraConfig.get().runtime.output_dir))
 
 
 def main() -> None:

@@ -6,19 +6,20 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from emotion_lab import checks, config
+from emotion_lab import checks, config, processes
 from emotion_lab.command_line import quote
 from emotion_lab.errors import UserError
 
 
 def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check what is cheap to check, before Hydra makes the run folder."""
-    checks.check_checkpoint(cfg.ckpt)
+    checks.check_checkpoint(cfg.ckpt, exported=True)
     if cfg.source is None:
         raise UserError("source is missing: give an image, a folder or a clip, source=<path>.")
     name = str(cfg.source)
     if name.isdecimal() or "://" in name or name.startswith("/dev/"):
         raise UserError(f"source={name} has no end: use python -m emotion_lab.live source={name}.")
+    checks.check_exist({"detector.file": cfg.detector.get("file")})
     folder = Path(str(cfg.hydra.run.dir if cfg.out is None else cfg.out))
     if (folder / "predictions.jsonl").exists() and not cfg.overwrite:
         raise UserError(
@@ -44,7 +45,7 @@ def predict(cfg: DictConfig) -> None:
     plain = config.plain(cfg)
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     source = build.build_source(plain)
-    with source:
+    with processes.stoppable(), source:
         pipeline = build.build_pipeline(plain, source.stills)
         path = run_dir / "predictions.jsonl"
         sinks: list[Sink] = []

@@ -54,6 +54,7 @@ def between(low: float, high: float, open_low: bool = False, open_high: bool = F
 NULLABLE = frozenset(
     {
         "data.exclude",
+        "detector.sha256",
         "model.channels",
         "model.image_size",
         "model.mean",

@@ -12,6 +12,7 @@ import hashlib
 import html
 import importlib
 import json
+import logging
 import re
 import sys
 import warnings
@@ -37,6 +38,8 @@ EXTRA = f"extra/{ENTRY}.json"
 PIXELS = "pixels"
 #: How OpenVINO's .xml carries it.
 XML_ENTRY = re.compile(rb'<emotion_lab value="([^"]*)" ?/>')
+#: Longest side of a face, and most faces, that a graph is given; torch wants a limit.
+LARGEST = 1 << 14
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -49,6 +52,19 @@ def seal(meta: dict[str, Any]) -> str:
     """Return the sha256 of what a file says of itself, its own ``seal`` left out."""
     rest = {key: value for key, value in meta.items() if key != "seal"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def onnx_entry(text: str) -> bytes:
+    """Return the entry as the end of an .onnx file: protobuf reads two messages in a row as one."""
+
+    def field(tag: int, content: bytes) -> bytes:
+        size, rest = b"", len(content)
+        while rest > 127:
+            size, rest = size + bytes([rest & 127 | 128]), rest >> 7
+        return bytes([tag]) + size + bytes([rest]) + content
+
+    # ModelProto.metadata_props, a key and a value.
+    return field(0x72, field(0x0A, ENTRY.encode()) + field(0x12, text.encode()))
 
 
 def graph_hash(path: Path, size: int | None = None) -> str:
@@ -83,7 +99,7 @@ def _zip_text(path: Path) -> str | None:
         return archive.read(name).decode() if name else None
 
 
-def _lacks(path: Path, package: str, error: ImportError) -> UserError:
+def _lacks(path: Path, package: str, error: Exception) -> UserError:
     """Build the error for a runtime that is not installed."""
     reason = str(error).splitlines()[0]
     return UserError(
@@ -91,20 +107,30 @@ def _lacks(path: Path, package: str, error: ImportError) -> UserError:
     )
 
 
-def _need(path: Path, package: str) -> Any:
+def _need(path: Path, package: str, part: str) -> Any:
     """Import a runtime.
+
+    Args:
+        path: The file it is needed for.
+        package: The runtime.
+        part: What has to be in it: of a removed package an empty folder may be left.
 
     Raises:
         UserError: If it is not installed.
     """
     try:
-        return importlib.import_module(package)
-    except ImportError as error:
+        if package == "openvino":
+            module = openvino_core.import_openvino()
+        else:
+            module = importlib.import_module(package)
+        getattr(module, part)
+        return module
+    except (ImportError, AttributeError, OSError) as error:
         raise _lacks(path, package, error) from None
 
 
 def _onnx(path: Path, threads: int | None) -> tuple[str | None, Callable[[dict], Run]]:
-    ort = _need(path, "onnxruntime")
+    ort = _need(path, "onnxruntime", "InferenceSession")
     # Its Windows builds report usage to Microsoft.
     ort.disable_telemetry_events()
     options = ort.SessionOptions()
@@ -119,10 +145,7 @@ def _onnx(path: Path, threads: int | None) -> tuple[str | None, Callable[[dict],
 
 
 def _openvino(path: Path, threads: int | None) -> tuple[str | None, Callable[[dict], Run]]:
-    try:
-        openvino_core.import_openvino()
-    except ImportError as error:
-        raise _lacks(path, "openvino", error) from None
+    _need(path, "openvino", "Core")
     if not path.with_suffix(".bin").is_file():
         raise UserError(f"{path} lacks {path.with_suffix('.bin').name}: keep the two together.")
     model = openvino_core.core().read_model(path)
@@ -146,18 +169,26 @@ def _openvino(path: Path, threads: int | None) -> tuple[str | None, Callable[[di
 
 
 def _torch(path: Path, threads: int | None) -> tuple[str | None, Callable[[dict], Run]]:
-    torch = _need(path, "torch")
+    torch = _need(path, "torch", "export")
     text = _zip_text(path)
     script = path.suffix == ".torchscript"
+    # Of a damaged file it writes its own tracebacks.
+    logger = logging.getLogger("torch.export")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, and stays
-        model = torch.jit.load(path) if script else torch.export.load(path).module()
+        logger.disabled = True
+        try:
+            model = torch.jit.load(path) if script else torch.export.load(path).module()
+        finally:
+            logger.disabled = False
     if threads:  # for the whole process; torch knows no other way
         torch.set_num_threads(threads)
 
     def run(faces: np.ndarray) -> np.ndarray:
+        # It warns of arrays that cannot be written to.
+        given = torch.from_numpy(np.require(faces, requirements="W"))
         with torch.inference_mode():
-            return model(torch.from_numpy(faces)).numpy()
+            return model(given).numpy()
 
     return text, lambda meta: run
 
@@ -182,6 +213,11 @@ def _checked(path: Path, text: str | None) -> dict[str, Any]:
     changed = UserError(f"{path}: its metadata was changed after the export. Export it again.")
     try:
         meta = json.loads(text)
+        if "logits" in meta and "seal" not in meta:
+            raise UserError(
+                f"{path} is what runtime=... keeps beside a checkpoint, no exported file: give the "
+                "checkpoint, or export it."
+            )
         version, whole = meta["version"], meta["seal"] == seal(meta)
     except (ValueError, KeyError, TypeError):
         raise changed from None
@@ -189,7 +225,9 @@ def _checked(path: Path, text: str | None) -> dict[str, Any]:
         raise UserError(f"{path} has version {version}, this one reads {FORMAT}: upgrade.")
     if not whole:
         raise changed
-    if graph_hash(path, meta.get("graph_bytes")) != meta["graph_sha256"]:
+    size = meta.get("graph_bytes")
+    longer = path.suffix == ".onnx" and path.read_bytes()[size:] != onnx_entry(text)
+    if longer or graph_hash(path, size) != meta["graph_sha256"]:
         raise UserError(f"{path}: its graph was changed after the export. Export it again.")
     return meta
 
@@ -225,13 +263,14 @@ class Model:
         good = isinstance(faces, np.ndarray) and faces.dtype == np.uint8 and faces.ndim == 4
         if not good or faces.shape[3] != 3 or not faces.size:
             raise BadImage(f"expected faces as uint8 (B, H, W, 3) RGB, got {_what(faces)}")
-        if min(faces.shape[1:3]) < 2:  # what torch exports keeps sizes open from 2 on
+        sides = faces.shape[1:3]
+        if min(sides) < 2 or max(sides) > LARGEST:  # what torch exports keeps open from 2 on
             faces = np.stack([self._fit(self._grey(face)) for face in faces])
         count, fixed = len(faces), self._batch
-        if fixed == "dynamic":
-            return self._run(np.ascontiguousarray(faces))
-        padded = np.concatenate([faces, faces[-1:].repeat(-count % fixed, axis=0)])
-        parts = np.split(np.ascontiguousarray(padded), len(padded) // fixed)
+        step = LARGEST if fixed == "dynamic" else fixed
+        if fixed != "dynamic":
+            faces = np.concatenate([faces, faces[-1:].repeat(-count % fixed, axis=0)])
+        parts = np.split(np.ascontiguousarray(faces), range(step, len(faces), step))
         return np.concatenate([self._run(part) for part in parts])[:count]
 
     def __call__(self, faces: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
@@ -292,12 +331,14 @@ def load(path: str | Path, threads: int | None = None) -> Model:
     Args:
         path: What ``python -m emotion_lab.export`` wrote: .onnx, .xml (with its .bin beside it),
             .torchscript or .pt2.
-        threads: CPU threads of one call; None leaves it to the runtime.
+        threads: CPU threads of one call, 1 or more; None leaves it to the runtime.
 
     Raises:
         UserError: If it is missing, damaged, changed or not ours, or its runtime is not installed.
     """
     path = Path(path)
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise UserError(f"threads={threads!r} is not valid: expected a whole number above 0.")
     if not path.is_file():
         raise UserError(f"no such file: {path}.")
     if path.suffix not in _OPEN:

@@ -84,6 +84,28 @@ def test_the_script(
     assert "browser: not run" in said and "cpp: not run" in said and "FAILED" not in said
 
 
+@pytest.mark.parametrize("name", ["nowhere.onnx", "senet.fp32.xml"])
+def test_a_model_that_the_examples_cannot_read(
+    name: str, faces: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    file = tmp_path / name
+    if file.suffix == ".xml":
+        file.write_text("<net/>")
+    monkeypatch.setattr(sys, "argv", ["run.py", f"--model={file}"])
+    with pytest.raises(SystemExit) as end:
+        run.main()
+    assert end.value.code == 2 and "is no .onnx file" in capsys.readouterr().err
+    said = {
+        "plain.py": "usage: plain.py <exported .onnx>",
+        "with_runtime.py": f"error: {file} lacks",
+    }
+    if file.suffix == ".xml":
+        for script in run.SCRIPTS:
+            with pytest.raises(run.Failed, match=said[script.name]) as caught:
+                run.printed([sys.executable, script, file, faces[0]])
+            assert "Traceback" not in str(caught.value)
+
+
 def test_the_script_notices_what_differs(
     model: Path,
     wanted: list[dict[str, float]],

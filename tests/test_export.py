@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,26 @@ def test_int8(format: str, tmp_path: Path) -> None:
     assert 1e-4 < found["mean_drift"] < 0.1 and weights[0] < 0.75 * weights[1], (found, weights)
     with pytest.raises(UserError, match="int8 needs calibration images"):
         export(net, card, format, "int8", tmp_path / path.name)
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino", "torchscript", "torch_export"])
+def test_a_disk_that_is_full(format: str, tmp_path: Path) -> None:
+    """One line, nothing left behind; of torch itself the whole process would end."""
+    resource = pytest.importorskip("resource", reason="Windows has no limits of this kind")
+    net = decided("cnn")
+    file = tmp_path / file_name(card_of(net, "cnn"), format, "fp32")
+    # Files may grow to 10 kB, which fails as a full disk does; OpenVINO's graph alone is more.
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises((OSError, UserError)) as caught:
+            export(net, card_of(net, "cnn"), format, "fp32", file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert isinstance(caught.value, OSError) or "is the disk full?" in str(caught.value)
+    assert "Try another format" not in str(caught.value) and not list(tmp_path.iterdir())
 
 
 # --- certificates ---------------------------------------------------------------------------

@@ -74,9 +74,14 @@ def test_the_command(
     assert beside["label_flips"] == 0 and beside["about"]["hardware"]["cpu"]
     page = (out / "senet.fp32.onnx.certificate.html").read_text()
     assert "passed" in page and "Labels that differ" in page and "://" not in page
-    # Nothing is replaced.
+    # Nothing is replaced, neither what is certified nor what an export that was stopped left.
     assert exported(monkeypatch, *words) == 2
     assert "already holds certificate.json" in capsys.readouterr().err
+    (out / "certificate.json").unlink()
+    content = file.read_bytes()
+    assert exported(monkeypatch, *words) == 2
+    assert "already holds senet.fp32.onnx" in capsys.readouterr().err
+    assert file.read_bytes() == content
 
 
 def test_a_failed_certificate(

@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+import types
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -293,6 +295,60 @@ def test_a_runtime_that_is_not_installed(
     refused(home / f"cnn{suffix}", f"which is not installed (import of {package} halted")
 
 
+def test_something_behind_the_end(away: Path) -> None:
+    """protobuf reads on: weights or names appended to a whole file would count."""
+    import onnx
+
+    file = away / "cnn.onnx"
+    whole = file.read_bytes()
+    for part in ("graph", "entry"):
+        tail = onnx.ModelProto()
+        if part == "graph":
+            tail.graph.doc_string = "x"
+        else:
+            tail.metadata_props.add(key="note", value="x")
+        file.write_bytes(whole + tail.SerializeToString())
+        refused(file, "its graph was changed after the export")
+    # As it was, and written as protobuf would.
+    file.write_bytes(whole)
+    text = onnx.load(file).metadata_props[0].value
+    tail = onnx.ModelProto()
+    tail.metadata_props.add(key=runtime.ENTRY, value=text)
+    assert len(text) > 127 and runtime.onnx_entry(text) == tail.SerializeToString()
+    assert load(file, 1).classes == NAMES
+
+
+def test_what_a_runtime_keeps_beside_a_checkpoint(away: Path) -> None:
+    kept = json.dumps({"format": 1, "sha256": "0", "runtime": "x", "logits": [[0.0]]})
+    relabel(away / "cnn.onnx", lambda _: kept)
+    refused(away / "cnn.onnx", "keeps beside a checkpoint, no exported file: give the checkpoint")
+
+
+def test_another_kind_of_file_under_this_name(away: Path, capfd: Any) -> None:
+    shutil.copy(away / "cnn.torchscript", away / "other.pt2")
+    refused(away / "other.pt2", "truncated or damaged")
+    shutil.copy(away / "cnn.pt2", away / "other.torchscript")
+    refused(away / "other.torchscript", "truncated or damaged")
+    assert capfd.readouterr().err == "", "torch tells tales"
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2", True])
+def test_threads(home: Path, threads: Any) -> None:
+    with pytest.raises(UserError, match="threads=.* is not valid: expected a whole number above 0"):
+        load(home / "cnn.onnx", threads)
+
+
+@pytest.mark.parametrize(("suffix", "package"), [(".onnx", "onnxruntime"), (".xml", "openvino")])
+def test_what_a_removed_runtime_leaves(
+    home: Path, suffix: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty folder can be imported; that is no damaged file."""
+    if not (home / f"cnn{suffix}").exists():
+        pytest.skip("it really is not installed")
+    monkeypatch.setitem(sys.modules, package, types.ModuleType(package))
+    refused(home / f"cnn{suffix}", f"which is not installed (module '{package}' has no attribute")
+
+
 # --- bad faces ------------------------------------------------------------------------------
 
 
@@ -314,3 +370,27 @@ def test_no_faces(home: Path) -> None:
         assert said in str(caught.value) or said == "uint8"
     with pytest.raises(ValueError, match=r"expected faces as uint8 \(B, H, W, 3\) RGB"):
         model.run(good)
+
+
+@pytest.mark.parametrize("suffix", SUFFIX.values())
+def test_more_than_a_graph_takes(
+    home: Path, net: Any, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than torch leaves open, more at once, and memory that cannot be written to."""
+    if not (home / f"cnn{suffix}").exists():
+        pytest.skip("its runtime is not installed")
+    model = load(home / f"cnn{suffix}", threads=1)
+    (wide,) = pictures((3, runtime.LARGEST + 9, 3))
+    several = np.stack(pictures(*[(20, 30, 3)] * 7))
+    expected = answers(eager(net, 0.8), [wide, *several])
+    np.testing.assert_allclose(model(wide), expected[0], atol=1e-5)
+    monkeypatch.setattr(runtime, "LARGEST", 30)
+    asked = []
+    honest = model._run
+    model._run = lambda part: asked.append(len(part)) or honest(part)
+    model.run(several.repeat(10, axis=0)[:65])
+    assert asked == [30, 30, 5]
+    several.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_allclose(model(several), expected[1:], atol=1e-5)

@@ -245,6 +245,8 @@ def main() -> int:
     parser.add_argument("--model", type=Path, help="an exported .onnx; else a tiny one is made")
     parser.add_argument("--cpp", type=Path, help="the built C++ example")
     given = parser.parse_args()
+    if given.model and (given.model.suffix != ".onnx" or not given.model.is_file()):
+        parser.error(f"--model={given.model} is no .onnx file; the examples read no other")
     chromium, failed = browser(), False
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
 import tempfile
 import time
 import uuid
@@ -26,6 +27,7 @@ from emotion_lab.benchmarks.timing import in_turn
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.deploy.auto import CANDIDATES, cores
 from emotion_lab.deploy.base import DEFAULTS, RUNTIMES, Runtime, Source, Unusable
+from emotion_lab.deploy.exported import faces
 from emotion_lab.errors import UserError
 from emotion_lab.evaluate import data_config
 from emotion_lab.evaluation.judge import match_classes
@@ -225,7 +227,7 @@ def measured(
     for key in keys:
         given = images[: key[3]].copy()
         if deploy_exports.is_exported(key[0]):
-            given = deploy_exports.faces(given)
+            given = faces(given)
         work[str(key)] = block(ways[key[:3]].run, given, key[2])
     rates = in_turn(work, rounds, progress=False)
     rows = []
@@ -312,7 +314,7 @@ def _logits(runtime: str, run: Run) -> Run:
     """Return a function of uint8 (B, C, S, S) that ranks the classes as ``run`` does."""
     if not deploy_exports.is_exported(runtime):
         return run
-    return lambda images: run(deploy_exports.faces(images)).astype(np.float32)
+    return lambda images: run(faces(images)).astype(np.float32)
 
 
 def bench(cfg: dict[str, Any], run_dir: Path) -> dict[str, Any]:
@@ -323,7 +325,8 @@ def bench(cfg: dict[str, Any], run_dir: Path) -> dict[str, Any]:
         run_dir: The run folder.
 
     Returns:
-        ``rows``, ``pareto``, ``choice``, ``left_out``, ``threads``, ``rounds``.
+        ``rows``, ``pareto``, ``choice``, ``left_out``, ``threads``, ``rounds``, ``cores`` and
+        ``load`` (before; None where the system does not tell it).
 
     Raises:
         UserError: For a bad checkpoint, or data that is not there.
@@ -331,6 +334,7 @@ def bench(cfg: dict[str, Any], run_dir: Path) -> dict[str, Any]:
     count = cores() if cfg["threads"] is None else cfg["threads"]
     threads = sorted({1, count})
     before = torch.get_num_threads()
+    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     rows: list[dict[str, Any]] = []
     left_out: list[dict[str, str]] = []
     try:
@@ -364,6 +368,8 @@ def bench(cfg: dict[str, Any], run_dir: Path) -> dict[str, Any]:
     result = {
         "rounds": cfg["rounds"],
         "threads": threads,
+        "cores": cores(),
+        "load": load,
         "rows": rows,
         "pareto": deploy_choice.front(part),
         "choice": deploy_choice.choose(part, **cfg["budget"]),

@@ -137,6 +137,11 @@ def lines(found: dict[str, Any]) -> list[str]:
         shown.append(
             f"  left out: {row['model']}, {row['runtime']} {row['precision']}: {row['why']}"
         )
+    if (found.get("load") or 0) > found.get("cores", 1) / 2:
+        shown.append(
+            f"  the machine was busy (load {found['load']:.1f}, {found['cores']} cores): times and "
+            "ratios say little, above all those of several threads"
+        )
     if not known:
         shown.append("  accuracy not measured: random weights, or runs without metrics.json")
     shown.append(

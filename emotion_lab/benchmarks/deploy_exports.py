@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from emotion_lab.deploy.base import Runtime
 from emotion_lab.errors import UserError
-from emotion_lab.exporting.base import FORMATS
+from emotion_lab.files import EXPORT_SUFFIXES
 from emotion_lab.runtime import load
 
 #: What the runtime of an exported file is called in the table: so, and its format.
@@ -27,11 +25,10 @@ def find(places: Sequence[str]) -> list[Path]:
     Raises:
         UserError: If a place is missing or holds none.
     """
-    suffixes = {FORMATS.get(name).suffix for name in FORMATS.names()}
     found: list[Path] = []
     for place in map(Path, places):
         inside = sorted(place.iterdir()) if place.is_dir() else [place]
-        files = [file for file in inside if file.is_file() and file.suffix in suffixes]
+        files = [file for file in inside if file.is_file() and file.suffix in EXPORT_SUFFIXES]
         if not files:
             raise UserError(
                 f"exports={place}: no exported file there. Write some with "
@@ -39,15 +36,6 @@ def find(places: Sequence[str]) -> list[Path]:
             )
         found += [file for file in files if file not in found]
     return found
-
-
-def faces(images: np.ndarray) -> np.ndarray:
-    """Return uint8 (B, C, S, S) as exported files take it: RGB, uint8 (B, S, S, 3).
-
-    Grey made RGB becomes the same grey again inside the graph.
-    """
-    last = images.transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(last if last.shape[3] == 3 else last.repeat(3, axis=3))
 
 
 def opened(path: Path, threads: int) -> tuple[tuple[str, str], str | None, Runtime]:

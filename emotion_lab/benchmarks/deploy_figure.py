@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, PercentFormatter
 
 from emotion_lab.evaluation.style import Style
 
@@ -23,14 +23,15 @@ def _area(row: dict[str, Any]) -> float:
 
 
 def _name_networks(axis: Any, rows: Sequence[dict[str, Any]], y: dict[int, float]) -> None:
-    """Write each network's name above its fastest marker."""
+    """Write each network's name over its fastest marker, above all of its markers."""
     for model in dict.fromkeys(row["model"] for row in rows):
         own = [row for row in rows if row["model"] == model]
         first = min(own, key=lambda row: row["ms"])
+        top = max(own, key=lambda row: y[id(row)])
         axis.annotate(
             model,
-            (first["ms"], y[id(first)]),
-            xytext=(0, 5 + np.sqrt(_area(first)) / 2),
+            (first["ms"], y[id(top)]),
+            xytext=(0, 5 + np.sqrt(max(map(_area, own))) / 2),
             textcoords="offset points",
             ha="center",
             fontsize=9,
@@ -77,8 +78,10 @@ def draw(rows: Sequence[dict[str, Any]], front: Sequence[dict[str, Any]], style:
         )
     _name_networks(axis, rows, y)
     axis.set_xscale("log")
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    # Runtimes lie within a factor of ten or so: powers of ten alone would leave one label.
+    axis.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    for formatted in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+        formatted(FuncFormatter(lambda value, _: f"{value:g}"))
     batch = rows[0]["batch"] if rows else 1
     faces = "a face" if batch == 1 else f"a call of {batch} faces"
     axis.set_xlabel(f"milliseconds {faces}, median")

@@ -26,6 +26,8 @@ from emotion_lab.labels import EMOTIONS
 from emotion_lab.models.base import EmotionNet
 from emotion_lab.models.restore import restore
 
+#: What is compared on, as bench.json and as people call it.
+PARTS = {"one_face": "clip", "six_faces": "photo"}
 #: Frames, and their rate, of a photo that is moved about.
 _MOVING, _FPS = 150, 30.0
 #: Clips that smoothers are measured on, each of another person.
@@ -102,8 +104,8 @@ def compare(
         faces["ours"] = count
         return len(frames)
 
-    rates = in_turn({"seed": theirs, "ours": ours}, turns)
-    slow, fast = summary(rates["seed"]), summary(rates["ours"])
+    rates = in_turn({"plain": theirs, "ours": ours}, turns, unit="frames")
+    slow, fast = summary(rates["plain"]), summary(rates["ours"])
     n = len(frames)
     return {
         "frames": n,
@@ -254,10 +256,9 @@ def smoothers(
         shown = [labels(seen, smoothing, pipeline.classes) for seen in clips]
         results[name] = steadiness(list(zip(clips, shown, strict=True)))
     none = results.get("none", {}).get("switches_per_min")
-    for name, found in results.items():
+    for found in results.values():
         rate = found["switches_per_min"]
         found["fewer_switches"] = round(none / rate, 2) if none and rate else None
-        print(f"  {name}: {found}", flush=True)
     return {
         "frames": sum(seen.frames for seen in clips),
         "clips": len(clips),
@@ -284,7 +285,7 @@ def bench(cfg: dict[str, Any], smoothing: dict[str, Any]) -> dict[str, Any]:
         "detector": first.detector.name,
     }
     for name, path, frames_of in _sources(cfg):
-        print(f"{name}: {path}", flush=True)
+        print(f"{PARTS[name]}: {path}", flush=True)
         result[name] = compare(frames_of(), seed, make, cfg["rounds"])
     if cfg["clip"] is not None:
         print("latency: the clip, paced", flush=True)

@@ -20,11 +20,12 @@ def per_second(work: Callable[[], int]) -> float:
 
 
 def in_turn(
-    ways: dict[str, Callable[[], int]], rounds: int, progress: bool = True
+    ways: dict[str, Callable[[], int]], rounds: int, progress: bool = True, unit: str = "images"
 ) -> dict[str, list[float]]:
     """Time several ways in turn, so that whatever else the machine does hits all of them.
 
-    One round before the first is not counted: it warms up.
+    One round before the first is not counted: it warms up. ``unit`` is what is counted, for the
+    lines of progress.
 
     Returns:
         Images a second of each way, one value for each round.
@@ -36,7 +37,8 @@ def in_turn(
             if turn:
                 rates[name].append(rate)
             if progress:
-                print(f"  round {turn}/{rounds} {name}: {rate:,.0f} images/s", flush=True)
+                part = f"round {turn}/{rounds}" if turn else "warm-up"
+                print(f"  {part} {name}: {rate:,.0f} {unit}/s", flush=True)
     return rates
 
 

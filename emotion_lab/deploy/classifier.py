@@ -1,4 +1,4 @@
-"""From crops of faces to probabilities, by nothing but the checkpoint."""
+"""From crops of faces to probabilities, by nothing but the checkpoint or an exported file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from scipy.special import softmax
 from emotion_lab import checkpoint
 from emotion_lab.data.transforms import Fit
 from emotion_lab.deploy.base import DEFAULTS, RUNTIMES, WORDS, Runtime, Source
+from emotion_lab.deploy.exported import open_exported
 from emotion_lab.errors import UserError, unknown
-from emotion_lab.files import file_hash
+from emotion_lab.files import EXPORT_SUFFIXES, file_hash
 from emotion_lab.models.base import InputSpec
 
 #: Batches of 1 to this many faces are run before the first real one, within :data:`WARM_S`.
@@ -31,7 +32,7 @@ class Classifier:
         crop_margin: Share of a detected box to add on every side, for :func:`crop_faces`.
         temperature: Logits are divided by it before the softmax.
         runtime_name: Program, version and precision that run the network.
-        card: What the checkpoint says of itself.
+        card: What the checkpoint says of itself; of an exported file what is used of that.
     """
 
     def __init__(self, card: dict[str, Any], spec: InputSpec, runtime: Runtime) -> None:
@@ -163,10 +164,11 @@ def load_classifier(
 ) -> Classifier:
     """Load a checkpoint for use, in one line on standard output saying with what it runs.
 
-    The first time it is converted to the runtime's own format, kept beside the checkpoint.
+    The first time it is converted to the runtime's own format, kept beside the checkpoint. An
+    exported file runs as it is.
 
     Args:
-        ckpt: A checkpoint of train, or its run folder.
+        ckpt: A checkpoint of train, its run folder, or what export wrote.
         runtime: ``conf/runtime/<name>.yaml`` as a plain dict, or its name.
         threads: CPU threads of one inference; wins over ``runtime.threads``.
 
@@ -174,8 +176,13 @@ def load_classifier(
         UserError: If the checkpoint is not ours or damaged, the runtime is unknown, not installed
             or gives other answers than PyTorch.
     """
-    card, source, built = open_runtime(ckpt, runtime, threads)
-    classifier = Classifier(card, source.spec, built)
+    path = Path(ckpt)
+    if path.suffix in EXPORT_SUFFIXES and path.is_file():
+        card, spec, built = open_exported(path, _options(runtime, threads))
+    else:
+        card, source, built = open_runtime(ckpt, runtime, threads)
+        spec = source.spec
+    classifier = Classifier(card, spec, built)
     classifier.warm()
     notes = "; ".join(classifier.notes)
     print(f"classifier: {classifier.runtime_name}" + (f" ({notes})" if notes else ""), flush=True)

@@ -24,6 +24,12 @@ def file_name(card: dict[str, Any], format: str, precision: str) -> str:
     return f"{model}.{precision}{FORMATS.get(format).suffix}"
 
 
+def file_names(card: dict[str, Any], format: str, precision: str) -> list[str]:
+    """Return the names of all that :func:`export` writes."""
+    path = Path(file_name(card, format, precision))
+    return [file.name for file in FORMATS.get(format)().files(path)]
+
+
 def _versions(kind: Format, precision: str) -> dict[str, str]:
     found = versions()
     for name in (*kind.packages, *(["nncf"] if precision == "int8" else [])):

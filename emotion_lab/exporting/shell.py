@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from emotion_lab.exporting.base import DYNAMIC
 from emotion_lab.models.base import EmotionNet, InputSpec
 from emotion_lab.models.ensemble import Ensemble
+from emotion_lab.runtime import LARGEST
 
 #: OpenCV's weights of red, green and blue (ITU-R BT.601), in parts of 2**15.
 GREY = (9798, 19235, 3735)
@@ -153,4 +154,4 @@ def open_sizes(batch: int | str) -> dict[int, Any]:
     free = {1: ("height", 2), 2: ("width", 2)}
     if batch == DYNAMIC:
         free[0] = ("batch", 1)
-    return {i: torch.export.Dim(name, min=low, max=1 << 14) for i, (name, low) in free.items()}
+    return {i: torch.export.Dim(name, min=low, max=LARGEST) for i, (name, low) in free.items()}

@@ -14,7 +14,7 @@ from emotion_lab.faces.pipeline import Pipeline
 from emotion_lab.faces.sinks.base import Sink
 from emotion_lab.faces.sinks.pictures import PicturesSink
 from emotion_lab.faces.sinks.video import CODECS, VideoSink
-from emotion_lab.faces.sources import open_source
+from emotion_lab.faces.sources import IMAGES, open_source
 
 
 def build_source(cfg: dict[str, Any]) -> Source:
@@ -54,7 +54,7 @@ def build_save(cfg: dict[str, Any], source: Source) -> Sink:
     """
     save = Path(str(cfg["save"])).expanduser()
     if source.stills:
-        if save.suffix.lower() in CODECS:
+        if save.suffix.lower() in {*CODECS, *IMAGES} and not save.is_dir():
             raise UserError(f"save={save}: images are saved to a folder, save=<folder>.")
         return PicturesSink(save, cfg["overwrite"])
     sound = source.name if source.kind == "clip" and not source.live else None

@@ -18,6 +18,7 @@ import numpy as np
 
 from emotion_lab.errors import UserError
 from emotion_lab.faces.base import DETECTORS, Detections, Detector
+from emotion_lab.faces.clips import quiet
 from emotion_lab.files import cache_root, file_hash, write_whole
 
 #: More candidates than this are cut to the best before suppression, which takes quadratic time.
@@ -30,6 +31,7 @@ def build_detector(cfg: dict[str, Any]) -> Detector:
     Raises:
         UserError: For an unknown name, or a model file that is missing, wrong or unreadable.
     """
+    quiet()
     return DETECTORS.get(cfg["name"])(cfg)
 
 

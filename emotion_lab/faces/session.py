@@ -42,10 +42,11 @@ class Report:
 
     def lines(self, stills: bool) -> list[str]:
         """Return what happened, for people."""
-        what = "images" if stills else "frames"
+        what, faces = "image" if stills else "frame", "face" if self.ids == 1 else "faces"
         rate = self.frames / self.seconds if self.seconds else 0.0
-        text = f"{self.frames} {what}, {self.with_faces} of them with a face; "
-        text += f"{self.ids} {'faces' if stills else 'people followed'}; {rate:.0f} {what}/s"
+        text = f"{self.frames} {what if self.frames == 1 else what + 's'}, "
+        text += f"{self.with_faces} of them with a face; "
+        text += f"{self.ids} {faces}{'' if stills else ' followed'}; {rate:.0f} {what}s/s"
         if self.dropped:
             text += f"; {self.dropped} frames dropped to stay current"
         lines = [text]

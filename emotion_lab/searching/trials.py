@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import math
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from emotion_lab.processes import stoppable
 from emotion_lab.searching import study as studies
 from emotion_lab.searching.asked import Asked
 from emotion_lab.searching.space import Space
@@ -130,16 +129,6 @@ def run(study: optuna.Study, trial: Trial, space: Space, asked: Asked, folder: P
     return f"{name}: {status}{value}, {took}: {reason}"
 
 
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let SIGTERM end the search like Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def go(study: optuna.Study, space: Space, asked: Asked, folder: Path) -> None:
     """Run what is left of a study: trials that were cut off first, then new ones.
 
@@ -147,7 +136,7 @@ def go(study: optuna.Study, space: Space, asked: Asked, folder: Path) -> None:
         KeyboardInterrupt: Ctrl-C or SIGTERM; everything up to now is kept.
     """
     end = math.inf if asked.sweep["timeout"] is None else time.monotonic() + asked.sweep["timeout"]
-    with _stoppable():
+    with stoppable():
         left = studies.unfinished(study)
         while time.monotonic() < end:
             if not left and len(study.get_trials(deepcopy=False)) >= asked.sweep["trials"]:

@@ -9,7 +9,7 @@ import sys
 import cv2
 import onnxruntime
 
-if len(sys.argv) != 3:
+if len(sys.argv) != 3 or not sys.argv[1].endswith(".onnx"):
     sys.exit("usage: plain.py <exported .onnx> <picture of a face>")
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 about = json.loads(session.get_modelmeta().custom_metadata_map["emotion_lab"])

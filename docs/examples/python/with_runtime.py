@@ -7,11 +7,15 @@ import sys
 
 import cv2
 
+from emotion_lab.errors import UserError
 from emotion_lab.runtime import load
 
 if len(sys.argv) != 3:
     sys.exit("usage: with_runtime.py <exported file> <picture of a face>")
-model = load(sys.argv[1])  # .onnx, OpenVINO's .xml, .torchscript or .pt2; refuses what was changed
+try:
+    model = load(sys.argv[1])  # .onnx, OpenVINO's .xml, .torchscript or .pt2
+except UserError as error:  # missing, cut off, changed, or its runtime is not installed
+    sys.exit(f"error: {error}")
 picture = cv2.imread(sys.argv[2])
 if picture is None:
     sys.exit(f"error: {sys.argv[2]} is missing or no picture.")

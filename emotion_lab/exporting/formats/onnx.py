@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emotion_lab.exporting.base import FORMATS, Format, Job
-from emotion_lab.runtime import ENTRY
+from emotion_lab.runtime import onnx_entry
 
 if TYPE_CHECKING:
     from emotion_lab.exporting.shell import Deployed
@@ -105,10 +105,6 @@ class Onnx(Format):
         path.write_bytes(model.SerializeToString())
 
     def label(self, path: Path, text: str) -> None:
-        """Append the entry: protobuf reads two messages in a row as one."""
-        import onnx
-
-        tail = onnx.ModelProto()
-        tail.metadata_props.add(key=ENTRY, value=text)
+        """Append the entry."""
         with path.open("ab") as file:
-            file.write(tail.SerializeToString())
+            file.write(onnx_entry(text))

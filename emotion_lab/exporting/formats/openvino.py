@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from emotion_lab.errors import UserError
 from emotion_lab.exporting.base import DYNAMIC, FORMATS, Format, Job
 from emotion_lab.runtime import ENTRY, PIXELS, XML_ENTRY
 
@@ -69,7 +70,13 @@ class OpenVino(Format):
         if job.precision == "int8":
             model = _quantized(model, job)
         model.set_rt_info("", ENTRY)
-        ov.save_model(model, path, compress_to_fp16=job.precision in ("fp16", "bf16"))
+        try:
+            ov.save_model(model, path, compress_to_fp16=job.precision in ("fp16", "bf16"))
+        except RuntimeError as error:
+            # Whatever hinders it, the words are those of a stream.
+            if "iostream" not in str(error):
+                raise
+            raise UserError(f"{path.name} cannot be written: is the disk full?") from None
 
     def label(self, path: Path, text: str) -> None:
         """Fill in the entry that :meth:`write` left empty.

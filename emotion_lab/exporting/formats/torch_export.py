@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 from emotion_lab.exporting.base import FORMATS, Job
@@ -28,4 +29,7 @@ class TorchExport(Archive):
             # Where each line of ours stood on this machine is nobody's business.
             for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node"):
                 node.meta.pop(key, None)
-        torch.export.save(program, path)
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer)
+        # Not by torch itself: it ends the whole process where the disk is full.
+        path.write_bytes(buffer.getbuffer())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
@@ -26,4 +27,7 @@ class TorchScript(Archive):
             # Of its own deprecation, and of the shape that the network checks in Python.
             warnings.simplefilter("ignore")
             traced = torch.jit.trace(job.model, example(job.model), check_trace=False)
-            torch.jit.save(torch.jit.freeze(traced.eval()), path)
+            buffer = io.BytesIO()
+            torch.jit.save(torch.jit.freeze(traced.eval()), buffer)
+        # Not by torch itself: it ends the whole process where the disk is full.
+        path.write_bytes(buffer.getbuffer())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import threading
 import time
@@ -131,8 +132,10 @@ class BrowserCamera(Reader):
         """
         wall = time.time()
         image = None
-        if data:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        # Raised for one of more pixels than OpenCV takes.
+        with contextlib.suppress(cv2.error):
+            if data:
+                image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         if image is None:
             raise UserError("The camera of the page sent no image.")
         with self._came:

@@ -89,7 +89,25 @@ def address(host: str, port: int, token: str | None) -> str:
     return f"http://{name}:{port}/" + (f"?token={quote(token, safe='')}" if token else "")
 
 
-def serve(session: Session, cfg: dict[str, Any], run_dir: Path) -> None:
+def take(cfg: dict[str, Any]) -> socket.socket:
+    """Take the address of the ``web`` group, before anything slow is loaded.
+
+    Raises:
+        UserError: For an address that cannot be used, or a library that is missing.
+    """
+    check_installed()
+    host = str(cfg["host"])
+    if host not in _OWN and cfg["token"] in (None, ""):
+        raise UserError(
+            f"web.host={host} lets others see the page: set a secret, web.token=<word>, or "
+            "web.host=127.0.0.1."
+        )
+    return open_socket(host, int(cfg["port"]))
+
+
+def serve(
+    session: Session, cfg: dict[str, Any], run_dir: Path, taken: socket.socket | None = None
+) -> None:
     """Run ``session`` on a thread and show it on a page until the user ends it.
 
     The page stays when a clip has ended, so that results can be looked at and fetched.
@@ -98,22 +116,14 @@ def serve(session: Session, cfg: dict[str, Any], run_dir: Path) -> None:
         session: Not run yet, with an overlay.
         cfg: The ``web`` group: ``host``, ``port``, ``token``.
         run_dir: Where snapshots, recordings and, without ``log=``, ``live.jsonl`` go.
+        taken: What :func:`take` returned, if it was called before; it is closed.
 
     Raises:
-        UserError: For an address that cannot be used, a library that is missing, and what ended
-            the session, such as a camera that went away.
+        UserError: As :func:`take`, and for what ended the session, such as a camera that went away.
     """
-    check_installed()
-    host, port = str(cfg["host"]), int(cfg["port"])
     token = None if cfg["token"] in (None, "") else str(cfg["token"])
-    if host not in _OWN and token is None:
-        raise UserError(
-            f"web.host={host} lets others see the page: set a secret, web.token=<word>, or "
-            "web.host=127.0.0.1."
-        )
-    server = open_socket(host, port)
-    with server:
-        _serve(session, server, host, token, run_dir)
+    with taken or take(cfg) as server:
+        _serve(session, server, str(cfg["host"]), token, run_dir)
 
 
 def _serve(
