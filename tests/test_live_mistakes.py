@@ -180,6 +180,7 @@ def test_one_is_not_many() -> None:
 
 
 WORK = """
+import time
 from emotion_lab import processes
 try:
     with processes.stoppable():
