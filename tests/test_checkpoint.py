@@ -163,7 +163,7 @@ def test_damaged_files(tmp_path: Path) -> None:
 
 
 def test_any_damage_is_a_users_error(tmp_path: Path) -> None:
-    """A flipped byte may go unnoticed in a weight, but never ends in a traceback."""
+    """What the bytes of a file may be turned into, none of it ends in a traceback."""
     generator = random.Random(0)
     legacy = tmp_path / "legacy.pt"
     torch.save({"a": torch.ones(3)}, legacy, _use_new_zipfile_serialization=False)

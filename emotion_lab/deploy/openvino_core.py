@@ -44,8 +44,8 @@ def computes_bf16() -> bool:
     return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def start(model: Any, precision: str, threads: int | None) -> Callable[[np.ndarray], np.ndarray]:
-    """Compile a graph of one input and one output; return the function that runs it.
+def compiled(model: Any, precision: str, threads: int | None = None) -> Any:
+    """Compile a graph for this CPU; return its ``openvino.InferRequest``.
 
     Args:
         model: Of ``core().read_model`` or ``openvino.convert_model``.
@@ -61,7 +61,15 @@ def start(model: Any, precision: str, threads: int | None) -> Callable[[np.ndarr
     }
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads
-    request = core().compile_model(model, "CPU", config).create_infer_request()
+    return core().compile_model(model, "CPU", config).create_infer_request()
+
+
+def start(model: Any, precision: str, threads: int | None) -> Callable[[np.ndarray], np.ndarray]:
+    """Compile a graph of one input and one output; return the function that runs it.
+
+    The arguments are those of :func:`compiled`.
+    """
+    request = compiled(model, precision, threads)
 
     def run(images: np.ndarray) -> np.ndarray:
         # Without copies on the way in; the result is one's own, the next call writes over theirs.
