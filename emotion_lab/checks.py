@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import errno
+import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -132,14 +133,20 @@ def check_folder(folder: str | Path, key: str = "hydra.run.dir") -> None:
 
     Raises:
         UserError: If it cannot.
+        OSError: If the disk is full.
     """
     place = Path(folder).absolute()
     above = next(p for p in (place, *place.parents) if p.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+    try:
+        # Asking for permissions is not enough: root has them all, also where nothing can be made.
+        tempfile.TemporaryDirectory(prefix=".", dir=above).cleanup()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise UserError(
             f"cannot make the run folder {folder}: {above} is no folder that can be written. "
             f"Set {key}=<folder>."
-        )
+        ) from None
 
 
 def check_fresh(folder: str | Path, *names: str, key: str = "hydra.run.dir") -> None:

@@ -100,6 +100,11 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
         check_different(overrides)
     elif any(text.startswith("hydra/launcher=") for text in overrides):
         raise UserError("hydra/launcher says where the jobs of a sweep run: add -m.")
+    elif any(text.startswith("hydra.sweep.dir=") for text in overrides):
+        raise UserError(
+            "hydra.sweep.dir names the folder of a sweep: add -m, or name that of a single run "
+            "with hydra.run.dir=<folder>."
+        )
     elif cfg.sweep.resume:
         raise UserError("sweep.resume=true goes on with a sweep: add -m and its options.")
     if cfg.replay is not None:

@@ -316,6 +316,7 @@ def test_a_sweep_runs_one_device_a_job(tmp_path: Path) -> None:
     assert "trainer.devices=2" in not_prepared(hydra__mode=mode, trainer__devices=2)
     assert "one device a job" in not_prepared(hydra__mode=mode, trainer__num_nodes=2)
     assert prepared(trainer__devices=2) == []
+    assert "add -m, or name" in not_prepared("hydra.sweep.dir=x")
     # The folder is fixed here, so that Hydra's own clock cannot name another.
     place = str(tmp_path / "a sweep")
     assert prepared(hydra__mode=mode, hydra__sweep__dir=place) == [f"hydra.sweep.dir='{place}'"]
@@ -342,6 +343,8 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
 def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "cannot make the run folder" in not_prepared(hydra__run__dir=f"{tmp_path}/file/x")
+    if Path("/proc/self").exists():  # nothing can be made there, by root neither
+        assert "cannot make the run folder" in not_prepared(hydra__run__dir="/proc/new/x")
     if os.geteuid():
         tmp_path.chmod(0o500)
         assert "cannot make the run folder" in not_prepared(hydra__run__dir=f"{tmp_path}/y")
