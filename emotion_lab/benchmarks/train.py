@@ -19,7 +19,7 @@ from emotion_lab.training.build import compile_backbone, make_module
 from emotion_lab.training.callbacks import Place
 from emotion_lab.training.fit import quiet
 from emotion_lab.training.hardware import choose_precision
-from emotion_lab.training.optim import build_optimizer
+from emotion_lab.training.optim import build_optimizer, fuses
 
 
 class InTurn(L.Callback):
@@ -74,7 +74,7 @@ def ceiling(
     net = net.to(device).train()
     labels = torch.arange(batch_size, device=device) % classes
     groups = [{"params": list(net.parameters()), "weight_decay": cfg["optim"]["weight_decay"]}]
-    optimizer = build_optimizer(cfg["optim"], groups)
+    optimizer = build_optimizer(cfg["optim"], groups, fuses(images.device, precision, False))
     steps = cfg["images"] // batch_size
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     while True:

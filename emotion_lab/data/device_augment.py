@@ -65,7 +65,9 @@ class DeviceAugment:
             # The warp samples points: without this, shrinking would alias.
             images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
         shape = [len(images), images.shape[1], size, size]
-        grid = F.affine_grid(matrices.to(images.device), shape, align_corners=False)
+        grid = F.affine_grid(
+            matrices.to(images.device, non_blocking=True), shape, align_corners=False
+        )
         return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
     def lights(self, n: int) -> tuple[Tensor, Tensor]:
@@ -91,18 +93,22 @@ class DeviceAugment:
 
     def relight(self, images: Tensor) -> Tensor:
         """Change contrast and brightness of float (B, c, s, s), then clip to 0..255."""
-        pair = torch.stack(self.lights(len(images))).to(images.device)[:, :, None, None, None]
+        pair = torch.stack(self.lights(len(images))).to(images.device, non_blocking=True)[
+            :, :, None, None, None
+        ]
         return torch.addcmul(pair[1], images, pair[0]).clamp_(0, 255)
 
     def erase(self, images: Tensor) -> Tensor:
         """Paint over one rectangle of some images of float (B, c, s, s) with an even grey."""
         box, value = self.holes(len(images))
-        box, size = box.to(images.device)[:, :, None], images.shape[-1]
+        box, size = box.to(images.device, non_blocking=True)[:, :, None], images.shape[-1]
         at = (torch.arange(size, device=images.device) + 0.5) / size
         rows = (at >= box[0]) & (at < box[2])
         columns = (at >= box[1]) & (at < box[3])
         hole = (rows[:, :, None] & columns[:, None, :])[:, None]
-        return torch.where(hole, value.to(images.device)[:, None, None, None], images)
+        return torch.where(
+            hole, value.to(images.device, non_blocking=True)[:, None, None, None], images
+        )
 
     def _by_opencv(self, images: Tensor, size: int) -> Tensor:
         """Do the same to uint8 images on the CPU, with the same draws, image by image.

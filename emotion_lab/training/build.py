@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -19,6 +18,7 @@ from emotion_lab.errors import UserError
 from emotion_lab.losses import build_loss
 from emotion_lab.models.base import EmotionNet
 from emotion_lab.training import devices
+from emotion_lab.training.averaging import Averaging
 from emotion_lab.training.callbacks import Bar, Checkpoints, History, Place, StopCleanly
 from emotion_lab.training.hardware import choose_precision
 from emotion_lab.training.module import EmotionModule
@@ -125,7 +125,7 @@ def make_trainer(
     world = devices.check(cfg, accelerator)
     callbacks: list[L.Callback] = [Together(run_dir), Place()]
     if options["ema"]:
-        callbacks.append(EMAWeightAveraging(decay=options["ema"]))
+        callbacks.append(Averaging(options["ema"]))
     # History before StopCleanly and Checkpoints: both save what it has just counted.
     callbacks += [history, StopCleanly(folder, run_dir), Checkpoints(folder, history)]
     bar = options["progress"]

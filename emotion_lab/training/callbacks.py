@@ -19,6 +19,9 @@ from emotion_lab.errors import UserError
 from emotion_lab.files import write_whole
 from emotion_lab.training.module import EmotionModule
 
+#: Seconds between two looks of the progress bar at loss and accuracy.
+LOOK_S = 0.5
+
 
 class Interrupted(UserError):
     """The user stopped the run; everything needed to go on is saved."""
@@ -249,6 +252,8 @@ class Bar(RichProgressBar):
     def __init__(self) -> None:
         super().__init__(leave=False)
         self._images, self._since = 0, time.perf_counter()
+        self._looked = 0.0
+        self._shown: dict[str, int | str | float | dict[str, float]] = {}
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Count images from here."""
@@ -269,6 +274,10 @@ class Bar(RichProgressBar):
         if not trainer.training or not self._images:
             return {}
         assert isinstance(pl_module, EmotionModule)
-        rate = self._images / max(1e-9, time.perf_counter() - self._since)
-        shown = {key: f"{value:.3f}" for key, value in pl_module.running().items()}
-        return {**shown, "images/s": f"{rate:.0f}"}
+        now = time.perf_counter()
+        # Asked at every batch; an accelerator has to finish its work before it can answer.
+        if now - self._looked > LOOK_S:
+            rate = self._images / max(1e-9, now - self._since)
+            shown = {key: f"{value:.3f}" for key, value in pl_module.running().items()}
+            self._looked, self._shown = now, {**shown, "images/s": f"{rate:.0f}"}
+        return self._shown

@@ -58,6 +58,8 @@ def quiet() -> None:
         ".*Checkpoint directory.*exists.*",
         ".*`isinstance\\(treespec, LeafSpec\\)`.*",
         ".*No device id is provided.*",
+        # Of networks that are split among devices: those cannot be averaged, and say so.
+        ".*overrides the configure_model.*",
         ".*ModuleAvailableCache.*",
         ".*lr_scheduler.step.*before.*optimizer.step.*",
         ".*found .* module.*in eval mode.*",

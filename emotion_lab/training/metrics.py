@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torchmetrics import MetricCollection
+import torch
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
@@ -37,3 +39,52 @@ def class_metrics(num_classes: int) -> MetricCollection:
             "confusion": MulticlassConfusionMatrix(k),
         }
     )
+
+
+class Tally(Metric):
+    """Loss and scores of an epoch, counted where the batches are.
+
+    torchmetrics' own updates look at the numbers (``unique``, ``bincount``, ``isnan().any()``), and
+    an accelerator has to finish its work before it can show them. This one only adds; what
+    :func:`scalar_metrics` makes of the counts is asked for once an epoch.
+
+    Args:
+        num_classes: K.
+    """
+
+    full_state_update = False
+    confusion: Tensor
+    loss: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        pairs = torch.zeros(num_classes**2, dtype=torch.long)
+        self.add_state("confusion", pairs, dist_reduce_fx="sum")
+        self.add_state("loss", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            loss: Mean of the batch, scalar.
+            logits: (B, K).
+            labels: int64 (B,).
+        """
+        pair = labels * self.num_classes + logits.argmax(1)
+        self.confusion = self.confusion.index_add(0, pair, torch.ones_like(pair))
+        self.loss = self.loss + loss.float() * len(labels)
+
+    def means(self) -> dict[str, Tensor]:
+        """Return mean loss and accuracy of what this process has counted."""
+        counts = self.confusion.view(self.num_classes, -1)
+        return {"loss": self.loss / counts.sum(), "accuracy": counts.diag().sum() / counts.sum()}
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return ``loss``, ``accuracy``, ``macro_f1`` and the rest of :func:`scalar_metrics`."""
+        pairs = torch.arange(self.num_classes**2).repeat_interleave(self.confusion.cpu())
+        labels, predicted = pairs // self.num_classes, pairs % self.num_classes
+        return {
+            "loss": self.means()["loss"],
+            **scalar_metrics(self.num_classes)(predicted, labels),
+        }

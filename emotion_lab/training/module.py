@@ -9,7 +9,6 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import MeanMetric
 
 from emotion_lab import checkpoint as ckpt
 from emotion_lab.data.dataset import Batch
@@ -24,9 +23,15 @@ from emotion_lab.models.finetune import (
 )
 from emotion_lab.training import devices
 from emotion_lab.training.distill import Distillation
-from emotion_lab.training.metrics import scalar_metrics
+from emotion_lab.training.metrics import Tally
 from emotion_lab.training.mix import Mix
-from emotion_lab.training.optim import build_optimizer, build_schedule, plateau_value
+from emotion_lab.training.optim import (
+    align,
+    build_optimizer,
+    build_schedule,
+    fuses,
+    plateau_value,
+)
 
 #: Weight of each auxiliary head's loss (Szegedy et al. 2015).
 AUX_WEIGHT = 0.3
@@ -59,8 +64,7 @@ class EmotionModule(L.LightningModule):
         self._schedule: Any = None
         self._metrics = nn.ModuleDict()
         for stage in ("train", "val"):
-            self._metrics[f"{stage}_scores"] = scalar_metrics(num_classes)
-            self._metrics[f"{stage}_loss"] = MeanMetric()
+            self._metrics[f"{stage}_tally"] = Tally(num_classes)
         # The step at which the loss first was not finite; -1 while all is well. It stays on the
         # device so that looking at it need not wait for the accelerator. No buffer: weight
         # averaging would average it.
@@ -112,10 +116,6 @@ class EmotionModule(L.LightningModule):
             return images.contiguous(memory_format=torch.channels_last)
         return images
 
-    def _score(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        self._metrics[f"{stage}_scores"].update(logits.detach().float(), labels)
-        self._metrics[f"{stage}_loss"].update(loss.detach().float(), weight=len(labels))
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, auxiliary heads included."""
         images = batch.images
@@ -131,9 +131,11 @@ class EmotionModule(L.LightningModule):
             loss = loss + AUX_WEIGHT * self.criterion(extra, target)
         self._watch(loss)
         # With mixing, accuracy is counted against the first of the two labels.
-        self._score("train", loss, logits, batch.labels)
+        self._metrics["train_tally"].update(loss.detach(), logits.detach(), batch.labels)
         self.log("train/loss_step", loss, on_step=True, on_epoch=False)
-        self.log("lr", self.optimizers().param_groups[0]["lr"], on_step=True, on_epoch=False)
+        # Lightning would bring a plain number to the accelerator, and wait for that.
+        rate = torch.tensor(self.optimizers().param_groups[0]["lr"])
+        self.log("lr", rate, on_step=True, on_epoch=False)
         return loss
 
     def _watch(self, loss: Tensor) -> None:
@@ -179,7 +181,9 @@ class EmotionModule(L.LightningModule):
             The logits (B, K), for callbacks that look on.
         """
         logits = self.model(self._images(batch.images))
-        self._score("val", self.criterion(logits, batch.labels), logits, batch.labels)
+        self._metrics["val_tally"].update(
+            self.criterion(logits, batch.labels), logits, batch.labels
+        )
         return logits
 
     def on_validation_epoch_start(self) -> None:
@@ -198,25 +202,18 @@ class EmotionModule(L.LightningModule):
 
     def collect(self, stage: str) -> dict[str, float]:
         """Return and reset a stage's metrics: ``<stage>/loss``, ``<stage>/accuracy``, ..."""
-        scores, loss = self._metrics[f"{stage}_scores"], self._metrics[f"{stage}_loss"]
-        values = {f"{stage}/loss": float(loss.compute())}
-        values |= {f"{stage}/{name}": float(value) for name, value in scores.compute().items()}
-        scores.reset()
-        loss.reset()
+        tally = self._metrics[f"{stage}_tally"]
+        values = {f"{stage}/{name}": float(value) for name, value in tally.compute().items()}
+        tally.reset()
         return values
 
     def running(self) -> dict[str, float]:
         """Return loss and accuracy of the epoch so far in this process, for the progress bar."""
-        loss = self._metrics["train_loss"]
-        if not loss.update_called:
+        tally = self._metrics["train_tally"]
+        if not tally.update_called:
             return {}
-        found = {}
-        for name, metric in (("loss", loss), ("acc", self._metrics["train_scores"]["accuracy"])):
-            own = metric.clone()
-            # The other processes draw no bar: to wait for their part would be to wait for ever.
-            own._to_sync = False
-            found[name] = float(own.compute())
-        return found
+        found = tally.means()
+        return {"loss": float(found["loss"]), "acc": float(found["accuracy"])}
 
     # -- optimisation ------------------------------------------------------------------------
 
@@ -231,7 +228,7 @@ class EmotionModule(L.LightningModule):
             model["layer_decay"],
             optim["decay_norm_and_bias"],
         )
-        optimizer = build_optimizer(optim, groups)
+        optimizer = build_optimizer(optim, groups, self._fuses())
         epochs = self.trainer.max_epochs
         total = self.trainer.estimated_stepping_batches
         steps = max(1, round(total / epochs))
@@ -242,6 +239,10 @@ class EmotionModule(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self._schedule, "interval": "step"},
         }
+
+    def _fuses(self) -> bool:
+        device = self.trainer.strategy.root_device
+        return fuses(device, str(self.trainer.precision), self._device_mesh is not None)
 
     def step_plateau(self, metrics: dict[str, float]) -> None:
         """Step ``schedule=plateau`` at the end of an epoch.
@@ -259,20 +260,15 @@ class EmotionModule(L.LightningModule):
         checkpoint[ckpt.CARD] = {**self.card, "epoch": self.current_epoch}
         if self._device_mesh is None:
             self._number_states(checkpoint.get("optimizer_states", []))
-        half: dict[str, Any] = {}
-        for name in ("train_scores", "train_loss"):
-            metric = self._metrics[name]
-            parts = metric.items(keep_base=True) if name == "train_scores" else [("loss", metric)]
-            for part, one in parts:
-                half[f"{name}.{part}"] = {
-                    # Of all processes; each state is a sum.
-                    "state": {
-                        key: self.trainer.strategy.reduce(value.clone(), reduce_op="sum")
-                        for key, value in one.metric_state.items()
-                    },
-                    "updates": int(one._update_count),
-                }
-        checkpoint["half_epoch"] = half
+        tally = self._metrics["train_tally"]
+        checkpoint["half_epoch"] = {
+            # Of all processes; each state is a sum.
+            "state": {
+                key: self.trainer.strategy.reduce(value.clone(), reduce_op="sum")
+                for key, value in tally.metric_state.items()
+            },
+            "updates": int(tally._update_count),
+        }
         if isinstance(self._schedule, ReduceLROnPlateau):
             state = dict(self._schedule.state_dict())
             checkpoint["plateau"] = {k: _builtin(v) for k, v in state.items()}
@@ -295,23 +291,26 @@ class EmotionModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what :meth:`on_save_checkpoint` added."""
         self._restored = checkpoint.get("half_epoch", {}), checkpoint.get("plateau")
+        for state in checkpoint.get("optimizer_states", []):
+            for group in state["param_groups"]:
+                # As it suits this run: another device may have written the checkpoint.
+                group["fused"] = self._fuses() or None
 
     def on_train_start(self) -> None:
         """Put restored metrics and schedule in place, once Lightning has built everything."""
         half, plateau = getattr(self, "_restored", ({}, None))
-        for name in ("train_scores", "train_loss"):
-            metric = self._metrics[name]
-            parts = metric.items(keep_base=True) if name == "train_scores" else [("loss", metric)]
-            for part, one in parts:
-                saved = half.get(f"{name}.{part}")
-                # What all had counted goes on in the first process.
-                if saved and saved["updates"] and self.global_rank == 0:
-                    for key, value in saved["state"].items():
-                        setattr(one, key, value.to(self.device))
-                    one._update_count = saved["updates"]
+        tally = self._metrics["train_tally"]
+        # What all had counted goes on in the first process.
+        if half.get("updates") and self.global_rank == 0:
+            for key, value in half["state"].items():
+                setattr(tally, key, value.to(self.device))
+            tally._update_count = half["updates"]
         if plateau is not None and isinstance(self._schedule, ReduceLROnPlateau):
             self._schedule.load_state_dict(plateau)
         self._restored = {}, None
+        if self._fuses():
+            for optimizer in self.trainer.optimizers:
+                align(optimizer)
         self.set_frozen(self.current_epoch)
         self._ready_to_train()
 

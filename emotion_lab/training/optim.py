@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
@@ -19,21 +20,57 @@ from torch.optim.lr_scheduler import (
 from emotion_lab.errors import unknown
 
 
-def build_optimizer(cfg: dict[str, Any], groups: list[dict[str, Any]]) -> Optimizer:
+def build_optimizer(
+    cfg: dict[str, Any], groups: list[dict[str, Any]], fused: bool = False
+) -> Optimizer:
     """Build the optimiser over ready parameter groups.
+
+    Args:
+        cfg: The ``optim`` group.
+        groups: What the optimiser takes.
+        fused: Whether one kernel updates everything; see :func:`fuses`.
 
     Raises:
         UserError: For an unknown ``optim.name``.
     """
     name, lr = cfg["name"], cfg["lr"]
     if name == "adam":
-        return torch.optim.Adam(groups, lr=lr)
+        return torch.optim.Adam(groups, lr=lr, fused=fused or None)
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr)
+        return torch.optim.AdamW(groups, lr=lr, fused=fused or None)
     if name == "sgd":
         momentum = cfg["momentum"]
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+        return torch.optim.SGD(
+            groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused or None
+        )
     raise unknown("optim", name, ("adam", "adamw", "sgd"), "Set it with optim=<name>.")
+
+
+def fuses(device: torch.device, precision: str, split: bool) -> bool:
+    """Tell whether a fused optimiser is safe.
+
+    Not with 16-mixed, where it would undo the scaling of the gradients itself and
+    ``trainer.clip`` clip the wrong ones; nor where the parameters are split among devices.
+
+    Args:
+        device: Of the parameters.
+        precision: Of the Trainer, for instance ``"bf16-mixed"``.
+        split: Whether ``trainer=fsdp`` has split them.
+    """
+    return device.type in ("cpu", "cuda") and precision != "16-mixed" and not split
+
+
+def align(optimizer: Optimizer) -> None:
+    """Lay out what an optimiser remembers of its parameters in memory as they are, in place.
+
+    A checkpoint may hold it otherwise (channels_last against contiguous), and PyTorch's fused
+    kernels for the CPU go through both without looking: they would mix up the numbers.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            same = isinstance(value, Tensor) and value.shape == parameter.shape
+            if same and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter).copy_(value)
 
 
 def build_schedule(

@@ -1,0 +1,106 @@
+"""Averaged weights: the formula, early scores, resume, and where the average lives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+
+from emotion_lab.training.averaging import Averaging, decay_at
+
+
+class Net(L.LightningModule):
+    """A weight, running statistics, a counter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3))
+        self.norm = nn.BatchNorm1d(2)
+
+
+def begun(net: Any, decay: float) -> Averaging:
+    one = Averaging(decay)
+    one.setup(SimpleNamespace(), net, "fit")
+    one.on_fit_start(SimpleNamespace(), net)
+    return one
+
+
+def step(one: Averaging, net: Any, number: int) -> None:
+    with torch.no_grad():
+        net.weight.add_(torch.randn(3).to(net.device))
+        net.norm.running_mean.add_(1)
+        net.norm.num_batches_tracked.add_(1)
+    one.on_train_batch_end(SimpleNamespace(global_step=number), net, None, None, 0)
+
+
+def test_the_first_averages_are_short() -> None:
+    assert decay_at(1, 0.998) == 2 / 11
+    assert decay_at(90, 0.998) == 0.91
+    assert decay_at(90, 0.5) == 0.5
+    assert decay_at(10**6, 0.998) == 0.998
+    # After 500 steps little is left of the first: a plain average would still hold 37 %.
+    left = 1.0
+    for number in range(2, 501):
+        left *= decay_at(number, 0.998)
+    assert left < 1e-6 < 0.3 < 0.998**499
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.998])
+def test_the_average_is_the_formula(decay: float) -> None:
+    torch.manual_seed(0)
+    net = Net()
+    one = begun(net, decay)
+    expected = None
+    for number in range(1, 30):
+        step(one, net, number)
+        now = net.weight.detach().clone()
+        d = decay_at(number, decay)
+        expected = now if expected is None else d * expected + (1 - d) * now
+        torch.testing.assert_close(one._average_model.module.weight.detach(), expected)
+    # Running statistics are averaged too.
+    assert 0 < one._average_model.module.norm.running_mean[0] < net.norm.running_mean[0]
+
+
+def test_a_batch_without_a_step_is_not_averaged() -> None:
+    net = Net()
+    one = begun(net, 0.9)
+    step(one, net, 1)
+    before = one._average_model.module.weight.detach().clone()
+    step(one, net, 1)  # gradients are accumulated: the weights of this step come later
+    assert torch.equal(one._average_model.module.weight, before)
+
+
+def test_the_average_goes_where_the_network_goes() -> None:
+    """Lightning calls setup() before it moves the network; "meta" stands for an accelerator."""
+    net = Net()
+    one = Averaging(0.9)
+    one.setup(SimpleNamespace(), net, "fit")
+    net.to("meta")
+    one.on_fit_start(SimpleNamespace(), net)
+    for number in (1, 2):
+        one.on_train_batch_end(SimpleNamespace(global_step=number), net, None, None, 0)
+    held = [*one._average_model.module.parameters(), *one._average_model.module.buffers()]
+    assert {tensor.device.type for tensor in held} == {"meta"}
+    assert one._average_model.n_averaged == 2  # asking an accelerator would mean to wait for it
+
+
+def test_the_first_epoch_is_scored_fairly(
+    tiny: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """The average of a thousand steps must not hold on to the random weights of the first."""
+    from emotion_lab.training.fit import fit
+
+    losses = {}
+    for ema in ("0.999", "null"):
+        cfg = tiny(f"trainer.ema={ema}", "data.n=300", "optim.lr=0.01", "trainer.max_epochs=2")
+        (tmp_path / ema).mkdir()
+        rows = fit(cfg, tmp_path / ema).history.rows
+        losses[ema] = [row["val/loss"] for row in rows]
+    assert losses["null"][1] < 1.9  # random weights have log(7), 1.946
+    assert losses["0.999"][1] < losses["null"][1] + 0.03
