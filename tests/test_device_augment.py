@@ -48,11 +48,9 @@ def test_warp_means_what_albumentations_means(
     )
     expected = A.Compose([reference])(image=face)["image"].astype(float)
     matrix = affine(
-        torch.deg2rad(torch.tensor([float(degrees)])),
-        torch.tensor([scale]),
-        2 * torch.tensor([[right / 48], [down / 48]]),
-        torch.ones(1),
+        np.radians([degrees]), np.array([scale]), 2 * np.array([[right], [down]]) / 48, np.ones(1)
     )
+    matrix = torch.from_numpy(matrix)
     got = _augment().warp(torch.from_numpy(face)[None, None], 48, matrix)[0, 0].numpy()
     inner = (slice(6, -6), slice(6, -6))
     assert np.abs(got - expected)[inner].mean() < 1.0
@@ -60,7 +58,7 @@ def test_warp_means_what_albumentations_means(
 
 
 def test_mirror_is_a_mirror(face: np.ndarray) -> None:
-    matrix = affine(torch.zeros(1), torch.ones(1), torch.zeros(2, 1), -torch.ones(1))
+    matrix = torch.from_numpy(affine(np.zeros(1), np.ones(1), np.zeros((2, 1)), -np.ones(1)))
     got = _augment().warp(torch.from_numpy(face)[None, None], 48, matrix)[0, 0].numpy()
     np.testing.assert_allclose(got, face[:, ::-1], atol=1e-2)
 

@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from emotion_lab.data.warp import shrunk, warp
 
-def _between(low: float, high: float, n: int) -> Tensor:
-    return low + (high - low) * torch.rand(n)
+
+def _spread(draws: Any, low: float, high: float) -> Any:
+    """Bring draws of 0..1 to low..high."""
+    return low + (high - low) * draws
 
 
 class DeviceAugment:
@@ -49,14 +52,14 @@ class DeviceAugment:
     def matrices(self, n: int) -> Tensor:
         """Draw n maps from output to input coordinates (-1..1, x then y), float32 (n, 2, 3)."""
         cfg = self.cfg
-        warp = (torch.rand(n) < cfg["warp"]).float()
-        angle = torch.deg2rad(_between(-cfg["rotate"], cfg["rotate"], n)) * warp
-        scale = 1 + (_between(*cfg["scale"], n) - 1) * warp
+        draws = torch.rand(6, n).numpy()
+        moved = draws[0] < cfg["warp"]
+        angle = np.radians(_spread(draws[1], -cfg["rotate"], cfg["rotate"]) * moved)
+        scale = 1 + (_spread(draws[2], *cfg["scale"]) - 1) * moved
         # A shift of the picture by a share of its side is twice that share in -1..1.
-        shift = 2 * torch.stack([_between(-cfg["translate"], cfg["translate"], n) for _ in "xy"])
-        shift = shift * warp
-        mirror = 1 - 2 * (torch.rand(n) < cfg["flip"]).float()
-        return affine(angle, scale, shift, mirror)
+        shift = 2 * _spread(draws[3:5], -cfg["translate"], cfg["translate"]) * moved
+        mirror = 1 - 2 * (draws[5] < cfg["flip"]).astype(np.float32)
+        return torch.from_numpy(affine(angle, scale, shift, mirror))
 
     def warp(self, images: Tensor, size: int, matrices: Tensor) -> Tensor:
         """Return float32 (B, c, size, size) from uint8 or float (B, c, h, w)."""
@@ -73,9 +76,11 @@ class DeviceAugment:
     def lights(self, n: int) -> tuple[Tensor, Tensor]:
         """Draw n factors (contrast) and offsets (brightness, in grey levels), each float32 (n,)."""
         cfg = self.cfg
-        light = (torch.rand(n) < cfg["light"]).float()
-        factor = 1 + _between(-cfg["contrast"], cfg["contrast"], n) * light
-        return factor, 255 * _between(-cfg["brightness"], cfg["brightness"], n) * light
+        draws = torch.rand(3, n).numpy()
+        light = draws[0] < cfg["light"]
+        factor = 1 + _spread(draws[1], -cfg["contrast"], cfg["contrast"]) * light
+        offset = 255 * _spread(draws[2], -cfg["brightness"], cfg["brightness"]) * light
+        return torch.from_numpy(factor), torch.from_numpy(offset)
 
     def holes(self, n: int) -> tuple[Tensor, Tensor]:
         """Draw n rectangles to paint over (arXiv:1708.04896).
@@ -85,7 +90,7 @@ class DeviceAugment:
             and the grey levels to fill them with, (n,).
         """
         chosen = torch.rand(n) < self.cfg["erase"]
-        sides = _between(*self.cfg["erase_size"], 2 * n).view(2, n)
+        sides = _spread(torch.rand(2, n), *self.cfg["erase_size"])
         corner = torch.rand(2, n) * (1 - sides)
         value = torch.rand(n) * 255
         sides = torch.where(chosen, sides, 0.0)
@@ -111,42 +116,32 @@ class DeviceAugment:
         )
 
     def _by_opencv(self, images: Tensor, size: int) -> Tensor:
-        """Do the same to uint8 images on the CPU, with the same draws, image by image.
+        """Do the same to uint8 images on the CPU, with the same draws.
 
         OpenCV's warp of 8-bit images is many times faster there than ``grid_sample`` of floats.
         """
-        n, _, height, width = images.shape
+        n = len(images)
         pictures = images.permute(0, 2, 3, 1).contiguous().numpy()
         matrices = self.matrices(n)
-        factor, offset = self.lights(n)
         # numpy: torch would wake all its threads for these few numbers.
-        tables = np.arange(256, dtype=np.float32) * factor.numpy()[:, None]
-        tables = (tables + offset.numpy()[:, None]).round().clip(0, 255).astype(np.uint8)
-        lit = ((factor != 1) | (offset != 0)).tolist()
-        boxes = values = None
-        if self.cfg["erase"]:
-            box, value = self.holes(n)
+        factor, offset = (part.numpy() for part in self.lights(n))
+        boxes, values = (part.numpy() for part in self.holes(n)) if self.cfg["erase"] else ([], [])
+        if size < min(pictures.shape[1:3]):
+            pictures = shrunk(pictures, size)
+        maps = _pixels(matrices, pictures.shape[1:3], size)
+        out = np.empty((n, size, size, pictures.shape[3]), np.uint8)
+
+        warp(pictures, maps, out)
+        lit = np.flatnonzero((factor != 1) | (offset != 0))
+        tables = np.arange(256, dtype=np.float32) * factor[lit, None] + offset[lit, None]
+        tables = tables.round().clip(0, 255).astype(np.uint8)
+        for k, table in zip(lit.tolist(), tables, strict=True):
+            picture = out[k]
+            cv2.LUT(picture, table, picture)
+        if len(boxes):
             # Pixels whose centre lies in the box, as in erase().
-            boxes = (box * size - 0.5).ceil().int().T.tolist()
-            values = value.round().int().tolist()
-        if size < min(height, width):
-            pictures = np.stack(
-                [cv2.resize(p, (size, size), interpolation=cv2.INTER_AREA) for p in pictures]
-            )
-            height = width = size
-        maps = _pixels(matrices, (height, width), size)
-        out = np.empty((n, size, size, images.shape[1]), np.uint8)
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        for k in range(n):
-            warped = cv2.warpAffine(
-                pictures[k], maps[k], (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT
-            )
-            if lit[k]:
-                warped = cv2.LUT(warped, tables[k])
-            out[k] = warped.reshape(size, size, -1)
-            if boxes is not None:
-                top, left, bottom, right = boxes[k]
-                out[k, top:bottom, left:right] = values[k]
+            for k, box in enumerate(np.ceil(boxes * size - 0.5).astype(int).T):
+                out[k, box[0] : box[2], box[1] : box[3]] = round(float(values[k]))
         return torch.from_numpy(out).permute(0, 3, 1, 2)
 
     def __call__(self, images: Tensor, progress: float = 1.0) -> Tensor:
@@ -181,16 +176,19 @@ def _pixels(matrices: Tensor, source: tuple[int, int], size: int) -> np.ndarray:
         source: Height and width of the image that is sampled.
         size: Side of the output.
     """
-    given = matrices.double().numpy()
-    sides = np.array([source[1], source[0]], np.float64)[None, :, None]
-    linear = given[:, :, :2] * sides / size
+    maps = matrices.numpy().astype(np.float64)
+    sides = np.array([source[1], source[0]], np.float64)[:, None]
     # Centres lie half a pixel in: x = ((u + 1) * side - 1) / 2 and u = (2 x' + 1) / size - 1.
-    shift = given[:, :, :2].sum(2) * (1 / size - 1) + given[:, :, 2] + 1
-    shift = (shift * sides[:, :, 0] - 1) / 2
-    return np.concatenate([linear, shift[:, :, None]], 2)
+    maps[:, :, 2] += 1 + maps[:, :, :2].sum(2) * (1 / size - 1)
+    maps[:, :, :2] *= sides / size
+    maps[:, :, 2:] *= sides / 2
+    maps[:, :, 2] -= 0.5
+    return maps
 
 
-def affine(angle: Tensor, scale: Tensor, shift: Tensor, mirror: Tensor) -> Tensor:
+def affine(
+    angle: np.ndarray, scale: np.ndarray, shift: np.ndarray, mirror: np.ndarray
+) -> np.ndarray:
     """Return the sampling matrices of known transforms, float32 (n, 2, 3).
 
     Args:
@@ -201,7 +199,7 @@ def affine(angle: Tensor, scale: Tensor, shift: Tensor, mirror: Tensor) -> Tenso
     """
     # The grid asks where an output pixel comes from, so this is the inverse transform:
     # shift back, turn back, shrink back, then mirror.
-    cosine, sine = torch.cos(angle) / scale, torch.sin(angle) / scale
-    x = torch.stack([cosine, sine, -(cosine * shift[0] + sine * shift[1])], 1)
-    y = torch.stack([-sine, cosine, -(-sine * shift[0] + cosine * shift[1])], 1)
-    return torch.stack([x * mirror[:, None], y], 1)
+    cosine, sine = np.cos(angle) / scale, np.sin(angle) / scale
+    x = np.stack([cosine, sine, -(cosine * shift[0] + sine * shift[1])], 1)
+    y = np.stack([-sine, cosine, sine * shift[0] - cosine * shift[1]], 1)
+    return np.stack([x * mirror[:, None], y], 1).astype(np.float32)
