@@ -28,7 +28,16 @@ SMALL = (
 )
 
 
-def test_ways_take_turns_and_the_first_round_does_not_count() -> None:
+def test_what_is_done_at_once_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 0.1, 0.2, 0.3])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    assert timing.per_second(lambda: 30) == pytest.approx(90 / 0.3)
+
+
+def test_ways_take_turns_and_the_first_round_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(timing, "AT_LEAST_S", 0)
     seen: list[str] = []
 
     def way(name: str) -> int:

@@ -12,11 +12,17 @@ from collections.abc import Callable, Iterator
 from emotion_lab.errors import UserError
 
 
+#: Seconds that a way is timed for at least; what is done sooner is done again.
+AT_LEAST_S = 0.25
+
+
 def per_second(work: Callable[[], int]) -> float:
     """Run ``work``, which returns how many images it did, and return images a second."""
-    begin = time.perf_counter()
-    count = work()
-    return count / (time.perf_counter() - begin)
+    begin, count, took = time.perf_counter(), 0, 0.0
+    while not count or took < AT_LEAST_S:
+        count += work()
+        took = time.perf_counter() - begin
+    return count / took
 
 
 def in_turn(
