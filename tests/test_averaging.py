@@ -11,6 +11,8 @@ import lightning as L
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from emotion_lab.training.averaging import Averaging, decay_at
 
@@ -22,6 +24,22 @@ class Net(L.LightningModule):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(3))
         self.norm = nn.BatchNorm1d(2)
+        self.register_buffer("index", torch.arange(100))
+
+
+class Ops(TorchDispatchMode):
+    """Notes the operations on tensors that are not on the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tensors = [a for a in tree_leaves((args, kwargs)) if isinstance(a, torch.Tensor)]
+        devices = {str((kwargs or {}).get("device") or "")} | {t.device.type for t in tensors}
+        if any(device.startswith("meta") for device in devices):
+            self.names.add(func.name().split(".")[0])
+        return func(*args, **(kwargs or {}))
 
 
 def begun(net: Any, decay: float) -> Averaging:
@@ -63,7 +81,9 @@ def test_the_average_is_the_formula(decay: float) -> None:
         d = decay_at(number, decay)
         expected = now if expected is None else d * expected + (1 - d) * now
         torch.testing.assert_close(one._average_model.module.weight.detach(), expected)
-    # Running statistics are averaged too.
+    # Running statistics are averaged too; places in a table stay what they are.
+    assert torch.equal(one._average_model.module.index, torch.arange(100))
+    assert one._average_model.module.norm.num_batches_tracked == 29
     assert 0 < one._average_model.module.norm.running_mean[0] < net.norm.running_mean[0]
 
 
@@ -83,11 +103,15 @@ def test_the_average_goes_where_the_network_goes() -> None:
     one.setup(SimpleNamespace(), net, "fit")
     net.to("meta")
     one.on_fit_start(SimpleNamespace(), net)
-    for number in (1, 2):
-        one.on_train_batch_end(SimpleNamespace(global_step=number), net, None, None, 0)
+    with Ops() as seen:
+        for number in (1, 2, 3):
+            one.on_train_batch_end(SimpleNamespace(global_step=number), net, None, None, 0)
+    # Neither brought over nor asked for: both would mean to wait.
+    assert "aten::_foreach_lerp_" in seen.names
+    assert not seen.names & {"aten::_to_copy", "aten::_local_scalar_dense"}
     held = [*one._average_model.module.parameters(), *one._average_model.module.buffers()]
     assert {tensor.device.type for tensor in held} == {"meta"}
-    assert one._average_model.n_averaged == 2  # asking an accelerator would mean to wait for it
+    assert one._average_model.n_averaged == 3  # asking an accelerator would mean to wait for it
 
 
 def test_the_first_epoch_is_scored_fairly(

@@ -20,10 +20,33 @@ SMALL = {"vit": ("model.image_size=32",), "timm": ("model.backbone=resnet10t",)}
 
 def test_where_it_is_safe() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda:0")
-    assert fuses(cpu, "bf16-mixed", False) and fuses(cuda, "32-true", False)
-    assert not fuses(cuda, "16-mixed", False)
-    assert not fuses(cpu, "32-true", True)
-    assert not fuses(torch.device("mps"), "32-true", False)
+    cfg = composed("optim=adamw")
+    assert fuses(cfg, cpu, "bf16-mixed", False) and fuses(cfg, cuda, "32-true", False)
+    assert not fuses(cfg, cuda, "16-mixed", False)
+    assert not fuses(cfg, cpu, "32-true", True)
+    assert not fuses(cfg, torch.device("mps"), "32-true", False)
+    clipped = composed("optim=adamw", "trainer.clip=1")
+    assert fuses(clipped, cpu, "32-true", False) and not fuses(clipped, cpu, "bf16-mixed", False)
+    late = composed("optim=sgd", "model.freeze=backbone", "model.unfreeze_at_epoch=1")
+    assert not fuses(late, cpu, "32-true", False)
+
+
+@pytest.mark.parametrize("optim", OPTIMS)
+@pytest.mark.parametrize(
+    "more", [("trainer.clip=1",), ("model.freeze=backbone", "model.unfreeze_at_epoch=1")]
+)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_whatever_is_set_trains(
+    tiny: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    optim: str,
+    more: tuple[str, ...],
+    precision: str,
+) -> None:
+    from emotion_lab.training.fit import fit
+
+    cfg = tiny(f"optim={optim}", f"trainer.precision={precision}", "data.n=40", *more)
+    assert len(fit(cfg, tmp_path).history.rows) == 2
 
 
 def steps(optim: str, fused: bool, spoil: bool = False) -> torch.Tensor:

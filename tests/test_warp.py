@@ -28,7 +28,7 @@ def matrices(n: int, size: int, far: float) -> np.ndarray:
     return maps
 
 
-@pytest.mark.parametrize("tower", [warps.TOWER, 500, 1])
+@pytest.mark.parametrize("tower", [warps.TOWER, 700, 1])
 @pytest.mark.parametrize(
     ("n", "height", "width", "channels", "size", "far"),
     [(9, 48, 48, 1, 48, 3), (9, 48, 48, 3, 48, 3), (5, 40, 60, 1, 32, 5), (4, 24, 24, 3, 50, 70)],
@@ -55,6 +55,29 @@ def test_as_opencv_warps_one(
         difference = np.abs(expected.astype(int) - got)
         # Both round places to a 32nd of a pixel, not the same ones.
         assert difference.max() <= 6 and difference.mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("n", "side", "scale", "degrees", "far"),
+    [(256, 48, 0.1, 180, 48), (256, 48, 0.5, 180, 48), (64, 224, 0.25, 30, 20), (2, 4000, 1, 9, 9)],
+)
+def test_whatever_may_be_set(n: int, side: int, scale: float, degrees: float, far: float) -> None:
+    """The tower of a batch never passes what OpenCV takes, whatever is drawn."""
+    given = np.broadcast_to(pictures(1, side, side, 1), (n, side, side, 1))
+    maps = np.empty((n, 2, 3))
+    rng = np.random.default_rng(0)
+    for one in maps:
+        turn, zoom = rng.uniform(-degrees, degrees), 1 / rng.uniform(scale, 1)
+        one[:] = cv2.getRotationMatrix2D((side / 2 - 0.5,) * 2, turn, zoom)
+        one[:, 2] += rng.uniform(-far, far, 2)
+    out = np.zeros((n, 48, 48, 1), np.uint8)
+    warp(given, maps, out)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    for k in (0, n - 1):
+        expected = cv2.warpAffine(
+            given[k], maps[k], (48, 48), flags=flags, borderMode=cv2.BORDER_REFLECT
+        )
+        assert np.abs(expected.astype(int) - out[k, :, :, 0]).mean() < 1
 
 
 def test_flips_are_exact() -> None:

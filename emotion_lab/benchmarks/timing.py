@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 
 from emotion_lab.errors import UserError
 
-
 #: Seconds that a way is timed for at least; what is done sooner is done again.
 AT_LEAST_S = 0.25
 

@@ -74,7 +74,7 @@ def ceiling(
     net = net.to(device).train()
     labels = torch.arange(batch_size, device=device) % classes
     groups = [{"params": list(net.parameters()), "weight_decay": cfg["optim"]["weight_decay"]}]
-    optimizer = build_optimizer(cfg["optim"], groups, fuses(images.device, precision, False))
+    optimizer = build_optimizer(cfg["optim"], groups, fuses(cfg, images.device, precision, False))
     steps = cfg["images"] // batch_size
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     while True:

@@ -12,6 +12,8 @@ import numpy as np
 #: Rows of pictures that one ``cv2.remap`` warps; it takes 32,767 at most, and float32 coordinates
 #: lose their precision before that.
 TOWER = 16384
+#: Margins of so many sides are not worth their memory: such a picture is warped alone.
+FAR = 2
 
 #: Multiplications of one call that OpenBLAS does not share out: its threads go on spinning after
 #: that, on the cores where OpenCV's are wanted.
@@ -55,17 +57,21 @@ def _folded(margin: int, side: int) -> np.ndarray:
     return np.minimum(at, 2 * side - 1 - at)
 
 
-def _remapped(pictures: np.ndarray, maps: np.ndarray, size: int) -> np.ndarray:
+def _margins(maps: np.ndarray, sides: tuple[int, int], size: int) -> np.ndarray:
+    """Return how many pixels beyond its picture (height, width) each map reaches, int (n,)."""
+    last = size - 1
+    corners = maps @ np.array([[0, last, 0, last], [0, 0, last, last], [1, 1, 1, 1]])
+    over = corners - np.array([[sides[1] - 1], [sides[0] - 1]])
+    return np.ceil(np.maximum(-corners, over).max((1, 2)).clip(0)).astype(int) + 1
+
+
+def _remapped(pictures: np.ndarray, maps: np.ndarray, size: int, margin: int) -> np.ndarray:
     """Warp a few by one ``cv2.remap``: one above the other, with margins between.
 
     Most of a call of ``cv2.warpAffine`` for 48 pixels would be the call. What is returned is
     overwritten by the thread's next call.
     """
     n, height, width, channels = pictures.shape
-    last = size - 1
-    corners = maps @ np.array([[0, last, 0, last], [0, 0, last, last], [1, 1, 1, 1]])
-    beyond = max(-corners.min(), (corners - [[width - 1], [height - 1]]).max(), 0)
-    margin = math.ceil(beyond) + 1
     tall, wide = height + 2 * margin, width + 2 * margin
     tower = _buffer("tower", (n, tall, width, channels), np.uint8)
     np.take(pictures, _folded(margin, height), axis=1, out=tower, mode="clip")
@@ -108,8 +114,18 @@ def warp(pictures: np.ndarray, maps: np.ndarray, out: np.ndarray) -> None:
             tower = pictures[is_mirrored].reshape(-1, width, channels)
             out[is_mirrored] = cv2.flip(tower, 1).reshape(-1, size, size, channels)
         left = ~(is_same | is_mirrored)
-    rest = np.flatnonzero(left)
-    step = max(1, TOWER // (2 * max(height, size)))
+    margins = _margins(maps, (height, width), size)
+    tallest = height + 2 * FAR * max(height, width)
+    far = left & ((margins > FAR * max(height, width)) | (tallest > TOWER))
+    for k in np.flatnonzero(far):
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        one = cv2.warpAffine(
+            pictures[k], maps[k], (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT
+        )
+        out[k] = one.reshape(out[k].shape)
+    rest = np.flatnonzero(left & ~far)
+    margin = int(margins[rest].max(initial=1))
+    step = max(1, TOWER // max(height + 2 * margin, size))
     for begin in range(0, len(rest), step):
         some = rest[begin : begin + step]
-        out[some] = _remapped(pictures[some], maps[some], size)
+        out[some] = _remapped(pictures[some], maps[some], size, margin)

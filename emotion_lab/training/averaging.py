@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
-from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
@@ -32,21 +32,42 @@ class Averaging(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        super().__init__(multi_avg_fn=self._average)
+        super().__init__()
         self.decay = decay
-        self._step = 0
-
-    def _average(self, averaged: list[Tensor], current: list[Tensor], _: Any) -> None:
-        get_ema_multi_avg_fn(decay_at(self._step, self.decay))(averaged, current, None)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Bring the average to where the network is by now."""
+        """Bring the average to where the network is by now; its count stays on the CPU."""
         assert self._average_model is not None
         self._average_model.module.to(pl_module.device)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Go on from the last step: every one before it is in the average."""
+        self._latest_update_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         """Average, where the batch ended in an optimiser step."""
-        self._step = trainer.global_step
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, index)
+        if trainer.global_step == self._latest_update_step:
+            return
+        self._latest_update_step = trainer.global_step
+        assert self._average_model is not None
+        kept, net = self._average_model.module, pl_module
+        pairs = zip(
+            (tensor.detach() for tensor in itertools.chain(kept.parameters(), kept.buffers())),
+            (tensor.detach() for tensor in itertools.chain(net.parameters(), net.buffers())),
+            strict=True,
+        )
+        floats, others = [], []
+        for pair in pairs:
+            (floats if pair[0].is_floating_point() else others).append(pair)
+        if self._average_model.n_averaged:
+            decay = decay_at(trainer.global_step, self.decay)
+            averaged, current = zip(*floats, strict=True)
+            get_ema_multi_avg_fn(decay)(list(averaged), list(current), None)
+        else:
+            others += floats
+        # Counters and indices have no average.
+        for averaged, current in others:
+            averaged.copy_(current, non_blocking=True)
+        self._average_model.n_averaged += 1

@@ -242,7 +242,8 @@ class EmotionModule(L.LightningModule):
 
     def _fuses(self) -> bool:
         device = self.trainer.strategy.root_device
-        return fuses(device, str(self.trainer.precision), self._device_mesh is not None)
+        precision = str(self.trainer.precision)
+        return fuses(self.cfg, device, precision, self._device_mesh is not None)
 
     def step_plateau(self, metrics: dict[str, float]) -> None:
         """Step ``schedule=plateau`` at the end of an epoch.
@@ -300,6 +301,8 @@ class EmotionModule(L.LightningModule):
         """Put restored metrics and schedule in place, once Lightning has built everything."""
         half, plateau = getattr(self, "_restored", ({}, None))
         tally = self._metrics["train_tally"]
+        if "train_scores.accuracy" in half and self.global_rank == 0:
+            print("resumed from an older version: this epoch's train scores count from here on")
         # What all had counted goes on in the first process.
         if half.get("updates") and self.global_rank == 0:
             for key, value in half["state"].items():
@@ -308,9 +311,12 @@ class EmotionModule(L.LightningModule):
         if plateau is not None and isinstance(self._schedule, ReduceLROnPlateau):
             self._schedule.load_state_dict(plateau)
         self._restored = {}, None
-        if self._fuses():
-            for optimizer in self.trainer.optimizers:
+        for optimizer in self.trainer.optimizers:
+            if self._fuses():
                 align(optimizer)
+            else:  # fsdp reads the optimiser before on_load_checkpoint
+                for group in optimizer.param_groups:
+                    group["fused"] = None
         self.set_frozen(self.current_epoch)
         self._ready_to_train()
 

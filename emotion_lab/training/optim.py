@@ -46,18 +46,20 @@ def build_optimizer(
     raise unknown("optim", name, ("adam", "adamw", "sgd"), "Set it with optim=<name>.")
 
 
-def fuses(device: torch.device, precision: str, split: bool) -> bool:
+def fuses(cfg: dict[str, Any], device: torch.device, precision: str, split: bool) -> bool:
     """Tell whether a fused optimiser is safe.
 
-    Not with 16-mixed, where it would undo the scaling of the gradients itself and
-    ``trainer.clip`` clip the wrong ones; nor where the parameters are split among devices.
-
     Args:
+        cfg: The whole config.
         device: Of the parameters.
         precision: Of the Trainer, for instance ``"bf16-mixed"``.
         split: Whether ``trainer=fsdp`` has split them.
     """
-    return device.type in ("cpu", "cuda") and precision != "16-mixed" and not split
+    # It would undo the scaling of 16-bit gradients itself, and Lightning clips none that might be.
+    scaled = precision == "16-mixed" or (cfg["trainer"]["clip"] and precision.endswith("-mixed"))
+    # Fused SGD wants the momentum of all parameters, or of none.
+    late = cfg["optim"]["name"] == "sgd" and cfg["model"]["unfreeze_at_epoch"] is not None
+    return device.type in ("cpu", "cuda") and not (scaled or late or split)
 
 
 def align(optimizer: Optimizer) -> None:
