@@ -15,8 +15,11 @@ from emotion_lab.errors import UserError
 
 def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check what is cheap to check, before Hydra makes the run folder."""
+    from emotion_lab.faces.words import load_words
+
     checks.check_checkpoint(cfg.ckpt, exported=True)
     checks.check_exist({"detector.file": cfg.detector.get("file")})
+    load_words(str(cfg.language), ())
     checks.check_apart({"source": cfg.source, "ckpt": cfg.ckpt}, {"save": cfg.save, "log": cfg.log})
     for key in ("save", "log"):
         path = None if cfg[key] is None else Path(str(cfg[key])).expanduser()

@@ -13,6 +13,8 @@ from emotion_lab.errors import UserError
 
 def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check what is cheap to check, before Hydra makes the run folder."""
+    from emotion_lab.faces.words import load_words
+
     checks.check_checkpoint(cfg.ckpt, exported=True)
     if cfg.source is None:
         raise UserError("source is missing: give an image, a folder or a clip, source=<path>.")
@@ -20,6 +22,7 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     if name.isdecimal() or "://" in name or name.startswith("/dev/"):
         raise UserError(f"source={name} has no end: use python -m emotion_lab.live source={name}.")
     checks.check_exist({"detector.file": cfg.detector.get("file")})
+    load_words(str(cfg.language), ())
     folder = Path(str(cfg.hydra.run.dir if cfg.out is None else cfg.out))
     if (folder / "predictions.jsonl").exists() and not cfg.overwrite:
         raise UserError(

@@ -209,6 +209,7 @@ RULES: dict[str, Rule] = {
     "seconds": POSITIVE,
     "rounds": at_least(1),
     "images": at_least(1),
+    "folder": at_least(1),
     "workers": at_least(0),
     "augment.flip": SHARE,
     "augment.warp": SHARE,

@@ -117,5 +117,5 @@ def bench(cfg: dict[str, Any], device: str) -> dict[str, Any]:
         "ratio": round(fast["median"] / slow["median"], 2),
         "rounds": {"plain": slow, "ours": fast},
         "epoch": epoch_times(cfg, spec, device),
-        "folder": folder_memory(data.split("train"), data.classes, 500),
+        "folder": folder_memory(data.split("train"), data.classes, cfg["folder"]),
     }
