@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import forked
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -85,6 +88,8 @@ def tiny() -> Callable[..., dict[str, Any]]:
 
 def command(*arguments: str, module: str = "emotion_lab.train", cwd: Path) -> Any:
     """Run an entry point in a process of its own and return the finished process."""
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        return forked.run(module, [*arguments], cwd, timeout=200)
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=cwd,

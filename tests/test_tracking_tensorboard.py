@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -187,6 +188,8 @@ def test_resumed_run_continues_its_curves(step: int, tmp_path: Path) -> None:
     before = curves(runs[1])["train/loss_step"]
     assert [at for at, _ in before] == list(range(step))
     assert "_hparams_/session_end_info" not in events(runs[1]).PluginTagToContent("hparams")
+    # TensorBoard sorts the files of one process and second by name, 10 before 9.
+    time.sleep(1.1)
     again = fit(cfg, runs[1], runs[1] / "checkpoints" / "last.ckpt")
     finish(cfg, runs[1], again)
     close(again.loggers, "success")
