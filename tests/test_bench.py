@@ -34,17 +34,15 @@ def test_what_is_done_at_once_is_done_again(monkeypatch: pytest.MonkeyPatch) -> 
     assert timing.per_second(lambda: 30) == pytest.approx(90 / 0.3)
 
 
-def test_ways_take_turns_and_the_first_round_does_not_count(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(timing, "AT_LEAST_S", 0)
+def test_ways_take_turns_and_the_first_round_does_not_count() -> None:
     seen: list[str] = []
 
     def way(name: str) -> int:
         seen.append(name)
         return 10
 
-    rates = timing.in_turn({"a": lambda: way("a"), "b": lambda: way("b")}, 3, progress=False)
+    ways = {"a": lambda: way("a"), "b": lambda: way("b")}
+    rates = timing.in_turn(ways, 3, progress=False, at_least=0)
     assert seen == ["a", "b"] * 4
     assert [len(rates["a"]), len(rates["b"])] == [3, 3]
     assert timing.summary([3.0, 1.0, 2.0]) == {"median": 2.0, "min": 1.0, "max": 3.0}

@@ -184,3 +184,21 @@ def test_resume_of_a_broken_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:5000])
     with pytest.raises(UserError, match="truncated"):
         fit(tiny(), tmp_path, file)
+
+
+@pytest.mark.parametrize("updates", [0, 3])
+def test_half_an_epoch_of_an_older_version_is_not_counted_in_silence(
+    updates: int,
+    tiny: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cfg = tiny("trainer.max_epochs=2", "schedule=none")
+    fit({**cfg, "trainer": {**cfg["trainer"], "max_epochs": 1}}, tmp_path)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    content = ckpt.read(last)
+    content["half_epoch"] = {"train_scores.accuracy": {"state": {}, "updates": updates}}
+    ckpt.write(last, content)
+    capsys.readouterr()
+    fit(cfg, tmp_path, last)
+    assert ("older version" in capsys.readouterr().out) == bool(updates)

@@ -11,26 +11,35 @@ from collections.abc import Callable, Iterator
 
 from emotion_lab.errors import UserError
 
-#: Seconds that a way is timed for at least; what is done sooner is done again.
+#: Seconds that a way is timed for at least.
 AT_LEAST_S = 0.25
 
 
-def per_second(work: Callable[[], int]) -> float:
-    """Run ``work``, which returns how many images it did, and return images a second."""
+def per_second(work: Callable[[], int], at_least: float = AT_LEAST_S) -> float:
+    """Run ``work``, which returns how many images it did, and return images a second.
+
+    Args:
+        work: Done again until ``at_least`` seconds are over.
+        at_least: 0 for what sees to that itself.
+    """
     begin, count, took = time.perf_counter(), 0, 0.0
-    while not count or took < AT_LEAST_S:
+    while not count or took < at_least:
         count += work()
         took = time.perf_counter() - begin
     return count / took
 
 
 def in_turn(
-    ways: dict[str, Callable[[], int]], rounds: int, progress: bool = True, unit: str = "images"
+    ways: dict[str, Callable[[], int]],
+    rounds: int,
+    progress: bool = True,
+    unit: str = "images",
+    at_least: float = AT_LEAST_S,
 ) -> dict[str, list[float]]:
     """Time several ways in turn, so that whatever else the machine does hits all of them.
 
     One round before the first is not counted: it warms up. ``unit`` is what is counted, for the
-    lines of progress.
+    lines of progress; ``at_least`` is that of :func:`per_second`.
 
     Returns:
         Images a second of each way, one value for each round.
@@ -38,7 +47,7 @@ def in_turn(
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name, work in ways.items():
-            rate = per_second(work)
+            rate = per_second(work, at_least)
             if turn:
                 rates[name].append(rate)
             if progress:

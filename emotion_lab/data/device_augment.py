@@ -23,6 +23,11 @@ def _spread(draws: Any, low: float, high: float) -> Any:
     return low + (high - low) * draws
 
 
+def _beside(images: Tensor, draws: Tensor) -> Tensor:
+    """Bring draws to where the images are, without waiting for what is under way there."""
+    return draws.to(images.device, non_blocking=True)
+
+
 class DeviceAugment:
     """``augment=device``: random transforms of a batch, drawn per image.
 
@@ -68,9 +73,7 @@ class DeviceAugment:
             # The warp samples points: without this, shrinking would alias.
             images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
         shape = [len(images), images.shape[1], size, size]
-        grid = F.affine_grid(
-            matrices.to(images.device, non_blocking=True), shape, align_corners=False
-        )
+        grid = F.affine_grid(_beside(images, matrices), shape, align_corners=False)
         return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
     def lights(self, n: int) -> tuple[Tensor, Tensor]:
@@ -98,22 +101,18 @@ class DeviceAugment:
 
     def relight(self, images: Tensor) -> Tensor:
         """Change contrast and brightness of float (B, c, s, s), then clip to 0..255."""
-        pair = torch.stack(self.lights(len(images))).to(images.device, non_blocking=True)[
-            :, :, None, None, None
-        ]
+        pair = _beside(images, torch.stack(self.lights(len(images))))[:, :, None, None, None]
         return torch.addcmul(pair[1], images, pair[0]).clamp_(0, 255)
 
     def erase(self, images: Tensor) -> Tensor:
         """Paint over one rectangle of some images of float (B, c, s, s) with an even grey."""
         box, value = self.holes(len(images))
-        box, size = box.to(images.device, non_blocking=True)[:, :, None], images.shape[-1]
+        box, size = _beside(images, box)[:, :, None], images.shape[-1]
         at = (torch.arange(size, device=images.device) + 0.5) / size
         rows = (at >= box[0]) & (at < box[2])
         columns = (at >= box[1]) & (at < box[3])
         hole = (rows[:, :, None] & columns[:, None, :])[:, None]
-        return torch.where(
-            hole, value.to(images.device, non_blocking=True)[:, None, None, None], images
-        )
+        return torch.where(hole, _beside(images, value)[:, None, None, None], images)
 
     def _by_opencv(self, images: Tensor, size: int) -> Tensor:
         """Do the same to uint8 images on the CPU, with the same draws.
@@ -130,7 +129,6 @@ class DeviceAugment:
             pictures = shrunk(pictures, size)
         maps = _pixels(matrices, pictures.shape[1:3], size)
         out = np.empty((n, size, size, pictures.shape[3]), np.uint8)
-
         warp(pictures, maps, out)
         lit = np.flatnonzero((factor != 1) | (offset != 0))
         tables = np.arange(256, dtype=np.float32) * factor[lit, None] + offset[lit, None]

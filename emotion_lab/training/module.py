@@ -301,7 +301,8 @@ class EmotionModule(L.LightningModule):
         """Put restored metrics and schedule in place, once Lightning has built everything."""
         half, plateau = getattr(self, "_restored", ({}, None))
         tally = self._metrics["train_tally"]
-        if "train_scores.accuracy" in half and self.global_rank == 0:
+        older = half.get("train_scores.accuracy", {})
+        if older.get("updates") and self.global_rank == 0:
             print("resumed from an older version: this epoch's train scores count from here on")
         # What all had counted goes on in the first process.
         if half.get("updates") and self.global_rank == 0:
