@@ -17,7 +17,7 @@ setup: .venv/.ready
 
 demo: .venv/.ready
 	$(BIN)/python -m emotion_lab.train experiment=demo hydra.run.dir=$(RUN)
-	$(BIN)/python -m emotion_lab.evaluate ckpt=$(RUN) robustness=100 hydra.run.dir=$(RUN)/report
+	$(BIN)/python -m emotion_lab.evaluate ckpt=$(RUN) num_robustness=100 hydra.run.dir=$(RUN)/report
 	$(BIN)/python -m emotion_lab.live ckpt=$(RUN) source=synthetic detector=haar display=none \
 		save=$(RUN)/live.mp4 log=$(RUN)/live.jsonl hydra.run.dir=$(RUN)/live
 
@@ -27,6 +27,7 @@ test: .venv/.ready lint
 lint: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 clean:
 	rm -rf .venv build dist

@@ -1,4 +1,4 @@
-"""Measure speed: ``python -m emotion_lab.bench what=data|train|live|deploy``."""
+"""Measure speed: ``python -m emotion_lab.bench benchmark=data|train|live|deploy``."""
 
 from __future__ import annotations
 
@@ -8,53 +8,55 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from emotion_lab import checks, config
-from emotion_lab.errors import UserError, unknown
+from emotion_lab.cli import app
+from emotion_lab.config import compose
+from emotion_lab.core import paths
+from emotion_lab.core.errors import UserError, unknown
 
 
-def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
+def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check what is cheap to check, before Hydra makes the run folder."""
-    if cfg.what == "deploy":
+    if cfg.benchmark == "deploy":
         _check_deploy(cfg)
     elif cfg.images < 2 * cfg.data.batch_size:
         raise UserError(
             f"images={cfg.images} is less than two batches: set images={4 * cfg.data.batch_size} "
             "or a smaller data.batch_size."
         )
-    if cfg.what == "live" and cfg.ckpt is None:
-        raise UserError("ckpt is missing: what=live measures with a checkpoint, ckpt=<path>.")
-    if cfg.what == "live":
-        checks.check_checkpoint(cfg.ckpt)
-    ckpt = None if cfg.what == "deploy" else cfg.ckpt
-    paths = {"data.path": cfg.data.path, "ckpt": ckpt, "clip": cfg.clip, "photo": cfg.photo}
-    checks.check_exist(paths)
+    if cfg.benchmark == "live" and cfg.ckpt is None:
+        raise UserError("ckpt is missing: benchmark=live measures with a checkpoint, ckpt=<path>.")
+    if cfg.benchmark == "live":
+        paths.check_checkpoint(cfg.ckpt)
+    ckpt = None if cfg.benchmark == "deploy" else cfg.ckpt
+    required = {"data.path": cfg.data.path, "ckpt": ckpt, "clip": cfg.clip, "photo": cfg.photo}
+    paths.check_exist(required)
     if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
-        checks.check_folder(str(cfg.hydra.run.dir))
+        paths.check_folder(str(cfg.hydra.run.dir))
     return []
 
 
 def _check_deploy(cfg: DictConfig) -> None:
-    """Check what ``what=deploy`` is asked to measure.
+    """Check what ``benchmark=deploy`` is asked to measure.
 
     Raises:
         UserError: For a network that does not exist, or too little to measure.
     """
     if cfg.ckpt is not None:
-        checks.check_checkpoint(cfg.ckpt, several=True)
-    if cfg.exports is not None and (cfg.ckpt is None or cfg.n is None):
+        paths.check_checkpoint(cfg.ckpt, several=True)
+    if cfg.exports is not None and (cfg.ckpt is None or cfg.num_images is None):
         raise UserError(
             "exports= times files beside their checkpoint and counts where they answer otherwise: "
-            "add ckpt=<path> n=1000."
+            "add ckpt=<path> num_images=1000."
         )
-    for place in checks.paths(cfg.exports):
-        checks.check_exist({"exports": place})
-    if cfg.ckpt is None and cfg.n is not None:
-        raise UserError("n= asks checkpoints the same images: give them, ckpt=[one,other].")
+    for place in paths.as_list(cfg.exports):
+        paths.check_exist({"exports": place})
+    if cfg.ckpt is None and cfg.num_images is not None:
+        raise UserError("num_images= asks checkpoints the same images: give them, ckpt=[one,other].")
     if cfg.ckpt is None and not cfg.models:
         raise UserError("models=[] leaves nothing to measure: name some, models=[cnn,senet].")
     for name in cfg.models:
-        if name not in config.options("model"):
-            raise unknown("model", name, config.options("model"), "Set it with models=[<name>].")
+        if name not in compose.options("model"):
+            raise unknown("model", name, compose.options("model"), "Set it with models=[<name>].")
 
 
 def lines(result: dict[str, Any]) -> list[str]:
@@ -85,14 +87,14 @@ def lines(result: dict[str, Any]) -> list[str]:
                 f"peak {row['peak_memory_mib']:,.0f} MiB"
             )
     if "deploy" in result:
-        from emotion_lab.benchmarks.deploy_choice import lines as deploy_lines
+        from emotion_lab.benchmarks.deploy.pareto import lines as deploy_lines
 
         shown += deploy_lines(result["deploy"])
     return shown + (live_lines(result["live"]) if "live" in result else [])
 
 
 def live_lines(found: dict[str, Any]) -> list[str]:
-    """Return the results of ``what=live`` as lines for people."""
+    """Return the results of ``benchmark=live`` as lines for people."""
     from emotion_lab.benchmarks.live import PARTS
 
     shown = [f"\nlive: {found['detector']}, {found['runtime']}"]
@@ -127,27 +129,27 @@ def live_lines(found: dict[str, Any]) -> list[str]:
 
 def _smoothers() -> dict[str, Any]:
     """Return the config of every smoother with its defaults."""
-    return {name: config.defaults("smoothing", name) for name in config.options("smoothing")}
+    return {name: compose.defaults("smoothing", name) for name in compose.options("smoothing")}
 
 
 def bench(cfg: DictConfig) -> None:
     """Measure, print a table, leave ``bench.json``."""
     from hydra.core.hydra_config import HydraConfig
 
-    from emotion_lab.evaluation.judge import write_json
-    from emotion_lab.training.hardware import choose_accelerator, git_commit, hardware, versions
+    from emotion_lab.core.environment import choose_accelerator, git_commit, hardware, versions
+    from emotion_lab.core.io import write_json
 
     hydra_cfg = HydraConfig.get()
     run_dir = Path(hydra_cfg.runtime.output_dir)
-    plain = config.plain(cfg)
+    plain = compose.to_container(cfg)
     device = choose_accelerator(plain["trainer"]["accelerator"])
     import torch
 
-    if plain["trainer"]["threads"]:
-        torch.set_num_threads(int(plain["trainer"]["threads"]))
+    if plain["trainer"]["num_threads"]:
+        torch.set_num_threads(int(plain["trainer"]["num_threads"]))
     plain["workers"] = (os.cpu_count() or 1) if plain["workers"] is None else plain["workers"]
     result: dict[str, Any] = {
-        "what": plain["what"],
+        "what": plain["benchmark"],
         "model": plain["model"]["name"],
         "image_size": plain["model"]["image_size"],
         "batch_size": plain["data"]["batch_size"],
@@ -159,16 +161,16 @@ def bench(cfg: DictConfig) -> None:
         "versions": versions(),
         "commit": git_commit(),
     }
-    if plain["what"] == "data":
+    if plain["benchmark"] == "data":
         from emotion_lab.benchmarks.data import bench as measure
 
         result["data"] = measure(plain, device)
-    elif plain["what"] == "live":
+    elif plain["benchmark"] == "live":
         from emotion_lab.benchmarks.live import bench as measure_live
 
         result["live"] = measure_live(plain, _smoothers())
-    elif plain["what"] == "deploy":
-        from emotion_lab.benchmarks.deploy import bench as measure_deploy
+    elif plain["benchmark"] == "deploy":
+        from emotion_lab.benchmarks.deploy.matrix import bench as measure_deploy
 
         result["deploy"] = measure_deploy(plain, run_dir)
     else:
@@ -183,7 +185,7 @@ def bench(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Entry point of ``emotion-bench``."""
-    config.run("bench", bench, prepare, ("bench.json",))
+    app.run("bench", bench, validate, ("bench.json",))
 
 
 if __name__ == "__main__":

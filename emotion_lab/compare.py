@@ -1,4 +1,4 @@
-"""Compare models on the same images: two, ``a=<run> b=<run>``, or many, ``runs=<folder>``."""
+"""Compare models on the same images: two, ``run_a=<run> run_b=<run>``, or many, ``runs=<folder>``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from emotion_lab import checks, config
-from emotion_lab.errors import UserError
+from emotion_lab.cli import app
+from emotion_lab.core import paths
+from emotion_lab.core.errors import UserError
 
 RESULTS = ("compare.json", "leaderboard.json")
 
@@ -19,54 +20,54 @@ def _places(cfg: DictConfig) -> list[Path]:
     Raises:
         UserError: If both are given, or keys of the other one.
     """
-    from emotion_lab.comparison.sides import runs_of
+    from emotion_lab.experiments.compare.load import runs_of
 
     if cfg.runs is None:
-        for key, unset in (("by", None), ("latency", False)):
+        for key, unset in (("sort_by", None), ("latency", False)):
             if cfg[key] != unset:
                 raise UserError(f"{key}= is for a leaderboard: give runs=<folder>.")
         return []
-    if cfg.a is not None or cfg.b is not None:
+    if cfg.run_a is not None or cfg.run_b is not None:
         raise UserError(
-            "runs= ranks many runs, a= and b= compare two: give runs=<folder>, or a=<run> b=<run>."
+            "runs= ranks many runs, run_a= and run_b= compare two: give runs=<folder>, or run_a=<run> run_b=<run>."
         )
     return runs_of("runs", cfg.runs)
 
 
-def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
+def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Read what is given, which takes no second, before Hydra makes the run folder."""
-    from emotion_lab.comparison.sides import read_sides, runs_of
+    from emotion_lab.experiments.compare.load import read_sides, runs_of
 
     places = _places(cfg)
     if places:
-        from emotion_lab.leaderboard import groups, latency
+        from emotion_lab.experiments.leaderboard import grouping, latency
 
-        found = groups.read(places, cfg.by, cfg.split)
+        found = grouping.read(places, cfg.sort_by, cfg.split)
         if cfg.latency:
             latency.checkpoints(found.groups)
     else:
-        read_sides(runs_of("a", cfg.a), runs_of("b", cfg.b), cfg.split)
+        read_sides(runs_of("run_a", cfg.run_a), runs_of("run_b", cfg.run_b), cfg.split)
     if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
-        checks.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
+        paths.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
     return []
 
 
 def rank(cfg: DictConfig, places: list[Path], run_dir: Path) -> float:
     """Rank, write the results, print them; returns the best mean."""
-    from emotion_lab.files import write_whole
-    from emotion_lab.leaderboard import show
-    from emotion_lab.leaderboard.board import board
-    from emotion_lab.leaderboard.groups import read
+    from emotion_lab.core.io import atomic_write
+    from emotion_lab.experiments.leaderboard import report
+    from emotion_lab.experiments.leaderboard.grouping import read
+    from emotion_lab.experiments.leaderboard.table import board
 
-    found = read(places, cfg.by, cfg.split)
-    result = board(found, Path(str(cfg.ledger)), bool(cfg.latency))
-    drawn = show.pictures(found, result, run_dir)
-    write_whole(run_dir / "leaderboard.csv", show.table(result).encode())
-    show.write_page(run_dir, result, drawn)
+    found = read(places, cfg.sort_by, cfg.split)
+    result = board(found, Path(str(cfg.test_ledger)), bool(cfg.latency))
+    drawn = report.pictures(found, result, run_dir)
+    atomic_write(run_dir / "leaderboard.csv", report.table(result).encode())
+    report.write_page(run_dir, result, drawn)
     # Last: where it is, the rest is.
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    write_whole(run_dir / "leaderboard.json", text.encode())
-    print("\n".join(show.lines(result)))
+    atomic_write(run_dir / "leaderboard.json", text.encode())
+    print("\n".join(report.lines(result)))
     print(run_dir)
     return float(result["groups"][0][result["by"]]["mean"])
 
@@ -75,30 +76,30 @@ def compare(cfg: DictConfig) -> float:
     """Compare, write the results, print them; returns the difference in accuracy, b - a."""
     from hydra.core.hydra_config import HydraConfig
 
-    from emotion_lab.comparison import show
-    from emotion_lab.comparison.compare import compare as compared
-    from emotion_lab.comparison.sides import runs_of
-    from emotion_lab.evaluation.style import both
-    from emotion_lab.files import write_whole
+    from emotion_lab.core.io import atomic_write
+    from emotion_lab.experiments.compare import report
+    from emotion_lab.experiments.compare.load import runs_of
+    from emotion_lab.experiments.compare.result import compare as compared
+    from emotion_lab.reports.style import both
 
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     places = _places(cfg)
     if places:
         return rank(cfg, places, run_dir)
-    a, b = runs_of("a", cfg.a), runs_of("b", cfg.b)
-    result = compared(a, b, cfg.split, Path(str(cfg.ledger)))
+    a, b = runs_of("run_a", cfg.run_a), runs_of("run_b", cfg.run_b)
+    result = compared(a, b, cfg.split, Path(str(cfg.test_ledger)))
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    write_whole(run_dir / "compare.json", text.encode())
-    pictures = both(lambda style: show.figure(result, style), run_dir, "compare")
-    show.write_page(run_dir, result, pictures)
-    print("\n".join(show.lines(result)))
+    atomic_write(run_dir / "compare.json", text.encode())
+    pictures = both(lambda style: report.figure(result, style), run_dir, "compare")
+    report.write_page(run_dir, result, pictures)
+    print("\n".join(report.lines(result)))
     print(run_dir)
     return float(result["difference"]["accuracy"])
 
 
 def main() -> None:
     """Entry point of ``emotion-compare``."""
-    config.run("compare", compare, prepare, RESULTS)
+    app.run("compare", compare, validate, RESULTS)
 
 
 if __name__ == "__main__":

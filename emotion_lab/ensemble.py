@@ -7,34 +7,35 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from emotion_lab import checks, config, runs
-from emotion_lab.command_line import quote
-from emotion_lab.errors import UserError
+from emotion_lab.cli import app
+from emotion_lab.config.overrides import quote
+from emotion_lab.core import paths, runs
+from emotion_lab.core.errors import UserError
 
 FILE = "ensemble.ckpt"
 RESULTS = (FILE, "ensemble.json")
 
 
-def places(cfg: DictConfig) -> list[Path]:
+def run_paths(cfg: DictConfig) -> list[Path]:
     """Return what ``runs=`` names.
 
     Raises:
         UserError: If it is nothing.
     """
-    given = [Path(path) for path in checks.paths(cfg.runs)]
+    given = [Path(path) for path in paths.as_list(cfg.runs)]
     if not given:
         raise UserError("runs is missing: give a sweep folder or a list, runs=[<run>,<run>].")
     return given
 
 
-def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
+def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Look at the runs, which takes a second, before Hydra makes the run folder."""
-    from emotion_lab.ensembling.members import read
+    from emotion_lab.experiments.ensemble.candidates import read
 
-    read(runs.find(places(cfg)), cfg.metric)
+    read(runs.find(run_paths(cfg)), cfg.metric)
     folder = str(cfg.hydra.run.dir if cfg.out is None else cfg.out)
     if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
-        checks.check_fresh(folder, *RESULTS, key="hydra.run.dir" if cfg.out is None else "out")
+        paths.check_fresh(folder, *RESULTS, key="hydra.run.dir" if cfg.out is None else "out")
     return [] if cfg.out is None else [f"hydra.run.dir={quote(str(cfg.out))}"]
 
 
@@ -42,18 +43,17 @@ def ensemble(cfg: DictConfig) -> float:
     """Choose, write the checkpoint, print who takes part; returns the score on val."""
     from hydra.core.hydra_config import HydraConfig
 
-    from emotion_lab.ensembling.build import choose, lines, summary, write_checkpoint
-    from emotion_lab.ensembling.figure import figure
-    from emotion_lab.ensembling.members import read
-    from emotion_lab.evaluation.judge import write_json
-    from emotion_lab.evaluation.style import both
-    from emotion_lab.files import file_hash
-    from emotion_lab.training.hardware import git_commit, versions
+    from emotion_lab.core.environment import git_commit, versions
+    from emotion_lab.core.io import file_hash, write_json
+    from emotion_lab.experiments.ensemble.candidates import read
+    from emotion_lab.experiments.ensemble.checkpoint import choose, lines, summary, write_checkpoint
+    from emotion_lab.experiments.ensemble.figure import figure
+    from emotion_lab.reports.style import both
 
     hydra_cfg = HydraConfig.get()
     run_dir = Path(hydra_cfg.runtime.output_dir)
-    candidates = read(runs.find(places(cfg)), cfg.metric)
-    choice = choose(candidates, cfg.choose, cfg.size, cfg.nested)
+    candidates = read(runs.find(run_paths(cfg)), cfg.metric)
+    choice = choose(candidates, cfg.selection, cfg.max_members, cfg.num_splits)
     found = summary(candidates, choice)
     path = run_dir / FILE
     made = write_checkpoint(candidates, choice, found, path)
@@ -67,7 +67,7 @@ def ensemble(cfg: DictConfig) -> float:
         "command": shlex.join(["python", "-m", "emotion_lab.ensemble", *hydra_cfg.overrides.task]),
     }
     write_json(run_dir / "ensemble.json", {**found, **about})
-    print("\n".join(lines(found, cfg.nested)))
+    print("\n".join(lines(found, cfg.num_splits)))
     print(
         f"temperature {made['temperature']:.3f}, fitted on val, NLL {made['nll']:.4f} -> "
         f"{made['nll_calibrated']:.4f}; {made['parameters']:,} parameters"
@@ -79,7 +79,7 @@ def ensemble(cfg: DictConfig) -> float:
 
 def main() -> None:
     """Entry point of ``emotion-ensemble``."""
-    config.run("ensemble", ensemble, prepare, RESULTS)
+    app.run("ensemble", ensemble, validate, RESULTS)
 
 
 if __name__ == "__main__":

@@ -8,23 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from emotion_lab import checks, config, runs
-from emotion_lab.command_line import quote
-from emotion_lab.errors import UserError
+from emotion_lab.cli import app
+from emotion_lab.config import compose
+from emotion_lab.config.overrides import quote
+from emotion_lab.core import paths, runs
+from emotion_lab.core.errors import UserError
 
 if TYPE_CHECKING:
     from emotion_lab.evaluation.predict import Predictions
-    from emotion_lab.models.restore import Loaded
+    from emotion_lab.models.load import LoadedCheckpoint
 
 RESULTS = ("metrics.json", "report.html", "mistakes")
 #: What may be said when predictions are brought back.
-RESTORE_KEYS = ("ckpt", "restore", "split", "data.path", "data.num_workers", "report")
+RESTORE_KEYS = ("ckpt", "rescore", "split", "data.path", "data.num_workers", "report")
 
 
-def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
+def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check what is cheap to check, before Hydra makes the run folder."""
-    checks.check_checkpoint(cfg.ckpt, several=True)
-    if cfg.restore:
+    paths.check_checkpoint(cfg.ckpt, several=True)
+    if cfg.rescore:
         return _prepare_restore(cfg, overrides)
     if cfg.calibrate:
         if cfg.split != "val" or cfg.tta != "none":
@@ -32,36 +34,36 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
                 "calibrate=true fits on val, never on test or train, and without test-time "
                 "augmentation, as live answers: set split=val tta=none."
             )
-        if cfg.data.name != "checkpoint" or len(checks.paths(cfg.ckpt)) > 1 or cfg.data.limit:
+        if cfg.data.name != "checkpoint" or len(paths.as_list(cfg.ckpt)) > 1 or cfg.data.limit:
             raise UserError(
                 "calibrate=true fits one checkpoint on all of its own val split: give one ckpt "
                 "and no other data."
             )
     _check_runtime(cfg)
     if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
-        checks.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
+        paths.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
     return []
 
 
 def _prepare_restore(cfg: DictConfig, overrides: list[str]) -> list[str]:
-    """Check ``restore=true``: one finished run, nothing that would change what it answers."""
+    """Check ``rescore=true``: one finished run, nothing that would change what it answers."""
     for text in overrides:
         key = text.lstrip("+~").split("=", 1)[0]
         if key not in RESTORE_KEYS and not key.startswith(("trainer", "hydra")):
             raise UserError(
-                f"restore=true writes again what train wrote of val; '{text}' does not apply. "
+                f"rescore=true writes again what train wrote of val; '{text}' does not apply. "
                 f"Allowed: {', '.join(RESTORE_KEYS)}."
             )
-    folders = [Path(path) for path in checks.paths(cfg.ckpt)]
+    folders = [Path(path) for path in paths.as_list(cfg.ckpt)]
     if cfg.split != "val" or len(folders) > 1 or not runs.is_run(folders[0]):
         raise UserError(
-            "restore=true writes predictions_val.csv of one finished run of train: give "
+            "rescore=true writes predictions_val.csv of one finished run of train: give "
             "ckpt=<its run folder>, split=val."
         )
     if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
         place = quote(str(folders[0]), interpolate=True)
         return [f"hydra.run.dir={place}", "hydra.output_subdir=null"]
-    raise UserError("restore=true works in the folder of one run: leave -m out.")
+    raise UserError("rescore=true works in the folder of one run: leave -m out.")
 
 
 def _check_runtime(cfg: DictConfig) -> None:
@@ -70,26 +72,26 @@ def _check_runtime(cfg: DictConfig) -> None:
     Raises:
         UserError: If it cannot, or an option does not apply.
     """
-    name = cfg.runtime.name
+    name = cfg.backend.name
     if name == "torch":
         for key in ("precision", "device", "threads"):
-            if cfg.runtime[key] not in (None, "auto"):
+            if cfg.backend[key] not in (None, "auto"):
                 raise UserError(
-                    f"runtime.{key}={cfg.runtime[key]} does not apply: runtime=torch scores in "
+                    f"backend.{key}={cfg.backend[key]} does not apply: backend=torch scores in "
                     "float32 as training does, on the device of trainer=cpu or trainer=gpu."
                 )
         return
-    if len(checks.paths(cfg.ckpt)) > 1:
+    if len(paths.as_list(cfg.ckpt)) > 1:
         raise UserError(
-            f"runtime={name} runs one file: python -m emotion_lab.ensemble makes one of several "
-            "runs. Or set runtime=torch."
+            f"backend={name} runs one file: python -m emotion_lab.ensemble makes one of several "
+            "runs. Or set backend=torch."
         )
     if cfg.calibrate:
-        raise UserError("calibrate=true fits what PyTorch says: set runtime=torch.")
+        raise UserError("calibrate=true fits what PyTorch says: set backend=torch.")
     if cfg.tta == "tencrop":
         raise UserError(
-            f"tta=tencrop makes fractions of grey levels, which runtime={name} does not take: set "
-            "runtime=torch, or tta=flip."
+            f"tta=tencrop makes fractions of grey levels, which backend={name} does not take: set "
+            "backend=torch, or tta=flip."
         )
 
 
@@ -105,11 +107,11 @@ def data_config(cfg: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
             "Set data=image_folder data.path=<folder>, or data=fer2013."
         )
     # A checkpoint of an earlier version knows nothing of keys that came later.
-    return {**config.defaults("data", then["name"]), **then, **given, "name": then["name"]}
+    return {**compose.defaults("data", then["name"]), **then, **given, "name": then["name"]}
 
 
 def ensemble_weights(
-    loaded: list[Loaded], data: dict[str, Any], run_dir: Path, device: str, tta: str
+    loaded: list[LoadedCheckpoint], data: dict[str, Any], run_dir: Path, device: str, tta: str
 ) -> tuple[list[float], Predictions]:
     """Fit how much each member of an ensemble counts, on the val split of its own data.
 
@@ -119,12 +121,14 @@ def ensemble_weights(
     import numpy as np
     import torch
 
-    from emotion_lab.evaluation.ensemble import fit_weights
-    from emotion_lab.evaluation.judge import judge
+    from emotion_lab.evaluation.ensemble_weights import fit_weights
+    from emotion_lab.evaluation.evaluate import evaluate_checkpoint
     from emotion_lab.evaluation.predict import Predictions
 
     members = [
-        judge(one.path, data, "val", run_dir, device, tta=tta, network=(one.net, one.card))
+        evaluate_checkpoint(
+            one.path, data, "val", run_dir, device, tta=tta, network=(one.net, one.card)
+        )
         for one in loaded
     ]
     classes = members[0].classes
@@ -151,25 +155,30 @@ def evaluate(cfg: DictConfig) -> float:
     import torch
     from hydra.core.hydra_config import HydraConfig
 
-    from emotion_lab import checkpoint as ckpt
-    from emotion_lab.evaluation import calibrate
-    from emotion_lab.evaluation.judge import identity, judge, save_results, write_json
-    from emotion_lab.evaluation.report import make_report
-    from emotion_lab.evaluation.scores import report_text
+    from emotion_lab.core import checkpoint as ckpt
+    from emotion_lab.core.environment import choose_accelerator, git_commit, hardware, versions
+    from emotion_lab.core.io import write_json
+    from emotion_lab.evaluation import temperature
+    from emotion_lab.evaluation.evaluate import (
+        evaluate_checkpoint,
+        identity,
+        save_results,
+    )
+    from emotion_lab.evaluation.metrics import report_text
     from emotion_lab.models.finetune import count_parameters
-    from emotion_lab.models.restore import combine, load
+    from emotion_lab.models.load import combine, load
+    from emotion_lab.reports.evaluation import make_report
     from emotion_lab.training.fit import quiet
-    from emotion_lab.training.hardware import choose_accelerator, git_commit, hardware, versions
 
     quiet()
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    plain = config.plain(cfg)
-    files = [ckpt.find(path) for path in checks.paths(plain["ckpt"])]
+    plain = compose.to_container(cfg)
+    files = [ckpt.find(path) for path in paths.as_list(plain["ckpt"])]
     loaded = load(files)
     cards = [one.card for one in loaded]
     device = choose_accelerator(plain["trainer"]["accelerator"])
-    if plain["restore"]:
-        from emotion_lab.evaluation.restored import restore
+    if plain["rescore"]:
+        from emotion_lab.evaluation.rescore import restore
 
         accuracy = restore(run_dir, data_config(plain, cards[0]), device)
         print(f"val accuracy {accuracy:.4f}, as in metrics.json: predictions_val.csv is back")
@@ -188,18 +197,18 @@ def evaluate(cfg: DictConfig) -> float:
         if split != "val" or foreign:
             known = None
     runtime = None
-    if plain["runtime"]["name"] != "torch":
-        from emotion_lab.deploy.classifier import open_runtime
+    if plain["backend"]["name"] != "torch":
+        from emotion_lab.inference.classifier import open_runtime
 
-        _, _, runtime = open_runtime(files[0], plain["runtime"])
+        _, _, runtime = open_runtime(files[0], plain["backend"])
         print(f"runtime: {runtime.name} ({'; '.join(runtime.notes)})")
-    judged = judge(
+    judged = evaluate_checkpoint(
         files,
         data,
         split,
         run_dir,
         device,
-        Path(plain["ledger"]),
+        Path(plain["test_ledger"]),
         plain["tta"],
         foreign,
         network=combine(loaded, weights),
@@ -208,7 +217,7 @@ def evaluate(cfg: DictConfig) -> float:
     )
     if runtime:
         judged.notes.append(
-            f"answered by {runtime.name} (runtime={plain['runtime']['name']}); corruptions and "
+            f"answered by {runtime.name} (backend={plain['backend']['name']}); corruptions and "
             "maps are PyTorch's"
         )
     # Those of an ensemble's own file count one by one.
@@ -216,8 +225,8 @@ def evaluate(cfg: DictConfig) -> float:
     scores = judged.scores
     if plain["calibrate"]:
         # Before the checkpoint's hash is taken.
-        found = calibrate.fitted(judged)
-        calibrate.store(files[0], found)
+        found = temperature.fit_checkpoint_temperature(judged)
+        temperature.store(files[0], found)
         judged.card["calibration"] = found
         print(f"temperature {found['temperature']:.3f} kept in {files[0]}")
     facts = {
@@ -241,7 +250,7 @@ def evaluate(cfg: DictConfig) -> float:
         made = make_report(
             judged,
             run_dir,
-            {key: plain[key] for key in ("mistakes", "explain", "robustness")},
+            {key: plain[key] for key in ("num_mistakes", "num_explained", "num_robustness")},
             {**facts, "command": f"python -m emotion_lab.evaluate {typed}"},
             own if judged.foreign else data,
             history if "members" not in judged.card and history.is_file() else None,
@@ -255,7 +264,7 @@ def evaluate(cfg: DictConfig) -> float:
 
 def main() -> None:
     """Entry point of ``emotion-evaluate``."""
-    config.run("evaluate", evaluate, prepare, RESULTS)
+    app.run("evaluate", evaluate, validate, RESULTS)
 
 
 if __name__ == "__main__":

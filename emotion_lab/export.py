@@ -9,31 +9,33 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from emotion_lab import checks, config
-from emotion_lab.errors import UserError
+from emotion_lab.cli import app
+from emotion_lab.config import compose
+from emotion_lab.core import paths
+from emotion_lab.core.errors import UserError
 
 if TYPE_CHECKING:
-    from emotion_lab.exporting.certify import Reference
-    from emotion_lab.exporting.images import Images
+    from emotion_lab.exporters.calibration_data import Images
+    from emotion_lab.exporters.verify import ReferencePredictions
 
 RESULTS = ("certificate.json",)
 
 
-class Failed(UserError):
+class ParityError(UserError):
     """A file says something else than its checkpoint."""
 
     exit_code = 1
 
 
-def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
+def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check what is cheap to check, before Hydra makes the run folder."""
-    from emotion_lab.exporting.base import chosen
+    from emotion_lab.exporters.base import chosen
 
-    checks.check_checkpoint(cfg.ckpt)
+    paths.check_checkpoint(cfg.ckpt)
     chosen(str(cfg.format), str(cfg.precision), cfg.batch)
-    checks.check_exist({"data.path": cfg.data.path})
+    paths.check_exist({"data.path": cfg.data.path})
     if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
-        checks.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
+        paths.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
     return []
 
 
@@ -53,7 +55,7 @@ def _line(entry: dict[str, Any], checkpoint: dict[str, float]) -> str:
 def _time(
     entries: list[dict[str, Any]],
     places: dict[str, Path],
-    known: Reference,
+    known: ReferencePredictions,
     temperature: float,
     net: Any,
 ) -> dict[str, float]:
@@ -66,8 +68,8 @@ def _time(
         temperature: Of the checkpoint.
         net: The checkpoint's network.
     """
-    from emotion_lab.exporting.certify import eager, latency, worth
-    from emotion_lab.runtime import load
+    from emotion_lab.exporters.verify import eager, latency, speedup_verdict
+    from emotion_lab.inference.loader import load
 
     ways: dict[str, Any] = {"checkpoint": lambda threads: eager(net, temperature)}
     for name, path in places.items():
@@ -77,15 +79,15 @@ def _time(
         entry["latency_ms"] = found[entry["file"]]
         if entry["precision"] == "int8":
             entry["fp32_latency_ms"] = found[f"{entry['format']} fp32"]
-            entry["not_worth_it"] = worth(entry["latency_ms"], entry["fp32_latency_ms"])
+            entry["not_worth_it"] = speedup_verdict(entry["latency_ms"], entry["fp32_latency_ms"])
     return found["checkpoint"]
 
 
-def _reference(images: Images, net: Any, card: dict[str, Any]) -> Reference:
-    from emotion_lab.exporting.certify import Reference, answers, eager
+def _reference(images: Images, net: Any, card: dict[str, Any]) -> ReferencePredictions:
+    from emotion_lab.exporters.verify import ReferencePredictions, eager, predict_all
 
-    given = answers(eager(net, card["temperature"]), images.faces)
-    return Reference(
+    given = predict_all(eager(net, card["temperature"]), images.faces)
+    return ReferencePredictions(
         images.faces, images.labels, images.names, card["classes"], given, images.notes
     )
 
@@ -98,33 +100,32 @@ def export(cfg: DictConfig) -> int:
     """
     from hydra.core.hydra_config import HydraConfig
 
-    from emotion_lab import checkpoint as ckpt
-    from emotion_lab.data.stream_write import LICENCES, UNKNOWN_LICENCE
+    from emotion_lab.core import checkpoint as ckpt
+    from emotion_lab.core.environment import git_commit, hardware, versions
+    from emotion_lab.core.io import file_hash, write_json
+    from emotion_lab.data.shards.writer import LICENCES, UNKNOWN_LICENCE
     from emotion_lab.evaluate import data_config, describe
-    from emotion_lab.evaluation.judge import write_json
-    from emotion_lab.exporting import files
-    from emotion_lab.exporting.base import chosen
-    from emotion_lab.exporting.certify import certify
-    from emotion_lab.exporting.images import val_images
-    from emotion_lab.exporting.page import write_page
-    from emotion_lab.files import file_hash
-    from emotion_lab.models.restore import restore
+    from emotion_lab.exporters import writer
+    from emotion_lab.exporters.base import chosen
+    from emotion_lab.exporters.calibration_data import val_images
+    from emotion_lab.exporters.verify import certify
+    from emotion_lab.exporters.verify_page import write_page
+    from emotion_lab.models.load import restore
     from emotion_lab.training.fit import quiet
-    from emotion_lab.training.hardware import git_commit, hardware, versions
 
     quiet()
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    plain = config.plain(cfg)
+    plain = compose.to_container(cfg)
     source = ckpt.find(plain["ckpt"])
     net, card = restore(source)
     print(f"checkpoint: {source} ({describe(card)})")
     pairs = chosen(plain["format"], plain["precision"], plain["batch"])
     # Also what an export that was stopped has left: nobody certified it.
-    checks.check_fresh(run_dir, *(n for pair in pairs for n in files.file_names(card, *pair)))
+    paths.check_fresh(run_dir, *(n for pair in pairs for n in writer.file_names(card, *pair)))
     quantizes = any(precision == "int8" for _, precision in pairs)
     foreign = plain["data"]["name"] != "checkpoint"
     data = data_config(plain, card.get("members", [card])[0])
-    images = val_images(card, data, foreign, plain["n"], plain["calibration"] if quantizes else 0)
+    images = val_images(card, data, foreign, plain["num_images"], plain["calibration"] if quantizes else 0)
     for note in images.notes:
         print(f"  {note}")
     licence = plain["licence"] or LICENCES.get(data["name"], UNKNOWN_LICENCE)
@@ -141,16 +142,16 @@ def export(cfg: DictConfig) -> int:
     entries, places = [], {}
     with tempfile.TemporaryDirectory() as spare:
         for name, precision in pairs:
-            path = run_dir / files.file_name(card, name, precision)
-            files.export(net, card, name, precision, path, images.calibration, **facts)
+            path = run_dir / writer.file_name(card, name, precision)
+            writer.export(net, card, name, precision, path, images.calibration, **facts)
             places[path.name] = path
             if precision == "int8":
-                plainer = Path(spare) / files.file_name(card, name, "fp32")
-                places[f"{name} fp32"] = files.export(net, card, name, "fp32", plainer, **facts)
+                plainer = Path(spare) / writer.file_name(card, name, "fp32")
+                places[f"{name} fp32"] = writer.export(net, card, name, "fp32", plainer, **facts)
         # Last of all: PyTorch changes the memory format of the network it runs.
         known = _reference(images, net, card)
         for name, precision in pairs:
-            path = run_dir / files.file_name(card, name, precision)
+            path = run_dir / writer.file_name(card, name, precision)
             entries.append(certify(path, name, precision, known))
         about["latency_ms"] = _time(entries, places, known, card["temperature"], net)
     about |= {"commit": git_commit(), "hardware": hardware("cpu"), "versions": versions()}
@@ -168,13 +169,13 @@ def export(cfg: DictConfig) -> int:
     failed = [entry for entry in entries if not entry["passed"]]
     if failed:
         said = " | ".join(f"{one['file']}: {'; '.join(one['failures'])}" for one in failed)
-        raise Failed(f"{len(failed)} of {len(entries)} certificates failed. {said}.")
+        raise ParityError(f"{len(failed)} of {len(entries)} certificates failed. {said}.")
     return 0
 
 
 def main() -> None:
     """Entry point of ``emotion-export``."""
-    config.run("export", export, prepare, RESULTS)
+    app.run("export", export, validate, RESULTS)
 
 
 if __name__ == "__main__":

@@ -9,18 +9,20 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from emotion_lab import checks, config, processes
-from emotion_lab.errors import UserError
+from emotion_lab.cli import app
+from emotion_lab.config import compose
+from emotion_lab.core import distributed, paths
+from emotion_lab.core.errors import UserError
 
 
-def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
+def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check what is cheap to check, before Hydra makes the run folder."""
-    from emotion_lab.faces.words import load_words
+    from emotion_lab.video.overlay.translations import load_words
 
-    checks.check_checkpoint(cfg.ckpt, exported=True)
-    checks.check_exist({"detector.file": cfg.detector.get("file")})
+    paths.check_checkpoint(cfg.ckpt, exported=True)
+    paths.check_exist({"detector.file": cfg.detector.get("file")})
     load_words(str(cfg.language), ())
-    checks.check_apart({"source": cfg.source, "ckpt": cfg.ckpt}, {"save": cfg.save, "log": cfg.log})
+    paths.check_apart({"source": cfg.source, "ckpt": cfg.ckpt}, {"save": cfg.save, "log": cfg.log})
     for key in ("save", "log"):
         path = None if cfg[key] is None else Path(str(cfg[key])).expanduser()
         if path is not None and path.is_file() and not cfg.overwrite:
@@ -28,7 +30,7 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
         # A folder for pictures is made.
         if path is not None and (key == "log" or path.suffix) and not path.parent.is_dir():
             raise UserError(f"{key}={path}: there is no folder {path.parent}. Make it first.")
-    checks.check_folder(str(cfg.hydra.run.dir))
+    paths.check_folder(str(cfg.hydra.run.dir))
     return []
 
 
@@ -38,7 +40,7 @@ def choose_display(wanted: str) -> str:
     Raises:
         UserError: If a window is asked for and none can be opened.
     """
-    from emotion_lab.faces.sinks.window import gui_reason
+    from emotion_lab.video.sinks.window import gui_reason
 
     if wanted not in ("auto", "window"):
         return wanted
@@ -57,25 +59,25 @@ def watch(cfg: dict[str, Any], run_dir: Path) -> None:
     Raises:
         UserError: For a source, checkpoint, detector or file that cannot be used.
     """
-    from emotion_lab.faces import build
-    from emotion_lab.faces.session import Session, progress
-    from emotion_lab.faces.sinks.base import Sink
-    from emotion_lab.faces.sinks.jsonl import JsonlSink
-    from emotion_lab.faces.sinks.summary import SummarySink
-    from emotion_lab.faces.sinks.window import WindowSink
+    from emotion_lab.video import factory
+    from emotion_lab.video.runner import PipelineRunner, progress
+    from emotion_lab.video.sinks.base import Sink
+    from emotion_lab.video.sinks.jsonl import JsonlSink
+    from emotion_lab.video.sinks.summary import SummarySink
+    from emotion_lab.video.sinks.window import WindowSink
 
     display = choose_display(cfg["display"])
-    source = build.build_source(cfg)
+    source = factory.build_source(cfg)
     with source, contextlib.ExitStack() as stack:
         if display == "web":
-            from emotion_lab.faces.web import serve as web
+            from emotion_lab.video.web import server as web
 
             taken = stack.enter_context(web.take(cfg["web"]))
-        pipeline = build.build_pipeline(cfg, source.stills)
-        overlay = build.build_overlay(cfg, pipeline.classes)
+        pipeline = factory.build_pipeline(cfg, source.stills)
+        overlay = factory.build_overlay(cfg, pipeline.classes)
         sinks: list[Sink] = []
         if cfg["save"]:
-            sinks.append(build.build_save(cfg, source))
+            sinks.append(factory.build_save(cfg, source))
         if cfg["summary"] and not source.stills:
             sinks.append(SummarySink(run_dir, pipeline.classes, cfg["overwrite"]))
         if cfg["log"]:
@@ -84,7 +86,7 @@ def watch(cfg: dict[str, Any], run_dir: Path) -> None:
         if display == "window":
             sinks.append(WindowSink(folder=run_dir, checked=True))
         info = {"detector": pipeline.detector.name}
-        session = Session(source, pipeline, overlay, sinks, info)
+        session = PipelineRunner(source, pipeline, overlay, sinks, info)
         if display == "web":
             web.serve(session, cfg["web"], run_dir, taken)
         else:
@@ -105,13 +107,13 @@ def live(cfg: DictConfig) -> None:
     """Watch, as the composed ``live`` config says."""
     from hydra.core.hydra_config import HydraConfig
 
-    with processes.stoppable():
-        watch(config.plain(cfg), Path(HydraConfig.get().runtime.output_dir))
+    with distributed.stoppable():
+        watch(compose.to_container(cfg), Path(HydraConfig.get().runtime.output_dir))
 
 
 def main() -> None:
     """Entry point of ``emotion-live``."""
-    config.run("live", live, prepare)
+    app.run("live", live, validate)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from emotion_lab import checks, config
-from emotion_lab.command_line import quote, values
-from emotion_lab.errors import UserError
-from emotion_lab.runs import monitor_mode
-from emotion_lab.searching import asked as asking
-from emotion_lab.searching import space as spaces
+from emotion_lab.cli import app, preflight
+from emotion_lab.config import compose
+from emotion_lab.config.overrides import quote, values
+from emotion_lab.core import paths
+from emotion_lab.core.errors import UserError
+from emotion_lab.core.runs import monitor_mode
+from emotion_lab.experiments.tuning import space as spaces
+from emotion_lab.experiments.tuning import spec as asking
 
 if TYPE_CHECKING:
     import optuna
@@ -30,7 +32,7 @@ RESULTS = (asking.FILE, "lr_find.json")
 RESUME_KEYS = ("sweep.trials", "sweep.timeout")
 
 
-class Stopped(UserError):
+class SearchInterruptedError(UserError):
     """The user stopped the search; everything needed to go on is saved."""
 
     exit_code = 130
@@ -57,7 +59,7 @@ def _resumes(cfg: DictConfig, overrides: list[str]) -> list[str]:
     return [f"hydra.run.dir={place}", "hydra.output_subdir=null"]
 
 
-def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
+def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check what is cheap to check, before Hydra makes the folder."""
     name = cfg.sweep.name
     if name != "lr_find" and importlib.util.find_spec("optuna") is None:
@@ -77,18 +79,18 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     if cfg.trainer.devices != 1 or cfg.trainer.num_nodes > 1:
         raise UserError("a search runs one device a trial: set trainer.devices=1.")
     path = None if cfg.data.get("download") else cfg.data.path
-    paths = {f"data.{key}": cfg.data[key] for key in ("votes", "drop", "relabel")}
+    required = {f"data.{key}": cfg.data[key] for key in ("ferplus_csv", "drop_csv", "relabel_csv")}
     fold = values(overrides, "data.fold")
-    checks.check_fold([cfg.data.folds], [cfg.data.fold], fold is not None)
+    preflight.check_fold([cfg.data.folds], [cfg.data.fold], fold is not None)
     searched = {str(text).split("=", 1)[0] for text in cfg.sweep.get("space") or ()}
     if "distill.teacher" not in searched:
-        checks.check_teacher(cfg.distill.teacher)
-    checks.check_exist({"data.path": path, **paths, "model.weights": cfg.model.weights})
-    checks.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
+        preflight.check_teacher(cfg.distill.teacher)
+    paths.check_exist({"data.path": path, **required, "model.weights": cfg.model.weights})
+    paths.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
     if name == "lr_find":
-        if cfg.sweep.low >= cfg.sweep.high:
+        if cfg.sweep.min_lr >= cfg.sweep.max_lr:
             raise UserError(
-                f"sweep.low={cfg.sweep.low:g} is not below sweep.high={cfg.sweep.high:g}."
+                f"sweep.min_lr={cfg.sweep.min_lr:g} is not below sweep.max_lr={cfg.sweep.max_lr:g}."
             )
         return []
     if name == "halving" and cfg.sweep.pruner not in ("hyperband", "halving"):
@@ -101,12 +103,14 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     return []
 
 
-def _asked(cfg: DictConfig, overrides: list[str], folder: Path) -> asking.Asked:
+def _asked(cfg: DictConfig, overrides: list[str], folder: Path) -> asking.SearchSpec:
     """Return what is asked for: now, or when the search began."""
     if cfg.resume is None:
-        sweep = config.plain(cfg.sweep)
+        sweep = compose.to_container(cfg.sweep)
         texts = [str(text) for text in sweep.pop("space")]
-        asked = asking.Asked(fixed(overrides), texts, sweep, str(cfg.monitor), monitor_mode(cfg))
+        asked = asking.SearchSpec(
+            fixed(overrides), texts, sweep, str(cfg.monitor), monitor_mode(cfg)
+        )
     else:
         asked = asking.load(folder)
         typed = {text.split("=", 1)[0] for text in overrides}
@@ -122,9 +126,9 @@ def _pictures(
     rows: list[dict[str, Any]], summary: dict[str, Any], space: Any, folder: Path
 ) -> None:
     """Draw what there is enough of."""
-    from emotion_lab.evaluation.style import LIGHT, render
-    from emotion_lab.files import write_whole
-    from emotion_lab.searching import figures
+    from emotion_lab.core.io import atomic_write
+    from emotion_lab.experiments.tuning import figures
+    from emotion_lab.reports.style import LIGHT, render
 
     monitor, mode = summary["monitor"], summary["mode"]
     shares, what = summary["importances"], (rows, space.dimensions, monitor, mode)
@@ -137,12 +141,14 @@ def _pictures(
         draws["slices"] = lambda style: figures.slices(*what, style)
         draws["parallel"] = lambda style: figures.parallel(*what, style)
     for name, draw in draws.items():
-        write_whole(folder / f"{name}.png", render(draw, LIGHT))
+        atomic_write(folder / f"{name}.png", render(draw, LIGHT))
 
 
-def _sum_up(study: optuna.Study, space: Any, asked: asking.Asked, folder: Path) -> dict[str, Any]:
+def _sum_up(
+    study: optuna.Study, space: Any, asked: asking.SearchSpec, folder: Path
+) -> dict[str, Any]:
     """Write the summary and the pictures, print the table."""
-    from emotion_lab.searching import summary as summaries
+    from emotion_lab.experiments.tuning import summary as summaries
 
     found = summaries.write(study, space, asked, folder, whole=True)
     rows = summaries.rows(study, space, asked, folder)
@@ -162,7 +168,7 @@ def _epochs(space: Any) -> int:
 
 
 def plan(
-    asked: asking.Asked, space: spaces.Space, epochs: int, done: int, default: bool
+    asked: asking.SearchSpec, space: spaces.Space, epochs: int, done: int, default: bool
 ) -> list[str]:
     """Say what is about to be run.
 
@@ -190,8 +196,8 @@ def search(cfg: DictConfig, overrides: list[str], folder: Path) -> float:
     Raises:
         UserError: If it was stopped (exit code 130), or no trial has a result.
     """
-    from emotion_lab.searching import study as studies
-    from emotion_lab.searching import trials
+    from emotion_lab.experiments.tuning import runner
+    from emotion_lab.experiments.tuning import study as studies
 
     asked = _asked(cfg, overrides, folder)
     space = spaces.read(asked.space, asked.overrides)
@@ -201,11 +207,11 @@ def search(cfg: DictConfig, overrides: list[str], folder: Path) -> float:
     default = cfg.resume is None and not typed
     print("\n".join(plan(asked, space, epochs, len(study.get_trials(deepcopy=False)), default)))
     try:
-        trials.go(study, space, asked, folder)
+        runner.run_trials(study, space, asked, folder)
     except KeyboardInterrupt:
         _sum_up(study, space, asked, folder)
         again = f"python -m emotion_lab.sweep resume={shlex.quote(str(folder))}"
-        raise Stopped(f"stopped and saved. Go on with: {again}") from None
+        raise SearchInterruptedError(f"stopped and saved. Go on with: {again}") from None
     found = _sum_up(study, space, asked, folder)
     if found["best"] is None:
         raise UserError(f"no trial finished; the reasons stand in {folder / 'summary.csv'}.")
@@ -217,9 +223,9 @@ def find_lr(cfg: DictConfig, folder: Path) -> float:
     # The bar of Lightning's tuner; tqdm looks when it is imported.
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
-    from emotion_lab.searching.lr import find
+    from emotion_lab.experiments.tuning.lr_finder import find
 
-    result = find(config.plain(cfg), folder)
+    result = find(compose.to_container(cfg), folder)
     print(f"{result['steps']} batches, {result['lr'][0]:.1e} to {result['lr'][-1]:.1e}")
     print(f"the loss falls fastest at:\n  optim.lr={result['suggestion']:g}")
     print(folder)
@@ -244,8 +250,8 @@ def main() -> None:
     except UserError as error:
         if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
             raise
-        config.fail(error)
-    config.run("sweep", sweep, prepare, RESULTS)
+        app.fail(error)
+    app.run("sweep", sweep, validate, RESULTS)
 
 
 if __name__ == "__main__":

@@ -12,20 +12,23 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from emotion_lab import checks, config, launchers, processes, replaying, runs
-from emotion_lab.command_line import check_different, parse, quote, values
-from emotion_lab.errors import UserError
-from emotion_lab.sweeping import folder
+from emotion_lab.cli import app, preflight
+from emotion_lab.config import compose
+from emotion_lab.config.overrides import check_different, parse, quote, values
+from emotion_lab.core import distributed, paths, runs
+from emotion_lab.core.errors import UserError
+from emotion_lab.experiments import reproduce
+from emotion_lab.experiments.sweep import directory
 
 #: What may differ when a run is resumed: where things are and how long it goes on, not what it is.
-RESUME_KEYS = ("data.path", "data.num_workers", "data.cache", "trainer", "logger", "test", "ledger")
+RESUME_KEYS = ("data.path", "data.num_workers", "data.cache", "trainer", "logger", "test", "test_ledger")
 
 
 #: What a finished run leaves; where one is there, nothing is begun.
 RESULTS = ("checkpoints/last.ckpt", "metrics.json")
 
 
-class Unfinished(UserError):
+class IncompleteSweepError(UserError):
     """Jobs of a sweep have no result."""
 
     exit_code = 1
@@ -63,22 +66,22 @@ def _check_sweep(trainer: DictConfig) -> None:
 
 
 def _prepare_replay(cfg: DictConfig, overrides: list[str], multirun: bool) -> list[str]:
-    """Check ``replay=``: a finished run, in one new folder, nothing else typed."""
+    """Check ``reproduce=``: a finished run, in one new folder, nothing else typed."""
     if multirun or cfg.resume is not None:
-        raise UserError("replay= repeats one run; it goes neither with -m nor with resume=.")
-    run = runs.read(Path(str(cfg.replay)))
+        raise UserError("reproduce= repeats one run; it goes neither with -m nor with resume=.")
+    run = runs.read(Path(str(cfg.reproduce)))
     for text in overrides:
         key = text.lstrip("+~").split("=", 1)[0]
-        if key != "replay" and not key.startswith(("hydra.", *replaying.KEYS)):
+        if key != "reproduce" and not key.startswith(("hydra.", *reproduce.KEYS)):
             raise UserError(
-                f"replay= repeats the run as it was configured; '{text}' cannot change. "
-                f"Allowed: {', '.join(replaying.KEYS)}."
+                f"reproduce= repeats the run as it was configured; '{text}' cannot change. "
+                f"Allowed: {', '.join(reproduce.KEYS)}."
             )
     typed = any(text.startswith("data.path=") for text in overrides)
-    checks.check_exist({"data.path": cfg.data.path if typed else run.config["data"]["path"]})
+    paths.check_exist({"data.path": cfg.data.path if typed else run.config["data"]["path"]})
     if cfg.test:
-        checks.check_appendable(Path(str(cfg.ledger)))
-    checks.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
+        paths.check_appendable(Path(str(cfg.test_ledger)))
+    paths.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
     return []
 
 
@@ -87,7 +90,7 @@ def swept(overrides: list[str]) -> set[str]:
     return {o.key_or_group for o in parse(overrides) if o.is_sweep_override()}
 
 
-def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
+def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check what is cheap to check, before Hydra makes the run folder."""
     if cfg.sweep.name != "grid":
         name = cfg.sweep.name
@@ -96,7 +99,7 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
     multirun = str(hydra_cfg.mode or "").endswith("MULTIRUN")
     if multirun:
         _check_sweep(cfg.trainer)
-        launchers.check(hydra_cfg)
+        preflight.check_launcher(hydra_cfg)
         check_different(overrides)
     elif any(text.startswith("hydra/launcher=") for text in overrides):
         raise UserError("hydra/launcher says where the jobs of a sweep run: add -m.")
@@ -107,7 +110,7 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
         )
     elif cfg.sweep.resume:
         raise UserError("sweep.resume=true goes on with a sweep: add -m and its options.")
-    if cfg.replay is not None:
+    if cfg.reproduce is not None:
         return _prepare_replay(cfg, overrides, multirun)
     if cfg.resume is not None:
         if multirun:
@@ -115,8 +118,8 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
         file, run = _run_of(cfg.resume)
         for text in overrides:
             key = text.lstrip("+~").split("=", 1)[0]
-            if key == "trainer.ema":
-                raise UserError("trainer.ema cannot change on resume: the average is the run's.")
+            if key == "trainer.ema_decay":
+                raise UserError("trainer.ema_decay cannot change on resume: the average is the run's.")
             allowed = key == "resume" or key.startswith("hydra.")
             if not allowed and not any(key == k or key.startswith(f"{k}.") for k in RESUME_KEYS):
                 raise UserError(
@@ -126,25 +129,25 @@ def prepare(cfg: DictConfig, overrides: list[str]) -> list[str]:
         return [f"hydra.run.dir={quote(str(run))}", "hydra.output_subdir=null"]
     # data.download=true may name a folder that is still to be made.
     path = None if cfg.data.get("download") else cfg.data.path
-    data = {f"data.{key}": cfg.data[key] for key in ("votes", "drop", "relabel")}
-    paths = {"data.path": path, **data, "model.weights": cfg.model.weights}
+    data = {f"data.{key}": cfg.data[key] for key in ("ferplus_csv", "drop_csv", "relabel_csv")}
+    required = {"data.path": path, **data, "model.weights": cfg.model.weights}
     if "distill.teacher" not in swept(overrides):
-        checks.check_teacher(cfg.distill.teacher)
+        preflight.check_teacher(cfg.distill.teacher)
     folds, fold = (values(overrides, f"data.{key}") for key in ("folds", "fold"))
-    checks.check_fold(folds or [cfg.data.folds], fold or [cfg.data.fold], fold is not None)
+    preflight.check_fold(folds or [cfg.data.folds], fold or [cfg.data.fold], fold is not None)
     # A swept path is each job's own affair: one that is missing does not end the others.
-    checks.check_exist({key: paths[key] for key in paths if key not in swept(overrides)})
+    paths.check_exist({key: required[key] for key in required if key not in swept(overrides)})
     if cfg.test:
-        checks.check_appendable(Path(str(cfg.ledger)))
+        paths.check_appendable(Path(str(cfg.test_ledger)))
     if multirun:
-        return [folder.override(folder.choose(cfg, overrides))]
+        return [directory.override(directory.choose(cfg, overrides))]
     run = Path(str(hydra_cfg.run.dir))
-    if processes.first() and (run / "checkpoints" / "last.ckpt").exists():
+    if distributed.is_rank_zero() and (run / "checkpoints" / "last.ckpt").exists():
         raise UserError(
             f"{run} already holds a run: go on with resume='{run}', "
             "or choose another hydra.run.dir."
         )
-    checks.check_folder(run)
+    paths.check_folder(run)
     return []
 
 
@@ -155,10 +158,10 @@ def sweeping(overrides: list[str]) -> Iterator[None]:
     Raises:
         UserError: If jobs are without result (exit code 1), or another process sweeps there.
     """
-    from emotion_lab.sweeping import summary
+    from emotion_lab.experiments.sweep import summary
 
-    place = folder.named(overrides)
-    with checks.claimed(place, key="hydra.sweep.dir"):
+    place = directory.named(overrides)
+    with paths.locked_run_dir(place, key="hydra.sweep.dir"):
         try:
             yield
         finally:
@@ -168,7 +171,7 @@ def sweeping(overrides: list[str]) -> Iterator[None]:
     counts = found["jobs"]
     lost = counts["all"] - counts.get("finished", 0)
     if lost:
-        raise Unfinished(
+        raise IncompleteSweepError(
             f"{lost} of {counts['all']} jobs have no result; the reasons stand above and in "
             f"{place / 'summary.csv'}. The same command with sweep.resume=true runs only these."
         )
@@ -176,13 +179,13 @@ def sweeping(overrides: list[str]) -> Iterator[None]:
 
 def job(cfg: DictConfig, overrides: list[str], place: Path) -> float:
     """Run one job of a sweep in a process of its own; NaN where it has no result."""
-    from emotion_lab.sweeping import job as jobs
+    from emotion_lab.experiments.sweep import subprocess_job as jobs
 
-    own = folder.asked(overrides)
+    own = directory.asked(overrides)
     try:
         _check_sweep(cfg.trainer)
     except UserError as error:
-        jobs.Outcome(place, own, "failed", str(error), None, 0.0).save()
+        jobs.JobResult(place, own, "failed", str(error), None, 0.0).save()
         return math.nan
     outcome = jobs.run(own, place)
     return math.nan if outcome.value is None else outcome.value
@@ -190,14 +193,14 @@ def job(cfg: DictConfig, overrides: list[str], place: Path) -> float:
 
 def _changed(cfg: DictConfig, overrides: list[str], before: dict[str, Any]) -> dict[str, Any]:
     """Return the config of a run with the allowed overrides of this command."""
-    kept = [text for text in overrides if not text.startswith(("resume=", "replay=", "hydra"))]
-    current = config.plain(cfg)
+    kept = [text for text in overrides if not text.startswith(("resume=", "reproduce=", "hydra"))]
+    current = compose.to_container(cfg)
     result = copy.deepcopy(before)
     # Plain dicts: a path may hold "${", which a second pass through OmegaConf would resolve.
     for text in kept:
         if text.startswith("trainer="):
             # The group alone would bring the defaults of all its keys.
-            own = OmegaConf.load(config.CONF / "trainer" / f"{text.split('=', 1)[1]}.yaml")
+            own = OmegaConf.load(compose.CONF / "trainer" / f"{text.split('=', 1)[1]}.yaml")
             chosen = [key for key in own if key != "defaults"]
             moved = ("accelerator", "devices", "strategy", "num_nodes", "precision")
             result["trainer"] |= {
@@ -239,17 +242,17 @@ def train(cfg: DictConfig) -> float:
         # Before anything heavy is imported: the job does that in its own process.
         return job(cfg, list(hydra_cfg.overrides.task), run_dir)
 
-    from emotion_lab import checkpoint as ckpt
-    from emotion_lab.evaluation.finish import finish
-    from emotion_lab.evaluation.tracking import lookers_on
+    from emotion_lab.core import checkpoint as ckpt
+    from emotion_lab.evaluation.final import finish
+    from emotion_lab.evaluation.media import monitoring_callbacks
     from emotion_lab.training.fit import fit
     from emotion_lab.training.loggers import close
 
     resume = again = None
-    plain = config.plain(cfg)
-    if cfg.replay is not None:
-        again = runs.read(Path(str(cfg.replay)))
-        before = replaying.replayed(again, plain)
+    plain = compose.to_container(cfg)
+    if cfg.reproduce is not None:
+        again = runs.read(Path(str(cfg.reproduce)))
+        before = reproduce.replayed(again, plain)
         plain = _changed(cfg, list(hydra_cfg.overrides.task), before)
     if cfg.resume is not None:
         resume, _ = _run_of(cfg.resume)
@@ -263,12 +266,12 @@ def train(cfg: DictConfig) -> float:
         plain = _resumed(cfg, list(hydra_cfg.overrides.task), card)
     else:
         OmegaConf.save(OmegaConf.create(plain), run_dir / "config.yaml")
-    check = None if again is None else functools.partial(replaying.check_data, again)
+    check = None if again is None else functools.partial(reproduce.check_data, again)
     teacher = (plain.get("distill") or {}).get("teacher")
     if teacher is not None:
         # Before the data is read, which may take longer than a mistake should.
         ckpt.read(ckpt.find(teacher))
-    fitted = fit(plain, run_dir, resume, check, lookers_on(plain))
+    fitted = fit(plain, run_dir, resume, check, monitoring_callbacks(plain))
     if not fitted.main:
         # Another process of this run scores, writes the files and opens the test split.
         return float(fitted.facts["monitor"]["best"])
@@ -279,14 +282,14 @@ def train(cfg: DictConfig) -> float:
     finally:
         close(fitted.loggers, status)
     if again is not None:
-        print("\n".join(replaying.report(again, run_dir, fitted.facts)))
+        print("\n".join(reproduce.report(again, run_dir, fitted.facts)))
     print(run_dir)
     return value
 
 
 def main() -> None:
     """Entry point of ``emotion-train``."""
-    config.run("train", train, prepare, RESULTS, sweeping)
+    app.run("train", train, validate, RESULTS, sweeping)
 
 
 if __name__ == "__main__":

@@ -64,20 +64,20 @@ TINY = (
     "model.stem=8",
     "trainer=cpu",
     "trainer.max_epochs=2",
-    "trainer.threads=1",
-    "trainer.progress=false",
+    "trainer.num_threads=1",
+    "trainer.enable_progress_bar=false",
     "logger=none",
 )
 
 
 def composed(*overrides: str, entry: str = "train") -> dict[str, Any]:
     """Compose the real configs, as plain dicts."""
-    from emotion_lab import config
+    from emotion_lab.config import compose
 
-    cfg = config.precheck(entry, [*overrides])
+    cfg = compose.precheck(entry, [*overrides])
     from omegaconf import OmegaConf
 
-    return config.plain(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+    return compose.to_container(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def make_checkpoint(cfg: dict[str, Any], path: Path, classes: list[str], seed: i
     """Write an untrained network as a run would have left it; its answers differ by image."""
     import torch
 
-    from emotion_lab import checkpoint as ckpt
+    from emotion_lab.core import checkpoint as ckpt
     from emotion_lab.data.datamodule import EmotionData
     from emotion_lab.models.base import build_model
     from emotion_lab.training.fit import make_card

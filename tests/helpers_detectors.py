@@ -11,9 +11,9 @@ import torch
 import yaml
 from torchvision.ops import box_iou
 
-from emotion_lab.config import CONF
+from emotion_lab.config.compose import CONF
 from emotion_lab.data.images import read_image
-from emotion_lab.faces.base import Detections
+from emotion_lab.video.types import Detections
 from tests.conftest import SHARED
 
 MODELS, MEDIA = SHARED / "detectors", SHARED / "media"

@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from emotion_lab.faces.base import Face, Frame, FrameResult
-from emotion_lab.labels import EMOTIONS
+from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.video.types import Face, Frame, FrameResult
 
 CLASSES = list(EMOTIONS)
 HAPPY, SAD = CLASSES.index("happy"), CLASSES.index("sad")

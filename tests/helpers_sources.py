@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from emotion_lab.faces.sources import open_source
+from emotion_lab.video.sources.open import open_source
 from tests.conftest import SHARED
 
 MEDIA = SHARED / "media"

@@ -15,17 +15,17 @@ import cv2
 import numpy as np
 from starlette.testclient import TestClient
 
-from emotion_lab.faces.base import Frame
-from emotion_lab.faces.capture import Reader, Source
-from emotion_lab.faces.detectors.full_frame import FullFrame
-from emotion_lab.faces.overlay import Overlay
-from emotion_lab.faces.pipeline import Pipeline
-from emotion_lab.faces.session import Session
-from emotion_lab.faces.web.app import build_app
-from emotion_lab.faces.web.hub import Hub
-from emotion_lab.labels import EMOTIONS
+from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.video.detectors.full_frame import FullFrame
+from emotion_lab.video.overlay.overlay import Overlay
+from emotion_lab.video.pipeline import Pipeline
+from emotion_lab.video.runner import PipelineRunner
+from emotion_lab.video.sources.threaded import FrameReader, FrameSource
+from emotion_lab.video.types import Frame
+from emotion_lab.video.web.routes import build_app
+from emotion_lab.video.web.sessions import SessionManager
 
-SMOOTHING = {"name": "none", "threshold": 0.3, "lead_s": 0.04}
+SMOOTHING = {"name": "none", "threshold": 0.3, "switch_evidence_s": 0.04}
 
 
 class Fake:
@@ -44,7 +44,7 @@ class Fake:
         return rows
 
 
-class Drawn(Reader):
+class Drawn(FrameReader):
     """Grey frames at 100 frames a second, ``count`` of them or without end."""
 
     name, kind, fps, size = "drawn", "clip", 100.0, (64, 48)
@@ -68,10 +68,10 @@ class Drawn(Reader):
         pass
 
 
-def make_session(reader: Reader, anonymize: str = "none") -> Session:
+def make_session(reader: FrameReader, anonymize: str = "none") -> PipelineRunner:
     pipeline = Pipeline(FullFrame({}), Fake(), SMOOTHING)  # type: ignore[arg-type]
     overlay = Overlay({}, Fake.classes, "en", anonymize)
-    return Session(Source(reader), pipeline, overlay, [], {"detector": "full_frame"})
+    return PipelineRunner(FrameSource(reader), pipeline, overlay, [], {"detector": "full_frame"})
 
 
 def wait_for(test: Callable[[], Any], seconds: float = 10.0) -> Any:
@@ -87,9 +87,9 @@ class Page:
     """A hub with a running session, and a browser that looks at it."""
 
     def __init__(
-        self, session: Session, folder: Path, token: str | None = None, start: bool = True
+        self, session: PipelineRunner, folder: Path, token: str | None = None, start: bool = True
     ) -> None:
-        self.hub = Hub(session, folder)
+        self.hub = SessionManager(session, folder)
         self.left = False
         self.app = build_app(self.hub, self.leave, token, token is None, 8080)
         self.client = TestClient(self.app, base_url="http://127.0.0.1:8080")
@@ -119,7 +119,7 @@ def pages(folder: Path) -> Iterator[Callable[..., Page]]:
     opened: list[Page] = []
 
     def make(
-        reader: Reader | None = None, token: str | None = None, start: bool = True, **more: Any
+        reader: FrameReader | None = None, token: str | None = None, start: bool = True, **more: Any
     ) -> Page:
         page = Page(make_session(reader or Drawn(live=True), **more), folder, token, start)
         opened.append(page)

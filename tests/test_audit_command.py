@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emotion_lab.errors import UserError
+from emotion_lab.core.errors import UserError
 from tests.conftest import command
 
 
@@ -43,24 +43,25 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     drop = (run / "drop.csv").read_text().splitlines()
     assert drop[0].startswith("path,split,") and len(drop) == 3
     page = (run / "audit.html").read_text()
-    assert f"&#39;data.path={folder}&#39; data.drop={run}/drop.csv" in page
+    assert f"&#39;data.path={folder}&#39; data.drop_csv={run}/drop.csv" in page
     assert not list(tmp_path.glob("**/*ledger*"))
     again = command(*given, module="emotion_lab.audit", cwd=tmp_path)
     assert again.returncode == 2 and "already holds audit.json" in again.stderr
 
 
 def refused(*overrides: str) -> str:
-    from emotion_lab import audit, config
+    from emotion_lab import audit
+    from emotion_lab.config import compose
 
     with pytest.raises(UserError) as caught:
-        audit.prepare(config.precheck("audit", list(overrides)), list(overrides))
+        audit.validate(compose.precheck("audit", list(overrides)), list(overrides))
     return str(caught.value)
 
 
 def test_bad_input(folder: Path, tmp_path: Path) -> None:
     assert "data.path=nowhere does not exist" in refused("data.path=nowhere")
     where = f"data.path={folder}"
-    assert "data.drop=no.csv does not exist" in refused(where, "data.drop=no.csv")
+    assert "data.drop_csv=no.csv does not exist" in refused(where, "data.drop_csv=no.csv")
     assert "no such checkpoint: no.ckpt" in refused(where, "ckpt=no.ckpt")
     assert "no such folder" in refused(where, "predictions=[nowhere]")
     assert "no predictions_val.csv in it" in refused(where, f"predictions={tmp_path}")

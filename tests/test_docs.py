@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from emotion_lab import config, rules
-from emotion_lab.command_line import flags, quote_paths
-from emotion_lab.errors import UserError
-from emotion_lab.searching import space
+from emotion_lab.config import compose, schema
+from emotion_lab.config.overrides import flags, quote_paths
+from emotion_lab.core.errors import UserError
+from emotion_lab.experiments.tuning import space
 from tests.conftest import ROOT
 
 DOCS = ROOT / "docs"
@@ -89,7 +89,7 @@ def refused(command: str) -> str | None:
         # A launcher is there only where its package is.
         words = [word for word in words if not word.startswith("hydra")]
         overrides, multirun, _ = flags(quote_paths(words))
-        config.precheck(entry, overrides, multirun)
+        compose.precheck(entry, overrides, multirun)
     except UserError as error:
         return str(error)
     return None
@@ -98,9 +98,9 @@ def refused(command: str) -> str | None:
 @cache
 def keys() -> frozenset[str]:
     """Return every key, and every group, that some config has."""
-    found = {"experiment"} | {name for name in rules.RULES}
-    for file in config.CONF.rglob("*.yaml"):
-        group = "" if file.parent == config.CONF else f"{file.parent.name}."
+    found = {"experiment"} | {name for name in schema.RULES}
+    for file in compose.CONF.rglob("*.yaml"):
+        group = "" if file.parent == compose.CONF else f"{file.parent.name}."
         if group == "experiment.":
             continue
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}

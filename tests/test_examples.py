@@ -1,4 +1,4 @@
-"""The examples of docs/examples say what ``emotion_lab.runtime`` says; so do those of the texts."""
+"""The examples of docs/examples and of the texts agree with ``emotion_lab.inference.loader``."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from emotion_lab.exporting.files import export
-from emotion_lab.exporting.shell import Prepare
+from emotion_lab.exporters.graph import Preprocess
+from emotion_lab.exporters.writer import export
 from tests.conftest import ROOT
-from tests.test_export import card_of, decided
+from tests.exporters.test_export import card_of, decided
 
 EXAMPLES = ROOT / "docs" / "examples"
 CLASSES = ["neutral", "zest", "fröhlich", "angry", "not sure"]
@@ -57,7 +57,7 @@ def model(faces: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     net = decided("senet", channels=1)
     pictures = [torch.from_numpy(cv2.imread(str(face))[None, :, :, ::-1].copy()) for face in faces]
     with torch.no_grad():
-        logits = torch.cat([net(Prepare(net.spec)(picture)) for picture in pictures])
+        logits = torch.cat([net(Preprocess(net.spec)(picture)) for picture in pictures])
     # It was made for noise: of drawn faces it would be too sure.
     card = card_of(net, classes=CLASSES, temperature=float(logits.std()))
     return export(net, card, "onnx", "fp32", tmp_path_factory.mktemp("model") / "senet.fp32.onnx")
@@ -154,7 +154,7 @@ def test_the_lines_in_the_text(
 ) -> None:
     """As they stand there, in a folder with such files."""
     blocks = (ROOT / text).read_text().split("    import cv2\n")[1:]
-    (block,) = [part for part in blocks if "from emotion_lab.runtime import load" in part]
+    (block,) = [part for part in blocks if "from emotion_lab.inference.loader import load" in part]
     lines = filter(None, block.splitlines())
     code = ["import cv2", *(line[4:] for line in takewhile(lambda line: line[0] == " ", lines))]
     assert len(code) <= 10

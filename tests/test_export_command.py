@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emotion_lab import checkpoint as ckpt
-from emotion_lab import config
 from emotion_lab import export as entry
-from emotion_lab.errors import UserError
-from emotion_lab.exporting import certify as certifying
-from emotion_lab.exporting.base import FORMATS, chosen
-from emotion_lab.exporting.certify import compare
-from emotion_lab.exporting.images import val_images
-from emotion_lab.exporting.page import write_page
-from emotion_lab.models.restore import restore
-from emotion_lab.runtime import load
+from emotion_lab.config import compose
+from emotion_lab.core import checkpoint as ckpt
+from emotion_lab.core.errors import UserError
+from emotion_lab.exporters import verify as certifying
+from emotion_lab.exporters.base import FORMATS, chosen
+from emotion_lab.exporters.calibration_data import val_images
+from emotion_lab.exporters.verify import compare
+from emotion_lab.exporters.verify_page import write_page
+from emotion_lab.inference.loader import load
+from emotion_lab.models.load import restore
 from tests.conftest import TINY, composed, make_checkpoint
-from tests.test_export import reference
+from tests.exporters.test_export import reference
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +88,11 @@ def test_a_failed_certificate(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """An export that loses the temperature is caught."""
-    from emotion_lab.exporting import shell
+    from emotion_lab.exporters import graph
 
     monkeypatch.setattr(certifying, "ROUND_S", 0.001)
-    honest = shell.Finish.forward
-    monkeypatch.setattr(shell.Finish, "forward", lambda self, x: honest(self, x * 1.05))
+    honest = graph.Postprocess.forward
+    monkeypatch.setattr(graph.Postprocess, "forward", lambda self, x: honest(self, x * 1.05))
     out = tmp_path / "out"
     words = (f"ckpt={run}", "format=torchscript", f"hydra.run.dir={out}")
     assert exported(monkeypatch, *words) == 1
@@ -114,7 +114,7 @@ def test_a_failed_certificate(
         (["precision=int4"], "Unknown precision 'int4'. Did you mean"),
         (["format=torchscript", "batch=4"], "keeps its batch open"),
         (["batch=many"], "expected dynamic, or a whole number"),
-        (["n=50"], "expected a whole number of 1000 or more"),
+        (["num_images=50"], "expected a whole number of 1000 or more"),
         (["ckpt=nowhere"], "no such checkpoint: nowhere"),
     ],
 )
@@ -163,10 +163,10 @@ def test_calibration_has_no_part_in_the_comparison() -> None:
 
 def test_nothing_heavy_before_the_checks(run: Path) -> None:
     code = (
-        "import sys; from emotion_lab import config, export\n"
-        "from emotion_lab.exporting.base import FORMATS; FORMATS.names()\n"
-        f"cfg = config.precheck('export', [\"ckpt='{run}'\"])\n"
-        "export.prepare(cfg, [])\n"
+        "import sys; from emotion_lab import export; from emotion_lab.config import compose\n"
+        "from emotion_lab.exporters.base import FORMATS; FORMATS.names()\n"
+        f"cfg = compose.precheck('export', [\"ckpt='{run}'\"])\n"
+        "export.validate(cfg, [])\n"
         "heavy = {'torch', 'onnx', 'openvino', 'nncf', 'onnxruntime'} & {*sys.modules}\n"
         "assert not heavy, heavy\n"
     )
@@ -176,7 +176,7 @@ def test_nothing_heavy_before_the_checks(run: Path) -> None:
 def test_config_has_a_key_for_everything() -> None:
     cfg = composed("ckpt=x", entry="export")
     assert cfg["format"] == "onnx" and cfg["precision"] == "fp32" and cfg["batch"] == "dynamic"
-    assert (config.CONF / "export.yaml").read_text().startswith("# Write a checkpoint")
+    assert (compose.CONF / "export.yaml").read_text().startswith("# Write a checkpoint")
 
 
 def test_a_page_escapes(tmp_path: Path) -> None:

@@ -17,20 +17,20 @@ import numpy as np
 import pytest
 import torch
 
-from emotion_lab import checkpoint as ckpt
+from emotion_lab.core import checkpoint as ckpt
+from emotion_lab.core.errors import UserError
+from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data.datamodule import EmotionData
-from emotion_lab.errors import UserError
-from emotion_lab.faces.base import Detections, Frame
-from emotion_lab.faces.pipeline import Pipeline
-from emotion_lab.labels import EMOTIONS
 from emotion_lab.models.base import build_model
 from emotion_lab.training.fit import make_card
+from emotion_lab.video.pipeline import Pipeline
+from emotion_lab.video.types import Detections, Frame
 from tests.conftest import SHARED, TINY, command, composed
 
 MEDIA = SHARED / "media"
 YUNET = SHARED / "detectors" / "face_detection_yunet_2023mar.onnx"
 #: Runs without a model file, on what every machine has.
-QUICK = ("detector=haar", "runtime=torch", "runtime.threads=1")
+QUICK = ("detector=haar", "backend=torch", "backend.threads=1")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a drawn clip of 60 frames in which a face is found by Haar."""
-    from emotion_lab.data.synthetic_video import render_video
+    from emotion_lab.synthetic.video import render_video
 
     path = tmp_path_factory.mktemp("clip") / "drawn face=1 [x].mp4"
     render_video(path, [(1.2, "happy"), (1.2, "sad")], fps=25, size=(320, 240), seed=1)
@@ -104,7 +104,7 @@ def test_predict_on_a_folder(run: Path, clip: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(photos / "grey.png"), np.full((1, 1), 9, np.uint8))
     (photos / "notes.txt").write_text("no image")
     out = tmp_path / "out"
-    call = (f"ckpt={run}", f"source={photos}", "detector=full_frame", "runtime=torch")
+    call = (f"ckpt={run}", f"source={photos}", "detector=full_frame", "backend=torch")
     more = (f"out={out}", f"save={out / 'drawn'}")
     done = command(*call, *more, module="emotion_lab.predict", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -260,7 +260,7 @@ def test_ctrl_c_keeps_everything(run: Path, clip: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "emotion_lab.live", f"ckpt={run}", f"source={clip}"),
-            *(*QUICK, "display=none", "loop=true", "paced=true", f"log={log}", f"save={video}"),
+            *(*QUICK, "display=none", "loop=true", "realtime=true", f"log={log}", f"save={video}"),
             f"hydra.run.dir={tmp_path / 'live'}",
         ],
         cwd=tmp_path,
@@ -303,7 +303,7 @@ def test_faces_on_real_photos(name: str, count: int, run: Path, tmp_path: Path) 
         f"ckpt={run}",
         f"source={MEDIA / name}",
         f"detector.file={YUNET}",
-        "runtime=torch",
+        "backend=torch",
         f"out={tmp_path / 'out'}",
         module="emotion_lab.predict",
         cwd=tmp_path,

@@ -1,4 +1,4 @@
-"""Run the examples and hold their answers against ``emotion_lab.runtime``.
+"""Run the examples and hold their answers against ``emotion_lab.inference.loader``.
 
     python docs/examples/run.py                                   # exports a tiny network first
     python docs/examples/run.py --model=senet.fp32.onnx --cpp=docs/examples/cpp/build/face
@@ -28,10 +28,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from emotion_lab.data.face_drawing import draw_face
-from emotion_lab.data.face_spec import sample_face
-from emotion_lab.labels import EMOTIONS
-from emotion_lab.runtime import load
+from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.inference.loader import load
+from emotion_lab.synthetic.render import draw_face
+from emotion_lab.synthetic.spec import sample_face
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = tuple(sorted((HERE / "python").glob("*.py")))
@@ -90,7 +90,7 @@ def draw_faces(folder: Path) -> list[Path]:
 
 
 def expected(model: Path, faces: Sequence[Path]) -> list[Answer]:
-    """Return what ``emotion_lab.runtime`` says."""
+    """Return what ``emotion_lab.inference.loader`` says."""
     known = load(model)
     shares = [known(cv2.cvtColor(cv2.imread(str(face)), cv2.COLOR_BGR2RGB)) for face in faces]
     return [dict(zip(known.classes, map(float, each), strict=True)) for each in shares]

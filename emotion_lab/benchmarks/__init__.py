@@ -1,1 +1,1 @@
-"""What ``python -m emotion_lab.bench`` measures; nothing else imports this."""
+"""Speed benchmarks of ``python -m emotion_lab.bench``."""

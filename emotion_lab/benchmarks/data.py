@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from emotion_lab.benchmarks import plain
-from emotion_lab.benchmarks.timing import calls, in_turn, peak_of, summary
-from emotion_lab.data.base import Split
+from emotion_lab.benchmarks import baseline
+from emotion_lab.core.timing import calls, in_turn, peak_of, summary
+from emotion_lab.data.batch_augment import BatchAugment
 from emotion_lab.data.datamodule import EmotionData
-from emotion_lab.data.device_augment import DeviceAugment
+from emotion_lab.data.types import Split
 from emotion_lab.models.base import InputSpec, input_spec
 
 #: Reads a folder the way training does without memory to spare, and forgets every image.
@@ -33,7 +33,7 @@ for batch in data.train_dataloader():
 """
 
 
-def ours(data: EmotionData, augment: DeviceAugment | None, device: str) -> Iterator[int]:
+def ours(data: EmotionData, augment: BatchAugment | None, device: str) -> Iterator[int]:
     """Bring every augmented batch to the device; yield the number of images after each epoch."""
     epoch = 0
     batches = data.train_dataloader()
@@ -61,11 +61,11 @@ def prepared(cfg: dict[str, Any], spec: InputSpec) -> EmotionData:
     return data
 
 
-def augmenter(cfg: dict[str, Any], spec: InputSpec) -> DeviceAugment | None:
+def augmenter(cfg: dict[str, Any], spec: InputSpec) -> BatchAugment | None:
     """Return ``augment=device`` where that is chosen."""
     if cfg["augment"]["name"] != "device":
         return None
-    return DeviceAugment(cfg["augment"], spec.image_size, spec.channels)
+    return BatchAugment(cfg["augment"], spec.image_size, spec.channels)
 
 
 def epoch_times(cfg: dict[str, Any], spec: InputSpec, device: str) -> list[dict[str, float]]:
@@ -89,7 +89,7 @@ def folder_memory(part: Split, classes: list[str], count: int) -> list[dict[str,
     for times in (1, 10):
         with tempfile.TemporaryDirectory() as folder:
             # Large enough that keeping them would show: 50 kB each, decoded.
-            plain.write_folder(part, classes, count * times, Path(folder) / "train", side=224)
+            baseline.write_folder(part, classes, count * times, Path(folder) / "train", side=224)
             peak = peak_of(["-c", _READER, folder])
         rows.append({"images": count * times, "peak_memory_mib": peak})
     return rows
@@ -101,11 +101,11 @@ def bench(cfg: dict[str, Any], device: str) -> dict[str, Any]:
     data = prepared(cfg, spec)
     batch_size = cfg["data"]["batch_size"]
     with tempfile.TemporaryDirectory() as folder:
-        plain.write_folder(data.split("train"), data.classes, cfg["images"], Path(folder))
-        files = plain.loader(Path(folder), spec, batch_size, cfg["workers"])
+        baseline.write_folder(data.split("train"), data.classes, cfg["images"], Path(folder))
+        files = baseline.loader(Path(folder), spec, batch_size, cfg["workers"])
         rates = in_turn(
             {
-                "plain": calls(plain.read(files, device)),
+                "plain": calls(baseline.read(files, device)),
                 "ours": calls(ours(data, augmenter(cfg, spec), device)),
             },
             cfg["rounds"],

@@ -14,17 +14,17 @@ import cv2
 import numpy as np
 import torch
 
-from emotion_lab import checkpoint as ckpt
-from emotion_lab.benchmarks.timing import in_turn, summary
-from emotion_lab.data.synthetic_video import render_video
-from emotion_lab.faces import build
-from emotion_lab.faces.base import Frame
-from emotion_lab.faces.pipeline import Pipeline
-from emotion_lab.faces.sources import open_source, read_photo
-from emotion_lab.faces.steady import Calm
-from emotion_lab.labels import EMOTIONS
+from emotion_lab.core import checkpoint as ckpt
+from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.core.timing import in_turn, summary
 from emotion_lab.models.base import EmotionNet
-from emotion_lab.models.restore import restore
+from emotion_lab.models.load import restore
+from emotion_lab.synthetic.video import render_video
+from emotion_lab.video import factory
+from emotion_lab.video.pipeline import Pipeline
+from emotion_lab.video.smoothing.base import TrackSmoother
+from emotion_lab.video.sources.open import open_source, read_photo
+from emotion_lab.video.types import Frame
 
 #: What is compared on, as bench.json and as people call it.
 PARTS = {"one_face": "clip", "six_faces": "photo"}
@@ -36,7 +36,7 @@ CLIPS = 4
 _PART_S, _CYCLES = 2.5, 2
 
 
-def seed_way(net: EmotionNet) -> Callable[[np.ndarray], int]:
+def baseline_pipeline(net: EmotionNet) -> Callable[[np.ndarray], int]:
     """Return what public projects do with a frame; it says how many faces it found.
 
     Haar cascade on the whole frame, every face by itself through eager float32 PyTorch.
@@ -126,7 +126,7 @@ def latency(path: Path, pipeline: Pipeline, seconds: float) -> dict[str, Any]:
     Frames that newer ones overtake are counted as dropped, not as late.
     """
     delays = []
-    cfg = {"source": str(path), "paced": True, "loop": True, "max_frames": round(seconds * 30)}
+    cfg = {"source": str(path), "realtime": True, "loop": True, "max_frames": round(seconds * 30)}
     with open_source(cfg) as source:
         for frame in source:
             pipeline(frame)
@@ -145,7 +145,7 @@ def latency(path: Path, pipeline: Pipeline, seconds: float) -> dict[str, Any]:
 
 
 @dataclass
-class Watched:
+class LiveMeasurement:
     """What the pipeline saw in a clip whose truth is known, frame by frame where there was a face.
 
     Attributes:
@@ -163,7 +163,7 @@ class Watched:
     raw: list[np.ndarray] = field(default_factory=list)
 
 
-def watch(seed: int, pipeline: Pipeline) -> Watched:
+def watch(seed: int, pipeline: Pipeline) -> LiveMeasurement:
     """Draw a clip of a person who shows every emotion in turn, and watch it.
 
     Args:
@@ -175,7 +175,9 @@ def watch(seed: int, pipeline: Pipeline) -> Watched:
         path = Path(folder) / "truth.mp4"
         render_video(path, [(_PART_S, e) for e in emotions], fps=_FPS, size=(480, 360), seed=seed)
         frames = clip_frames(path, 100_000)
-    seen = Watched([(i * _PART_S, emotion) for i, emotion in enumerate(emotions)], len(frames))
+    seen = LiveMeasurement(
+        [(i * _PART_S, emotion) for i, emotion in enumerate(emotions)], len(frames)
+    )
     for frame in frames:
         faces = pipeline(frame).faces
         if faces:
@@ -185,19 +187,21 @@ def watch(seed: int, pipeline: Pipeline) -> Watched:
     return seen
 
 
-def labels(seen: Watched, smoothing: dict[str, Any], classes: list[str]) -> list[str | None]:
+def labels(
+    seen: LiveMeasurement, smoothing: dict[str, Any], classes: list[str]
+) -> list[str | None]:
     """Return the label shown in each frame, as the pipeline would with that smoothing."""
-    calm: dict[int, Calm] = {}
+    calm: dict[int, TrackSmoother] = {}
     shown = []
     for time_s, face, raw in zip(seen.times, seen.ids, seen.raw, strict=True):
         if face not in calm:
-            calm[face] = Calm(smoothing, len(classes))
+            calm[face] = TrackSmoother(smoothing, len(classes))
         _, label = calm[face].update(raw, time_s)
         shown.append(None if label is None else classes[label])
     return shown
 
 
-def steadiness(clips: list[tuple[Watched, list[str | None]]]) -> dict[str, Any]:
+def steadiness(clips: list[tuple[LiveMeasurement, list[str | None]]]) -> dict[str, Any]:
     """Return label switches a minute and the delay after a true change, over all clips.
 
     Args:
@@ -273,8 +277,8 @@ def bench(cfg: dict[str, Any], smoothing: dict[str, Any]) -> dict[str, Any]:
         UserError: For a bad checkpoint, clip or photo.
     """
     net, _ = restore(ckpt.find(cfg["ckpt"]))
-    seed = seed_way(net.eval())
-    first = build.build_pipeline(cfg, stills=False)
+    seed = baseline_pipeline(net.eval())
+    first = factory.build_pipeline(cfg, stills=False)
 
     def make() -> Pipeline:
         smooth, track = cfg["smoothing"], cfg["tracking"]

@@ -11,18 +11,18 @@ from typing import Any
 import lightning as L
 import torch
 
+from emotion_lab.benchmarks import baseline
 from emotion_lab.benchmarks import data as reading
-from emotion_lab.benchmarks import plain
-from emotion_lab.benchmarks.timing import calls, peak_of, per_second, summary
+from emotion_lab.core.environment import choose_precision
+from emotion_lab.core.timing import calls, peak_of, per_second, summary
 from emotion_lab.models.base import EmotionNet, InputSpec, build_model, input_spec
-from emotion_lab.training.build import compile_backbone, make_module
-from emotion_lab.training.callbacks import Place
+from emotion_lab.training.callbacks import DataPositionCallback
+from emotion_lab.training.factory import compile_backbone, make_module
 from emotion_lab.training.fit import quiet
-from emotion_lab.training.hardware import choose_precision
 from emotion_lab.training.optim import build_optimizer, fuses
 
 
-class InTurn(L.Callback):
+class InterleavedTimer(L.Callback):
     """Times each epoch of our training and, between the epochs, the other ways.
 
     The first round warms up and is not counted.
@@ -123,14 +123,16 @@ def bench(cfg: dict[str, Any], device: str, overrides: list[str]) -> dict[str, A
     module = make_module(cfg, data, net, {"classes": data.classes})
     classes = len(data.classes)
     with tempfile.TemporaryDirectory() as folder:
-        plain.write_folder(data.split("train"), data.classes, cfg["images"], Path(folder))
-        files = plain.loader(Path(folder), spec, batch_size, cfg["workers"])
-        slow = plain.epochs(files, build_model(cfg["model"], classes)[0], device)
+        baseline.write_folder(data.split("train"), data.classes, cfg["images"], Path(folder))
+        files = baseline.loader(Path(folder), spec, batch_size, cfg["workers"])
+        slow = baseline.epochs(files, build_model(cfg["model"], classes)[0], device)
         alone = build_model(cfg["model"], classes)[0]
         if cfg["model"]["compile"]:
             compile_backbone(alone)
         ready = ceiling(cfg, alone, spec, device, precision, classes)
-        timer = InTurn(steps * batch_size, {"plain": calls(slow), "ceiling": calls(ready)})
+        timer = InterleavedTimer(
+            steps * batch_size, {"plain": calls(slow), "ceiling": calls(ready)}
+        )
         trainer = L.Trainer(
             accelerator=device,
             devices=1,
@@ -139,7 +141,7 @@ def bench(cfg: dict[str, Any], device: str, overrides: list[str]) -> dict[str, A
             limit_train_batches=steps,
             limit_val_batches=0,
             num_sanity_val_steps=0,
-            callbacks=[Place(), timer],
+            callbacks=[DataPositionCallback(), timer],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

@@ -1,4 +1,4 @@
-"""``data.drop=<csv>`` and ``data.relabel=<csv>``: cleaned training, test left as it is.
+"""``data.drop_csv=<csv>`` and ``data.relabel_csv=<csv>``: cleaned training, test left as it is.
 
 Rows are matched by image name (``Split.names``): ``fer2013:<row>``, or the path of a file relative
 to ``data.path``. A longer path finds the same file by its end, so a list made where the data lay
@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from emotion_lab.data.base import SPLITS, Split
-from emotion_lab.errors import UserError, unknown
-from emotion_lab.labels import canonical
+from emotion_lab.core.errors import UserError, unknown
+from emotion_lab.core.labels import canonical
+from emotion_lab.data.types import SPLITS, Split
 
 #: Columns of a relabel list that name the new label, the first that is there counts.
 NEW_LABEL = ("label", "label_suggested")
@@ -39,7 +39,7 @@ _WHY: dict[str, str] = {
 
 
 @dataclass(frozen=True)
-class Row:
+class CleaningRow:
     """One line of a list.
 
     Attributes:
@@ -57,7 +57,7 @@ class Row:
     label: str = ""
 
 
-def read_rows(key: str, place: str) -> list[Row]:
+def read_rows(key: str, place: str) -> list[CleaningRow]:
     """Read a list.
 
     Args:
@@ -94,7 +94,7 @@ def read_rows(key: str, place: str) -> list[Row]:
         if not fields.get("path"):
             raise UserError(f"{where}, row {number}: the path is missing.")
         label = fields.get(new, "") if new and key == "relabel" else ""
-        rows.append(Row(number, raw["path"], split, fields.get("label_now", ""), label))
+        rows.append(CleaningRow(number, raw["path"], split, fields.get("label_now", ""), label))
     return rows
 
 
@@ -108,7 +108,7 @@ def endings(path: str) -> list[str]:
     return [path, *("/".join(parts[start:]) for start in range(len(parts)))]
 
 
-class Cleaner:
+class SplitCleaner:
     """Applies the lists to the splits at hand.
 
     Args:
@@ -143,7 +143,7 @@ class Cleaner:
         end = "/" + endings(path)[1].lstrip("/")
         return any(("/" + known).endswith(end) for known in self._unreadable)
 
-    def _new_label(self, row: Row, where: str) -> int | None:
+    def _new_label(self, row: CleaningRow, where: str) -> int | None:
         """Return the label of a row, None for one that is empty or left out."""
         if not row.label or _key(row.label) in self._excluded:
             return None
@@ -154,15 +154,15 @@ class Cleaner:
         return self._label[_key(row.label)]
 
     def _matched(
-        self, key: str, place: str, rows: list[Row]
-    ) -> tuple[dict[tuple[str, int], Row], Counter]:
+        self, key: str, place: str, rows: list[CleaningRow]
+    ) -> tuple[dict[tuple[str, int], CleaningRow], Counter]:
         """Return (split, position) -> row for all that may be changed, and why others may not.
 
         Raises:
             UserError: If no row belongs to this data.
         """
-        hits: dict[tuple[str, int], Row] = {}
-        strangers: list[Row] = []
+        hits: dict[tuple[str, int], CleaningRow] = {}
+        strangers: list[CleaningRow] = []
         why: Counter = Counter()
         where = f"data.{key}={place}"
         for row in rows:
@@ -202,7 +202,7 @@ class Cleaner:
         return hits, why
 
     @staticmethod
-    def _one_label(first: Row | None, row: Row, where: str) -> Row:
+    def _one_label(first: CleaningRow | None, row: CleaningRow, where: str) -> CleaningRow:
         """Refuse two rows that give one image different labels."""
         if first is not None and _key(first.label) != _key(row.label):
             raise UserError(
@@ -213,7 +213,7 @@ class Cleaner:
 
     def relabel(self, place: str) -> str:
         """Give the listed images their new labels; return a line that says how many."""
-        where = f"data.relabel={place}"
+        where = f"data.relabel_csv={place}"
         rows = read_rows("relabel", place)
         for row in rows:
             self._new_label(row, where)  # a wrong name is told wherever it stands
@@ -231,7 +231,7 @@ class Cleaner:
                 continue
             self.parts[split].labels[position] = label
             changed[split] += 1
-        return self._line("data.relabel", "given another label", changed, why)
+        return self._line("data.relabel_csv", "given another label", changed, why)
 
     def drop(self, place: str) -> str:
         """Leave the listed images out; return a line that says how many.
@@ -250,10 +250,10 @@ class Cleaner:
             lost = set(part.labels.tolist()) - set(part.labels[kept].tolist())
             if lost:
                 names = ", ".join(self.classes[label] for label in sorted(lost))
-                raise UserError(f"data.drop={place} takes every {name} image of {names}.")
+                raise UserError(f"data.drop_csv={place} takes every {name} image of {names}.")
             self.parts[name] = part.subset(kept)
             dropped[name] = len(gone)
-        return self._line("data.drop", "left out", dropped, why)
+        return self._line("data.drop_csv", "left out", dropped, why)
 
     def _line(self, key: str, done: str, counts: Counter, why: Counter) -> str:
         """Return one line: how many images were changed, and what became of the other rows.
@@ -275,9 +275,9 @@ def clean(
 
     Args:
         parts: The opened splits, after folds or the cut of val.
-        cfg: The ``data`` group: ``drop``, ``relabel`` and ``exclude``.
+        cfg: The ``data`` group: ``drop_csv``, ``relabel_csv`` and ``exclude``.
         classes: Class names; the position is the label.
-        unreadable: Paths of files that ``data.on_error=skip`` left out.
+        unreadable: Paths of files that ``data.on_decode_error=skip`` left out.
 
     Returns:
         The splits (test is the very same object) and lines worth printing.
@@ -290,10 +290,10 @@ def clean(
         return parts, []
     excluded = cfg.get("exclude") or []
     excluded = [excluded] if isinstance(excluded, str) else [str(name) for name in excluded]
-    cleaner = Cleaner(dict(parts), classes, excluded, unreadable)
+    cleaner = SplitCleaner(dict(parts), classes, excluded, unreadable)
     notes = []
-    if cfg.get("relabel"):
-        notes.append(cleaner.relabel(str(cfg["relabel"])))
-    if cfg.get("drop"):
-        notes.append(cleaner.drop(str(cfg["drop"])))
+    if cfg.get("relabel_csv"):
+        notes.append(cleaner.relabel(str(cfg["relabel_csv"])))
+    if cfg.get("drop_csv"):
+        notes.append(cleaner.drop(str(cfg["drop_csv"])))
     return cleaner.parts, [note for note in notes if note]

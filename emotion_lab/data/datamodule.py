@@ -8,19 +8,19 @@ import lightning as L
 import numpy as np
 from torch.utils.data import DataLoader
 
-from emotion_lab.data.balance import class_counts, class_weights, sample_weights
-from emotion_lab.data.base import Source, Split
-from emotion_lab.data.dataset import (
-    EpochSampler,
-    InOrderSampler,
+from emotion_lab.core.errors import UserError
+from emotion_lab.data.build import load_data
+from emotion_lab.data.class_weights import class_counts, class_weights, sample_weights
+from emotion_lab.data.fingerprint import fingerprint
+from emotion_lab.data.shards.sampler import stream_sampler
+from emotion_lab.data.torch_dataset import (
+    ResumableRandomSampler,
+    SequentialDistributedSampler,
     SplitDataset,
     make_loader,
 )
-from emotion_lab.data.fingerprint import fingerprint
-from emotion_lab.data.load import load_data
-from emotion_lab.data.stream_order import stream_sampler
-from emotion_lab.data.transforms import Augment, Fit
-from emotion_lab.errors import UserError
+from emotion_lab.data.transforms import Augment, Resize
+from emotion_lab.data.types import LoadedDataset, Split
 
 
 class EmotionData(L.LightningDataModule):
@@ -46,10 +46,10 @@ class EmotionData(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.cfg, self.seed, self.augment_name = cfg, seed, augment
-        self.source: Source = load_data(cfg, splits, carve)
-        self.fit_transform: Fit | None = None
+        self.source: LoadedDataset = load_data(cfg, splits, carve)
+        self.fit_transform: Resize | None = None
         self._sets: dict[str, SplitDataset] = {}
-        self._sampler: EpochSampler | None = None
+        self._sampler: ResumableRandomSampler | None = None
         # Epoch and batches of it that were trained on: where a resumed run begins.
         self._at = (0, 0)
         # Images of a step of the run that is resumed, however many processes it had.
@@ -87,7 +87,7 @@ class EmotionData(L.LightningDataModule):
 
     def prepare_for(self, image_size: int, channels: int) -> None:
         """Fix the input size once the network is known, and decode what is kept in memory."""
-        self.fit_transform = Fit(image_size, channels)
+        self.fit_transform = Resize(image_size, channels)
         self._sets = {}
 
     def _keep(self, part: Split) -> bool:
@@ -114,7 +114,7 @@ class EmotionData(L.LightningDataModule):
                 self.fit_transform,
                 augment,
                 keep=self._keep(part),
-                skip_errors=self.cfg["on_error"] == "skip",
+                skip_errors=self.cfg["on_decode_error"] == "skip",
                 raw=name == "train" and on_device,
             )
         return self._sets[name]
@@ -154,7 +154,9 @@ class EmotionData(L.LightningDataModule):
             weights = sample_weights(data.split.labels, len(self.classes))
         rank, world = self._place()
         how = (self._share(), self.seed, weights, rank, world)
-        sampler = stream_sampler(data.split, self.cfg, *how) or EpochSampler(len(data), *how)
+        sampler = stream_sampler(data.split, self.cfg, *how) or ResumableRandomSampler(
+            len(data), *how
+        )
         sampler.epoch, sampler.start = self._at
         self._sampler = sampler
         return make_loader(data, sampler, self.cfg["num_workers"], self._pin())
@@ -169,7 +171,7 @@ class EmotionData(L.LightningDataModule):
         if data.augment is not None or data.raw:
             data = SplitDataset(data.split, data.fit, None, skip_errors=data.skip_errors)
         rank, world = self._place()
-        sampler = InOrderSampler(len(data), self.cfg["batch_size"], rank, world)
+        sampler = SequentialDistributedSampler(len(data), self.cfg["batch_size"], rank, world)
         return make_loader(data, sampler, self.cfg["num_workers"], self._pin())
 
     def begin_epoch(self, epoch: int) -> None:

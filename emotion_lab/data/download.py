@@ -7,7 +7,7 @@ import shutil
 import threading
 from pathlib import Path
 
-from emotion_lab.errors import UserError
+from emotion_lab.core.errors import UserError
 
 #: A public copy that holds the challenge's CSV (others hold folders of JPEG files).
 KAGGLE_DATASET = "deadskull7/fer2013"

@@ -6,8 +6,8 @@ import hashlib
 
 import numpy as np
 
-from emotion_lab.data.base import Split
-from emotion_lab.labels import EMOTIONS
+from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.data.types import Split
 
 #: Images of every class in the order of ``EMOTIONS``, counted in the challenge's CSV. Enough to
 #: tell the two hold-outs apart, whatever their folder is called.

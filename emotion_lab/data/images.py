@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from emotion_lab.errors import UserError
+from emotion_lab.core.errors import UserError
 
 #: Transparent parts are laid on this grey (0..255): neither a dark nor a bright frame.
 BACKGROUND = 128

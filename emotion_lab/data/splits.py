@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from emotion_lab.data.base import ImageStore, Source, Split
-from emotion_lab.errors import UserError, unknown
-from emotion_lab.labels import canonical
+from emotion_lab.core.errors import UserError, unknown
+from emotion_lab.core.labels import canonical
+from emotion_lab.data.types import ImageStore, LoadedDataset, Split
 
 
-class ConcatStore:
+class ConcatImageStore:
     """Several stores, one behind the other."""
 
     def __init__(self, stores: Iterable[ImageStore]) -> None:
@@ -130,7 +130,7 @@ def pool(first: Split, second: Split | None) -> Split:
     if first.store is second.store:
         store, shift = first.store, 0
     else:
-        store, shift = ConcatStore([first.store, second.store]), len(first.store)
+        store, shift = ConcatImageStore([first.store, second.store]), len(first.store)
     return Split(
         store,
         np.concatenate([first.indices, second.indices + shift]),
@@ -219,7 +219,7 @@ def limit(split: Split, n: int | None, seed: int) -> Split:
     return split.subset(np.sort(np.concatenate(chosen)))
 
 
-def exclude(source: Source, names: Iterable[str] | str | None) -> Source:
+def exclude(source: LoadedDataset, names: Iterable[str] | str | None) -> LoadedDataset:
     """Return the source without some classes; labels are numbered anew.
 
     Args:

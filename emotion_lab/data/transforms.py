@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from emotion_lab.errors import unknown
+from emotion_lab.core.errors import unknown
 
 # albumentations asks its server for a newer version when imported; nothing here phones home.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
 @dataclass(frozen=True)
-class Fit:
+class Resize:
     """Bring any decoded image to the network's size and channels.
 
     Attributes:

@@ -1,1 +1,1 @@
-"""Scores, plots and the test ledger: everything that reads a checkpoint to judge it."""
+"""Metrics, statistics, calibration, robustness and the test ledger."""

@@ -16,7 +16,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from emotion_lab.errors import UserError
+from emotion_lab.core.errors import UserError
 
 BINS = 15
 #: Where the temperature is looked for.

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from emotion_lab.errors import unknown
+from emotion_lab.core.errors import unknown
 
 #: The strengths that count pixels are given for images of this size, the size of FER2013.
 REFERENCE = 48

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from emotion_lab.core.progress import track
 from emotion_lab.models.base import EmotionNet
-from emotion_lab.progress import steps
 
 #: Height and width that the map of a stage needs to be worth showing.
 MIN_MAP = 5
@@ -154,7 +154,7 @@ def explain(
     result = np.empty((len(x_all), size, size), np.float32)
     batch = max(1, BATCH_PIXELS // size**2)
     parts = [slice(start, start + batch) for start in range(0, len(x_all), batch)]
-    for part in steps(parts, "explanations "):
+    for part in track(parts, "explanations "):
         x, y = x_all[part].to(device).requires_grad_(), wanted[part].to(device)
         if stage is None:
             heat = _integrated_gradients(work, x, y)

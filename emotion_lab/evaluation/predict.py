@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from emotion_lab.core.progress import track
 from emotion_lab.evaluation.tta import views
 from emotion_lab.models.base import EmotionNet
 from emotion_lab.models.ensemble import Ensemble
-from emotion_lab.progress import steps
 
 
 @dataclass
@@ -49,7 +49,7 @@ def predict(
 
     Args:
         net: In eval mode.
-        loader: Yields :class:`emotion_lab.data.dataset.Batch`.
+        loader: Yields :class:`emotion_lab.data.torch_dataset.Batch`.
         device: ``cpu``, ``cuda`` or ``mps``.
         title: Shown before the progress bar on a terminal.
         tta: Test-time augmentation: ``none``, ``flip`` or ``tencrop``. The logits are then the
@@ -65,7 +65,7 @@ def predict(
     if net.backbone.conv:
         net = net.to(memory_format=torch.channels_last)
     logits, labels, positions = [], [], []
-    for batch in steps(loader, title):
+    for batch in track(loader, title):
         outputs = []
         for images in make(batch.images if run is not None else batch.images.to(device)):
             if run is not None:

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from emotion_lab.core.progress import track
 from emotion_lab.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from emotion_lab.evaluation.judged import Judged
+from emotion_lab.evaluation.result import EvaluationResult
 from emotion_lab.models.base import EmotionNet
-from emotion_lab.progress import steps
 
 #: Pixels of a batch, 128 images of 48x48. Large images come in smaller batches, for the memory.
 BATCH_PIXELS = 128 * 48**2
 
 
-def _keys(judged: Judged, seed: int) -> list[tuple[int, ...]]:
+def _keys(judged: EvaluationResult, seed: int) -> list[tuple[int, ...]]:
     """Return one key of whole numbers for each prediction, from the image's content and the seed.
 
     Content, not position: another model that leaves out a class, or reads the folder in another
@@ -67,7 +67,9 @@ def _right(net: EmotionNet, images: list[np.ndarray], labels: np.ndarray, device
     return int((predicted.cpu().numpy() == labels).sum())
 
 
-def robustness(judged: Judged, n: int = 500, device: str = "cpu", seed: int = 0) -> dict[str, Any]:
+def robustness(
+    judged: EvaluationResult, n: int = 500, device: str = "cpu", seed: int = 0
+) -> dict[str, Any]:
     """Score the network on corrupted copies of some of the split's images.
 
     The images are corrupted as they were read, at their own size, then fitted to the network.
@@ -96,7 +98,7 @@ def robustness(judged: Judged, n: int = 500, device: str = "cpu", seed: int = 0)
     right = {name: [0] * len(SEVERITIES) for name in CORRUPTIONS}
     size = max(8, BATCH_PIXELS // fit.image_size**2)
     batches = [chosen[i : i + size] for i in range(0, len(chosen), size)]
-    for part in steps(batches, "robustness "):
+    for part in track(batches, "robustness "):
         raw = [judged.raw(i) for i in part]
         clean += _right(net, [fit(image) for image in raw], labels[part], device)
         for name, counts in right.items():
@@ -114,7 +116,7 @@ def robustness(judged: Judged, n: int = 500, device: str = "cpu", seed: int = 0)
     }
 
 
-def examples(judged: Judged, i: int, seed: int = 0) -> dict[str, list[np.ndarray]]:
+def examples(judged: EvaluationResult, i: int, seed: int = 0) -> dict[str, list[np.ndarray]]:
     """Return the image of prediction ``i`` under every corruption, as the network sees it.
 
     Returns:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from emotion_lab.errors import UserError
+from emotion_lab.core.errors import UserError
 
 ROUNDS = 2000
 #: Significance level; intervals have 1 - ALPHA.
@@ -262,7 +262,7 @@ def paired(
     }
 
 
-def several(values: Sequence[float]) -> dict[str, Any]:
+def mean_std(values: Sequence[float]) -> dict[str, Any]:
     """Return ``n``, ``mean``, ``std``, ``min`` and ``max``, as of one score over seeds.
 
     ``std`` is that of a sample (n - 1), None for a single value.

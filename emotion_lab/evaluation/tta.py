@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor
 from torch.nn import functional as F
 
-from emotion_lab.errors import unknown
+from emotion_lab.core.errors import unknown
 
 #: Share of the side that a crop of ``tencrop`` keeps (44 of FER2013's 48 pixels).
 CROP = 44 / 48

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from emotion_lab.errors import UserError
-from emotion_lab.registry import Registry
+from emotion_lab.core.errors import UserError
+from emotion_lab.core.registry import Registry
 
 #: ``build(cfg, num_classes, class_weights, class_counts) -> nn.Module``
 LOSSES: Registry[Callable[..., nn.Module]] = Registry("loss", "emotion_lab.losses")

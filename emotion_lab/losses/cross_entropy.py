@@ -46,10 +46,10 @@ def weighted_ce(num_classes: int, weights: Tensor, counts: Sequence[int]) -> nn.
 
 @LOSSES.register("label_smoothing")
 def label_smoothing(
-    num_classes: int, weights: Tensor, counts: Sequence[int], smoothing: float = 0.1
+    num_classes: int, weights: Tensor, counts: Sequence[int], label_smoothing: float = 0.1
 ) -> nn.Module:
     """Cross-entropy with smoothed labels."""
-    return CrossEntropy(smoothing=smoothing)
+    return CrossEntropy(smoothing=label_smoothing)
 
 
 @LOSSES.register("class_balanced")

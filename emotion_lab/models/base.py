@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from emotion_lab.errors import UserError
-from emotion_lab.models.weights import fetch, load_local
-from emotion_lab.registry import Registry
+from emotion_lab.core.errors import UserError
+from emotion_lab.core.registry import Registry
+from emotion_lab.models.pretrained import fetch, load_local
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from emotion_lab.errors import UserError
+from emotion_lab.core.errors import UserError
 from emotion_lab.models.base import MODELS, Backbone, check_dropout
 
 
@@ -38,7 +38,7 @@ def check_list(cfg: dict[str, Any], key: str) -> list[int]:
     return values
 
 
-class Cnn(nn.Module):
+class CNN(nn.Module):
     """Stages of two 3x3 convolutions and a max pooling, then global average pooling.
 
     Args:
@@ -78,7 +78,7 @@ class Cnn(nn.Module):
 
 @MODELS.register("cnn")
 def build(cfg: dict[str, Any], num_classes: int) -> Backbone:
-    """Build a :class:`Cnn`; one fine-tuning stage for each width.
+    """Build a :class:`CNN`; one fine-tuning stage for each width.
 
     Raises:
         UserError: If a key is out of range or there are more stages than the image can be halved.
@@ -89,5 +89,5 @@ def build(cfg: dict[str, Any], num_classes: int) -> Backbone:
             f"model.widths has {len(widths)} stages; each halves the image and "
             f"model.image_size={cfg['image_size']} is too small for that."
         )
-    net = Cnn(cfg["channels"], widths, check_dropout(cfg), num_classes)
+    net = CNN(cfg["channels"], widths, check_dropout(cfg), num_classes)
     return Backbone(net, ["classifier"], [[f"stages.{i}"] for i in range(len(widths))])

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from emotion_lab.errors import UserError, unknown
+from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.models.base import EmotionNet
 
 FREEZE = ("none", "backbone")

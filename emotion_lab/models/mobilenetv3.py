@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from emotion_lab.models.base import MODELS, Backbone, InputSpec, input_defaults
-from emotion_lab.models.torchvision_model import imagenet_input, torchvision_backbone
+from emotion_lab.models.torchvision import imagenet_input, torchvision_backbone
 
 
 @input_defaults("mobilenetv3")

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from emotion_lab.errors import UserError
+from emotion_lab.core.errors import UserError
 from emotion_lab.models.base import MODELS, Backbone, check_dropout
 from emotion_lab.models.cnn import check_list, init_weights
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from emotion_lab.errors import UserError
+from emotion_lab.core.errors import UserError
 from emotion_lab.models.base import MODELS, Backbone, InputSpec, check_patches, input_defaults
-from emotion_lab.models.timm_model import timm_backbone
+from emotion_lab.models.timm import timm_backbone
 
 NAME = "vit_base_patch16_224"
 BASE = {"patch_size": 16, "depth": 12, "embed_dim": 768, "heads": 12}

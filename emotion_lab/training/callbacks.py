@@ -14,16 +14,16 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 
-from emotion_lab import processes
-from emotion_lab.errors import UserError
-from emotion_lab.files import write_whole
+from emotion_lab.core import distributed
+from emotion_lab.core.errors import UserError
+from emotion_lab.core.io import atomic_write
 from emotion_lab.training.module import EmotionModule
 
 #: Seconds between two looks of the progress bar at loss and accuracy.
 LOOK_S = 0.5
 
 
-class Interrupted(UserError):
+class RunInterruptedError(UserError):
     """The user stopped the run; everything needed to go on is saved."""
 
     exit_code = 130
@@ -36,7 +36,7 @@ def better(value: float, best: float | None, mode: str) -> bool:
     return value > best if mode == "max" else value < best
 
 
-class History(L.Callback):
+class MetricsHistory(L.Callback):
     """Writes ``history.csv``, one row an epoch, prints one line for each, and stops early.
 
     Early stopping is here and not Lightning's, which looks before the training metrics are known.
@@ -131,7 +131,7 @@ class History(L.Callback):
         writer = csv.DictWriter(text, list(self.rows[0]))
         writer.writeheader()
         writer.writerows(self.rows)
-        write_whole(self.folder / "history.csv", text.getvalue().encode())
+        atomic_write(self.folder / "history.csv", text.getvalue().encode())
 
     def state_dict(self) -> dict[str, Any]:
         """Return rows, seconds and the best value so far."""
@@ -150,14 +150,14 @@ class History(L.Callback):
         self._carried = float(state["open_epoch"])
 
 
-class Checkpoints(Checkpoint):
+class BestLastCheckpoint(Checkpoint):
     """Writes ``best.ckpt`` when the monitored metric improves and ``last.ckpt`` every epoch.
 
     Lightning's ModelCheckpoint forgets the best value when the run folder was moved, and would
     then overwrite the best weights with worse ones; this one does not care where the folder is.
     """
 
-    def __init__(self, folder: Path, history: History) -> None:
+    def __init__(self, folder: Path, history: MetricsHistory) -> None:
         self.folder, self.history = folder, history
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -167,11 +167,11 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(self.folder / "last.ckpt")
 
 
-class StopCleanly(L.Callback):
+class GracefulStop(L.Callback):
     """On Ctrl-C (or SIGTERM) finishes the batch, saves ``last.ckpt`` and says how to resume.
 
     A second Ctrl-C stops at once, with what was saved before. Of several processes one is enough to
-    stop them all, after the same batch; on GPUs they ask each other every ``trainer.log_every``
+    stop them all, after the same batch; on GPUs they ask each other every ``trainer.log_every_n_steps``
     steps only, for the answer makes them wait.
     """
 
@@ -192,7 +192,7 @@ class StopCleanly(L.Callback):
         if self.wanted:
             raise KeyboardInterrupt
         self.wanted = True
-        if processes.first():
+        if distributed.is_rank_zero():
             print("\nstopping: saving after this batch (again to stop at once)", file=sys.stderr)
 
     def _agreed(self, trainer: L.Trainer) -> bool:
@@ -223,7 +223,9 @@ class StopCleanly(L.Callback):
             self._leave()
 
     def _leave(self) -> None:
-        raise Interrupted(f"stopped and saved. Go on with: resume={shlex.quote(str(self.run_dir))}")
+        raise RunInterruptedError(
+            f"stopped and saved. Go on with: resume={shlex.quote(str(self.run_dir))}"
+        )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Give the signals back."""
@@ -232,7 +234,7 @@ class StopCleanly(L.Callback):
         self._old = {}
 
 
-class Place(L.Callback):
+class DataPositionCallback(L.Callback):
     """Tells the data module how far training is: which order comes next, where to resume."""
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -246,7 +248,7 @@ class Place(L.Callback):
         trainer.datamodule.mark(trainer.current_epoch, index + 1, trainer.num_training_batches)
 
 
-class Bar(RichProgressBar):
+class ProgressBar(RichProgressBar):
     """The rich bar, with running loss and accuracy and images a second."""
 
     def __init__(self) -> None:

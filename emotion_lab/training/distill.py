@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from emotion_lab import checkpoint as ckpt
-from emotion_lab.errors import UserError
-from emotion_lab.files import file_hash
+from emotion_lab.core import checkpoint as ckpt
+from emotion_lab.core.errors import UserError
+from emotion_lab.core.io import file_hash
 from emotion_lab.models.base import EmotionNet, InputSpec
 from emotion_lab.models.ensemble import Ensemble
-from emotion_lab.models.restore import restore
+from emotion_lab.models.load import restore
 
 
 class Distillation:
@@ -146,4 +146,4 @@ def build(
         f"teacher: {path}, {facts['parameters']:,} parameters, {net.spec.image_size} px, "
         f"temperature {cfg['temperature']:g}, share {cfg['share']:g}"
     )
-    return Distillation(net, order, spec, cfg["temperature"], cfg["share"]), facts
+    return Distillation(net, order, spec, cfg["temperature"], cfg["alpha"]), facts

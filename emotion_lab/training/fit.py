@@ -15,22 +15,22 @@ import torch
 from lightning.pytorch.loggers import Logger
 
 from emotion_lab import __version__
-from emotion_lab import checkpoint as ckpt
+from emotion_lab.core import checkpoint as ckpt
+from emotion_lab.core.environment import choose_accelerator, git_commit, hardware, versions
+from emotion_lab.core.errors import UserError
+from emotion_lab.core.runs import monitor_mode
 from emotion_lab.data.datamodule import EmotionData
-from emotion_lab.errors import UserError
 from emotion_lab.models.base import InputSpec, build_model
 from emotion_lab.models.finetune import apply_freeze, count_parameters
-from emotion_lab.runs import monitor_mode
-from emotion_lab.training import devices, distill
-from emotion_lab.training.build import make_module, make_trainer
-from emotion_lab.training.callbacks import History
-from emotion_lab.training.hardware import choose_accelerator, git_commit, hardware, versions
-from emotion_lab.training.loggers import Start, build_loggers, close, trackers
-from emotion_lab.training.together import Together, one_voice
+from emotion_lab.training import distill, strategy
+from emotion_lab.training.callbacks import MetricsHistory
+from emotion_lab.training.factory import make_module, make_trainer
+from emotion_lab.training.failure_propagation import FailurePropagation, rank_zero_stdout
+from emotion_lab.training.loggers import LoggerContext, build_loggers, close, trackers
 
 
 @dataclass
-class Fitted:
+class FitResult:
     """What a fit leaves behind.
 
     Attributes:
@@ -43,7 +43,7 @@ class Fitted:
 
     data: EmotionData
     loggers: list[Logger]
-    history: History
+    history: MetricsHistory
     facts: dict[str, Any]
     main: bool = True
 
@@ -130,7 +130,7 @@ def fit(
     resume: Path | None = None,
     check: Callable[[dict[str, Any]], None] | None = None,
     callbacks: Sequence[L.Callback] = (),
-) -> Fitted:
+) -> FitResult:
     """Train as ``cfg`` says; everything of value lands in ``run_dir``.
 
     Args:
@@ -145,7 +145,7 @@ def fit(
     Raises:
         UserError: For a user's mistake, a full disk, a NaN loss, or Ctrl-C (its subclass).
     """
-    with one_voice():
+    with rank_zero_stdout():
         return _fit(cfg, run_dir, resume, check, callbacks)
 
 
@@ -155,14 +155,14 @@ def _fit(
     resume: Path | None,
     check: Callable[[dict[str, Any]], None] | None,
     callbacks: Sequence[L.Callback],
-) -> Fitted:
+) -> FitResult:
     quiet()
     # Asked now: by the end of a long run the checkout may have moved on.
     commit = git_commit()
     accelerator = choose_accelerator(cfg["trainer"]["accelerator"])
-    if cfg["trainer"]["threads"]:
-        torch.set_num_threads(int(cfg["trainer"]["threads"]))
-    devices.check(cfg, accelerator)
+    if cfg["trainer"]["num_threads"]:
+        torch.set_num_threads(int(cfg["trainer"]["num_threads"]))
+    strategy.check(cfg, accelerator)
     L.seed_everything(cfg["seed"], workers=True, verbose=False)
     data = EmotionData(cfg["data"], ("train", "val"), cfg["seed"], cfg["augment"]["name"])
     _show_data(data)
@@ -196,11 +196,11 @@ def _fit(
     # What a killed process was writing when it died; the files themselves are whole.
     for torn in (run_dir / "checkpoints").glob(".*.tmp"):
         torn.unlink(missing_ok=True)
-    history = History(run_dir, cfg["monitor"], monitor_mode(cfg), cfg["trainer"]["patience"])
-    loggers = build_loggers(Start(cfg, run_dir, step))
+    history = MetricsHistory(run_dir, cfg["monitor"], monitor_mode(cfg), cfg["trainer"]["patience"])
+    loggers = build_loggers(LoggerContext(cfg, run_dir, step))
     trainer = make_trainer(cfg, run_dir, history, loggers, accelerator)
     trainer.callbacks.extend(callbacks)
-    together = next(c for c in trainer.callbacks if isinstance(c, Together))
+    together = next(c for c in trainer.callbacks if isinstance(c, FailurePropagation))
     engine = "fsdp" if cfg["trainer"]["strategy"] == "fsdp" else "ddp"
     shared = f"{engine} of {trainer.world_size} processes, "
     print(
@@ -227,7 +227,7 @@ def _fit(
         raise UserError("training ended before the first epoch was over: nothing was saved.")
     epochs = len(history.rows)
     # limit_train_batches may have left most of an epoch out.
-    done = trainer.global_step * data.step * cfg["trainer"]["accumulate"]
+    done = trainer.global_step * data.step * cfg["trainer"]["accumulate_grad_batches"]
     images = min(done, len(data.split("train")) * epochs)
     spent = sum(history.seconds)
     facts = {
@@ -249,4 +249,4 @@ def _fit(
         "fingerprints": fingerprints,
         **({} if teacher is None else {"teacher": teacher}),
     }
-    return Fitted(data, loggers, history, facts, trainer.is_global_zero)
+    return FitResult(data, loggers, history, facts, trainer.is_global_zero)

@@ -41,7 +41,7 @@ def class_metrics(num_classes: int) -> MetricCollection:
     )
 
 
-class Tally(Metric):
+class EpochMetrics(Metric):
     """Loss and scores of an epoch, counted where the batches are.
 
     torchmetrics' own updates look at the numbers (``unique``, ``bincount``, ``isnan().any()``), and

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from emotion_lab import checkpoint as ckpt
-from emotion_lab.data.dataset import Batch
-from emotion_lab.data.device_augment import DeviceAugment
-from emotion_lab.errors import UserError
+from emotion_lab.core import checkpoint as ckpt
+from emotion_lab.core.errors import UserError
+from emotion_lab.data.batch_augment import BatchAugment
+from emotion_lab.data.torch_dataset import Batch
 from emotion_lab.models.base import EmotionNet
 from emotion_lab.models.finetune import (
     apply_freeze,
@@ -21,17 +21,11 @@ from emotion_lab.models.finetune import (
     param_groups,
     unfreeze_all,
 )
-from emotion_lab.training import devices
+from emotion_lab.training import strategy
 from emotion_lab.training.distill import Distillation
-from emotion_lab.training.metrics import Tally
-from emotion_lab.training.mix import Mix
-from emotion_lab.training.optim import (
-    align,
-    build_optimizer,
-    build_schedule,
-    fuses,
-    plateau_value,
-)
+from emotion_lab.training.metrics import EpochMetrics
+from emotion_lab.training.mixup import MixupCutmix
+from emotion_lab.training.optim import align, build_optimizer, build_schedule, fuses, plateau_value
 
 #: Weight of each auxiliary head's loss (Szegedy et al. 2015).
 AUX_WEIGHT = 0.3
@@ -55,16 +49,16 @@ class EmotionModule(L.LightningModule):
         self.model = net
         self.criterion = criterion
         self.cfg, self.card = cfg, card
-        self.mix = Mix(cfg["mix"], num_classes)
+        self.mix = MixupCutmix(cfg["mix"], num_classes)
         #: Set for ``augment=device``.
-        self.augment: DeviceAugment | None = None
+        self.augment: BatchAugment | None = None
         #: Set for ``distill.teacher``.
         self.distillation: Distillation | None = None
         self.channels_last = False
         self._schedule: Any = None
         self._metrics = nn.ModuleDict()
         for stage in ("train", "val"):
-            self._metrics[f"{stage}_tally"] = Tally(num_classes)
+            self._metrics[f"{stage}_tally"] = EpochMetrics(num_classes)
         # The step at which the loss first was not finite; -1 while all is well. It stays on the
         # device so that looking at it need not wait for the accelerator. No buffer: weight
         # averaging would average it.
@@ -97,7 +91,7 @@ class EmotionModule(L.LightningModule):
     def configure_model(self) -> None:
         """Split the network among the devices (``trainer=fsdp``)."""
         if self._device_mesh is not None:
-            devices.shard(self.model, self._device_mesh)
+            strategy.shard(self.model, self._device_mesh)
 
     # -- steps -------------------------------------------------------------------------------
 
@@ -143,7 +137,7 @@ class EmotionModule(L.LightningModule):
             self._bad_step = torch.tensor(-1, device=loss.device)
         bad = ~torch.isfinite(loss.detach()) & (self._bad_step < 0)
         self._bad_step = torch.where(bad, self.global_step, self._bad_step)
-        if loss.device.type == "cpu" or self.global_step % self.cfg["trainer"]["log_every"] == 0:
+        if loss.device.type == "cpu" or self.global_step % self.cfg["trainer"]["log_every_n_steps"] == 0:
             self.check_finite()
 
     def check_finite(self) -> None:
@@ -157,7 +151,7 @@ class EmotionModule(L.LightningModule):
             raise UserError(
                 f"the loss became NaN or infinite at step {step} (epoch {self.current_epoch}); "
                 f"stopped, the last good checkpoint is kept. Try a smaller optim.lr "
-                f"(now {self.cfg['optim']['lr']:g}) or trainer.clip=1."
+                f"(now {self.cfg['optim']['lr']:g}) or trainer.gradient_clip_val=1."
             )
 
     def check_scores(self, scores: dict[str, float]) -> None:
@@ -171,7 +165,7 @@ class EmotionModule(L.LightningModule):
                 raise UserError(
                     f"{name} became {value} after epoch {self.current_epoch}; stopped, the last "
                     f"good checkpoint is kept. Try a smaller optim.lr (now "
-                    f"{self.cfg['optim']['lr']:g}) or trainer.clip=1."
+                    f"{self.cfg['optim']['lr']:g}) or trainer.gradient_clip_val=1."
                 )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:

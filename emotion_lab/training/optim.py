@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from emotion_lab.errors import unknown
+from emotion_lab.core.errors import unknown
 
 
 def build_optimizer(
@@ -56,7 +56,7 @@ def fuses(cfg: dict[str, Any], device: torch.device, precision: str, split: bool
         split: Whether ``trainer=fsdp`` has split them.
     """
     # It would undo the scaling of 16-bit gradients itself, and Lightning clips none that might be.
-    scaled = precision == "16-mixed" or (cfg["trainer"]["clip"] and precision.endswith("-mixed"))
+    scaled = precision == "16-mixed" or (cfg["trainer"]["gradient_clip_val"] and precision.endswith("-mixed"))
     # Fused SGD wants the momentum of all parameters, or of none.
     late = cfg["optim"]["name"] == "sgd" and cfg["model"]["unfreeze_at_epoch"] is not None
     return device.type in ("cpu", "cuda") and not (scaled or late or split)
@@ -101,7 +101,7 @@ def build_schedule(
             min_lr=cfg["min_lr"],
         )
     if name == "step":
-        return StepLR(optimizer, cfg["step_epochs"] * steps, gamma=cfg["gamma"])
+        return StepLR(optimizer, cfg["step_size"] * steps, gamma=cfg["gamma"])
     if name == "cosine":
         warm = min(round(cfg["warmup_epochs"] * steps), total // 2)
         cosine = CosineAnnealingLR(optimizer, max(1, total - warm), eta_min=cfg["min_lr"])
@@ -117,7 +117,7 @@ def build_schedule(
             rates,
             total_steps=max(2, total),
             # torch divides by the steps of the warm-up less one.
-            pct_start=_not_one_step(cfg["warmup_share"], max(2, total)),
+            pct_start=_not_one_step(cfg["warmup_fraction"], max(2, total)),
             cycle_momentum=False,
         )
     names = ("none", "plateau", "step", "cosine", "onecycle")

@@ -1,4 +1,4 @@
-"""Say what a face shows, with ``emotion_lab.runtime``; no torch is imported.
+"""Say what a face shows, with ``emotion_lab.inference.loader``; no torch is imported.
 
 python with_runtime.py senet.fp32.onnx face.png
 """
@@ -7,8 +7,8 @@ import sys
 
 import cv2
 
-from emotion_lab.errors import UserError
-from emotion_lab.runtime import load
+from emotion_lab.core.errors import UserError
+from emotion_lab.inference.loader import load
 
 if len(sys.argv) != 3:
     sys.exit("usage: with_runtime.py <exported file> <picture of a face>")

@@ -2,11 +2,11 @@
 
 from emotion_lab.training.loggers.base import (
     LOGGERS,
-    Start,
-    Tracker,
+    LoggerContext,
+    MediaLogger,
     build_loggers,
     close,
     trackers,
 )
 
-__all__ = ["LOGGERS", "Start", "Tracker", "build_loggers", "close", "trackers"]
+__all__ = ["LOGGERS", "LoggerContext", "MediaLogger", "build_loggers", "close", "trackers"]

@@ -14,13 +14,13 @@ import numpy as np
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from emotion_lab.errors import UserError
+from emotion_lab.core.errors import UserError
+from emotion_lab.core.registry import Registry
 from emotion_lab.models.base import EmotionNet
-from emotion_lab.registry import Registry
 
 
 @dataclass(frozen=True)
-class Start:
+class LoggerContext:
     """What a logger is told when a run begins.
 
     Attributes:
@@ -35,12 +35,12 @@ class Start:
 
 
 #: ``build(options, start) -> Logger``, options being those below the logger's own key.
-LOGGERS: Registry[Callable[[dict[str, Any], Start], Logger]] = Registry(
+LOGGERS: Registry[Callable[[dict[str, Any], LoggerContext], Logger]] = Registry(
     "logger", "emotion_lab.training.loggers"
 )
 
 
-class Tracker:
+class MediaLogger:
     """Mixed into a Lightning logger that shows more than numbers.
 
     Attributes:
@@ -81,9 +81,9 @@ class Tracker:
         raise NotImplementedError
 
 
-def trackers(loggers: Sequence[Logger]) -> list[Tracker]:
+def trackers(loggers: Sequence[Logger]) -> list[MediaLogger]:
     """Return those loggers that show more than numbers."""
-    return [logger for logger in loggers if isinstance(logger, Tracker)]
+    return [logger for logger in loggers if isinstance(logger, MediaLogger)]
 
 
 def reason(error: BaseException) -> str:
@@ -100,17 +100,17 @@ def bare_copy(net: EmotionNet) -> EmotionNet:
     return work
 
 
-def passes(error: BaseException) -> bool:
+def is_fatal(error: BaseException) -> bool:
     """Tell whether an error ends a run in any case: a full disk, or a user's mistake."""
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     return full or isinstance(error, UserError)
 
 
-def going_on(method: Callable[..., None]) -> Callable[..., None]:
+def never_fail(method: Callable[..., None]) -> Callable[..., None]:
     """Decorate a tracker's method: where it fails, say so in one line and train on without it."""
 
     @functools.wraps(method)
-    def spared(self: Tracker, *args: Any, **kwargs: Any) -> None:
+    def spared(self: MediaLogger, *args: Any, **kwargs: Any) -> None:
         if self.lost or rank_zero_only.rank != 0:
             return
         try:
@@ -118,7 +118,7 @@ def going_on(method: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             # Lightning wraps what its writer says.
             cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-            if passes(cause):
+            if is_fatal(cause):
                 raise cause from None
             self.lost = True
             print(f"{self.title}: {reason(cause)}; going on without it", flush=True)
@@ -126,7 +126,7 @@ def going_on(method: Callable[..., None]) -> Callable[..., None]:
     return spared
 
 
-def build_loggers(start: Start) -> list[Logger]:
+def build_loggers(start: LoggerContext) -> list[Logger]:
     """Build the loggers chosen with ``logger=``; none for an empty choice.
 
     Raises:
@@ -150,7 +150,7 @@ def close(loggers: Sequence[Logger], status: str) -> None:
         status: ``success`` or ``failed``.
     """
     for logger in loggers:
-        if isinstance(logger, Tracker):
+        if isinstance(logger, MediaLogger):
             logger.close(status)
         else:
             logger.finalize(status)

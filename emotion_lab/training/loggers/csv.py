@@ -6,10 +6,10 @@ from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger
 
-from emotion_lab.training.loggers.base import LOGGERS, Start
+from emotion_lab.training.loggers.base import LOGGERS, LoggerContext
 
 
 @LOGGERS.register("csv")
-def build(options: dict[str, Any], start: Start) -> Logger:
+def build(options: dict[str, Any], start: LoggerContext) -> Logger:
     """Build it. A resumed run gets a version of its own; what was logged before stays."""
     return CSVLogger(start.folder, name="csv")

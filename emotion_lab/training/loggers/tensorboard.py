@@ -17,16 +17,16 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from emotion_lab.models.base import EmotionNet
 from emotion_lab.training.loggers.base import (
     LOGGERS,
-    Start,
-    Tracker,
+    LoggerContext,
+    MediaLogger,
     bare_copy,
-    going_on,
-    passes,
+    is_fatal,
+    never_fail,
     reason,
 )
 
 #: Where a run writes and what it logs to is no hyperparameter.
-_NO_HYPERPARAMETER = ("logger", "sweep", "ledger", "resume", "test")
+_NO_HYPERPARAMETER = ("logger", "sweep", "test_ledger", "resume", "test")
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -62,21 +62,21 @@ def _success() -> Any:
     return Summary(value=[Summary.Value(tag=tag, metadata=content, tensor=metadata.NULL_TENSOR)])
 
 
-class TensorBoard(Tracker, TensorBoardLogger):
+class TensorBoard(MediaLogger, TensorBoardLogger):
     """Lightning's logger, with hyperparameters and results that compare across runs.
 
     Args:
         start: The run.
         graph: Whether the network's graph is drawn.
-        pictures_every: See :class:`Tracker`.
-        explain: See :class:`Tracker`.
+        pictures_every: See :class:`MediaLogger`.
+        explain: See :class:`MediaLogger`.
     """
 
     title = "tensorboard"
 
     def __init__(
         self,
-        start: Start,
+        start: LoggerContext,
         graph: bool = True,
         pictures_every: int | None = None,
         explain: int = 0,
@@ -93,7 +93,7 @@ class TensorBoard(Tracker, TensorBoardLogger):
         self.graph, self.pictures_every, self.explain = graph, pictures_every, explain
         self._resumed = start.step is not None
 
-    @going_on
+    @never_fail
     def log_hyperparams(
         self, params: Any, metrics: dict[str, Any] | None = None, step: int | None = None
     ) -> None:
@@ -107,7 +107,7 @@ class TensorBoard(Tracker, TensorBoardLogger):
         super().log_hyperparams(params)
         self._summary(hparams_pb(hyperparameters(params)))
 
-    @going_on
+    @never_fail
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log numbers under the optimiser step."""
         # Lightning adds the epoch to every call, so that it would stand there several times.
@@ -120,7 +120,7 @@ class TensorBoard(Tracker, TensorBoardLogger):
     def _summary(self, summary: Any) -> None:
         self.experiment._get_file_writer().add_summary(summary)
 
-    @going_on
+    @never_fail
     def network(self, net: EmotionNet) -> None:
         """Draw the graph in eval mode; one line where the network cannot be traced."""
         if not self.graph or self._resumed:
@@ -137,17 +137,17 @@ class TensorBoard(Tracker, TensorBoardLogger):
                 warnings.simplefilter("ignore")
                 self.experiment.add_graph(work, images)
         except Exception as error:
-            if passes(error):
+            if is_fatal(error):
                 raise
             print(f"tensorboard: no graph, the network cannot be traced ({reason(error)})")
 
-    @going_on
+    @never_fail
     def pictures(self, pictures: Mapping[str, np.ndarray], step: int) -> None:
-        """See :meth:`Tracker.pictures`."""
+        """See :meth:`MediaLogger.pictures`."""
         for name, picture in pictures.items():
             self.experiment.add_image(name, picture, step, dataformats="HWC")
 
-    @going_on
+    @never_fail
     def results(self, facts: Mapping[str, float], checkpoint: Path, step: int) -> None:
         """Write the scores of the best checkpoint, the columns of the HParams tab.
 
@@ -158,15 +158,15 @@ class TensorBoard(Tracker, TensorBoardLogger):
                 self.experiment.add_scalar(name, value, step)
         self._summary(_success())
 
-    @going_on
+    @never_fail
     def close(self, status: str) -> None:
-        """See :meth:`Tracker.close`."""
+        """See :meth:`MediaLogger.close`."""
         self.finalize(status)
         if self._experiment is not None:
             self._experiment.close()
 
 
 @LOGGERS.register("tensorboard")
-def build(options: dict[str, Any], start: Start) -> Logger:
+def build(options: dict[str, Any], start: LoggerContext) -> Logger:
     """Build it."""
     return TensorBoard(start, **options)

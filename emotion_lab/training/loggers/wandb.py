@@ -19,10 +19,17 @@ import torch
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from emotion_lab.errors import UserError, unknown
-from emotion_lab.files import write_whole
+from emotion_lab.core.errors import UserError, unknown
+from emotion_lab.core.io import atomic_write
 from emotion_lab.models.base import EmotionNet
-from emotion_lab.training.loggers.base import LOGGERS, Start, Tracker, bare_copy, going_on, reason
+from emotion_lab.training.loggers.base import (
+    LOGGERS,
+    LoggerContext,
+    MediaLogger,
+    bare_copy,
+    never_fail,
+    reason,
+)
 
 #: The run's id and place, in the run folder.
 FILE = "wandb.json"
@@ -75,7 +82,7 @@ def sweep_of(folder: Path) -> str | None:
     return f"{sweep.parent.name}_{sweep.name}" if day else sweep.name
 
 
-def known_id(start: Start) -> str | None:
+def known_id(start: LoggerContext) -> str | None:
     """Return the id of the run that is resumed, None for a new one.
 
     Raises:
@@ -93,7 +100,7 @@ def known_id(start: Start) -> str | None:
         ) from None
 
 
-def begin(options: Mapping[str, Any], start: Start) -> Any:
+def begin(options: Mapping[str, Any], start: LoggerContext) -> Any:
     """Begin a run, or go on with the one of the folder, and write down its id.
 
     Args:
@@ -150,7 +157,7 @@ def begin(options: Mapping[str, Any], start: Start) -> Any:
         "mode": "offline" if run.offline else "online",
         "url": None if run.offline else run.url,
     }
-    write_whole(start.folder / FILE, (json.dumps(card, indent=2) + "\n").encode())
+    atomic_write(start.folder / FILE, (json.dumps(card, indent=2) + "\n").encode())
     return run
 
 
@@ -172,7 +179,7 @@ def _online(init: Callable[[str], Any], mode: str) -> Any:
         return init("offline")
 
 
-class Wandb(Tracker, WandbLogger):
+class Wandb(MediaLogger, WandbLogger):
     """Lightning's logger on a run that :func:`begin` began.
 
     W&B's own step is the optimiser step, so a resumed run goes on where it stopped, and what
@@ -195,17 +202,17 @@ class Wandb(Tracker, WandbLogger):
         self.graph, self.faces = options["graph"], options["faces"]
         self.checkpoint = options["checkpoint"]
 
-    @going_on
+    @never_fail
     def log_hyperparams(self, params: Any) -> None:
         """Send the config."""
         super().log_hyperparams(params)
 
-    @going_on
+    @never_fail
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log numbers under the optimiser step."""
         self.run.log(dict(metrics), step=step)
 
-    @going_on
+    @never_fail
     def network(self, net: EmotionNet) -> None:
         """Note the layers, their output shapes and parameters, as W&B's summary shows them."""
         if not self.graph:
@@ -223,7 +230,7 @@ class Wandb(Tracker, WandbLogger):
         finally:
             self.run.unwatch(inner)
 
-    @going_on
+    @never_fail
     def pictures(self, pictures: Mapping[str, np.ndarray], step: int) -> None:
         """Show pictures; those with faces in them stay here with ``faces: false``."""
         import wandb
@@ -236,7 +243,7 @@ class Wandb(Tracker, WandbLogger):
         }
         self.run.log(shown, step=step)
 
-    @going_on
+    @never_fail
     def results(self, facts: Mapping[str, float], checkpoint: Path, step: int) -> None:
         """Write the summary; online, keep the best checkpoint as an artifact."""
         self.run.summary.update(dict(facts))
@@ -262,7 +269,7 @@ class Wandb(Tracker, WandbLogger):
 
 
 @LOGGERS.register("wandb")
-def build(options: dict[str, Any], start: Start) -> Logger:
+def build(options: dict[str, Any], start: LoggerContext) -> Logger:
     """Begin the run (in the first process of several) and build its logger."""
     run = begin(options, start) if rank_zero_only.rank == 0 else None
     return Wandb(run, options, start.folder)

@@ -1,0 +1,1 @@
+"""Data audit: counts, duplicates, image issues and label issues."""

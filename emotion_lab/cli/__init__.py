@@ -1,0 +1,1 @@
+"""How every command starts: one-line errors, exit codes, help and preflight checks."""

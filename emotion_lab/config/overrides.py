@@ -1,0 +1,175 @@
+"""What was typed: flags, overrides, paths with blanks in them. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, NoReturn
+
+from emotion_lab.core.errors import UserError, unknown
+
+#: Keys whose value is a path or address and is taken as the shell passes it.
+PATH_KEYS = (
+    "data.path",
+    "data.ferplus_csv",
+    "model.weights",
+    "ckpt",
+    "run_a",
+    "run_b",
+    "predictions",
+    "exports",
+    "data.drop_csv",
+    "data.relabel_csv",
+    "clip",
+    "photo",
+    "resume",
+    "runs",
+    "reproduce",
+    "distill.teacher",
+    "source",
+    "save",
+    "log",
+    "out",
+    "language",
+    "overlay.font",
+    "face_detector_file",
+    "detector.file",
+    "detector.config",
+    "test_ledger",
+    "hydra.run.dir",
+    "hydra.sweep.dir",
+)
+
+#: Of those, the ones that also take a list, ``[one,other]``.
+LIST_KEYS = ("ckpt", "run_a", "run_b", "runs", "predictions", "exports")
+
+
+def quote(value: str, interpolate: bool = False) -> str:
+    """Return ``value`` quoted so that Hydra's grammar reads it back unchanged."""
+    value = re.sub(r"(\\*)'", lambda match: match[1] * 2 + "\\'", value)
+    value = re.sub(r"(\\+)$", lambda match: match[1] * 2, value)
+    if not interpolate:
+        value = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + "\\${", value)
+    return f"'{value}'"
+
+
+def quote_list(value: str) -> str:
+    """Quote every path of ``[one,other]``; a path with a comma must come quoted."""
+    parts = re.findall(r"""'[^']*'|"[^"]*"|[^,]+""", value[1:-1])
+    parts = [part.strip() for part in parts]
+    return f"[{','.join(part if part[0] in chr(39) + chr(34) else quote(part) for part in parts)}]"
+
+
+def quote_paths(argv: list[str]) -> list[str]:
+    """Quote the values of :data:`PATH_KEYS` so that blanks, ``=`` and brackets need no care."""
+    result = []
+    for argument in argv:
+        match = re.match(r"^(\+{0,2}([\w./]+))=(.*)$", argument, re.DOTALL)
+        if match and match[2] in PATH_KEYS and match[3] not in ("", "null"):
+            value = match[3]
+            quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+            swept = "," in value and ("-m" in argv or "--multirun" in argv)
+            listed = match[2] in LIST_KEYS and value[0] == "[" and value[-1] == "]"
+            if listed and not os.path.exists(value):
+                argument = f"{match[1]}={quote_list(value)}"
+            elif not (quoted or swept) or os.path.exists(value):
+                argument = f"{match[1]}={quote(value, match[2].startswith('hydra.'))}"
+        result.append(argument)
+    return result
+
+
+def choices(override: Any) -> list[Any]:
+    """Return the values an override takes: one, or those of a sweep."""
+    if override.is_sweep_override():
+        from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
+
+        if not isinstance(override.value(), (ChoiceSweep, RangeSweep)):
+            key = override.key_or_group
+            raise UserError(
+                f"'{override.input_line}' cannot be swept: list the values, "
+                f"for instance {key}=<one>,<other>."
+            )
+        values = list(override.sweep_iterator())
+    else:
+        values = [override.value()]
+    return [getattr(value, "text", value) for value in values]
+
+
+def values(overrides: list[str], key: str) -> list[Any] | None:
+    """Return what was typed for a key, each value of a sweep; None where it was not typed."""
+    typed = [one for one in parse(overrides) if one.key_or_group == key]
+    return choices(typed[-1]) if typed else None
+
+
+def check_different(overrides: list[str]) -> None:
+    """Refuse a sweep that names a value twice: the same run would count as two.
+
+    Raises:
+        UserError: Naming the override and the value.
+    """
+    for override in parse(overrides):
+        found = [str(value) for value in choices(override)] if override.is_sweep_override() else []
+        twice = next((value for value in found if found.count(value) > 1), None)
+        if twice is not None:
+            raise UserError(
+                f"'{override.input_line}' names {twice} twice: equal runs are no new evidence. "
+                "Name every value once."
+            )
+
+
+def first(override: Any) -> str:
+    """Return an override with the first value of its sweep."""
+    if not override.is_sweep_override():
+        return override.input_line
+    choices(override)  # refuses what cannot be listed
+    value = next(override.sweep_string_iterator(), None)
+    if value is None:
+        return override.input_line
+    return f"{override.input_line.split('=', 1)[0]}={value}"
+
+
+def parse(overrides: list[str]) -> list[Any]:
+    """Return Hydra's view of each override.
+
+    Raises:
+        UserError: For one that Hydra's grammar cannot read.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    parsed = []
+    for text in overrides:
+        if "=" not in text and not text.startswith("~"):
+            raise UserError(f"Cannot read '{text}': options are written key=value.")
+        try:
+            parsed.append(parser.parse_override(text))
+        except HydraException:
+            key, value = text.split("=", 1)
+            raise UserError(
+                f"Cannot read '{text}': quote special characters, for instance \"{key}='{value}'\"."
+            ) from None
+    return parsed
+
+
+def flags(argv: list[str]) -> tuple[list[str], bool, bool]:
+    """Return (overrides, multirun, custom): ``custom`` when Hydra shall handle it alone."""
+    from hydra._internal.utils import get_args_parser
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"Cannot read the command line: {message}.")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    allowed = [flag for action in parser._actions for flag in action.option_strings]
+    for argument in argv:
+        flag = argument.split("=", 1)[0]
+        if argument.startswith("-") and flag not in allowed:
+            plain = argument.lstrip("-")
+            if "=" in plain:
+                raise UserError(f"Unknown flag '{argument}'. Write it without dashes: {plain}")
+            raise unknown("flag", argument, [f for f in allowed if f.startswith("--")])
+    args = parser.parse_args(argv)
+    custom = any((args.config_path, args.config_name, args.config_dir, args.hydra_help))
+    custom = custom or args.shell_completion
+    return list(args.overrides), bool(args.multirun), bool(custom)

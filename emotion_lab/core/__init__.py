@@ -1,0 +1,1 @@
+"""Foundations without dependencies on the rest of the package."""

@@ -1,0 +1,117 @@
+"""What this machine is, and the precision and memory format that suit it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from emotion_lab.core.errors import UserError
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("flags"):
+                return set(line.split(":", 1)[1].split())
+    except OSError:
+        pass
+    return set()
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Tell whether the CPU has bfloat16 matrix instructions (AMX or AVX512-BF16)."""
+    return bool({"amx_bf16", "avx512_bf16"} & _cpu_flags())
+
+
+def cpu_name() -> str:
+    """Return the processor's name as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def choose_accelerator(wanted: str) -> str:
+    """Return ``cuda``, ``mps`` or ``cpu``.
+
+    Raises:
+        UserError: If a device is asked for that is not there.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if wanted == "auto":
+        return "cuda" if cuda else "mps" if mps else "cpu"
+    if wanted == "gpu":
+        wanted = "mps" if mps and not cuda else "cuda"
+    if (wanted == "cuda" and not cuda) or (wanted == "mps" and not mps):
+        raise UserError(f"no {wanted} device on this machine: use trainer=cpu or trainer=default.")
+    return wanted
+
+
+def choose_precision(wanted: str, accelerator: str) -> str:
+    """Return Lightning's precision: bf16 only where it is fast."""
+    if str(wanted) in ("32", "32-true"):
+        return "32-true"
+    if wanted == "16-mixed" and accelerator == "cpu":
+        raise UserError("trainer.precision=16-mixed needs a GPU: set bf16-mixed, 32-true or auto.")
+    if wanted != "auto":
+        return str(wanted)
+    if accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16-mixed"
+    if accelerator == "cpu" and cpu_multiplies_bf16():
+        return "bf16-mixed"
+    return "32-true"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what the numbers depend on."""
+    names = ("torch", "torchvision", "lightning", "timm", "torchmetrics", "albumentations", "numpy")
+    found = {"python": platform.python_version()}
+    for name in ("emotion_lab", *names):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware(accelerator: str) -> dict[str, Any]:
+    """Return what the run ran on; no host name."""
+    found: dict[str, Any] = {
+        "accelerator": accelerator,
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "bf16_instructions": cpu_multiplies_bf16(),
+        "system": platform.system(),
+    }
+    if accelerator == "cuda":
+        found["gpu"] = torch.cuda.get_device_name()
+        found["gpus"] = torch.cuda.device_count()
+    return found
+
+
+def git_commit() -> str | None:
+    """Return the commit of the code, ``+dirty`` when the tree was changed, or None outside git."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(here)]
+        head = subprocess.run(
+            [*command, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*command, "status", "--porcelain"], capture_output=True, text=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+dirty" if changed else "")

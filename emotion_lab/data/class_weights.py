@@ -1,0 +1,85 @@
+"""Weights against unequal class sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from emotion_lab.core.errors import UserError, unknown
+from emotion_lab.data.types import Split
+
+
+def class_counts(split: Split, k: int) -> np.ndarray:
+    """Return int64 (k,): how many images every class has."""
+    return np.bincount(split.labels, minlength=k).astype(np.int64)
+
+
+def _inverse(counts: np.ndarray, beta: float) -> np.ndarray:
+    return 1.0 / counts
+
+
+def _sqrt_inverse(counts: np.ndarray, beta: float) -> np.ndarray:
+    return 1.0 / np.sqrt(counts)
+
+
+def _effective_number(counts: np.ndarray, beta: float) -> np.ndarray:
+    if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0 <= beta < 1:
+        raise UserError(f"data.effective_beta is {beta}, expected 0 or more and less than 1.")
+    if beta == 0:
+        return np.ones_like(counts)
+    # (1 - beta) / (1 - beta^n); expm1 keeps the digits when beta is close to 1.
+    return (1.0 - beta) / -np.expm1(counts * np.log(beta))
+
+
+_METHODS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "inverse": _inverse,
+    "sqrt_inverse": _sqrt_inverse,
+    "effective_number": _effective_number,
+}
+
+
+def class_weights(counts: np.ndarray, method: str = "inverse", beta: float = 0.9999) -> np.ndarray:
+    """Return a loss weight for every class.
+
+    ``inverse`` is n / (K * count); ``sqrt_inverse`` goes with its square root;
+    ``effective_number`` is (1 - beta) / (1 - beta^count) (Cui et al. 2019, CVPR). All are scaled
+    so that the mean weight of a sample is 1: the loss keeps its size.
+
+    Args:
+        counts: (K,) images of every class.
+        method: ``inverse``, ``sqrt_inverse`` or ``effective_number``.
+        beta: Of ``effective_number``, in [0, 1).
+
+    Returns:
+        float32 (K,) with ``sum(weights * counts) / sum(counts) == 1``.
+
+    Raises:
+        UserError: If a count is zero, or the method or beta is wrong.
+    """
+    if method not in _METHODS:
+        raise unknown("class weighting", method, _METHODS, "Set data.class_weights=<name>.")
+    counts = np.asarray(counts, dtype=np.float64)
+    empty = np.flatnonzero(counts <= 0)
+    if not len(counts) or len(empty):
+        raise UserError(
+            f"Class number {', '.join(map(str, empty)) or 'none'} has no images to weigh; "
+            f"leave it out with data.exclude=[<name>]."
+        )
+    weights = _METHODS[method](counts, beta)
+    return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)
+
+
+def sample_weights(labels: np.ndarray, k: int) -> np.ndarray:
+    """Return a drawing probability for every sample, equal in sum over the classes present.
+
+    Args:
+        labels: int (N,).
+        k: Number of classes.
+
+    Returns:
+        float64 (N,) that sums to 1.
+    """
+    labels = np.asarray(labels, dtype=np.int64)
+    counts = np.bincount(labels, minlength=k)
+    return 1.0 / (counts[labels] * max(np.count_nonzero(counts), 1))

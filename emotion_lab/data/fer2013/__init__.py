@@ -1,0 +1,1 @@
+"""Reader and on-disk cache of the FER2013 CSV."""

@@ -1,0 +1,1 @@
+"""WebDataset shards: storage, index, sampler and writer."""

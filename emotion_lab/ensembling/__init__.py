@@ -1,1 +1,0 @@
-"""Ensembles built from runs: who takes part, with what weight, in one file."""

@@ -1,0 +1,81 @@
+"""The numbers of a split, from its predictions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from emotion_lab.evaluation.predict import Predictions
+from emotion_lab.training.metrics import class_metrics, scalar_metrics
+
+
+def score(predictions: Predictions, classes: list[str]) -> dict[str, Any]:
+    """Return the metrics of a split as builtins.
+
+    ``n``, ``loss`` (cross-entropy, natural log), ``accuracy``, macro and weighted precision,
+    recall and F1, ``per_class`` and ``confusion`` (rows true, columns predicted, in class order).
+    Values are shares from 0 to 1. A class without samples has ``support`` 0.
+    """
+    logits, labels = predictions.logits, predictions.labels
+    scalars = scalar_metrics(len(classes))(logits, labels)
+    detail = class_metrics(len(classes))(logits, labels)
+    support = torch.bincount(labels, minlength=len(classes))
+    return {
+        "n": len(labels),
+        "loss": float(F.cross_entropy(logits, labels)),
+        **{name: float(value) for name, value in scalars.items()},
+        "per_class": {
+            name: {
+                "precision": float(detail["precision"][i]),
+                "recall": float(detail["recall"][i]),
+                "f1": float(detail["f1"][i]),
+                "support": int(support[i]),
+            }
+            for i, name in enumerate(classes)
+        },
+        "classes": list(classes),
+        "confusion": detail["confusion"].long().tolist(),
+    }
+
+
+def score_against(predictions: Predictions, labels: np.ndarray) -> dict[str, Any]:
+    """Return ``n``, ``accuracy`` and ``macro_f1`` against another set of labels.
+
+    Args:
+        predictions: Of the whole split.
+        labels: int64 (N,), by position in the split; images with -1 are left out.
+    """
+    wanted = torch.from_numpy(labels)[predictions.positions]
+    known = wanted >= 0
+    logits = predictions.logits[known]
+    values = scalar_metrics(logits.shape[1])(logits, wanted[known]) if known.any() else {}
+    scalars = {name: float(values[name]) for name in ("accuracy", "macro_f1") if name in values}
+    return {"n": int(known.sum()), **scalars}
+
+
+def report_text(scores: dict[str, Any], split: str) -> str:
+    """Return the classification report as text, one row a class."""
+    width = max([len(name) for name in scores["classes"]] + [12]) + 2
+    lines = [f"{split}: n = {scores['n']}, accuracy {scores['accuracy']:.4f}", ""]
+    lines.append(" " * width + f"{'precision':>10}{'recall':>10}{'f1':>10}{'support':>10}")
+    for name, row in scores["per_class"].items():
+        if row["support"] == 0:
+            lines.append(f"{name:<{width}}{'no samples':>30}{0:>10}")
+            continue
+        values = "".join(f"{row[key]:>10.4f}" for key in ("precision", "recall", "f1"))
+        lines.append(f"{name:<{width}}{values}{row['support']:>10}")
+    lines.append("")
+    for average in ("macro", "weighted"):
+        keys = (f"{average}_precision", f"{average}_recall", f"{average}_f1")
+        values = "".join(f"{scores[key]:>10.4f}" for key in keys)
+        lines.append(f"{average + ' avg':<{width}}{values}{scores['n']:>10}")
+    for name, found in scores.get("by_labels", {}).items():
+        if found["n"]:
+            lines.append(
+                f"against the {name} labels: n = {found['n']}, accuracy {found['accuracy']:.4f}, "
+                f"macro F1 {found['macro_f1']:.4f}"
+            )
+    return "\n".join(lines) + "\n"

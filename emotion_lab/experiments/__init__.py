@@ -1,0 +1,1 @@
+"""Work over many runs: sweeps, tuning, comparison, ensembles, cross-validation, reproduction."""

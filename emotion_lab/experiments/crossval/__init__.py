@@ -1,0 +1,1 @@
+"""Pooled out-of-fold scores of a cross-validation."""

@@ -1,0 +1,1 @@
+"""Ensembles of runs: candidates, selection and checkpoint."""

@@ -1,0 +1,1 @@
+"""Ranking of many runs on the same validation images."""

@@ -1,0 +1,1 @@
+"""Grid sweeps: one subprocess per job, a resumable directory and a summary."""

@@ -1,0 +1,1 @@
+"""Hyperparameter search: search space, study, trial runner and summary."""

@@ -1,0 +1,1 @@
+"""Export to ONNX, OpenVINO, TorchScript and torch.export with a parity certificate."""

@@ -1,1 +1,0 @@
-"""One file a format; see :class:`emotion_lab.exporting.base.Format`."""

@@ -1,1 +1,0 @@
-"""From a camera, clip or photo to faces with emotions."""

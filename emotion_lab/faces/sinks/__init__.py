@@ -1,1 +1,0 @@
-"""Where results go: a log, a video, a summary, a window."""

@@ -1,0 +1,1 @@
+"""Inference backends, face crops and automatic backend selection."""

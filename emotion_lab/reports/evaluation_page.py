@@ -1,0 +1,182 @@
+"""One self-contained ``report.html`` from the numbers, figures and images of an evaluation."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment
+
+from emotion_lab.core.errors import UserError
+from emotion_lab.core.io import atomic_write
+from emotion_lab.reports import html
+
+#: Without these there is no report; everything else may be missing or None.
+REQUIRED = ("split", "n", "accuracy", "classes", "per_class", "confusion")
+_OPTIONAL = (
+    *("accuracy_ci95", "macro_f1", "macro_f1_ci95", "roc_auc_macro", "tta", "model", "parameters"),
+    *("nll", "ece", "brier", "temperature", "temperature_fitted_on"),
+    *("nll_calibrated", "ece_calibrated", "brier_calibrated", "coverage", "protocol"),
+    *("fingerprint", "without_duplicates", "robustness", "by_labels", "votes", "mapping", "shared"),
+    *("checkpoint", "checkpoint_sha256", "commit", "hardware", "versions", "seed", "command"),
+    *("figures", "mistakes", "mistakes_total", "pairs", "explained", "explained_by", "files"),
+)
+#: Section -> title, in the order of the page.
+SECTIONS = {
+    "protocol": "Protocol",
+    "classes": "Classes",
+    "confusion": "Confusion",
+    "learning": "Learning curves",
+    "curves": "ROC and PR curves",
+    "calibration": "Calibration",
+    "confidence": "Confidence",
+    "robustness": "Robustness",
+    "explanation": "Explanation maps",
+    "mistakes": "Worst mistakes",
+    "pairs": "Most confused pairs",
+    "labels": "Other labels",
+    "mapping": "Class mapping",
+    "duplicates": "Without duplicates",
+    "reproduction": "Reproduction",
+}
+#: A narrow space that does not break, as between a number and its unit.
+_THIN = "\u202f"
+_NONE = "–"
+
+
+def _known(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Return a share as percent, "–" where there is none."""
+    return f"{value * 100:.{digits}f}{_THIN}%" if _known(value) else _NONE
+
+
+def decimal(value: float | None, digits: int = 3) -> str:
+    """Return a number with a fixed number of digits, "–" where there is none."""
+    return f"{value:.{digits}f}" if _known(value) else _NONE
+
+
+def count(value: int | None) -> str:
+    """Return a whole number with thousands apart, "–" where there is none."""
+    return f"{value:,}" if _known(value) else _NONE
+
+
+def interval(pair: Sequence[float] | None, digits: int = 3, share: bool = False) -> str:
+    """Return "low – high", as percent for ``share``; "–" where there is none."""
+    if pair is None or not all(_known(value) for value in pair):
+        return _NONE
+    low, high = (f"{value * (100 if share else 1):.{digits}f}" for value in pair)
+    return f"{low}{_THIN}–{_THIN}{high}{_THIN}%" if share else f"{low}{_THIN}–{_THIN}{high}"
+
+
+def words(key: str) -> str:
+    """Return a JSON key as words."""
+    return str(key).replace("_", " ").replace("ci95", "95 % interval")
+
+
+def format_value(value: Any) -> str:
+    """Return any value as text: floats with four significant digits, the rest as it is."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: _NONE}[value]
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else _NONE
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(format_value(item) for item in value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else str(value)
+
+
+def _environment() -> Environment:
+    environment = html.environment("emotion_lab.reports")
+    for function in (percent, decimal, count, interval, words, format_value):
+        environment.filters[function.__name__] = function
+    environment.filters["link"] = quote
+    return environment
+
+
+def _shown(report: Mapping[str, Any]) -> list[str]:
+    """Return the sections that have something to show."""
+    figures = report["figures"]
+    calibrated = any(report[key] is not None for key in ("nll", "ece", "brier", "temperature"))
+    present = {
+        "protocol": report["protocol"] or report["fingerprint"],
+        "classes": True,
+        "confusion": True,
+        "learning": "curves" in figures,
+        "curves": "roc" in figures or "precision_recall" in figures,
+        "calibration": calibrated or "reliability" in figures,
+        "confidence": report["coverage"] or "confidence" in figures or "coverage" in figures,
+        "robustness": report["robustness"],
+        "explanation": report["explained"],
+        "mistakes": report["mistakes"] is not None,
+        "pairs": report["pairs"] is not None,
+        "labels": report["by_labels"] or report["votes"],
+        "mapping": report["mapping"],
+        "duplicates": report["without_duplicates"],
+        "reproduction": True,
+    }
+    return [name for name in SECTIONS if present[name]]
+
+
+def render(content: Mapping[str, Any]) -> str:
+    """Return the page as HTML.
+
+    Raises:
+        KeyError: If a key of :data:`REQUIRED` is missing.
+    """
+    report = {**dict.fromkeys(_OPTIONAL), **content}
+    missing = [key for key in REQUIRED if key not in report]
+    if missing:
+        raise KeyError(f"the report lacks {', '.join(missing)}")
+    report["figures"] = {
+        name: {look: html.png(data) for look, data in images.items()}
+        for name, images in (report["figures"] or {}).items()
+    }
+    environment = _environment()
+    shown = _shown(report)
+    template = environment.get_template("report.html")
+    return template.render(r=report, shown=shown, titles=SECTIONS, thin=_THIN)
+
+
+def write_page(folder: Path, content: Mapping[str, Any]) -> Path:
+    """Write ``report.html``: one file that needs no other and no network.
+
+    Args:
+        folder: The run folder.
+        content: The content of ``report.json`` (only :data:`REQUIRED` must be there), and
+
+            - ``figures``: name -> ``{"light": png, "dark": png}``, bytes; the names are
+              ``confusion_counts``, ``confusion_normalized``, ``curves``, ``roc``,
+              ``precision_recall``, ``reliability``, ``confidence``, ``coverage``, ``per_class``,
+              ``robustness``
+            - ``mistakes``: list of :class:`emotion_lab.reports.examples.Example`;
+              ``mistakes_total``: how many there are in all
+            - ``pairs``: list of :class:`emotion_lab.reports.examples.ConfusedPair`
+            - ``explained``: list of :class:`emotion_lab.reports.examples.ClassExamples`;
+              ``explained_by``: how the maps were made, for instance ``"Grad-CAM"``
+            - ``command``: what was typed; ``seed``
+            - ``files``: name in the run folder -> what it is
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: If there is a report already, or it cannot be written.
+    """
+    path = folder / "report.html"
+    if path.exists():
+        raise UserError(f"{path} exists already: give a new folder, nothing is replaced.")
+    # A path that is not valid Unicode is shown with its odd bytes as \udcxx.
+    page = render(content).encode("utf-8", "backslashreplace")
+    try:
+        atomic_write(path, page)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}.") from error
+    return path

@@ -1,0 +1,1 @@
+"""Parametric synthetic faces and videos with known labels."""

@@ -1,0 +1,168 @@
+"""What a fit is made of: the module with its loss and augmentation, the Trainer, how it saves."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from emotion_lab.core import checkpoint as ckpt
+from emotion_lab.core.environment import choose_precision
+from emotion_lab.core.errors import UserError
+from emotion_lab.data.batch_augment import BatchAugment
+from emotion_lab.data.datamodule import EmotionData
+from emotion_lab.losses import build_loss
+from emotion_lab.models.base import EmotionNet
+from emotion_lab.training import strategy
+from emotion_lab.training.callbacks import (
+    BestLastCheckpoint,
+    DataPositionCallback,
+    GracefulStop,
+    MetricsHistory,
+    ProgressBar,
+)
+from emotion_lab.training.ema import EMACallback
+from emotion_lab.training.failure_propagation import FailurePropagation
+from emotion_lab.training.module import EmotionModule
+
+#: What ``best.ckpt`` keeps: it is for use, ``last.ckpt`` is for going on.
+SHIPPED = ("state_dict", ckpt.CARD, "epoch", "global_step", "pytorch-lightning_version")
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Writes through :mod:`emotion_lab.core.checkpoint`: whole or not at all, builtins only."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint; see :func:`emotion_lab.core.checkpoint.write`."""
+        # Not by Lightning's weights_only=True: that skips the callbacks, and with them the
+        # averaged weights.
+        if Path(path).name == "best.ckpt":
+            checkpoint = {key: checkpoint[key] for key in SHIPPED}
+        ckpt.write(Path(path), checkpoint)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint; see :func:`emotion_lab.core.checkpoint.read`."""
+        return ckpt.read(Path(path))
+
+
+def device_augment(cfg: dict[str, Any], net: EmotionNet) -> BatchAugment:
+    """Build ``augment=device``.
+
+    Raises:
+        UserError: If it changes the size for a network that is built for one.
+    """
+    if cfg["progressive_resize"] and not net.backbone.conv:
+        raise UserError(
+            "augment.progressive_resize needs a convolutional network: this one takes "
+            f"{net.spec.image_size} pixels only. Set augment.progressive_resize=null."
+        )
+    augment = BatchAugment(cfg, net.spec.image_size, net.spec.channels)
+    training = net.training
+    net.eval()
+    for _, size in augment.sizes:
+        try:
+            with torch.no_grad():
+                net(torch.zeros(2, net.spec.channels, size, size))
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0][:100]
+            raise UserError(
+                f"augment.progressive_resize: this network cannot take {size} pixels ({reason}). "
+                "Set larger ones, or augment.progressive_resize=null."
+            ) from None
+    net.train(training)
+    return augment
+
+
+def compile_backbone(net: EmotionNet) -> None:
+    """Compile the backbone in place, so that checkpoint keys stay as they are."""
+    try:
+        import torch._inductor  # noqa: F401
+
+        net.backbone.compile()
+        print("model: compiled (the first batches are slow)")
+    except (ImportError, RuntimeError) as error:
+        print(f"model: not compiled, {str(error).splitlines()[0]}; going on without")
+
+
+def make_module(
+    cfg: dict[str, Any], data: EmotionData, net: EmotionNet, card: dict[str, Any]
+) -> EmotionModule:
+    """Return what the Trainer trains: loss, augmentation on the device, memory format, compiled.
+
+    Args:
+        cfg: The resolved config.
+        data: With an opened train split.
+        net: Changed in place (memory format, compilation).
+        card: What checkpoints will say of themselves; ``classes`` at least.
+    """
+    weights, counts = data.weights(), data.counts("train")
+    criterion = build_loss(
+        cfg["loss"], len(data.classes), [float(w) for w in weights], [int(n) for n in counts]
+    )
+    module = EmotionModule(net, criterion, cfg, card)
+    if cfg["augment"]["name"] == "device":
+        module.augment = device_augment(cfg["augment"], net)
+    wanted = cfg["trainer"]["channels_last"]
+    # What is split among devices has to lie in one piece.
+    fits = net.backbone.conv and cfg["trainer"]["strategy"] != "fsdp"
+    module.channels_last = fits if wanted == "auto" else bool(wanted)
+    if module.channels_last:
+        net.to(memory_format=torch.channels_last)
+    if cfg["model"]["compile"]:
+        compile_backbone(net)
+    return module
+
+
+def make_trainer(
+    cfg: dict[str, Any],
+    run_dir: Path,
+    history: MetricsHistory,
+    loggers: list[Logger],
+    accelerator: str,
+) -> L.Trainer:
+    """Build the Trainer with its callbacks, in the order that resume depends on."""
+    options = cfg["trainer"]
+    folder = run_dir / "checkpoints"
+    world = strategy.check(cfg, accelerator)
+    callbacks: list[L.Callback] = [FailurePropagation(run_dir), DataPositionCallback()]
+    if options["ema_decay"]:
+        callbacks.append(EMACallback(options["ema_decay"]))
+    # History before StopCleanly and Checkpoints: both save what it has just counted.
+    callbacks += [history, GracefulStop(folder, run_dir), BestLastCheckpoint(folder, history)]
+    bar = options["enable_progress_bar"]
+    if bar is True or (bar == "auto" and sys.stdout.isatty()):
+        callbacks.append(ProgressBar())
+    return L.Trainer(
+        accelerator=accelerator,
+        devices=options["devices"],
+        num_nodes=options["num_nodes"],
+        strategy=strategy.strategy(options, world),
+        precision=choose_precision(options["precision"], accelerator),
+        max_epochs=options["max_epochs"],
+        max_time=options["max_time"],
+        gradient_clip_val=options["gradient_clip_val"],
+        accumulate_grad_batches=options["accumulate_grad_batches"],
+        limit_train_batches=options["limit_train_batches"],
+        limit_val_batches=options["limit_val_batches"],
+        log_every_n_steps=options["log_every_n_steps"],
+        deterministic=bool(cfg["deterministic"]),
+        callbacks=callbacks,
+        logger=loggers or False,
+        plugins=[SafeCheckpointIO()],
+        default_root_dir=run_dir,
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        enable_model_summary=False,
+        enable_checkpointing=True,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        benchmark=accelerator == "cuda" and not cfg["deterministic"],
+    )

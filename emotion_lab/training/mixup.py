@@ -1,0 +1,42 @@
+"""Mixup and CutMix, by torchvision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import CutMix, MixUp, RandomChoice
+
+from emotion_lab.core.errors import UserError
+
+
+class MixupCutmix:
+    """Blend the images and labels of a batch (arXiv:1710.09412, arXiv:1905.04899).
+
+    Args:
+        cfg: ``mixup`` and ``cutmix`` alphas (0 is off) and the ``probability`` of mixing a batch.
+        num_classes: K.
+    """
+
+    def __init__(self, cfg: dict[str, Any], num_classes: int) -> None:
+        kinds = []
+        if cfg["mixup"]:
+            kinds.append(MixUp(alpha=float(cfg["mixup"]), num_classes=num_classes))
+        if cfg["cutmix"]:
+            kinds.append(CutMix(alpha=float(cfg["cutmix"]), num_classes=num_classes))
+        self.transform = RandomChoice(kinds) if len(kinds) > 1 else (kinds or [None])[0]
+        self.probability = float(cfg["probability"])
+        if kinds and num_classes < 2:
+            raise UserError("mix needs at least two classes")
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images float (B, C, S, S) and targets as given, or (B, K) when mixed.
+
+        All randomness comes from torch's generator, which training seeds at every step.
+        """
+        if self.transform is None or len(images) < 2:
+            return images, labels
+        if self.probability < 1 and torch.rand(()).item() >= self.probability:
+            return images, labels
+        return self.transform(images.float(), labels)

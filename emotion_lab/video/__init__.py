@@ -1,0 +1,1 @@
+"""Live pipeline: sources, detectors, tracking, smoothing, overlay, sinks and web UI."""

@@ -1,0 +1,28 @@
+"""The whole image as one face, for images that already are face crops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from emotion_lab.video.types import DETECTORS, Detections
+
+
+@DETECTORS.register("full_frame")
+class FullFrame:
+    """One box, the whole image, score 1.
+
+    Args:
+        cfg: ``conf/detector/full_frame.yaml`` as a plain dict; it has no keys.
+    """
+
+    name = "full_frame"
+
+    def __init__(self, cfg: dict[str, Any]) -> None:
+        del cfg
+
+    def __call__(self, image: np.ndarray) -> Detections:
+        """Return uint8 (H, W, 3) as one face."""
+        height, width = image.shape[:2]
+        return Detections(np.array([[0, 0, width, height]], np.float32), np.ones(1, np.float32))

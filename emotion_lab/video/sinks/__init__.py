@@ -1,0 +1,1 @@
+"""Outputs of the pipeline: log, video, summary, window, console."""

@@ -1,0 +1,1 @@
+"""Frame sources: cameras, video files, images and streams."""

@@ -1,0 +1,385 @@
+"""The audit finds what was planted, and nothing else; its lists make a cleaned training."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import functools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import imagehash
+import numpy as np
+import pytest
+from PIL import Image
+
+from emotion_lab.audits import duplicates, html, image_stats, outliers
+from emotion_lab.audits.run import examine, summary
+from emotion_lab.core.errors import UserError
+from emotion_lab.data.build import load_data
+from emotion_lab.data.types import ArrayStore, LoadedDataset, Split
+from tests.conftest import composed
+
+ALL = ("train", "val", "test")
+CLASSES = ("angry", "happy", "sad")
+
+
+@functools.cache
+def settings() -> dict[str, Any]:
+    return composed("data=image_folder", entry="audit")
+
+
+def texture(seed: int, size: int = 64) -> np.ndarray:
+    """Return a soft random picture, uint8 (size, size), as unlike the others as faces are."""
+    rng = np.random.default_rng(seed)
+    field = cv2.resize(rng.normal(size=(9, 9)), (size, size), interpolation=cv2.INTER_CUBIC)
+    field = (field - field.mean()) / field.std()
+    level, contrast = rng.uniform(105, 150), rng.uniform(30, 45)
+    return np.clip(np.rint(level + contrast * field), 0, 255).astype(np.uint8)
+
+
+def save(path: Path, pixels: np.ndarray, **options: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+
+
+def damage(path: Path, pixels: np.ndarray) -> None:
+    """Write a PNG whose header and end are whole; the pixels between are not."""
+    save(path, pixels)
+    data = bytearray(path.read_bytes())
+    data[60:400] = bytes(340)
+    path.write_bytes(bytes(data))
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of 90 unlike pictures, and among them everything that can be wrong."""
+    root = tmp_path_factory.mktemp("audit") / "faces"
+    seeds = iter(range(1000))
+    for split in ALL:
+        for name in CLASSES:
+            for i in range(10):
+                save(root / split / name / f"{i}.png", texture(next(seeds)))
+    twins = {
+        "repeat": ("train/happy/repeat_a.png", "train/happy/repeat_b.png"),
+        "leak": ("train/sad/leak.png", "test/sad/leak.png"),
+        "of_val": ("train/sad/of_val.png", "val/sad/of_val.png"),
+        "conflict": ("train/angry/conflict.png", "train/happy/conflict.png"),
+        "leaking_conflict": ("train/angry/both.png", "test/happy/both.png"),
+    }
+    for paths in twins.values():
+        pixels = texture(next(seeds))
+        for path in paths:
+            save(root / path, pixels)
+    pixels = texture(next(seeds))
+    save(root / "train/happy/mirror.png", pixels)
+    save(root / "test/happy/mirror.png", pixels[:, ::-1])
+    pixels = texture(next(seeds))
+    save(root / "train/sad/again.png", pixels)
+    save(root / "train/sad/again.jpg", pixels, quality=50)
+    pixels = texture(next(seeds))
+    save(root / "train/angry/light.png", pixels)
+    save(root / "val/happy/light.png", np.clip(pixels * 0.9 + 25, 0, 255).astype(np.uint8))
+    save(root / "train/sad/black.png", np.zeros((64, 64), np.uint8))
+    save(root / "val/sad/black.png", np.zeros((64, 64), np.uint8))
+    save(root / "train/happy/almost.png", (120 + texture(next(seeds)) // 40).astype(np.uint8))
+    save(root / "train/angry/tiny.png", texture(next(seeds), 12))
+    save(root / "train/happy/narrow.png", texture(next(seeds), 128)[:, :60])
+    for path, level in (("train/sad/dark.png", 22), ("test/angry/white.png", 232)):
+        soft = level + 0.2 * (texture(next(seeds)) - 128.0)
+        save(root / path, soft.astype(np.uint8))
+    grey = texture(next(seeds))
+    save(root / "train/sad/grey.png", np.stack([grey, grey, grey], axis=2))
+    colour = np.stack([texture(next(seeds)) for _ in range(3)], axis=2)
+    save(root / "train/sad/colour.png", colour)
+    (root / "train/happy/broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno image")
+    (root / "test/sad/broken.jpg").write_bytes(b"")
+    damage(root / "val/angry/middle.png", texture(next(seeds)))
+    damage(root / "test/angry/middle.png", texture(next(seeds)))
+    return root
+
+
+@pytest.fixture(scope="module")
+def done(
+    planted: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[image_stats.ImageStats, Any, Path]:
+    return audited({**settings(), "data": {**settings()["data"], "path": str(planted)}})(
+        tmp_path_factory.mktemp("run")
+    )
+
+
+def audited(cfg: dict[str, Any]) -> Any:
+    def run(folder: Path) -> tuple[image_stats.ImageStats, dict[str, Any], Path]:
+        looked = image_stats.scan_images(image_stats.open_all_splits(cfg["data"]), cfg["data"])
+        return looked, examine(looked, cfg, None, None, folder), folder
+
+    return run
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def groups(path: Path, kind: str) -> list[set[str]]:
+    found: dict[str, set[str]] = {}
+    for row in rows(path):
+        if row["kind"] == kind:
+            found.setdefault(row["group"], set()).add(row["path"])
+    return list(found.values())
+
+
+def test_duplicates(done: tuple[image_stats.ImageStats, Any, Path]) -> None:
+    _, report, run = done
+    identical = groups(run / "duplicates.csv", "identical")
+    wanted = [
+        {"train/happy/repeat_a.png", "train/happy/repeat_b.png"},
+        {"train/sad/leak.png", "test/sad/leak.png"},
+        {"train/sad/of_val.png", "val/sad/of_val.png"},
+        {"train/angry/conflict.png", "train/happy/conflict.png"},
+        {"train/angry/both.png", "test/happy/both.png"},
+        {"train/sad/black.png", "val/sad/black.png"},
+    ]
+    assert sorted(identical, key=sorted) == sorted(wanted, key=sorted)
+    near = groups(run / "duplicates.csv", "near")
+    wanted = [
+        {"train/happy/mirror.png", "test/happy/mirror.png"},
+        {"train/sad/again.png", "train/sad/again.jpg"},
+        {"train/angry/light.png", "val/happy/light.png"},
+    ]
+    assert sorted(near, key=sorted) == sorted(wanted, key=sorted)
+    counts = report["duplicates"]
+    assert counts["identical_groups"] == 6 and counts["identical_images"] == 12
+    assert counts["identical_groups_across_splits"] == 4
+    assert counts["identical_groups_with_conflicting_labels"] == 2
+    assert (counts["identical_groups_train_test"], counts["identical_groups_train_val"]) == (2, 2)
+    assert counts["identical_groups_val_test"] == 0
+    assert counts["near_groups"] == 3 and counts["near_groups_across_splits"] == 2
+    assert counts["near_groups_with_conflicting_labels"] == 1
+
+
+def test_findings(done: tuple[image_stats.ImageStats, Any, Path]) -> None:
+    _, report, run = done
+    kinds: dict[str, set[str]] = {}
+    for row in rows(run / "findings.csv"):
+        kinds.setdefault(row["kind"], set()).add(row["path"])
+    assert kinds == {
+        "unreadable": {
+            "train/happy/broken.png",
+            "test/sad/broken.jpg",
+            "val/angry/middle.png",
+            "test/angry/middle.png",
+        },
+        "constant": {"train/sad/black.png", "val/sad/black.png"},
+        "almost_constant": {"train/happy/almost.png"},
+        "tiny": {"train/angry/tiny.png"},
+        "narrow": {"train/happy/narrow.png"},
+        "dark": {"train/sad/dark.png"},
+        "bright": {"test/angry/white.png"},
+        "low_contrast": {"train/sad/dark.png", "test/angry/white.png"},
+        "grey_as_rgb": {"train/sad/grey.png"},
+    }
+    assert report["findings"]["unreadable"] == 4 and report["findings"]["blank"] == 3
+    assert "no_face" not in report["findings"]
+    assert report["spread"]["modes"]["RGB"] == 1
+    assert report["spread"]["modes"]["grey stored as RGB"] == 1
+    assert report["spread"]["sizes"]["12x12"] == 1 and report["spread"]["different_sizes"] == 3
+    reasons = {row["path"]: row["detail"] for row in rows(run / "findings.csv")}
+    assert reasons["test/sad/broken.jpg"] == "empty file"
+
+
+def test_counts_and_fingerprints(
+    done: tuple[image_stats.ImageStats, Any, Path], planted: Path
+) -> None:
+    looked, report, run = done
+    assert json.loads((run / "audit.json").read_text()) == report
+    cfg = {**settings()["data"], "path": str(planted), "on_decode_error": "skip"}
+    source = load_data(cfg, ALL)
+    assert report["n"] == sum(len(part) for part in source.splits.values()) == len(looked)
+    for name, part in source.splits.items():
+        for label, cls in enumerate(source.classes):
+            assert report["counts"][name][cls] == int((part.labels == label).sum())
+        assert report["fingerprint"][name]["n"] == len(part)
+    train = report["counts"]["train"].values()
+    assert report["imbalance"]["train"] == pytest.approx(max(train) / min(train), abs=0.01)
+    text = summary(report)
+    assert "identical" in text and "proposed to drop: " in text and len(text.splitlines()) < 20
+
+
+def test_what_is_proposed(done: tuple[image_stats.ImageStats, Any, Path]) -> None:
+    _, _, run = done
+    given = {row["path"]: (row["reason"], row["same_as"]) for row in rows(run / "drop.csv")}
+    assert given == {
+        "train/happy/broken.png": ("unreadable", ""),
+        "val/angry/middle.png": ("unreadable", ""),
+        "train/sad/black.png": ("blank", ""),
+        "train/happy/almost.png": ("blank", ""),
+        "train/sad/leak.png": ("copy_of_test", "test/sad/leak.png"),
+        "train/angry/both.png": ("copy_of_test", "test/happy/both.png"),
+        "train/sad/of_val.png": ("copy_of_val", "val/sad/of_val.png"),
+        "train/happy/mirror.png": ("near_copy_of_test", "test/happy/mirror.png"),
+        "train/angry/light.png": ("near_copy_of_val", "val/happy/light.png"),
+        "train/angry/conflict.png": ("conflicting_labels", "train/happy/conflict.png"),
+        "train/happy/conflict.png": ("conflicting_labels", "train/angry/conflict.png"),
+        "train/happy/repeat_b.png": ("repeated", "train/happy/repeat_a.png"),
+    }
+    assert rows(run / "relabel.csv") == []
+
+
+def test_there_and_back(
+    done: tuple[image_stats.ImageStats, Any, Path], planted: Path, tmp_path: Path
+) -> None:
+    """Trained with the audit's list, the data has no leak left, and test is what it was."""
+    looked, report, run = done
+    cfg = settings()
+    data = {**cfg["data"], "path": str(planted), "drop_csv": str(run / "drop.csv")}
+    _, clean, _ = audited({**cfg, "data": data})(tmp_path)
+    for kind in ("identical", "near"):
+        for split in ("val", "test"):
+            assert clean["duplicates"][f"{kind}_groups_train_{split}"] == 0
+    assert clean["duplicates"]["identical_groups"] == 0
+    assert clean["proposed"]["reasons"] == {"unreadable": 1}  # a file the loader leaves out
+    assert clean["fingerprint"]["test"] == report["fingerprint"]["test"]
+    assert clean["counts"]["test"] == report["counts"]["test"]
+    assert clean["fingerprint"]["train"] != report["fingerprint"]["train"]
+    assert clean["n"] == report["n"] - 11
+
+
+def test_the_page_needs_nothing_else(done: tuple[image_stats.ImageStats, Any, Path]) -> None:
+    _, _, run = done
+    text = (run / "audit.html").read_text(encoding="utf-8")
+    assert len(text) < 8_000_000
+    assert "<script" not in text and "://" not in re.sub(r"data:[^\"]*", "", text)
+    assert "default-src 'none'; img-src data:" in text
+    sources = re.findall(r"(?:src|href)=\"([^\"#]{5})", text)
+    assert sources and set(sources) == {"data:"}
+    assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
+    assert "copy_of_test" in text and "train/happy/broken.png" in text
+    for name in ("class_counts.png", "spreads.png"):
+        assert (run / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_file_names_are_no_markup(tmp_path: Path) -> None:
+    for name in ("happy", "sad"):
+        for i in range(3):
+            save(tmp_path / "d" / name / f"<b>&{i}.png", texture(10 * len(name) + i))
+    twin = texture(7)
+    for name in ("happy", "sad"):
+        save(tmp_path / "d" / name / "<script>x.png", twin)
+    cfg = settings()
+    (tmp_path / "run").mkdir()
+    data = {**cfg["data"], "path": str(tmp_path / "d")}
+    _, report, run = audited({**cfg, "data": data})(tmp_path / "run")
+    text = (run / "audit.html").read_text(encoding="utf-8")
+    assert "<script" not in text and "&lt;script&gt;x.png" in text and "<b>&" not in text
+    assert report["counts"].keys() == {"train"}
+    assert any("no test split" in note for note in report["notes"])
+    assert not any("images are scored" in note for note in report["notes"])
+
+
+def test_thumbnails_keep_to_their_budget() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 300, 200, 3), dtype=np.uint8)
+    looked = seen(images, np.zeros(40, np.int64))
+    thumbnails = html.Thumbnails(looked, budget=40_000)
+    made = [thumbnails(i) for i in range(40)]
+    assert 0 < sum(len(uri) for uri in made if uri) <= 40_000 and made[-1] is None
+    first = made[0] or ""
+    data = np.frombuffer(base64.b64decode(first.split(",")[1]), np.uint8)
+    assert cv2.imdecode(data, cv2.IMREAD_COLOR).shape == (72, 48, 3)
+
+
+def seen(images: np.ndarray, labels: np.ndarray) -> image_stats.ImageStats:
+    """Look at arrays (N, H, W, C) as the train split of two classes."""
+    names = [f"made:{i}" for i in range(len(images))]
+    split = Split(ArrayStore(images), np.arange(len(images)), labels, names)
+    return image_stats.scan_images(
+        LoadedDataset(["happy", "sad"], {"train": split}, "made"), {"name": "made"}
+    )
+
+
+def test_hashes_are_imagehashs() -> None:
+    images = np.stack([texture(seed, 48) for seed in range(30)])[..., None]
+    looked = seen(images, np.zeros(30, np.int64))
+    for i, image in enumerate(images[..., 0]):
+        picture = Image.fromarray(image)
+        assert np.array_equal(imagehash.phash(picture).hash.ravel(), looked.hashes[i])
+        small = Image.fromarray(np.ascontiguousarray(looked.small[i][:, ::-1]))
+        assert np.array_equal(imagehash.phash(small).hash.ravel(), looked.mirrored[i])
+
+
+@pytest.mark.parametrize("distance", [0, 6, 20])
+def test_close_hashes_against_counting(distance: int) -> None:
+    rng = np.random.default_rng(1)
+    base = rng.random((60, 64)) < 0.5
+    a = np.concatenate([base, base ^ (rng.random((60, 64)) < 0.08)] * 6)  # more than one block
+    b = a ^ (rng.random(a.shape) < 0.01)
+    found = duplicates.close_hashes(a, b, distance)
+    bits = (a[:, None] != b[None]).sum(2)
+    i, j = np.nonzero(bits <= distance)
+    wanted = {(x, y, int(bits[x, y])) for x, y in zip(i.tolist(), j.tolist(), strict=True) if x < y}
+    assert {tuple(row) for row in found.tolist()} == wanted
+
+
+def test_correlation_bears_a_shift() -> None:
+    picture = texture(3, 40)
+    a, b = picture[4:36, 4:36], picture[5:37, 2:34]
+    assert duplicates.correlation(a, b) > 0.999
+    assert np.corrcoef(a.ravel(), b.ravel())[0, 1] < 0.95
+    assert duplicates.correlation(a, texture(4, 32)) < 0.7
+    assert duplicates.correlation(a, np.full((32, 32), 9, np.uint8)) == 0
+    assert duplicates.correlation(a, 255 - a) < 0.7
+
+
+def test_fences() -> None:
+    values = np.array([10.0, 11, 12, 13, 14])
+    assert outliers.fences(values) == (11 - 2 * 2, 13 + 2 * 2)
+
+
+def test_faces(tmp_path: Path) -> None:
+    """Haar finds most drawn faces, and hardly any in pictures without one."""
+    from emotion_lab.audits.no_face import find_detector, without_face
+
+    cfg = {**composed("data=synthetic")["data"], "n": 21, "size": 64, "difficulty": 0.0}
+    faces = load_data(cfg, ("train",)).splits["train"].store.images[:7]
+    others = np.stack([texture(seed) for seed in range(7)])[..., None]
+    looked = seen(np.concatenate([faces, others]), np.zeros(14, np.int64))
+    found = without_face(looked, find_detector("haar", None), outliers.blank(looked, 5.0))
+    assert sum(i < 7 for i in found) <= 3 and sum(i >= 7 for i in found) >= 5
+    with pytest.raises(UserError, match="No file at"):
+        find_detector("haar", str(tmp_path / "no.xml"))
+    with pytest.raises(UserError, match="Unknown face detector 'harr'. Did you mean 'haar'"):
+        find_detector("harr", None)
+    assert find_detector("none", None) is None
+
+
+def test_an_empty_split(tmp_path: Path) -> None:
+    for name in ("happy", "sad"):
+        save(tmp_path / "train" / name / "0.png", texture(1))
+        (tmp_path / "val" / name).mkdir(parents=True)
+        (tmp_path / "val" / name / "0.png").write_bytes(b"no image")
+        (tmp_path / "test" / name).mkdir(parents=True)
+    cfg = {**settings()["data"], "path": str(tmp_path)}
+    with pytest.raises(UserError, match="split 'val' of .* has no images of the classes"):
+        image_stats.open_all_splits(cfg)
+    for name in ("happy", "sad"):
+        save(tmp_path / "val" / name / "0.png", texture(2))
+    # A split folder without files is no split.
+    assert list(image_stats.open_all_splits(cfg).splits) == ["train", "val"]
+
+
+@pytest.mark.fer2013
+def test_fer2013(fer2013_csv: Path) -> None:
+    """1,516 groups, 557 of them across splits; counted once by hashing the CSV's pixel columns."""
+    cfg = composed(f"data.path={fer2013_csv}")["data"]
+    looked = image_stats.scan_images(image_stats.open_all_splits(cfg), cfg)
+    assert len(looked) == 35_887
+    found = duplicates.find_duplicates(looked, outliers.blank(looked, 5.0), 8, 0.92)
+    counts = duplicates.count(looked, found)
+    assert counts["identical_groups"] == 1_516 and counts["identical_images"] == 3_369
+    assert counts["identical_groups_across_splits"] == 557
+    assert counts["identical_groups_with_conflicting_labels"] == 57
+    assert 1_200 < counts["near_groups"] < 1_350
+    assert int(outliers.blank(looked, 5.0).sum()) == 14

@@ -1,0 +1,130 @@
+"""The entry points as a user meets them: exit codes, one line on stderr, nothing heavy loaded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+#: Runs an entry point and says on the last line of stdout which heavy packages were imported.
+WATCH = """
+import sys
+from emotion_lab.{entry} import main
+sys.argv = ["{entry}", *sys.argv[1:]]
+try:
+    main()
+finally:
+    heavy = [name for name in ("torch", "lightning", "timm", "cv2") if name in sys.modules]
+    print("heavy:", *heavy)
+"""
+
+
+def run(
+    *arguments: str, cwd: Path, entry: str = "train", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run an entry point in a process of its own."""
+    environment = {**os.environ, "EMOTION_LAB_DATA": "", "HYDRA_FULL_ERROR": "0", **environment}
+    return subprocess.run(
+        [sys.executable, "-c", WATCH.format(entry=entry), *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+def refused(
+    *arguments: str, cwd: Path, entry: str = "train", heavy: bool = False, code: int = 2
+) -> str:
+    """Return the one line on stderr of a command that a user has to mend."""
+    done = run(*arguments, cwd=cwd, entry=entry)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    if not heavy:
+        assert done.stdout == "heavy:\n"
+        assert not any(cwd.iterdir()), "a run folder was made"
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("train", ("model=\n", "weighted_focal", "optim.lr=0.001", "seed=0", "mix=", "HYDRA_FULL")),
+        ("evaluate", ("data=\n", "ckpt=null", "split=val", "trainer.accelerator=auto")),
+    ],
+)
+def test_help_is_complete_and_light(entry: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    done = run("--help", cwd=tmp_path, entry=entry)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("\nheavy:\n")
+    for word in words:
+        assert word in done.stdout
+    assert not any(tmp_path.iterdir())
+
+
+def test_help_into_a_closed_pipe(tmp_path: Path) -> None:
+    command = f"'{sys.executable}' -m emotion_lab.train --help | head -n 1"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr == "" and done.stdout.count("\n") == 1
+
+
+def test_a_mistake_in_the_config_is_one_line(tmp_path: Path) -> None:
+    text = refused("model=senett", cwd=tmp_path)
+    assert "Did you mean 'senet'?" in text and "Set it with model=<name>." in text
+    assert "--resume=x" in refused("--resume=x", cwd=tmp_path)
+
+
+def test_a_sweep_over_several_devices_is_refused(tmp_path: Path) -> None:
+    text = refused("-m", "trainer.devices=2", "seed=1,2", cwd=tmp_path)
+    assert "a sweep runs one device a job" in text
+
+
+def test_nothing_to_resume_or_to_overwrite(tmp_path: Path) -> None:
+    assert "no such run folder" in refused("resume=none such", cwd=tmp_path)
+    run_dir = tmp_path / "run [1]=a b"
+    (run_dir / "checkpoints").mkdir(parents=True)
+    (run_dir / "checkpoints" / "last.ckpt").touch()
+    work = tmp_path / "work"
+    work.mkdir()
+    assert "already holds a run" in refused(f"hydra.run.dir={run_dir}", cwd=work)
+    text = refused(f"resume={run_dir}", "model=cnn", cwd=work)
+    assert "'model=cnn' cannot change" in text
+    assert [p.name for p in run_dir.iterdir()] == ["checkpoints"]
+
+
+def test_evaluate_needs_a_checkpoint(tmp_path: Path) -> None:
+    assert "ckpt is missing" in refused(cwd=tmp_path, entry="evaluate")
+    assert "no such checkpoint: a b" in refused("ckpt=a b", cwd=tmp_path, entry="evaluate")
+
+
+def test_missing_data_is_one_line_and_a_full_error_when_asked(tmp_path: Path) -> None:
+    text = refused("data.path=/no such/data", "trainer=cpu", cwd=tmp_path, heavy=True)
+    assert "/no such/data" in text and "data.path=" in text
+    done = run("model=senett", cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "UserError: Unknown model" in done.stderr
+
+
+def test_the_log_is_named_after_the_entry_point(tmp_path: Path) -> None:
+    """The guard around the task must not rename Hydra's job."""
+    code = (
+        "import sys; from emotion_lab.cli import app\n"
+        "from emotion_lab.core.errors import UserError\n"
+        "def task(cfg): raise UserError('seed %d' % cfg.seed)\n"
+        "app.run('train', task)\n"
+    )
+    command = [sys.executable, "-c", code, "hydra.run.dir=out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: seed 0\n")
+    assert (tmp_path / "out" / "train.log").exists()
+    # One failed job of a sweep does not stop the others.
+    command = [sys.executable, "-c", code, "-m", "hydra.sweep.dir=many", "seed=1,2"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.endswith("error: seed 1\n")
+    assert (tmp_path / "many" / "1" / "train.log").exists()

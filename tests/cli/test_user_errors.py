@@ -1,0 +1,196 @@
+"""What newcomers broke once: each mistake is told early, in one line, and nothing is hidden."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from emotion_lab import train
+from emotion_lab.cli import app
+from emotion_lab.config import compose
+from emotion_lab.core.environment import choose_precision
+from emotion_lab.core.errors import UserError
+from emotion_lab.data.build import load_data
+from emotion_lab.data.datamodule import EmotionData
+from emotion_lab.data.torch_dataset import SplitDataset
+from emotion_lab.data.transforms import Resize
+from emotion_lab.models.base import build_model
+from emotion_lab.training.factory import device_augment
+from emotion_lab.training.fit import check_same_data, fit
+from tests.conftest import TINY, command, composed
+
+Tiny = Callable[..., dict[str, Any]]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("monitor=val/foo",), "expected one of val/loss"),
+        (("schedule=plateau", "schedule.monitor=val/foo"), "expected one of val/loss"),
+        (("schedule=plateau", "schedule.mode=up"), "expected one of min, max"),
+        (("trainer.strategy=foo",), "expected one of auto, ddp"),
+    ],
+)
+def test_told_before_anything_is_loaded(overrides: tuple[str, ...], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        composed(*overrides)
+
+
+@pytest.mark.parametrize("value", ["model.std=[nan]", "model.mean=[inf]"])
+def test_numbers_must_be_finite(value: str, tiny: Tiny) -> None:
+    key, text = value.split("=")
+    cfg = tiny()["model"] | {key.split(".")[1]: [float(text.strip("[]"))]}
+    with pytest.raises(UserError, match="finite"):
+        build_model(cfg, 7)
+
+
+def test_half_precision_needs_a_gpu() -> None:
+    with pytest.raises(UserError, match="16-mixed needs a GPU"):
+        choose_precision("16-mixed", "cpu")
+
+
+def test_weights_that_break_in_the_last_step_are_not_kept(tiny: Tiny, tmp_path: Path) -> None:
+    cfg = tiny("optim=sgd", "optim.lr=1e30", "schedule=none", "trainer.max_epochs=1")
+    with pytest.raises(UserError, match="became|NaN"):
+        fit(cfg, tmp_path)
+    assert not (tmp_path / "checkpoints" / "best.ckpt").exists()
+
+
+def test_early_stopping_by_a_training_metric(tiny: Tiny, tmp_path: Path) -> None:
+    cfg = tiny(
+        "monitor=train/loss",
+        "trainer.monitor_mode=max",  # the loss falls, so no epoch after the first is better
+        "trainer.patience=2",
+        "trainer.max_epochs=9",
+    )
+    assert len(fit(cfg, tmp_path).history.rows) == 3
+
+
+def test_small_colour_images_for_a_grey_network(tiny: Tiny) -> None:
+    cfg = tiny("data.size=24", "data.channels=3", "augment=device")
+    data = EmotionData(cfg["data"], ("train",), 0, "device")
+    data.prepare_for(48, 1)
+    assert next(iter(data.train_dataloader())).images.shape[1:] == (1, 24, 24)
+
+
+def test_sizes_too_small_for_the_network(tiny: Tiny) -> None:
+    cfg = composed("model=cnn", "model.widths=[8,8,8,8,8]", "augment=device")
+    cfg["augment"]["progressive_resize"] = [[0, 16], [0.5, 48]]
+    net, _ = build_model(cfg["model"], 7)
+    with pytest.raises(UserError, match="cannot take 16 pixels"):
+        device_augment(cfg["augment"], net)
+
+
+def _folder(root: Path, names: list[str], count: int = 6) -> Path:
+    generator = np.random.default_rng(0)
+    for name in names:
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            cv2.imwrite(str(root / name / f"{i}.png"), generator.integers(0, 256, (20, 20, 3)))
+    return root
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    _folder(tmp_path / "one", ["happy"])
+    cfg = composed("data=image_folder", f"data.path={tmp_path / 'one'}")["data"]
+    with pytest.raises(UserError, match="one class, happy"):
+        load_data(cfg, ("train", "val"))
+
+
+def test_foreign_data_without_splits_is_scored_whole(tmp_path: Path) -> None:
+    _folder(tmp_path, ["happy", "sad"])
+    cfg = composed("data=image_folder", f"data.path={tmp_path}")["data"]
+    assert len(load_data(cfg, ("val",)).splits["val"]) < 12
+    source = load_data(cfg, ("val",), carve=False)
+    assert len(source.splits["val"]) == 12
+    assert any("all 12 images are scored" in note for note in source.notes)
+
+
+def test_images_damaged_inside_are_listed(tmp_path: Path) -> None:
+    _folder(tmp_path, ["happy", "sad"], 10)
+    file = tmp_path / "happy" / "3.png"
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = bytes(200)
+    file.write_bytes(content)
+    cfg = composed("data=image_folder", f"data.path={tmp_path}", "data.on_decode_error=skip")["data"]
+    source = load_data(cfg, ("train",))
+    train_set = SplitDataset(source.splits["train"], Resize(20, 1), keep=True, skip_errors=True)
+    names = [str(name) for name in source.splits["train"].names]
+    damaged = [name for name in names if name.endswith("happy/3.png")]
+    assert damaged and train_set.skipped == damaged
+
+
+def test_other_data_than_the_run_began_with() -> None:
+    old = {"val": {"hash": "a" * 32, "n": 10}}
+    check_same_data(old, {"val": {"hash": "a" * 32, "n": 10}})
+    with pytest.raises(UserError, match="12 images, then 10"):
+        check_same_data(old, {"val": {"hash": "b" * 32, "n": 12}})
+
+
+def test_resume_on_another_device_keeps_the_rest() -> None:
+    card = {"config": composed(*TINY, "trainer.ema_decay=0.9", "schedule=none")}
+    overrides = ["resume=x", "trainer=default", "trainer.max_epochs=3"]
+    cfg = compose.precheck("train", overrides)
+    cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    result = train._resumed(cfg, overrides, card)
+    assert result["trainer"]["ema_decay"] == 0.9
+    assert result["trainer"]["accelerator"] == "auto"
+    assert result["trainer"]["max_epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device"), "the disk is full"),
+        (MemoryError("Unable to allocate 5.82 TiB"), "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
+        (RuntimeError("something else"), None),
+    ],
+)
+def test_a_machine_at_its_end_is_explained(error: Exception, words: str | None) -> None:
+    found = app.explain(error)
+    assert (found is None) if words is None else (words in str(found))
+
+
+def test_a_workers_traceback_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "Caught UserError in worker.\n  File x\nemotion_lab.core.errors.UserError: Bad image a.png."
+    with pytest.raises(SystemExit):
+        app.fail(UserError(text))
+    assert capsys.readouterr().err == "error: Bad image a.png.\n"
+
+
+def test_best_is_not_for_resuming_and_the_config_can_be_shown(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = command(*TINY, "trainer.max_epochs=1", f"hydra.run.dir={run}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    json.loads((run / "metrics.json").read_text())
+    again = command(f"resume={run / 'checkpoints' / 'best.ckpt'}", cwd=tmp_path)
+    assert again.returncode == 2 and "go on with the run folder" in again.stderr
+    shown = command("--cfg", "job", module="emotion_lab.evaluate", cwd=tmp_path)
+    assert shown.returncode == 0 and "tta: none" in shown.stdout
+
+
+def test_several_processes_open_the_test_split_once(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+    done = command(
+        *(text for text in TINY if not text.startswith("trainer=")),
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        "trainer.devices=2",
+        "trainer.max_epochs=1",
+        "test=true",
+        f"test_ledger={ledger}",
+        f"hydra.run.dir={tmp_path / 'run'}",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(ledger.read_text().splitlines()) == 1
+    assert done.stdout.count("test: n =") == 1

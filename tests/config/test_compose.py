@@ -1,0 +1,378 @@
+"""The configs and what a user is told about a command line, without starting anything."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from emotion_lab import train
+from emotion_lab.cli.help import _groups, show
+from emotion_lab.config import compose
+from emotion_lab.config import overrides as command_line
+from emotion_lab.config.schema import NULLABLE, RULES
+from emotion_lab.core.errors import UserError
+from tests.conftest import TINY
+
+GROUPS = sorted(p.name for p in compose.CONF.iterdir() if p.is_dir())
+CHOICES = [(group, name) for group in GROUPS for name in compose.options(group)]
+ENTRIES = (
+    *("train", "sweep", "evaluate", "compare", "crossval", "ensemble", "audit", "shard"),
+    *("export", "bench", "live", "predict"),
+)
+
+
+def parse(*argv: str, entry: str = "train") -> Any:
+    """Do what ``app.run`` does before it hands over to Hydra."""
+    overrides, multirun, _ = command_line.flags(command_line.quote_paths(list(argv)))
+    return compose.precheck(entry, overrides, multirun)
+
+
+def refused(*argv: str, entry: str = "train") -> str:
+    """Return the one line a command line is refused with."""
+    with pytest.raises(UserError) as caught:
+        parse(*argv, entry=entry)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- the files ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_file_composes(group: str) -> None:
+    with initialize_config_dir(version_base="1.3", config_dir=str(compose.CONF)):
+        for name in compose.options(group):
+            entry = "live" if group in ("detector", "smoothing", "backend") else "train"
+            cfg = hydra.compose(entry, overrides=[f"{group}={name}"])
+            compose.check_values(cfg)
+            if group not in ("logger", "experiment", "trainer"):
+                assert cfg[group].name == name
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_file_says_what_it_is(group: str) -> None:
+    for path in (compose.CONF / group).glob("*.yaml"):
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        assert first.startswith("# ") and len(first) > 4, path
+
+
+def test_experiments_set_what_they_say() -> None:
+    for name in compose.options("experiment"):
+        cfg = parse(f"experiment={name}")
+        own = OmegaConf.load(compose.CONF / "experiment" / f"{name}.yaml")
+        for item in own.pop("defaults", []):
+            for group, choice in item.items():
+                group = group.replace("override /", "")
+                if group in ("model", "loss", "data", "optim", "schedule", "augment"):
+                    assert cfg[group].name == choice
+        for key in compose._leaves(own):
+            if not OmegaConf.is_config(OmegaConf.select(own, key)):
+                assert OmegaConf.select(cfg, key) == OmegaConf.select(own, key), key
+    # What is typed wins over the experiment.
+    assert parse("experiment=fer2013_senet", "optim.lr=0.5").optim.lr == 0.5
+
+
+def test_configs_and_registries_agree() -> None:
+    from emotion_lab.data.transforms import PRESETS
+    from emotion_lab.data.types import DATASETS
+    from emotion_lab.losses import LOSSES
+    from emotion_lab.models import MODELS
+
+    assert compose.options("model") == MODELS.names()
+    assert compose.options("loss") == LOSSES.names()
+    assert [n for n in compose.options("data") if n != "checkpoint"] == DATASETS.names()
+    assert compose.options("augment") == sorted([*PRESETS, "device"])
+
+
+def test_every_rule_belongs_to_a_key() -> None:
+    known: set[str] = set()
+    for path in compose.CONF.rglob("*.yaml"):
+        group = path.parent.name
+        prefix = "" if path.parent == compose.CONF or group == "experiment" else f"{group}."
+        known |= set(compose._leaves(OmegaConf.load(path), prefix))
+    assert set(RULES) <= known
+    assert NULLABLE <= known
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_help_names_every_group_choice_and_key(entry: str, capsys: Any) -> None:
+    show(entry)
+    text = capsys.readouterr().out
+    for group in _groups(entry):
+        assert f"\n  {group}=\n" in text
+        for name in compose.options(group):
+            offered = (group, name) != ("data", "checkpoint") or entry in ("evaluate", "export")
+            if group == "sweep":
+                offered = (name == "grid") == (entry == "train")
+            assert (f"\n    {name} " in text) == offered
+    with initialize_config_dir(version_base="1.3", config_dir=str(compose.CONF)):
+        cfg = hydra.compose(entry)
+        # A search takes all that train takes, and leads there instead of saying it again.
+        elsewhere = [*hydra.compose("train")] if entry == "sweep" else []
+    for key in compose._leaves(cfg):
+        group = key.split(".")[0]
+        if group in elsewhere:
+            assert "emotion_lab.train --help" in text
+            continue
+        if key.count(".") == 1 and group != "logger" and not key.endswith(".name"):
+            assert f"{key}=" in text or group == "mix", key
+
+
+# --- quoting --------------------------------------------------------------------------------
+
+PATHS = [
+    "a b",
+    " lead and trail ",
+    "a=b",
+    "a==b=c",
+    "[1](2){3}",
+    "it's",
+    "it''s 'so' x",
+    'say "x"',
+    "a\\b",
+    "C:\\dir\\",
+    "tail\\\\",
+    "a\\'b\\\\'c",
+    "a,b",
+    "${x}",
+    "a\\${x}",
+    "a\\\\${now:%Y}",
+    "${",
+    "#x",
+    "~x",
+    "Größe 表情",
+    "5",
+    "true",
+    "a:b",
+    "a\tb",
+]
+
+
+def read_back(argument: str) -> str:
+    """Return the value of an override as the composed config holds it."""
+    value = OverridesParser.create().parse_override(argument).value()
+    return OmegaConf.create({"x": value}).x
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_paths_come_back_as_typed(path: str) -> None:
+    for key in ("data.path", "ckpt", "+model.weights"):
+        (argument,) = command_line.quote_paths([f"{key}={path}"])
+        assert argument.startswith(f"{key}=")
+        assert read_back(argument) == path
+
+
+def test_any_mix_of_special_characters_comes_back() -> None:
+    for size in range(1, 5):
+        for letters in itertools.product("\\'${", repeat=size):
+            path = "a" + "".join(letters)
+            assert read_back(f"resume={command_line.quote(path)}") == path
+            assert read_back(f"resume={command_line.quote(path + 'x}')}") == path + "x}"
+
+
+def test_what_is_left_alone() -> None:
+    kept = ["data.path='a b'", 'ckpt="a=b"', "data.path=null", "data.path=", "seed=1,2", "loss=ce"]
+    assert command_line.quote_paths(kept) == kept
+    sweep = ["-m", "data.path=/a,/b"]
+    assert command_line.quote_paths(sweep) == sweep
+    assert command_line.quote_paths(["data.path=/a,/b"]) == ["data.path='/a,/b'"]
+
+
+def test_a_path_that_exists_is_one_path(tmp_path: Path) -> None:
+    place = tmp_path / "a,b"
+    place.mkdir()
+    argv = command_line.quote_paths(["-m", f"data.path={place}"])
+    assert argv == ["-m", f"data.path='{place}'"]
+
+
+def test_paths_reach_the_config() -> None:
+    cfg = parse("data.path=a=[b] ${c}", "test_ledger=x y.jsonl", "hydra.run.dir=out/${seed} a=b")
+    assert (cfg.data.path, cfg.test_ledger) == ("a=[b] ${c}", "x y.jsonl")
+    assert cfg.hydra.run.dir == "out/0 a=b"
+
+
+# --- mistakes -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("model=senett", "Unknown model 'senett'. Did you mean 'senet'? Available: cnn, eff"),
+        ("logger=[csv,wandbb]", "Unknown logger 'wandbb'. Did you mean 'wandb'?"),
+        ("experiment=none_such", "Unknown experiment 'none_such'."),
+        ("model=base", "Unknown model 'base'."),
+        ("model=null", "Unknown model 'null'."),
+        ("model=[cnn,senet]", "model takes one name, not 2"),
+        ("modle=cnn", "Unknown option 'modle'. Did you mean 'model'?"),
+        ("optim.lrr=1", "Unknown option 'optim.lrr'. Did you mean 'optim.lr'?"),
+        ("lr=1", "Unknown option 'lr'. Did you mean 'optim.lr'?"),
+        ("data.batchsize=3", "Did you mean 'data.batch_size'?"),
+        ("model.patch_size=8", "Unknown option 'model.patch_size'."),
+        ("optim.lr=abc", "optim.lr=abc is not valid: expected a number"),
+        ("optim.lr=nan", "optim.lr=nan is not valid"),
+        ("optim.lr=-1", "optim.lr=-1 is not valid: expected a number above 0."),
+        ("++optim.lr=-1", "optim.lr=-1 is not valid"),
+        ("optim.lr=${seed}", "optim.lr=0 is not valid"),
+        ("optim.lr=${x}", "optim.lr cannot be resolved"),
+        ("trainer.max_epochs=1.5", "expected a whole number, for instance trainer.max_epochs=50."),
+        ("trainer.max_epochs=true", "expected a whole number"),
+        ("trainer.devices=0", "expected a whole number of 1 or more, or -1"),
+        ("trainer.max_time=1h", "expected DD:HH:MM:SS"),
+        ("trainer.limit_train_batches=0", "expected a whole number of 1 or more, or a share"),
+        ("trainer.enable_progress_bar=maybe", "expected auto, true or false"),
+        ("data.exclude=disgust", "expected a list, for instance data.exclude=[disgust]."),
+        ("data.batch_size=0", "data.batch_size=0 is not valid: expected a whole number of 1 or"),
+        ("data.batch_size=null", "data.batch_size=null is not valid"),
+        ("data.fold=-1", "expected a whole number of 0 or more."),
+        ("data.sampler=random", "expected one of shuffle, weighted."),
+        ("test=1", "expected true or false."),
+        ("mix=5", "mix holds keys"),
+        ("~optim.lr", "takes away what is needed"),
+        ("foo", "Cannot read 'foo': options are written key=value."),
+        ("optim.lr=[1", "Cannot read 'optim.lr=[1'"),
+        ("model=cnn,senet", "is a sweep: add -m"),
+        ("--resume=x", "Write it without dashes: resume=x"),
+        ("--multirunn", "Unknown flag '--multirunn'. Did you mean '--multirun'?"),
+        ("--cfg=nonsense", "Cannot read the command line"),
+        ("hydra.foo=3", "hydra.foo"),
+    ],
+)
+def test_one_line_for_a_mistake(typed: str, said: str) -> None:
+    assert said in refused(typed)
+
+
+def test_an_unknown_choice_lists_all_and_says_how() -> None:
+    text = refused("loss=cee")
+    assert all(name in text for name in compose.options("loss"))
+    assert text.endswith("Set it with loss=<name>.")
+
+
+def test_mistakes_of_evaluate() -> None:
+    assert "Unknown option 'model'" in refused("model=cnn", entry="evaluate")
+    assert "expected one of train, val, test" in refused("split=dev", entry="evaluate")
+    assert "whole number of 1 or more" in refused("data.limit=abc", entry="evaluate")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("model=cnn,senett", "Unknown model 'senett'"),
+        ("model=choice(cnn,senett)", "Unknown model 'senett'"),
+        ("seed=1,x", "seed=x is not valid"),
+        ("seed=1,-2", "seed=-2 is not valid"),
+        ("seed=range(-1,3)", "seed=-1 is not valid"),
+        ("optim.lr=0.1,null", "optim.lr=null is not valid"),
+        ("optim.lr=interval(0,1)", "cannot be swept: list the values"),
+    ],
+)
+def test_every_value_of_a_sweep_is_checked(typed: str, said: str) -> None:
+    assert said in refused("-m", typed)
+
+
+def test_what_is_allowed() -> None:
+    assert set(parse("logger=[tensorboard,wandb]").logger) == {"tensorboard", "wandb"}
+    cfg = parse("logger=none", "model.mean=null", "model.channels=null", "data.exclude=[disgust]")
+    assert not cfg.logger and cfg.model.mean is None and cfg.data.exclude == ["disgust"]
+    cfg = parse("trainer.patience=null", "trainer.num_threads=2", "trainer.max_time=00:01:00:00")
+    assert cfg.trainer.patience is None and cfg.trainer.num_threads == 2
+    assert parse("experiment=fer2013_senet", "trainer.ema_decay=null").trainer.ema_decay is None
+    assert parse("optim.lr=1", "+note=x", "data.limit=null", "logger=csv").note == "x"
+    cfg = parse("-m", "model=cnn,senet", "seed=1,2")
+    assert (cfg.model.name, cfg.seed) == ("cnn", 1)
+    assert str(cfg.hydra.mode).endswith("MULTIRUN")
+
+
+# --- what train checks before a run folder is made ------------------------------------------
+
+
+@functools.cache
+def composed(*overrides: str) -> Any:
+    return compose.precheck("train", list(overrides))
+
+
+def prepared(*argv: str, **changes: Any) -> list[str]:
+    """Call ``train.prepare`` on a default config with ``changes``; it sees ``argv`` as typed."""
+    cfg = copy.deepcopy(composed())
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key.replace("__", "."), value)
+    return train.validate(cfg, command_line.quote_paths(list(argv)))
+
+
+def not_prepared(*argv: str, **changes: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        prepared(*argv, **changes)
+    return str(caught.value)
+
+
+def test_a_sweep_runs_one_device_a_job(tmp_path: Path) -> None:
+    mode = parse("-m", "trainer.devices=2,3", "seed=1,2").hydra.mode
+    assert "trainer.devices=2" in not_prepared(hydra__mode=mode, trainer__devices=2)
+    assert "one device a job" in not_prepared(hydra__mode=mode, trainer__num_nodes=2)
+    assert prepared(trainer__devices=2) == []
+    assert "add -m, or name" in not_prepared("hydra.sweep.dir=x")
+    # The folder is fixed here, so that Hydra's own clock cannot name another.
+    place = str(tmp_path / "a sweep")
+    assert prepared(hydra__mode=mode, hydra__sweep__dir=place) == [f"hydra.sweep.dir='{place}'"]
+
+
+def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    run = tmp_path / "a b=c"
+    (run / "checkpoints").mkdir(parents=True)
+    assert prepared(hydra__run__dir=str(run)) == []
+    (run / "checkpoints" / "last.ckpt").touch()
+    assert "already holds a run" in not_prepared(hydra__run__dir=str(run))
+    # Resuming it goes into the same folder, and changes nothing of what it is.
+    mode = parse("-m", "seed=1,2").hydra.mode
+    for place in (str(run), str(run / "checkpoints" / "last.ckpt")):
+        typed = (f"resume={place}", "trainer.max_epochs=9", "data.path=x", "test=true")
+        assert prepared(*typed, resume=place)[0] == f"hydra.run.dir='{run}'"
+        for text in ("model=cnn", "data.batch_size=3", "seed=1", "++optim.lr=1", "trainers=x"):
+            assert f"'{text}' cannot change" in not_prepared(*typed, text, resume=place)
+        assert "swept" in not_prepared(resume=place, hydra__mode=mode)
+    assert "nothing to resume" in not_prepared(resume=str(tmp_path))
+    assert "no such run" in not_prepared(resume=str(tmp_path / "none"))
+
+
+def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "cannot make the run folder" in not_prepared(hydra__run__dir=f"{tmp_path}/file/x")
+    if Path("/proc/self").exists():  # nothing can be made there, by root neither
+        assert "cannot make the run folder" in not_prepared(hydra__run__dir="/proc/new/x")
+    if os.geteuid():
+        tmp_path.chmod(0o500)
+        assert "cannot make the run folder" in not_prepared(hydra__run__dir=f"{tmp_path}/y")
+        tmp_path.chmod(0o700)
+
+
+def test_resume_takes_over_what_may_change() -> None:
+    def without_hydra(cfg: Any) -> Any:
+        return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+
+    saved = compose.to_container(without_hydra(parse(*TINY, "seed=3", "schedule=step")))
+    typed = ["resume=x", "data.path=a${b}", "trainer.max_epochs=9", "logger=csv"]
+    resumed = train._resumed(without_hydra(parse(*typed)), typed, {"config": saved})
+    assert resumed["data"] == {**saved["data"], "path": "a${b}"}
+    assert resumed["trainer"] == {**saved["trainer"], "max_epochs": 9}
+    assert set(resumed["logger"]) == {"csv"} and not saved["logger"]
+    assert (resumed["seed"], resumed["resume"], resumed["model"]) == (3, "x", saved["model"])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "onecycle"])
+def test_resume_keeps_the_plan_of_a_schedule(schedule: str) -> None:
+    def without_hydra(cfg: Any) -> Any:
+        return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+
+    saved = compose.to_container(without_hydra(parse(*TINY, f"schedule={schedule}")))
+    typed = ["resume=x", "trainer.max_epochs=9"]
+    with pytest.raises(UserError, match="cannot change on resume"):
+        train._resumed(without_hydra(parse(*typed)), typed, {"config": saved})

@@ -1,0 +1,207 @@
+"""augment=device: what its ranges mean, whose draws they are, and what a resumed run sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import albumentations as A
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from emotion_lab.core.errors import UserError
+from emotion_lab.data.batch_augment import BatchAugment, affine
+from emotion_lab.data.datamodule import EmotionData
+from emotion_lab.data.torch_dataset import SplitDataset
+from emotion_lab.data.transforms import Resize
+from tests.conftest import composed
+
+
+def _augment(image_size: int = 48, channels: int = 1, **changes: Any) -> BatchAugment:
+    cfg = {**composed("augment=device")["augment"], **changes}
+    return BatchAugment(cfg, image_size, channels)
+
+
+@pytest.fixture
+def face() -> np.ndarray:
+    """A smooth picture without symmetry, uint8 (48, 48)."""
+    noise = np.random.default_rng(0).integers(0, 256, (12, 12), dtype=np.uint8)
+    return cv2.resize(noise, (48, 48), interpolation=cv2.INTER_CUBIC)
+
+
+# Shifts of whole pixels: albumentations rounds a translation to them.
+CASES = [(20, 1.0, 0, 0), (0, 1.2, 0, 0), (0, 1.0, 4, -2), (15, 0.9, 4, 2), (-12, 1.1, -3, 5)]
+
+
+@pytest.mark.parametrize(("degrees", "scale", "right", "down"), CASES)
+def test_warp_means_what_albumentations_means(
+    face: np.ndarray, degrees: float, scale: float, right: int, down: int
+) -> None:
+    reference = A.Affine(
+        rotate=(-degrees, -degrees),  # theirs turns the other way
+        scale=(scale, scale),
+        translate_px={"x": (right, right), "y": (down, down)},
+        border_mode=cv2.BORDER_REFLECT,
+        p=1,
+    )
+    expected = A.Compose([reference])(image=face)["image"].astype(float)
+    matrix = affine(
+        np.radians([degrees]), np.array([scale]), 2 * np.array([[right], [down]]) / 48, np.ones(1)
+    )
+    matrix = torch.from_numpy(matrix)
+    got = _augment().warp(torch.from_numpy(face)[None, None], 48, matrix)[0, 0].numpy()
+    inner = (slice(6, -6), slice(6, -6))
+    assert np.abs(got - expected)[inner].mean() < 1.0
+    assert np.abs(face - expected)[inner].mean() > 5.0
+
+
+def test_mirror_is_a_mirror(face: np.ndarray) -> None:
+    matrix = torch.from_numpy(affine(np.zeros(1), np.ones(1), np.zeros((2, 1)), -np.ones(1)))
+    got = _augment().warp(torch.from_numpy(face)[None, None], 48, matrix)[0, 0].numpy()
+    np.testing.assert_allclose(got, face[:, ::-1], atol=1e-2)
+
+
+def test_light_means_what_albumentations_means(face: np.ndarray) -> None:
+    augment = _augment(color_jitter_p=1.0, brightness=0.2, contrast=0.2)
+    torch.manual_seed(3)
+    n = 400
+    images = torch.from_numpy(face)[None, None].float().expand(n, 1, 48, 48)
+    got = augment.relight(images).flatten(1)
+    # Least squares finds factor and offset of each image again, where nothing was clipped.
+    for row in got[:20]:
+        inside = (row > 0) & (row < 255)
+        x = images[0].flatten()[inside]
+        factor, offset = np.polyfit(x.numpy(), row[inside].numpy(), 1)
+        assert 0.8 <= factor <= 1.2 and abs(offset) <= 51.01
+        clipped = (factor * images[0].flatten() + offset).clamp(0, 255)
+        torch.testing.assert_close(row, clipped.float(), atol=0.1, rtol=0)
+    assert got.min() >= 0 and got.max() <= 255
+    assert got.std(0).mean() > 20  # every image has draws of its own
+
+
+def test_none_of_it_changes_nothing(face: np.ndarray) -> None:
+    augment = _augment(flip_p=0.0, affine_p=0.0, color_jitter_p=0.0)
+    images = torch.from_numpy(face)[None, None].expand(5, 1, 48, 48)
+    assert torch.equal(augment(images), images)
+    torch.testing.assert_close(augment(images.float()), images.float(), atol=2e-2, rtol=0)
+
+
+def test_shares_are_kept() -> None:
+    torch.manual_seed(0)
+    augment = _augment(flip_p=0.5, affine_p=0.25, erase_p=0.4)
+    matrices = augment.matrices(4000)
+    mirrored = torch.linalg.det(matrices[:, :, :2]) < 0
+    assert abs(mirrored.float().mean() - 0.5) < 0.03
+    moved = matrices[:, :, 2].abs().sum(1) > 0
+    assert abs(moved.float().mean() - 0.25) < 0.03
+    black = torch.full((2000, 1, 24, 24), -1.0)
+    holes = (augment.erase(black) >= 0).flatten(1)
+    assert abs(holes.any(1).float().mean() - 0.4) < 0.04
+    share = holes[holes.any(1)].float().mean()
+    low, high = augment.cfg["erase_size"]
+    assert low**2 < share < high**2
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.49, 0.5, 0.79, 0.8, 1.0])
+def test_sizes_grow_with_the_epochs(progress: float) -> None:
+    augment = _augment(progressive_resize=[[0, 32], [0.5, 40], [0.8, 48]])
+    expected = 32 if progress < 0.5 else 40 if progress < 0.8 else 48
+    images = torch.zeros(2, 1, 48, 48, dtype=torch.uint8)
+    assert augment(images, progress).shape == (2, 1, expected, expected)
+
+
+def test_shrinking_averages(face: np.ndarray) -> None:
+    board = torch.from_numpy(np.indices((48, 48)).sum(0) % 2 * 255).byte()[None, None]
+    augment = _augment(flip_p=0.0, affine_p=0.0, color_jitter_p=0.0, progressive_resize=[[0, 32]])
+    # A checkerboard finer than the new grid must become grey, not a moire of black and white.
+    assert augment(board, 0.0).float().std() < 40
+    assert augment(board.float(), 0.0).std() < 40
+
+
+def test_grey_becomes_three_channels_and_small_becomes_large(face: np.ndarray) -> None:
+    augment = _augment(image_size=96, channels=3, flip_p=0.0, affine_p=0.0, color_jitter_p=0.0)
+    got = augment(torch.from_numpy(face)[None, None])
+    assert got.shape == (1, 3, 96, 96)
+    expected = Resize(96, 3)(face[:, :, None]).transpose(2, 0, 1)
+    np.testing.assert_allclose(got[0].float().numpy(), expected, atol=1.5)
+
+
+def test_same_seed_same_batch(face: np.ndarray) -> None:
+    augment = _augment(erase_p=0.5)
+    images = torch.from_numpy(face)[None, None].expand(8, 1, 48, 48)
+    results = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        results.append(augment(images))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "progress"), [(48, 1, 1.0), (40, 3, 1.0), (48, 1, 0.0)]
+)
+def test_the_cpu_does_what_an_accelerator_does(size: int, channels: int, progress: float) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (16, 8, 8, channels), dtype=np.uint8)
+    faces = np.stack([cv2.resize(x, (48, 48), interpolation=cv2.INTER_CUBIC) for x in noise])
+    images = torch.from_numpy(faces.reshape(16, 48, 48, channels)).permute(0, 3, 1, 2).contiguous()
+    augment = _augment(size, channels, erase_p=0.5, affine_p=0.9, color_jitter_p=0.9, progressive_resize=[[0, 36], [0.5, size]])
+    torch.manual_seed(4)
+    on_cpu = augment(images, progress)
+    torch.manual_seed(4)
+    elsewhere = augment(images.float(), progress)  # floats take the accelerator's way
+    assert on_cpu.shape == elsewhere.shape
+    assert (on_cpu.float() - elsewhere).abs().mean() < 1.5
+    assert (
+        on_cpu.float() - images.float()[:, :, : on_cpu.shape[2], : on_cpu.shape[3]]
+    ).abs().mean() > 15
+
+
+def test_batches_at_once_are_the_images_one_by_one(tiny: Callable[..., dict[str, Any]]) -> None:
+    cfg = tiny("model.image_size=40")
+    data = EmotionData(cfg["data"], ("train",), 0, "none")
+    data.prepare_for(40, 1)
+    kept = data.dataset("train")
+    lazy = SplitDataset(data.split("train"), Resize(40, 1))
+    keys = [(0, 5), (0, 0), (0, 7), (0, 5)]
+    assert kept._at_once and not lazy._at_once
+    for one, other in zip(kept.__getitems__(keys)[:3], lazy.__getitems__(keys)[:3], strict=True):
+        assert torch.equal(one, other)
+
+
+def test_raw_images_go_to_the_device_but_never_to_evaluation(
+    tiny: Callable[..., dict[str, Any]],
+) -> None:
+    cfg = tiny()
+    data = EmotionData(cfg["data"], ("train", "val"), 0, "device")
+    data.prepare_for(96, 3)
+    train = next(iter(data.train_dataloader())).images
+    assert train.shape[1:] == (1, 48, 48)
+    for loader in (data.val_dataloader(), data.plain_loader("train")):
+        assert next(iter(loader)).images.shape[1:] == (3, 96, 96)
+
+
+def test_sizes_need_a_convolutional_network() -> None:
+    from emotion_lab.models.base import build_model
+    from emotion_lab.training.factory import device_augment
+
+    cfg = composed("augment=device", "augment.sizes=[[0,32]]", "model=vit", "model.depth=1")
+    net, _ = build_model(cfg["model"], 7)
+    with pytest.raises(UserError, match="augment.sizes needs a convolutional network"):
+        device_augment(cfg["augment"], net)
+
+
+BAD = ["[[0,32],[0,40]]", "[[0.5,32]]", "[[0,8]]", "32", "[[0,32],[2,40]]", "[]", "[[0,32.5]]"]
+
+
+@pytest.mark.parametrize("value", BAD)
+def test_bad_sizes_are_refused(value: str) -> None:
+    with pytest.raises(UserError, match="augment.sizes=.*shares rising from 0"):
+        composed("augment=device", f"augment.sizes={value}")
+
+
+@pytest.mark.parametrize("value", ["[1.1,0.9]", "[0,1]", "1", "[a,b]"])
+def test_bad_scale_is_refused(value: str) -> None:
+    with pytest.raises(UserError, match="augment.scale="):
+        composed("augment=device", f"augment.scale={value}")

@@ -1,0 +1,60 @@
+"""Class and sample weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from emotion_lab.core.errors import UserError
+from emotion_lab.data.class_weights import class_counts, class_weights, sample_weights
+from emotion_lab.data.types import ArrayStore, Split
+
+TRAINING = np.array([3995, 436, 4097, 7215, 4830, 3171, 4965])
+
+
+@pytest.mark.parametrize("method", ["inverse", "sqrt_inverse", "effective_number"])
+def test_mean_weight_of_a_sample_is_one(method):
+    weights = class_weights(TRAINING, method)
+    assert weights.dtype == np.float32 and weights.shape == (7,)
+    assert (weights * TRAINING).sum() / TRAINING.sum() == pytest.approx(1, abs=1e-6)
+    # Rarer classes weigh more.
+    assert np.argsort(weights).tolist() == np.argsort(-TRAINING).tolist()
+
+
+def test_inverse_formula():
+    expected = TRAINING.sum() / (7 * TRAINING)
+    np.testing.assert_allclose(class_weights(TRAINING, "inverse"), expected, rtol=1e-6)
+
+
+def test_sqrt_inverse_ratio():
+    weights = class_weights(TRAINING, "sqrt_inverse")
+    assert weights[1] / weights[3] == pytest.approx(np.sqrt(7215 / 436), rel=1e-5)
+
+
+def test_effective_number_formula_and_limits():
+    beta = 0.99
+    raw = (1 - beta) / (1 - beta ** np.array([3.0, 50.0]))
+    weights = class_weights(np.array([3, 50]), "effective_number", beta)
+    assert weights[0] / weights[1] == pytest.approx(raw[0] / raw[1], rel=1e-5)
+    np.testing.assert_allclose(class_weights(TRAINING, "effective_number", 0), 1)
+    close = class_weights(TRAINING, "effective_number", 1 - 1e-12)
+    np.testing.assert_allclose(close, class_weights(TRAINING, "inverse"), rtol=1e-4)
+
+
+def test_errors():
+    with pytest.raises(UserError, match="Unknown class weighting 'invers'. Did you mean 'inverse'"):
+        class_weights(TRAINING, "invers")
+    with pytest.raises(UserError, match="Class number 1 has no images"):
+        class_weights(np.array([3, 0, 2]))
+    for beta in (1, 1.5, -0.1, None):
+        with pytest.raises(UserError, match="data.effective_beta"):
+            class_weights(TRAINING, "effective_number", beta)
+
+
+def test_counts_and_sample_weights():
+    labels = np.array([0, 0, 0, 2])
+    split = Split(ArrayStore(np.zeros((4, 2, 2, 1), np.uint8)), np.arange(4), labels, list("abcd"))
+    assert class_counts(split, 4).tolist() == [3, 0, 1, 0]
+    weights = sample_weights(labels, 4)
+    assert weights.sum() == pytest.approx(1)
+    assert weights[:3].sum() == pytest.approx(weights[3])

@@ -1,0 +1,158 @@
+"""FER+ votes: joined by row, learnt as shares, reported beside the original labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from emotion_lab.core.errors import UserError
+from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.data.build import load_data
+from emotion_lab.data.ferplus import FerPlusVotes, majority, shares
+from tests.conftest import SHARED, command, composed
+
+HEADER = (
+    "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+)
+USAGES = ["Training"] * 14 + ["PublicTest"] * 7 + ["PrivateTest"] * 7
+
+
+def _vote_line(usage: str, **votes: int) -> str:
+    names = HEADER.split(",")[2:]
+    return ",".join([usage, "", *(str(votes.get(name, 0)) for name in names)])
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    """A FER2013 of 28 rows, each class in every split, and its votes."""
+    rng = np.random.default_rng(0)
+    rows, votes = ["emotion,pixels,Usage"], [HEADER]
+    theirs = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
+    for row, usage in enumerate(USAGES):
+        pixels = " ".join(map(str, rng.integers(0, 256, 2304)))
+        rows.append(f"{row % 7},{pixels},{usage}")
+        votes.append(_vote_line(usage, **{theirs[row % 7]: 8, "contempt": 2}))
+    votes[1] = _vote_line("Training", sadness=6, anger=4)  # row 0, labelled angry
+    votes[2] = _vote_line("Training", NF=9, disgust=1)  # row 1
+    votes[15] = _vote_line("PublicTest", contempt=7, anger=3)  # row 14
+    csv, new = tmp_path / "fer2013.csv", tmp_path / "fer2013new.csv"
+    csv.write_text("\n".join(rows) + "\n")
+    new.write_text("\n".join(votes) + "\n")
+    return csv, new
+
+
+def _load(files: tuple[Path, Path], *more: str, splits: tuple[str, ...] = ("train", "val")) -> Any:
+    cfg = composed(f"data.path={files[0]}", f"data.ferplus_csv={files[1]}", *more)["data"]
+    return load_data(cfg, splits)
+
+
+def test_original_labels_stay_unless_asked(files: tuple[Path, Path]) -> None:
+    train = _load(files).splits["train"]
+    assert train.labels.tolist() == [row % 7 for row in range(14)]
+    assert train.soft is None
+    assert train.opinions["majority"][:2].tolist() == [EMOTIONS.index("sad"), -1]
+
+
+def test_majority_labels(files: tuple[Path, Path]) -> None:
+    source = _load(files, "data.label_source=majority")
+    train, val = source.splits["train"], source.splits["val"]
+    assert EMOTIONS[train.labels[0]] == "sad"
+    assert EMOTIONS[train.labels[1]] == "disgust"  # the one vote for a class of ours
+    assert train.opinions["original"].tolist() == [row % 7 for row in range(14)]
+    assert val.opinions["majority"][0] == -1  # contempt won
+    assert EMOTIONS[val.labels[0]] == "angry"
+
+
+def test_soft_labels_are_the_shares(files: tuple[Path, Path]) -> None:
+    train = _load(files, "data.label_source=soft").splits["train"]
+    expected = np.zeros(7, np.float32)
+    expected[EMOTIONS.index("sad")], expected[EMOTIONS.index("angry")] = 0.6, 0.4
+    np.testing.assert_allclose(train.soft[0], expected)
+    np.testing.assert_allclose(train.soft.sum(1), 1, rtol=1e-6)
+
+
+def test_not_a_face_leaves_train_only(files: tuple[Path, Path]) -> None:
+    whole = _load(files, splits=("train", "val", "test"))
+    clean = _load(files, "data.drop_not_face=true", splits=("train", "val", "test"))
+    assert len(clean.splits["train"]) == len(whole.splits["train"]) - 1
+    assert "fer2013:1" not in list(clean.splits["train"].names)
+    for name in ("val", "test"):
+        assert list(clean.splits[name].names) == list(whole.splits[name].names)
+
+
+def test_excluded_classes_take_their_votes_along(files: tuple[Path, Path]) -> None:
+    source = _load(files, "data.label_source=soft", "data.exclude=[angry]")
+    train = source.splits["train"]
+    assert train.soft.shape == (12, 6)
+    assert source.classes[0] == "disgust"
+    assert train.labels.max() == 5
+
+
+def test_ties_go_to_the_original_label() -> None:
+    votes = np.array([[3, 3, 1], [1, 3, 3], [0, 0, 0]])
+    assert majority(votes, np.array([1, 0, 2])).tolist() == [1, 1, 2]
+    np.testing.assert_allclose(shares(votes, np.array([1, 0, 2]))[2], [0, 0, 1])
+
+
+def test_wrong_files_are_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
+    csv, new = files
+    lines = new.read_text().splitlines()
+    cases = {
+        "is not FER+": "a,b\n1,2\n",
+        "row 3: expected 10 whole numbers": "\n".join(
+            [*lines[:4], lines[4].replace(",8,", ",x,"), *lines[5:]]
+        ),
+        "has 5 rows": "\n".join(lines[:6]),
+        "in the same order": "\n".join([lines[0], *lines[:0:-1]]),
+    }
+    for words, text in cases.items():
+        new.write_text(text)
+        with pytest.raises(UserError, match=words.replace("+", r"\+")):
+            _load(files)
+    with pytest.raises(UserError, match="belongs to data=fer2013"):
+        load_data(composed("data=synthetic", "data.n=80", f"data.ferplus_csv={new}")["data"], ("train",))
+    with pytest.raises(UserError, match="need the FER\\+ votes"):
+        load_data(composed(f"data.path={csv}", "data.label_source=soft")["data"], ("train",))
+
+
+def test_a_run_learns_shares_and_reports_both_sets(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    done = command(
+        f"data.path={files[0]}",
+        f"data.ferplus_csv={files[1]}",
+        "data.label_source=soft",
+        "data.batch_size=4",
+        "mix.mixup=0.2",
+        "model.widths=[8,8,8,8]",
+        "model.stem=8",
+        "trainer=cpu",
+        "trainer.max_epochs=1",
+        "trainer.num_threads=1",
+        "logger=none",
+        f"hydra.run.dir={tmp_path / 'run'}",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "run" / "metrics.json").read_text())["val"]["by_labels"]
+    assert found["original"]["n"] == 7 and found["majority"]["n"] == 6
+    assert "against the majority labels: n = 6" in done.stdout
+
+
+@pytest.mark.fer2013
+@pytest.mark.shared
+def test_real_votes(fer2013_csv: Path) -> None:
+    new = SHARED / "data" / "fer2013" / "fer2013new.csv"
+    if not new.is_file():
+        pytest.skip("no fer2013new.csv beside the checkout")
+    source = _load((fer2013_csv, new), "data.drop_not_face=true")
+    assert len(FerPlusVotes(new).counts) == 35_887
+    val = source.splits["val"]
+    same = (val.opinions["majority"] == val.labels).mean()
+    # Barsoum et al. relabelled roughly a third of FER2013.
+    assert 0.55 < same < 0.8
+    assert 28_000 < len(source.splits["train"]) < 28_709

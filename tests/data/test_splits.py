@@ -1,0 +1,272 @@
+"""What must hold however the data is cut."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from emotion_lab.core.errors import UserError
+from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.data.build import load_data
+from emotion_lab.data.fingerprint import fingerprint
+from emotion_lab.data.splits import (
+    ConcatImageStore,
+    carve_val,
+    content_groups,
+    exclude,
+    fold,
+    limit,
+    stratified_position,
+)
+from emotion_lab.data.types import ArrayStore, LoadedDataset, Split
+
+
+def make_split(counts=(40, 12, 60), seed: int = 0, twins: int = 10, start: int = 0) -> Split:
+    """A split with ``twins`` extra copies of its first images, some with another label."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(len(counts)), counts)).astype(np.int64)
+    images = rng.integers(0, 256, (len(labels), 4, 4, 1), dtype=np.uint8)
+    images = np.concatenate([images, images[:twins]])
+    labels = np.concatenate([labels, labels[:twins]])
+    if twins:
+        labels[-1] = (labels[-1] + 1) % len(counts)
+    names = [f"image:{start + i}" for i in range(len(labels))]
+    return Split(ArrayStore(images), np.arange(len(labels)), labels, names)
+
+
+def disjoint(a: Split, b: Split) -> bool:
+    return not set(a.digests()) & set(b.digests())
+
+
+def test_positions():
+    split = make_split()
+    groups = content_groups(split)
+    position = stratified_position(split.labels, groups, 3)
+    assert position.min() >= 0 and position.max() < 1
+    for group in np.unique(groups):
+        assert len(np.unique(position[groups == group])) == 1
+    np.testing.assert_array_equal(position, stratified_position(split.labels, groups, 3))
+    assert (position != stratified_position(split.labels, groups, 4)).any()
+    order = np.random.default_rng(1).permutation(len(split))
+    shuffled = split.subset(order)
+    moved = stratified_position(shuffled.labels, content_groups(shuffled), 3)
+    np.testing.assert_array_equal(moved, position[order])
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5, 0.9])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_carve(fraction, seed):
+    split = make_split(seed=seed)
+    train, val = carve_val(split, fraction, seed)
+    assert sorted([*train.names, *val.names]) == sorted(split.names)
+    assert disjoint(train, val)
+    for label in range(3):
+        n = int((split.labels == label).sum())
+        got = int((val.labels == label).sum())
+        assert abs(got - fraction * n) <= 3 + 0.1 * n
+        assert got and (train.labels == label).any()
+
+
+def test_carve_keeps_rare_classes_on_both_sides():
+    train, val = carve_val(make_split((100, 2, 3), twins=0), 0.1, 0)
+    assert np.bincount(val.labels).tolist() == [10, 1, 1]
+    assert np.bincount(train.labels).tolist() == [90, 1, 2]
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, "a", None, True])
+def test_carve_range(fraction):
+    with pytest.raises(UserError, match="data.val_fraction"):
+        carve_val(make_split(), fraction, 0)
+
+
+def test_carve_too_small():
+    with pytest.raises(UserError, match="Cannot cut a val split"):
+        carve_val(make_split((1, 1), twins=0), 0.1, 0)
+
+
+@pytest.mark.parametrize("k", [2, 5])
+@pytest.mark.parametrize("same_store", [True, False])
+def test_folds(k, same_store):
+    train = make_split(seed=5)
+    if same_store:
+        train, val = carve_val(train, 0.2, 0)
+    else:
+        val = make_split(seed=6, start=1000)
+    # A twin that stands in both must not be parted either.
+    names = sorted([*train.names, *val.names])
+    seen = []
+    for index in range(k):
+        one, other = fold(train, val, k, index, 0)
+        assert disjoint(one, other)
+        assert sorted([*one.names, *other.names]) == names
+        assert set(other.labels.tolist()) == {0, 1, 2}
+        assert abs(len(other) - len(names) / k) <= 0.2 * len(names) / k + 3
+        assert one.image(0).shape == (4, 4, 1)
+        seen += other.names
+    assert sorted(seen) == names
+
+
+def test_twins_across_train_and_val_stay_together():
+    train = make_split(twins=0)
+    copy = train.subset(np.arange(20))
+    val = Split(
+        ArrayStore(np.stack([copy.image(i) for i in range(20)])),
+        np.arange(20),
+        copy.labels,
+        [f"val:{i}" for i in range(20)],
+    )
+    for index in range(4):
+        assert disjoint(*fold(train, val, 4, index, 0))
+
+
+@pytest.mark.parametrize(
+    "k, index, words",
+    [
+        (1, 0, "data.folds is 1"),
+        (2.5, 0, "data.folds is 2.5"),
+        (5, 5, "data.fold is 5, expected 0 to 4"),
+        (5, -1, "data.fold is -1"),
+        (5, None, "data.fold is None"),
+        (13, 0, "Class disgust has 12 different images, fewer than data.folds=13"),
+    ],
+)
+def test_fold_ranges(k, index, words):
+    with pytest.raises(UserError, match=words):
+        fold(make_split(twins=0), None, k, index, 0, list(EMOTIONS[:3]))
+
+
+def test_concat_store():
+    a, b = make_split((3, 3), 0, 0).store, make_split((2, 2), 1, 0).store
+    both = ConcatImageStore([a, b])
+    assert len(both) == 10 and both.size_hint() == a.size_hint() + b.size_hint()
+    for index in range(10):
+        part, inner = (a, index) if index < 6 else (b, index - 6)
+        np.testing.assert_array_equal(both[index], part[inner])
+        assert both.digest(index) == part.digest(inner)
+    with pytest.raises(IndexError):
+        both[10]
+
+
+@pytest.mark.parametrize("n", [3, 4, 7, 50, 121, 122, 500])
+def test_limit(n):
+    split = make_split()
+    part = limit(split, n, 0)
+    assert len(part) == min(n, len(split))
+    assert set(part.labels.tolist()) == {0, 1, 2}
+    assert part.names == limit(split, n, 0).names
+    positions = [split.names.index(name) for name in part.names]
+    assert positions == sorted(positions)
+    share = np.bincount(part.labels) / len(part)
+    if n >= 50:
+        assert np.abs(share - np.bincount(split.labels) / len(split)).max() < 0.03
+
+
+def test_limit_range():
+    split = make_split()
+    assert limit(split, None, 0) is split
+    for n in (0, -1, 2.5, True):
+        with pytest.raises(UserError, match="data.limit is"):
+            limit(split, n, 0)
+    with pytest.raises(UserError, match="data.limit=3 or more"):
+        limit(split, 2, 0)
+
+
+def make_source() -> LoadedDataset:
+    return LoadedDataset(["happy", "sad", "bored"], {"train": make_split()}, "here")
+
+
+def test_exclude():
+    source = make_source()
+    less = exclude(source, ["Happiness"])
+    assert less.classes == ["sad", "bored"]
+    old = source.splits["train"]
+    kept = old.labels != 0
+    np.testing.assert_array_equal(less.splits["train"].labels, old.labels[kept] - 1)
+    assert less.splits["train"].names == [n for n, k in zip(old.names, kept, strict=True) if k]
+    assert exclude(source, "BORED").classes == ["happy", "sad"]
+    assert exclude(source, []) is source and exclude(source, None) is source
+    with pytest.raises(UserError, match="Unknown class 'sadd'. Did you mean 'sad'"):
+        exclude(source, ["sadd"])
+    with pytest.raises(UserError, match="at least 2"):
+        exclude(source, ["sad", "bored"])
+
+
+@pytest.fixture(params=["with_val", "without_val"])
+def data_set(request, monkeypatch):
+    """A data set that tells which splits were opened."""
+    from emotion_lab.data import build as module
+
+    held = {"train": make_split(seed=1), "test": make_split(seed=3, start=500)}
+    if request.param == "with_val":
+        held["val"] = make_split(seed=2, start=900)
+    opened: list[tuple[str, ...]] = []
+
+    def loader(cfg, splits):
+        opened.append(splits)
+        return LoadedDataset(
+            ["happy", "sad", "bored"], {n: held[n] for n in splits if n in held}, "here"
+        )
+
+    class Registry:
+        @staticmethod
+        def get(name):
+            return loader
+
+    monkeypatch.setattr(module, "DATASETS", Registry)
+    return opened
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        {},
+        {"folds": 4, "fold": 2},
+        {"exclude": ["sad"], "limit": 20},
+        {"val_fraction": 0.3, "split_seed": 7, "exclude": ["bored"]},
+    ],
+)
+def test_subsets_of_splits_agree(data_set, cfg):
+    cfg = {"name": "any", **cfg}
+    whole = load_data(cfg, ("train", "val", "test"))
+    wishes = [("train",), ("val",), ("test",), ("train", "val"), ("val", "test"), ("train", "test")]
+    for wish in wishes:
+        data_set.clear()
+        source = load_data(cfg, wish)
+        assert set(source.splits) == set(wish)
+        assert source.classes == whole.classes
+        for name in wish:
+            assert source.splits[name].names == whole.splits[name].names
+            np.testing.assert_array_equal(source.splits[name].labels, whole.splits[name].labels)
+        if "test" not in wish:
+            assert all("test" not in splits for splits in data_set)
+
+
+def test_unknown_split(data_set):
+    with pytest.raises(UserError, match="Unknown split 'tset'. Did you mean 'test'"):
+        load_data({"name": "any"}, ("tset",))
+
+
+def test_fingerprint():
+    split, classes = make_split(), ["happy", "sad", "bored"]
+    one = fingerprint(split, classes)
+    assert one["n"] == len(split) and sum(one["counts"].values()) == len(split)
+    assert all(type(value) is int for value in one["counts"].values())
+    assert len(one["hash"]) == 32 and one["known_as"] is None
+    order = np.random.default_rng(0).permutation(len(split))
+    assert fingerprint(split.subset(order), classes) == one
+    fewer = split.subset(order[1:])
+    assert fingerprint(fewer, classes)["hash"] != one["hash"]
+    relabelled = split.subset(np.arange(len(split)))
+    relabelled.labels[0] = (relabelled.labels[0] + 1) % 3
+    assert fingerprint(relabelled, classes)["hash"] != one["hash"]
+    # The name counts, not its position.
+    turned = split.subset(np.arange(len(split)))
+    turned.labels = 2 - turned.labels
+    assert fingerprint(turned, classes[::-1])["hash"] == one["hash"]
+
+
+def test_known_hold_outs():
+    counts = (491, 55, 528, 879, 594, 416, 626)
+    split = make_split(counts, twins=0)
+    assert fingerprint(split, list(EMOTIONS))["known_as"] == "FER2013 PrivateTest"
+    assert fingerprint(split, list(EMOTIONS[::-1]))["known_as"] is None

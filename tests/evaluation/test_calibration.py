@@ -1,0 +1,258 @@
+"""Calibration measures and curves, held against scikit-learn and sums by hand."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+from sklearn import metrics
+
+from emotion_lab.core.errors import UserError
+from emotion_lab.evaluation.calibration import (
+    brier,
+    confidence_histogram,
+    coverage,
+    ece,
+    fit_temperature,
+    nll,
+    probabilities,
+    reliability,
+)
+from emotion_lab.evaluation.curves import macro_auc, precision_recall, roc, thin
+
+CLASSES = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
+
+
+def material(
+    n: int = 900, seed: int = 0, absent: int | None = None, sharp: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return float32 logits (N, 7), right more often than not, and labels."""
+    generator = np.random.default_rng(seed)
+    share = np.array([14, 2, 14, 25, 17, 11, 17]) / 100
+    labels = generator.choice(7, n, p=share)
+    labels[:7] = range(7)
+    if absent is not None:
+        labels[labels == absent] = 3
+    logits = generator.normal(size=(n, 7))
+    logits[np.arange(n), labels] += 1.5
+    return (sharp * logits).astype(np.float32), labels
+
+
+# --- measures -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("absent", [None, 1])
+@pytest.mark.parametrize("temperature", [1.0, 1.7])
+def test_nll_and_brier_are_scikit_learns(seed: int, absent: int | None, temperature: float) -> None:
+    logits, labels = material(seed=seed, absent=absent)
+    given = softmax(logits.astype(np.float64) / temperature, 1)
+    np.testing.assert_allclose(probabilities(logits, temperature), given, atol=1e-12)
+    theirs = metrics.log_loss(labels, given, labels=range(7))
+    assert nll(logits, labels, temperature) == pytest.approx(theirs, abs=1e-6)
+    # By column, as scikit-learn knows a Brier score of several classes only since 1.7.
+    columns = [metrics.brier_score_loss(labels == i, given[:, i]) for i in range(7)]
+    assert brier(logits, labels, temperature) == pytest.approx(sum(columns), abs=1e-6)
+
+
+def by_hand(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:
+    given = softmax(logits.astype(np.float64) / temperature, 1)
+    confidence, right = given.max(1), given.argmax(1) == labels
+    total = 0.0
+    for i in range(15):
+        inside = (confidence >= i / 15) & (confidence < (i + 1) / 15 if i < 14 else True)
+        if inside.any():
+            total += inside.sum() * abs(confidence[inside].mean() - right[inside].mean())
+    return total / len(labels)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("sharp", [1.0, 3.0, 60.0])
+def test_ece_by_hand(seed: int, sharp: float) -> None:
+    """Sharp logits give confidences of exactly 1, which belong to the last bin."""
+    logits, labels = material(seed=seed, sharp=sharp)
+    if sharp == 60:
+        assert (probabilities(logits).max(1) == 1).sum() > 100
+    for temperature in (1.0, 2.5):
+        ours = ece(logits, labels, temperature)
+        assert ours == pytest.approx(by_hand(logits, labels, temperature), abs=1e-6)
+        bins = reliability(logits, labels, temperature)
+        gaps = [abs(r["confidence"] - r["accuracy"]) * r["count"] for r in bins if r["count"]]
+        assert sum(gaps) / len(labels) == pytest.approx(ours, abs=1e-6)
+
+
+def test_complete_confidence_is_in_the_last_bin() -> None:
+    """Five sure of themselves (one wrong) and five at 0.95 (all right) are one bin."""
+    logits = np.array([[90.0, 0.0]] * 5 + [[np.log(0.95 / 0.05), 0.0]] * 5)
+    labels = np.array([1] + [0] * 9)
+    assert ece(logits, labels) == pytest.approx(0.975 - 0.9, abs=1e-6)
+
+
+def test_reliability_bins() -> None:
+    """Two classes, confidences 0.6 (three of five right) and 0.95 (all of four)."""
+    confidence = np.array([0.6] * 5 + [0.95] * 4)
+    logits = np.log(np.stack([confidence, 1 - confidence], 1))
+    labels = np.array([0, 0, 0, 1, 1, 0, 0, 0, 0])
+    bins = reliability(logits, labels)
+    assert len(bins) == 15 and sum(row["count"] for row in bins) == 9
+    assert [row["count"] for row in bins if row["count"]] == [5, 4]
+    assert bins[14]["confidence"] == pytest.approx(0.95) and bins[14]["accuracy"] == 1
+    assert bins[0] == {"low": 0, "high": 1 / 15, "count": 0, "confidence": None, "accuracy": None}
+    assert ece(logits, labels) == pytest.approx(4 * 0.05 / 9, abs=1e-6)
+    # 0.6 is the edge of two bins; either way it differs from its accuracy by nothing.
+    histogram = confidence_histogram(logits, labels, bins=10)
+    assert sum(histogram["right"]) == 7 and sum(histogram["wrong"]) == 2
+    assert histogram["right"][9] == 4 and len(histogram["edges"]) == 11
+
+
+def test_probabilities_do_as_well_as_logits() -> None:
+    logits, labels = material()
+    given = np.log(probabilities(logits))
+    assert nll(given, labels, 1.4) == pytest.approx(nll(logits, labels, 1.4), abs=1e-9)
+    assert fit_temperature(given, labels) == pytest.approx(fit_temperature(logits, labels), 1e-4)
+
+
+def test_large_logits_stay_numbers() -> None:
+    logits = np.array([[3e4, 0, -3e4], [0, 1e4, 0]], dtype=np.float32)
+    labels = np.array([2, 1])
+    assert nll(logits, labels) == pytest.approx(3e4)
+    assert brier(logits, labels) == pytest.approx(1)
+    for function in (ece, fit_temperature):
+        assert np.isfinite(function(logits, labels))
+    json.dumps([reliability(logits, labels), coverage(logits, labels)], allow_nan=False)
+
+
+@pytest.mark.parametrize("function", [nll, brier, ece, reliability, coverage, fit_temperature])
+def test_broken_predictions(function: object) -> None:
+    logits, labels = material(20)
+    logits[4, 2] = np.nan
+    logits[9, 0] = np.inf
+    with pytest.raises(UserError, match="2 of 20 predictions are NaN or infinite.*number 5"):
+        function(logits, labels)
+    with pytest.raises(UserError, match="empty"):
+        function(logits[:0], labels[:0])
+
+
+# --- temperature ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("known", [0.4, 1.0, 2.5])
+def test_a_known_temperature_is_found(known: float) -> None:
+    """Labels drawn from softmax(z), network says known * z."""
+    generator = np.random.default_rng(0)
+    z = generator.normal(scale=2, size=(20000, 7))
+    draw = generator.random(20000)[:, None]
+    labels = (softmax(z, 1).cumsum(1) < draw).sum(1).clip(0, 6)
+    logits = (known * z).astype(np.float32)
+    found = fit_temperature(logits, labels)
+    assert found == pytest.approx(known, rel=0.03)
+    assert nll(logits, labels, found) <= nll(logits, labels)
+    for factor in (0.99, 1.01):
+        assert nll(logits, labels, found) < nll(logits, labels, found * factor)
+    assert ece(logits, labels, found) < 0.01
+
+
+def test_temperatures_at_the_ends() -> None:
+    logits, labels = material(200)
+    sure = np.eye(7)[labels] * 2
+    assert fit_temperature(sure, labels) == pytest.approx(0.05, rel=0.05)
+    assert fit_temperature(-sure, labels) == pytest.approx(20, rel=0.05)
+    assert fit_temperature(np.zeros((200, 7)), labels) == 1
+    assert (np.argmax(logits, 1) == probabilities(logits, 3).argmax(1)).all()
+
+
+# --- abstaining -----------------------------------------------------------------------------
+
+
+def test_coverage_by_hand() -> None:
+    logits, labels = material(400)
+    rows = coverage(logits, labels)
+    assert [row["coverage"] for row in rows] == pytest.approx(np.arange(20, 0, -1) / 20)
+    given = probabilities(logits)
+    right = given.argmax(1) == labels
+    assert rows[0]["accuracy"] == metrics.accuracy_score(labels, given.argmax(1))
+    order = np.argsort(-given.max(1))
+    for row in rows:
+        kept = order[: round(row["coverage"] * 400)]
+        assert row["accuracy"] == pytest.approx(right[kept].mean())
+        assert row["threshold"] == given.max(1)[kept].min()
+    assert rows[-1]["accuracy"] > rows[0]["accuracy"]
+
+
+def test_equally_confident_images_are_answered_together() -> None:
+    confidence = np.array([0.9] * 3 + [0.6] * 7)
+    logits = np.log(np.stack([confidence, 1 - confidence], 1))
+    rows = coverage(logits, np.array([0, 0, 0, 1, 0, 0, 0, 0, 0, 0]))
+    assert [row["coverage"] for row in rows] == [1.0, 0.3]
+    assert [row["accuracy"] for row in rows] == [0.9, 1.0]
+    (row,) = coverage(logits[:1], np.array([0]))
+    assert row == {"coverage": 1.0, "accuracy": 1.0, "threshold": pytest.approx(0.9)}
+
+
+# --- curves ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("absent", [None, 1])
+@pytest.mark.parametrize("digits", [None, 2])
+def test_areas_are_scikit_learns(seed: int, absent: int | None, digits: int | None) -> None:
+    """Also with a class without samples, and with the many ties of rounded probabilities."""
+    logits, labels = material(3589, seed, absent)
+    given = probabilities(logits)
+    given = given if digits is None else given.round(digits)
+    ours, recall = roc(given, labels, CLASSES), precision_recall(given, labels, CLASSES)
+    areas = []
+    for i, name in enumerate(CLASSES):
+        if i == absent:
+            assert ours[name] is None and recall[name] is None
+            continue
+        areas.append(metrics.roc_auc_score(labels == i, given[:, i]))
+        assert ours[name]["auc"] == pytest.approx(areas[-1], abs=1e-6)
+        ap = metrics.average_precision_score(labels == i, given[:, i])
+        assert recall[name]["ap"] == pytest.approx(ap, abs=1e-6)
+    assert macro_auc(ours) == pytest.approx(np.mean(areas), abs=1e-6)
+    if absent is None and digits is None:
+        theirs = metrics.roc_auc_score(labels, given, multi_class="ovr", average="macro")
+        assert macro_auc(ours) == pytest.approx(theirs, abs=1e-6)
+    json.dumps([ours, recall], allow_nan=False)
+
+
+def test_drawn_curves_are_thin_and_true() -> None:
+    logits, labels = material(3589)
+    given = probabilities(logits)
+    for name, curve in roc(given, labels, CLASSES).items():
+        x, y = curve["fpr"], curve["tpr"]
+        assert 2 <= len(x) == len(y) <= 200
+        assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
+        assert x == sorted(x) and y == sorted(y)
+        assert metrics.auc(x, y) == pytest.approx(curve["auc"], abs=0.004), name
+        fpr, tpr, _ = metrics.roc_curve(
+            labels == CLASSES.index(name), given[:, CLASSES.index(name)], drop_intermediate=False
+        )
+        assert set(zip(x, y, strict=True)) <= set(zip(fpr.tolist(), tpr.tolist(), strict=True))
+    for name, curve in precision_recall(given, labels, CLASSES).items():
+        x, y = curve["recall"], curve["precision"]
+        assert len(x) == len(y) <= 200 and x == sorted(x, reverse=True), name
+        assert (x[0], x[-1], y[-1]) == (1, 0, 1)
+        assert -(np.diff(x) * y[:-1]).sum() == pytest.approx(curve["ap"], abs=0.03)
+
+
+def test_a_class_alone() -> None:
+    given = np.array([[0.9, 0.1], [0.6, 0.4]])
+    labels = np.array([0, 0])
+    curves = roc(given, labels, ["x", "y"])
+    assert curves == {"x": {"fpr": [], "tpr": [], "auc": None}, "y": None}
+    assert macro_auc(curves) is None
+    assert precision_recall(given, labels, ["x", "y"])["x"]["ap"] == 1
+
+
+def test_thin_keeps_short_curves() -> None:
+    x, y = np.array([0, 0.5, 1]), np.array([0, 1, 1])
+    assert thin(x, y) == ([0, 0.5, 1], [0, 1, 1])
+    many = np.linspace(0, 1, 1000)
+    kept, _ = thin(many, many, 10)
+    assert len(kept) == 10 and kept[0] == 0 and kept[-1] == 1
+    steep, _ = thin(np.r_[np.zeros(999), 1], np.linspace(0, 1, 1000), 10)
+    assert steep[0] == 0 and steep[-1] == 1

@@ -1,0 +1,246 @@
+"""The numbers of a split, the files they are written to, and the ledger of the test split."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics
+
+from emotion_lab.core.errors import UserError
+from emotion_lab.core.io import file_hash
+from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.data.datamodule import EmotionData
+from emotion_lab.evaluate import data_config
+from emotion_lab.evaluation import evaluate as judging
+from emotion_lab.evaluation import test_ledger
+from emotion_lab.evaluation.evaluate import evaluate_checkpoint, match_classes, save_results
+from emotion_lab.evaluation.metrics import report_text, score
+from emotion_lab.evaluation.predict import Predictions, predict
+from emotion_lab.models.load import restore
+from tests.conftest import TINY, composed, make_checkpoint
+
+NAMES = list(EMOTIONS)
+
+
+def predictions(labels: np.ndarray, seed: int = 0, k: int = 7, never: int | None = None) -> Any:
+    """Return random logits that are right about half of the time."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(size=(len(labels), k)).astype(np.float32)
+    logits[np.arange(len(labels)), labels] += 1.5
+    if never is not None:
+        logits[:, never] = -9
+    return Predictions(
+        torch.from_numpy(logits), torch.from_numpy(labels), torch.arange(len(labels))
+    )
+
+
+# --- scores ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("never", [None, 1])
+def test_scores_are_scikit_learns(seed: int, never: int | None) -> None:
+    """With all classes present; ``never`` is present but not predicted, its precision is 0."""
+    share = np.array([14, 2, 14, 25, 17, 11, 17]) / 100
+    labels = np.random.default_rng(seed).choice(7, 300, p=share)
+    labels[:7] = range(7)
+    given = predictions(labels, seed, never=never)
+    guesses = given.logits.argmax(1).numpy()
+    ours = score(given, NAMES)
+    assert ours["n"] == 300 and ours["classes"] == NAMES
+    assert ours["accuracy"] == pytest.approx(metrics.accuracy_score(labels, guesses), abs=1e-6)
+    log_loss = metrics.log_loss(labels, given.probabilities.double().numpy(), labels=range(7))
+    assert ours["loss"] == pytest.approx(log_loss, abs=1e-5)
+    for average in ("macro", "weighted"):
+        theirs = metrics.precision_recall_fscore_support(
+            labels, guesses, average=average, zero_division=0
+        )
+        for name, value in zip(("precision", "recall", "f1"), theirs, strict=False):
+            assert ours[f"{average}_{name}"] == pytest.approx(value, abs=1e-6), (average, name)
+    theirs = metrics.precision_recall_fscore_support(labels, guesses, zero_division=0)
+    for index, name in enumerate(NAMES):
+        row = ours["per_class"][name]
+        for key, values in zip(("precision", "recall", "f1", "support"), theirs, strict=True):
+            assert row[key] == pytest.approx(values[index], abs=1e-6), (name, key)
+    assert ours["confusion"] == metrics.confusion_matrix(labels, guesses).tolist()
+    json.dumps(ours)
+
+
+def test_the_report() -> None:
+    scores = score(predictions(np.arange(70) % 7), NAMES)
+    lines = report_text(scores, "val").splitlines()
+    assert lines[0] == f"val: n = 70, accuracy {scores['accuracy']:.4f}"
+    assert lines[2].split() == ["precision", "recall", "f1", "support"]
+    for name, line in zip(NAMES, lines[3:], strict=False):
+        row = scores["per_class"][name]
+        values = [f"{row[key]:.4f}" for key in ("precision", "recall", "f1")]
+        assert line.split() == [name, *values, "10"]
+    values = [f"{scores[f'macro_{key}']:.4f}" for key in ("precision", "recall", "f1")]
+    assert "  ".join(lines).count("avg") == 2
+    assert lines[-2].split() == ["macro", "avg", *values, "70"]
+
+
+def test_a_class_without_samples_says_so() -> None:
+    labels = np.array([0, 2, 3, 4, 5, 6] * 5)
+    scores = score(predictions(labels, never=1), NAMES)
+    assert scores["per_class"]["disgust"]["support"] == 0
+    (line,) = (x for x in report_text(scores, "val").splitlines() if x.startswith("disgust"))
+    assert line.split() == ["disgust", "no", "samples", "0"]
+    assert report_text(scores, "val").count("no samples") == 1
+    # It has no part in the averages.
+    guesses = predictions(labels, never=1).logits.argmax(1).numpy()
+    assert scores["macro_f1"] == pytest.approx(metrics.f1_score(labels, guesses, average="macro"))
+
+
+# --- a tiny checkpoint ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cfg() -> dict[str, Any]:
+    return composed(*TINY, "data.n=70", "data.size=32", "model.image_size=32", "augment=none")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(cfg: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an untrained network as a run would have left it; its classes are turned round."""
+    path = tmp_path_factory.mktemp("run") / "checkpoints" / "best.ckpt"
+    return make_checkpoint(cfg, path, NAMES[::-1])
+
+
+def test_classes_are_matched_by_name(cfg: dict[str, Any]) -> None:
+    data = EmotionData(cfg["data"], ("val",))
+    before = data.split("val")
+    part, notes = match_classes(data, NAMES[::-1], "val")
+    assert notes == [] and len(part) == len(before)
+    assert [NAMES[::-1][i] for i in part.labels] == [NAMES[i] for i in before.labels]
+    known = ["sad", "happy", "contempt"]
+    part, notes = match_classes(data, known, "val")
+    assert sorted({known[i] for i in part.labels}) == ["happy", "sad"]
+    kept = [NAMES[i] for i in before.labels if NAMES[i] in known]
+    assert [known[i] for i in part.labels] == kept
+    assert len(notes) == 5
+    count = int((before.labels == 0).sum())
+    assert notes[0] == f"class 'angry' is unknown to the checkpoint: {count} images left out"
+    with pytest.raises(UserError, match="no class is shared"):
+        match_classes(data, ["contempt"], "val")
+
+
+def test_judging_twice_gives_the_same(
+    cfg: dict[str, Any], checkpoint: Path, tmp_path: Path
+) -> None:
+    results = [
+        evaluate_checkpoint(checkpoint, cfg["data"], "val", tmp_path, "cpu") for _ in range(2)
+    ]
+    assert results[0].scores == results[1].scores
+    scores = results[0].scores
+    save_results(tmp_path, results[0], "predictions_val.csv")
+    small = {**cfg["data"], "batch_size": 3}
+    other = evaluate_checkpoint(checkpoint, small, "val", tmp_path, "cpu").scores
+    assert other["confusion"] == scores["confusion"]
+    assert other["loss"] == pytest.approx(scores["loss"], abs=1e-5)
+    assert scores["classes"] == NAMES[::-1]
+    with open(tmp_path / "predictions_val.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    data = EmotionData(cfg["data"], ("val",))
+    assert list(rows[0]) == ["path", "true", "predicted", *(f"p_{n}" for n in NAMES[::-1])]
+    assert [row["path"] for row in rows] == list(data.split("val").names)
+    assert [row["true"] for row in rows] == [NAMES[i] for i in data.split("val").labels]
+    for row in rows:
+        values = {name: float(row[f"p_{name}"]) for name in NAMES}
+        assert sum(values.values()) == pytest.approx(1, abs=1e-6)
+        assert row["predicted"] == max(values, key=values.__getitem__)
+    right = sum(row["true"] == row["predicted"] for row in rows)
+    assert right / len(rows) == pytest.approx(scores["accuracy"])
+    assert len({row["predicted"] for row in rows}) > 1, "the network says one thing, no test"
+    for name in ("classification_report_val.txt", "confusion_val.png", "samples_val.png"):
+        assert (tmp_path / name).stat().st_size > 100
+    assert scores["fingerprint"]["n"] == len(rows)
+    assert not list(tmp_path.glob("*ledger*"))
+
+
+def test_predict_leaves_the_network_in_eval_mode(cfg: dict[str, Any], checkpoint: Path) -> None:
+    net, card = restore(checkpoint)
+    net.train()
+    data = EmotionData(cfg["data"], ("val",))
+    data.prepare_for(32, 1)
+    state = {key: value.clone() for key, value in net.state_dict().items()}
+    given = predict(net, data.plain_loader("val"), "cpu")
+    assert not net.training and given.logits.dtype == torch.float32
+    assert given.positions.tolist() == list(range(len(given.labels)))
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+    assert card["classes"] == NAMES[::-1]
+
+
+def test_evaluate_reads_the_checkpoints_data(cfg: dict[str, Any]) -> None:
+    card = {"config": cfg}
+    asked = {"name": "checkpoint", "path": None, "batch_size": 5, "limit": None}
+    assert data_config({"data": asked}, card) == {**cfg["data"], "batch_size": 5}
+    other = {"name": "image_folder", "path": "x"}
+    assert data_config({"data": other}, card) == other
+
+
+# --- the ledger -----------------------------------------------------------------------------
+
+
+def test_opening_test_writes_one_line(
+    cfg: dict[str, Any], checkpoint: Path, tmp_path: Path, capsys: Any
+) -> None:
+    place = tmp_path / "deep" / "ledger.jsonl"
+    evaluate_checkpoint(checkpoint, cfg["data"], "val", tmp_path, "cpu", place)
+    assert not place.exists()
+    scores = evaluate_checkpoint(checkpoint, cfg["data"], "test", tmp_path, "cpu", place).scores
+    (line,) = [json.loads(text) for text in place.read_text().splitlines()]
+    assert line["n"] == scores["n"] and line["accuracy"] == scores["accuracy"]
+    assert line["fingerprint"] == scores["fingerprint"]["hash"]
+    assert line["checkpoint"] == file_hash(checkpoint)
+    assert line["config"] == test_ledger.config_hash(cfg) and line["run"] == str(tmp_path)
+    assert "test split opened: 0 times before, 1 configurations" in capsys.readouterr().out
+    evaluate_checkpoint(checkpoint, cfg["data"], "test", tmp_path, "cpu", place)
+    assert "test split opened: 1 times before, 1 configurations" in capsys.readouterr().out
+    assert len(place.read_text().splitlines()) == 2
+    assert len(test_ledger.openings(place, line["fingerprint"])) == 2
+
+
+def test_without_a_ledger_the_test_split_stays_closed(
+    cfg: dict[str, Any], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    monkeypatch.setattr(judging, "EmotionData", lambda *args: opened.append(args))
+    with pytest.raises(UserError, match="only through a ledger"):
+        evaluate_checkpoint(checkpoint, cfg["data"], "test", tmp_path, "cpu")
+    (tmp_path / "file").touch()
+    for place in (tmp_path, tmp_path / "file" / "ledger.jsonl"):
+        with pytest.raises(UserError, match="cannot be written .*; the test split stays closed"):
+            evaluate_checkpoint(checkpoint, cfg["data"], "test", tmp_path, "cpu", place)
+    assert opened == []
+
+
+def test_the_ledger_counts_openings_of_one_test_set(tmp_path: Path) -> None:
+    place = tmp_path / "ledger.jsonl"
+    assert test_ledger.openings(place, "aa") == []
+    prints = {"hash": "aa", "known_as": None, "n": 3}
+    for config in ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 2, "b": 2}):
+        made_with = test_ledger.setup({"config": config, "epoch": 3}, "none")
+        test_ledger.record(place, tmp_path, "c0ffee", made_with, prints, 0.5)
+    with open(place, "a", encoding="utf-8") as stream:
+        stream.write('torn line {"fing\n[1]\n3\n')
+    test_ledger.record(place, tmp_path, "c0ffee", made_with, {**prints, "hash": "bb"}, 0.5)
+    found = test_ledger.openings(place, "aa")
+    assert len(found) == 3 and test_ledger.configurations(found) == 2
+    one, other = ({"config": {"a": i}, "epoch": 1} for i in range(2))
+    pair, turned = ({"members": m} for m in ([one, other], [other, one]))
+    assert test_ledger.setup(pair, "none") == test_ledger.setup(turned, "none")
+    different = [
+        test_ledger.setup(one, "none"),
+        test_ledger.setup(one, "flip"),
+        test_ledger.setup({**one, "epoch": 2}, "none"),
+        test_ledger.setup(pair, "none"),
+    ]
+    assert test_ledger.configurations(different + different) == 4
+    assert len(test_ledger.openings(place, "bb")) == 1

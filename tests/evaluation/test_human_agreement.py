@@ -1,0 +1,95 @@
+"""Predictions beside people's votes, and scores on data with other classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.data.transforms import Resize
+from emotion_lab.data.types import ArrayStore, Split
+from emotion_lab.evaluation.evaluate import evaluate_checkpoint, shared_scores
+from emotion_lab.evaluation.human_agreement import agreement
+from emotion_lab.evaluation.predict import Predictions
+from emotion_lab.evaluation.result import EvaluationResult
+from tests.conftest import TINY, composed, make_checkpoint
+
+
+def judged_with(
+    votes: list[list[int]] | None, labels: list[int], predicted: list[int]
+) -> EvaluationResult:
+    """Return three classes' worth of a Judged; the second image of four was not read."""
+    keep = [i for i in range(len(labels) + 1) if i != 1]
+    store = ArrayStore(np.zeros((len(keep) + 1, 4, 4, 1), np.uint8))
+    full = np.insert(np.array(labels), 1, 0)
+    part = Split(store, np.arange(len(full)), full, [f"r{i}" for i in range(len(full))])
+    if votes is not None:
+        part.votes = np.insert(np.array(votes), 1, 99, axis=0)
+    logits = torch.eye(3)[predicted] * 4
+    predictions = Predictions(logits, torch.tensor(labels), torch.tensor(keep))
+    card = {"classes": ["a", "b", "c"]}
+    return EvaluationResult(None, card, "val", part, predictions, {}, Resize(4, 1), "cpu")  # type: ignore[arg-type]
+
+
+def test_agreement_by_hand() -> None:
+    votes = [[10, 0, 0], [5, 5, 0], [1, 8, 1], [0, 0, 0], [4, 3, 3]]
+    found = agreement(judged_with(votes, [0, 0, 0, 2, 2], [0, 1, 1, 2, 2]))
+    assert found is not None and found["n"] == 4  # nobody voted on the fourth
+    bins = {row["from"]: row for row in found["bins"]}
+    assert (bins[1.0]["n"], bins[1.0]["accuracy"], bins[1.0]["accuracy_majority"]) == (1, 1.0, 1.0)
+    assert bins[0.9] == {"from": 0.9, "n": 0, "accuracy": None, "accuracy_majority": None}
+    assert (bins[0.7]["n"], bins[0.7]["accuracy"], bins[0.7]["accuracy_majority"]) == (1, 0.0, 1.0)
+    # Half and half: b has as many votes as a, so it agrees with the majority.
+    assert (bins[0.5]["n"], bins[0.5]["accuracy"], bins[0.5]["accuracy_majority"]) == (1, 0.0, 1.0)
+    assert (bins[0.0]["n"], bins[0.0]["accuracy"], bins[0.0]["accuracy_majority"]) == (1, 1.0, 0.0)
+    assert found["model"] == pytest.approx((1 + 0.5 + 0.8 + 0.3) / 4)
+    assert found["ceiling"] == pytest.approx((1 + 0.5 + 0.8 + 0.4) / 4)
+    same = (1 + 40 / 90 + 56 / 90 + (12 + 6 + 6) / 90) / 4
+    assert found["person"] == pytest.approx(same)
+    assert found["ceiling"] >= found["model"]
+    assert agreement(judged_with(None, [0], [0])) is None
+    assert agreement(judged_with([[0, 0, 0]], [0], [0])) is None
+
+
+def test_shared_classes_by_hand() -> None:
+    """The data has a, c and two images of d; the network's best answer is b once."""
+    logits = torch.tensor([[3.0, 1, 0], [0, 5, 4], [2, 0, 1]])
+    predictions = Predictions(logits, torch.tensor([0, 2, 2]), torch.arange(3))
+    mapping = [
+        {"from": "A", "to": "a", "n": 1},
+        {"from": "C", "to": "c", "n": 2},
+        {"from": "d", "to": None, "n": 2},
+    ]
+    found = shared_scores(predictions, mapping, ["a", "b", "c"])
+    assert found["classes"] == ["a", "c"] and found["n"] == 3
+    assert found["accuracy"] == pytest.approx(2 / 3)  # without b the second is right
+    assert found["n_all"] == 5 and found["accuracy_all"] == pytest.approx(1 / 5)
+
+
+def test_a_checkpoint_on_a_folder_with_other_names(tmp_path: Path, capsys: Any) -> None:
+    cfg = composed(*TINY, "data.n=70", "data.size=32", "model.image_size=32", "augment=none")
+    checkpoint = make_checkpoint(cfg, tmp_path / "a.ckpt", list(EMOTIONS))
+    generator = np.random.default_rng(0)
+    for name, count in (("Anger", 3), ("happiness", 4), ("contempt", 2)):
+        folder = tmp_path / "faces" / name
+        folder.mkdir(parents=True)
+        for i in range(count):
+            image = generator.integers(0, 256, (40, 40), dtype=np.uint8)
+            cv2.imwrite(str(folder / f"{i}.png"), image)
+    data = composed("data=image_folder", f"data.path={tmp_path / 'faces'}")["data"]
+    judged = evaluate_checkpoint(checkpoint, data, "val", tmp_path, "cpu", foreign=True)
+    rows = {row["from"]: (row["to"], row["n"]) for row in judged.mapping}
+    assert rows == {"Anger": ("angry", 3), "happiness": ("happy", 4), "contempt": (None, 2)}
+    shown = capsys.readouterr().out
+    assert "Anger -> angry (3 images)" in shown and "contempt -> left out (2 images)" in shown
+    shared = judged.scores["shared"]
+    assert judged.scores["n"] == shared["n"] == 7 and shared["n_all"] == 9
+    assert shared["classes"] == ["angry", "happy"]
+    right = (judged.predicted == judged.labels).sum()
+    assert shared["accuracy_all"] == pytest.approx(right / 9)
+    assert shared["accuracy"] >= judged.scores["accuracy"]

@@ -1,0 +1,139 @@
+"""Saved predictions read back as they were; every bad run is one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from emotion_lab.core.errors import UserError
+from emotion_lab.evaluation.predictions_file import read_predictions
+from tests.experiments.test_compare import CLASSES, HASH, LABELS, NAMES, guesses, write_run
+
+
+def test_predictions_come_back(tmp_path: Path) -> None:
+    predicted = guesses(0.5, 0)
+    saved = read_predictions(write_run(tmp_path / "run", predicted, seed=7), "val")
+    assert saved.classes == CLASSES and saved.names == NAMES and saved.split == "val"
+    np.testing.assert_array_equal(saved.labels, LABELS)
+    np.testing.assert_array_equal(saved.predicted, predicted)
+    np.testing.assert_array_equal(saved.probabilities.argmax(1), predicted)
+    assert saved.labels.dtype == np.int64 and saved.probabilities.dtype == np.float64
+    assert saved.probabilities.shape == (120, 3)
+    assert saved.seed == 7 and saved.fingerprint["hash"] == HASH
+    assert saved.metrics["commit"] == "abc"
+
+
+def test_an_evaluate_folder(tmp_path: Path) -> None:
+    """``predictions.csv`` is of the split that report.json, or else metrics.json, names."""
+    folder = write_run(tmp_path / "run", LABELS, seed=None, file="predictions.csv")
+    saved = read_predictions(folder, "val")
+    assert len(saved.names) == 120 and saved.seed is None
+    (folder / "metrics.json").unlink()
+    report = {"split": "train", "n": 120, "fingerprint": {"hash": HASH}}
+    (folder / "report.json").write_text(json.dumps(report))
+    assert read_predictions(folder, "train").fingerprint == {"hash": HASH}
+    with pytest.raises(UserError, match="no predictions of val .* those of train"):
+        read_predictions(folder, "val")
+
+
+def test_names_of_any_kind(tmp_path: Path) -> None:
+    names = [*NAMES[:-3], "a, b.png", 'say "x"\n.png', "\udcff.png"]
+    folder = write_run(tmp_path / "run", LABELS)
+    path = folder / "predictions_val.csv"
+    with open(path, newline="") as file:
+        rows = list(csv.reader(file))
+    for row, name in zip(rows[1:], names, strict=True):
+        row[0] = name
+    with open(path, "w", newline="", errors="surrogateescape") as file:
+        csv.writer(file).writerows(rows)
+    assert read_predictions(folder, "val").names == names
+
+
+def _no_run(run: Path) -> None:
+    for file in run.iterdir():
+        file.unlink()
+    run.rmdir()
+
+
+def _file(run: Path) -> None:
+    _no_run(run)
+    run.write_text("x")
+
+
+def _edit(old: str, new: str, count: int = 1) -> Any:
+    def edit(run: Path) -> None:
+        path = run / "predictions_val.csv"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, count))
+
+    return edit
+
+
+def _metrics(text: str | None) -> Any:
+    def edit(run: Path) -> None:
+        if text is None:
+            (run / "metrics.json").unlink()
+        else:
+            (run / "metrics.json").write_text(text)
+
+    return edit
+
+
+FIRST = "faces/000.png,happy,happy,0.6,0.2,0.2"
+BAD = {
+    "no run": (_no_run, "no such run"),
+    "a file": (_file, "is a file: give the run folder"),
+    "other split": (lambda run: (run / "predictions_val.csv").rename(run / "predictions_test.csv"),
+                    "no predictions of val .*: it has those of test"),
+    "nothing": (lambda run: (run / "predictions_val.csv").unlink(), "it has none at all"),
+    "unknown split": (lambda run: [(run / "predictions_val.csv").rename(run / "predictions.csv"),
+                                   _metrics("{}")(run)], "cannot tell of which split"),
+    "other scores": (_metrics('{"val": {"n": 120, "accuracy": 0.9}}'),
+                     "is not whole: its metrics.json says val accuracy 0.9000, .* of 120 right"),
+    "other n": (_metrics('{"val": {"n": 9}}'), "says val has 9 images, its predictions are of 120"),
+    "other confusion": (_metrics(json.dumps(
+        {"val": {"n": 120, "classes": CLASSES, "confusion": [[120, 0, 0], [0, 0, 0], [0, 0, 0]]}})),
+                        "has another confusion matrix .* edited"),
+    "no metrics": (_metrics(None), "has no metrics.json"),
+    "damaged metrics": (_metrics('{"val": '), "metrics.json is damaged"),
+    "list as metrics": (_metrics("[]"), "metrics.json is damaged"),
+    "header": (_edit("path,true", "name,true"), "row 1: expected the columns path,true"),
+    "columns": (_edit("p_sad", "sad"), "row 1: expected the columns"),
+    "two of a class": (_edit("p_sad", "p_happy"), "row 1: a class has two columns"),
+    "cut off": (_edit(FIRST, "faces/000.png,happy,hap"), "row 2: 3 columns, expected 6"),
+    "unknown class": (_edit("0.png,happy", "0.png,bliss"), "row 2: the class 'bliss' has no"),
+    "no number": (_edit(FIRST, FIRST[:-3] + "x"), "row 2: a probability is no number"),
+    "NaN": (_edit(FIRST, FIRST[:-3] + "nan"), "row 2: a probability is NaN or infinite"),
+    "infinite": (_edit(FIRST, FIRST[:-3] + "inf"), "row 2: a probability is NaN or infinite"),
+    "negative": (_edit(FIRST, FIRST[:-7] + "0.6,-0.2"), "row 2: a probability is negative"),
+    "sum": (_edit(FIRST, FIRST[:-3] + "0.1"), "row 2: the probabilities do not sum to 1"),
+    "prediction": (_edit(FIRST, "faces/000.png,happy,sad,0.6,0.2,0.2"),
+                   "row 2: the predicted class is not the most probable"),
+    "twice": (_edit("faces/001", "faces/000"), "row 3: 'faces/000.png' is there already, in row 2"),
+    "open quote": (_edit("faces/001", '"faces/001'), "row 121: 1 columns, expected 6"),
+    "empty": (lambda run: (run / "predictions_val.csv").write_text(""), "row 1: .* found nothing"),
+    "no rows": (lambda run: (run / "predictions_val.csv").write_text(
+        "path,true,predicted,p_a,p_b\n"), "holds no predictions"),
+    "one class": (lambda run: (run / "predictions_val.csv").write_text(
+        "path,true,predicted,p_a\nx,a,a,1\n"), "row 1: 1 class; at least 2"),
+    "no classes": (lambda run: (run / "predictions_val.csv").write_text(
+        "path,true,predicted\nx,a,a\n"), "row 1: 0 classes; at least 2"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_runs(case: str, tmp_path: Path) -> None:
+    spoil, words = BAD[case]
+    predicted = guesses(0.5, 0)
+    predicted[0] = 0
+    run = write_run(tmp_path / "run", predicted)
+    spoil(run)
+    with pytest.raises(UserError, match=words) as raised:
+        read_predictions(run, "val")
+    assert str(run) in str(raised.value) and "\n" not in str(raised.value)

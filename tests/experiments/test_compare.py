@@ -1,0 +1,365 @@
+"""Compare: runs matched and judged; what cannot be compared is one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from emotion_lab import compare as entry
+from emotion_lab.core.errors import UserError
+from emotion_lab.evaluation import test_ledger as seal
+from emotion_lab.evaluation.statistics import intervals, paired, paired_seeds
+from emotion_lab.experiments.compare import report
+from emotion_lab.experiments.compare.load import read_sides, runs_of, titles
+from emotion_lab.experiments.compare.result import compare
+from emotion_lab.reports.style import LIGHT, render
+
+CLASSES = ["happy", "sad", "neutral"]
+LABELS = np.repeat([0, 1, 2], [60, 25, 35])
+NAMES = [f"faces/{i:03}.png" for i in range(len(LABELS))]
+HASH = "0123456789abcdef0123456789abcdef"
+
+
+def guesses(right: float, seed: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return np.where(generator.random(len(LABELS)) < right, LABELS, generator.integers(0, 3, 120))
+
+
+def write_run(
+    folder: Path,
+    predicted: np.ndarray,
+    split: str = "val",
+    seed: int | None = 0,
+    file: str | None = None,
+    labels: np.ndarray = LABELS,
+    names: list[str] = NAMES,
+    classes: list[str] = CLASSES,
+    order: np.ndarray | None = None,
+    fingerprint: str | None = HASH,
+) -> Path:
+    """Write what a run leaves: predictions and ``metrics.json``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    k = len(classes)
+    with open(folder / (file or f"predictions_{split}.csv"), "w", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(["path", "true", "predicted", *(f"p_{name}" for name in classes)])
+        for i in range(len(names)) if order is None else order:
+            row = np.full(k, 0.4 / (k - 1))
+            row[predicted[i]] = 0.6
+            names_of = (names[i], classes[labels[i]], classes[predicted[i]])
+            writer.writerow([*names_of, *(f"{p:.8g}" for p in row)])
+    part: dict[str, Any] = {
+        "n": len(names),
+        "accuracy": float((predicted == labels)[: len(names)].mean()),
+    }
+    if fingerprint is not None:
+        part["fingerprint"] = {"n": len(names), "hash": fingerprint, "known_as": None}
+    metrics = {split: part, "commit": "abc"} | ({} if seed is None else {"seed": seed})
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    return folder
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    """Return two runs, b the better one."""
+    a = write_run(tmp_path / "a run=1", guesses(0.3, 0))
+    return a, write_run(tmp_path / "b", guesses(0.8, 1))
+
+
+# --- matching -------------------------------------------------------------------------------------
+
+
+def test_order_of_rows_and_classes_does_not_matter(two: tuple[Path, Path], tmp_path: Path) -> None:
+    a, b = two
+    turn = np.array([2, 0, 1])  # our class i is their class turn[i]
+    classes = [CLASSES[i] for i in np.argsort(turn)]
+    other = write_run(
+        tmp_path / "other",
+        turn[guesses(0.8, 1)],
+        labels=turn[LABELS],
+        classes=classes,
+        order=np.random.default_rng(0).permutation(120),
+    )
+    ledger = tmp_path / "none"
+    ours, theirs = (compare([a], [x], "val", ledger)["difference"] for x in (b, other))
+    assert {**ours, "b": 0} == {**theirs, "b": 0}
+
+
+def _pair(tmp_path: Path, **changes: Any) -> tuple[list[Path], list[Path]]:
+    a = write_run(tmp_path / "a", guesses(0.5, 0))
+    return [a], [write_run(tmp_path / "b", **{"predicted": guesses(0.5, 1), **changes})]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"fingerprint": "f" * 32}, "not scored on the same val split: .*01234567.*ffffffff"),
+        ({"classes": ["happy", "sad", "calm"]}, "same classes: only one of them has calm, neutral"),
+        ({"names": [*NAMES[:-1], "x.png"]}, "same rows: 'faces/119.png' is in .*a and not in .*b"),
+        ({"names": NAMES[:-1]}, "a \\(120 rows\\).*b \\(119 rows\\).*'faces/119.png'"),
+        ({"names": [*NAMES, "x.png"], "labels": np.append(LABELS, 0),
+          "predicted": np.zeros(121, int)}, "'x.png' is in .*b and not in .*a"),
+        ({"labels": np.where(np.arange(120) == 5, 1, LABELS)},
+         "1 labels differ .*'faces/005.png' \\(happy, sad\\)"),
+    ],
+)  # fmt: skip
+def test_runs_that_cannot_be_compared(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words) as raised:
+        read_sides(*_pair(tmp_path, **changes), "val")
+    assert "\n" not in str(raised.value)
+
+
+def test_without_a_fingerprint_it_says_so(tmp_path: Path) -> None:
+    _, _, notes = read_sides(*_pair(tmp_path, fingerprint=None), "val")
+    assert any("fingerprint" in note for note in notes)
+
+
+def test_a_run_against_itself(two: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(two[0])
+    with pytest.raises(UserError, match="given twice"):
+        read_sides([two[0]], [tmp_path / "link"], "val")
+
+
+def test_what_can_be_typed(tmp_path: Path) -> None:
+    assert runs_of("a", "one") == [Path("one")]
+    assert runs_of("a", "[one, two x,'three']") == [Path("one"), Path("two x"), Path("three")]
+    assert runs_of("a", ["one", "two"]) == [Path("one"), Path("two")]
+    odd = tmp_path / "[x,y]"
+    odd.mkdir()
+    assert runs_of("a", str(odd)) == [odd], "a folder of that name"
+    for nothing in (None, "", "[]", []):
+        with pytest.raises(UserError, match="run_b is missing"):
+            runs_of("b", nothing)
+
+
+def test_names_are_as_short_as_they_can_be(tmp_path: Path) -> None:
+    assert titles([Path("x/senet"), Path("y/cnn")]) == ["senet", "cnn"]
+    assert titles([Path("x/1/run"), Path("x/2/run")]) == ["1/run", "2/run"]
+
+
+# --- the numbers ----------------------------------------------------------------------------------
+
+
+def test_one_run_a_side(two: tuple[Path, Path], tmp_path: Path) -> None:
+    a, b = two
+    result = compare([a], [b], "val", tmp_path / "none")
+    expected = paired(LABELS, guesses(0.3, 0), guesses(0.8, 1), 3)
+    for key in ("accuracy", "accuracy_ci95", "macro_f1_ci95", "mcnemar_p", "only_a_right"):
+        assert result["difference"][key] == expected[key]
+    assert result["difference"]["per_class"]["sad"]["f1_ci95"] == expected["f1_ci95"][1]
+    alone = intervals(LABELS, guesses(0.8, 1), 3)
+    assert result["b"]["runs"][0]["accuracy_ci95"] == alone["accuracy_ci95"]
+    assert result["b"]["accuracy"]["mean"] == alone["accuracy"]
+    assert result["b"]["accuracy"]["std"] is None
+    assert result["verdict"] == "better" and result["n"] == 120
+    assert result["line"].startswith("b (b) is better than a (a run=1): accuracy +")
+    assert result["line"].endswith("n = 120")
+    back = compare([b], [a], "val", tmp_path / "none")
+    assert back["verdict"] == "worse" and " is worse than " in back["line"]
+    json.dumps(result, allow_nan=False)
+    assert "test" not in result
+
+
+def test_too_close(tmp_path: Path) -> None:
+    result = compare(*_pair(tmp_path), "val", tmp_path / "none")
+    assert "are not distinguishable at n = 120: accuracy" in result["line"]
+    assert "McNemar p = " in result["line"]
+
+
+def test_several_seeds(tmp_path: Path) -> None:
+    rights = [0.4, 0.45, 0.5]
+    a = [write_run(tmp_path / f"a{i}", guesses(r, i), seed=i) for i, r in enumerate(rights)]
+    b = [write_run(tmp_path / f"b{i}", guesses(0.9, 9 + i), seed=i) for i in range(3)]
+    result = compare(a, [b[2], b[0], b[1]], "val", tmp_path / "none")
+    sides = [[guesses(r, i) for i, r in enumerate(rights)], [guesses(0.9, 9 + i) for i in range(3)]]
+    expected = paired_seeds(LABELS, np.stack(sides[0]), np.stack(sides[1]), 3)
+    assert result["difference"]["accuracy_ci95"] == expected["accuracy_ci95"]
+    assert [pair["seeds"] for pair in result["pairs"]] == [[0, 0], [1, 1], [2, 2]]
+    assert [pair["b"] for pair in result["pairs"]] == ["b0", "b1", "b2"]
+    scores = [(side == LABELS).mean() for side in sides[0]]
+    over = result["a"]["accuracy"]
+    assert over["mean"] == pytest.approx(np.mean(scores))
+    assert over["std"] == pytest.approx(np.std(scores, ddof=1))
+    assert (over["min"], over["max"]) == (min(scores), max(scores))
+    assert result["verdict"] == "better" and "over 3 seeds" in result["line"]
+    shown = "\n".join(report.lines(result))
+    assert f"{over['mean']:.4f} ± {over['std']:.4f}" in shown
+    assert shown.count("McNemar") == 3
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "words"),
+    [
+        ([0, 1], [0], "a has 2 runs and b has 1"),
+        ([0, 1], [0, 2], "seeds of a are 0, 1 and those of b 0, 2"),
+        ([0, 0], [0, 1], "a names seed 0 twice"),
+    ],
+)
+def test_seeds_that_do_not_match(a: list[int], b: list[int], words: str, tmp_path: Path) -> None:
+    sides = [
+        [write_run(tmp_path / f"{key}{i}", guesses(0.5, i), seed=s) for i, s in enumerate(seeds)]
+        for key, seeds in (("a", a), ("b", b))
+    ]
+    with pytest.raises(UserError, match=words):
+        read_sides(*sides, "val")
+
+
+def test_unknown_seeds_are_paired_in_order(tmp_path: Path) -> None:
+    sides = [
+        [write_run(tmp_path / f"{key}{i}", guesses(0.5, i), seed=None) for i in range(2)]
+        for key in "ab"
+    ]
+    _, second, notes = read_sides(*sides, "val")
+    assert [saved.run.name for saved in second] == ["b0", "b1"]
+    assert any("in the order given" in note for note in notes)
+
+
+def test_a_class_without_samples(tmp_path: Path) -> None:
+    labels = np.where(LABELS == 1, 0, LABELS)
+    runs = [
+        write_run(tmp_path / f"{i}", np.where(guesses(0.5, i) == 1, 0, guesses(0.5, i)),
+                  labels=labels) for i in range(2)
+    ]  # fmt: skip
+    result = compare([runs[0]], [runs[1]], "val", tmp_path / "none")
+    assert result["difference"]["per_class"]["sad"] == {"f1": None, "f1_ci95": None}
+    (line,) = (x for x in report.lines(result) if x.startswith("F1 sad"))
+    assert line.split()[2:] == ["no", "samples"] * 3
+    report.write_page(tmp_path, result, {"light": b"", "dark": b""})
+    assert "no samples" in (tmp_path / "compare.html").read_text()
+    assert "No samples: sad." in result["notes"]
+
+
+def test_a_class_that_is_never_right(tmp_path: Path) -> None:
+    """Its F1 is 0 in every draw of the bootstrap: there is a number and no interval."""
+    never = np.where(guesses(0.8, 0) == 1, 0, guesses(0.8, 0))
+    runs = [write_run(tmp_path / "a", guesses(0.8, 1)), write_run(tmp_path / "b", never)]
+    result = compare([runs[0]], [runs[1]], "val", tmp_path / "none")
+    assert result["b"]["runs"][0]["per_class"]["sad"] == {"f1": 0.0, "f1_ci95": None}
+    (line,) = (x for x in report.lines(result) if x.startswith("F1 sad"))
+    assert "0.0000 [no spread]" in line
+    assert render(lambda style: report.figure(result, style), LIGHT)[:4] == b"\x89PNG"
+    report.write_page(tmp_path, result, {"light": b"", "dark": b""})
+
+
+# --- the seal -------------------------------------------------------------------------------------
+
+
+def test_the_seal_is_shown(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / f"{i}", guesses(0.5, i), split="test") for i in range(2)]
+    ledger = tmp_path / "ledger.jsonl"
+    found = {"hash": HASH, "known_as": None, "n": 120}
+
+    def result() -> dict[str, Any]:
+        return compare([runs[0]], [runs[1]], "test", ledger)
+
+    assert result()["test"] == {"openings": 0, "configurations": 0}
+    assert "has no opening" in result()["warnings"][0]
+    for config in ("one", "one"):
+        seal.record(ledger, runs[0], "c0ffee", {"config": config}, found, 0.5)
+    assert result()["test"] == {"openings": 2, "configurations": 1} and not result()["warnings"]
+    assert report.seal_line(result()) == "test split opened 2 times, for 1 configuration"
+    seal.record(ledger, runs[0], "c0ffee", {"config": "two"}, found, 0.5)
+    seal.record(ledger, runs[0], "c0ffee", {"config": "three"}, {**found, "hash": "other"}, 0.5)
+    assert result()["test"] == {"openings": 3, "configurations": 2}
+    shown = "\n".join(report.lines(result()))
+    assert "test split opened 3 times, for 2 configurations" in shown
+    assert "warning: this test set was opened for 2 configurations" in shown
+    assert len(ledger.read_text().splitlines()) == 4, "comparing opens nothing"
+
+
+# --- the entry point ------------------------------------------------------------------------------
+
+
+def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", ["compare", *arguments])
+    entry.main()
+
+
+#: The last line on stderr says whether anything heavy was imported.
+WATCH = """
+import sys
+from emotion_lab.compare import main
+sys.argv = ["compare", *sys.argv[1:]]
+main()
+print("heavy:", *({"torch", "lightning", "cv2"} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+def test_from_end_to_end(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", guesses(0.3, 0))
+    b = write_run(tmp_path / "b", guesses(0.8, 1))
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, f"run_a={a}", f"run_b={b}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "heavy:\n"
+    lines = done.stdout.splitlines()
+    folder = Path(lines[-1])
+    assert folder.parents[1] == tmp_path / "outputs" / "compare"
+    assert lines[-3].startswith("b (b) is better than a (a): accuracy +")
+    assert lines[-2].startswith("macro F1: better, +")
+    (row,) = (line for line in lines if line.startswith("accuracy"))
+    assert len(re.findall(r"\[[+-]?\d\.\d{4}, [+-]?\d\.\d{4}\]", row)) == 3
+    content = json.loads((folder / "compare.json").read_text())
+    assert content["verdict"] == "better" and content["line"] == lines[-3]
+    assert (folder / "compare.png").read_bytes()[:4] == b"\x89PNG"
+    page = (folder / "compare.html").read_text()
+    assert "prefers-color-scheme: dark" in page and page.count("data:image/png;base64,iVBOR") == 2
+    assert "http://" not in page and "https://" not in page and "<script" not in page
+    assert "width=device-width" in page
+
+
+def test_names_cannot_break_the_page(tmp_path: Path) -> None:
+    classes = ["<b>x</b>", "$y$", "_z"]
+    runs = [write_run(tmp_path / f"<i>{i}", guesses(0.5, i), classes=classes) for i in range(2)]
+    result = compare([runs[0]], [runs[1]], "val", tmp_path / "none")
+    report.write_page(tmp_path, result, {"light": b"", "dark": b""})
+    page = (tmp_path / "compare.html").read_text()
+    assert "<b>x" not in page and "<i>0" not in page and "&lt;b&gt;x" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "a is missing"),
+        (("run_a={a}",), "run_b is missing"),
+        (("run_a={a}", "run_b=nowhere"), "no such run: nowhere"),
+        (("run_a={a}", "run_b={a}"), "given twice"),
+        (("run_a={a}", "run_b={b}", "split=test"), "no predictions of test"),
+        (("run_a={a}", "run_b={b}", "split=all"), "expected one of train, val, test"),
+        (("run_a={a}", "run_b={b}", "splt=val"), "Unknown option 'splt'"),
+        (("run_a=[{a},{a}]", "run_b={b}"), "given twice"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(
+    arguments: tuple[str, ...],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:
+    a = write_run(tmp_path / "a", guesses(0.3, 0))
+    b = write_run(tmp_path / "b", guesses(0.8, 1))
+    here = tmp_path / "here"
+    here.mkdir()
+    with pytest.raises(SystemExit) as stopped:
+        call(monkeypatch, here, *(text.format(a=a, b=b) for text in arguments))
+    assert stopped.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+    assert words in err
+    assert not any(here.iterdir()), "a run folder was made"

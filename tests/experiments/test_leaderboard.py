@@ -1,0 +1,349 @@
+"""Leaderboard: runs grouped by configuration , ranked, sealed; what is refused."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from emotion_lab.core.errors import UserError
+from emotion_lab.core.io import file_hash
+from emotion_lab.evaluation import test_ledger as seal
+from emotion_lab.evaluation.statistics import count
+from emotion_lab.experiments.leaderboard import grouping, report
+from emotion_lab.experiments.leaderboard.table import board
+
+CLASSES = ["happy", "sad", "neutral"]
+LABELS = np.repeat([0, 1, 2], [120, 50, 70])
+HASH = "0123456789abcdef0123456789abcdef"
+CONFIG: dict[str, Any] = {
+    "seed": 0,
+    "monitor": "val/macro_f1",
+    "test_ledger": "outputs/test_ledger.jsonl",
+    "resume": None,
+    "test": False,
+    "data": {"name": "fer2013", "path": "a.csv", "folds": None, "fold": 0, "num_workers": 0},
+    "model": {"name": "senet", "widths": [8, 8], "dropout": 0.2},
+    "loss": {"name": "ce"},
+    "optim": {"name": "adamw", "lr": 0.001},
+    "trainer": {"monitor_mode": "auto", "max_epochs": 3, "enable_progress_bar": "auto"},
+    "logger": {"csv": {"name": "csv"}},
+}
+
+
+def guesses(right: float, seed: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    lucky = generator.random(len(LABELS)) < right
+    return np.where(lucky, LABELS, generator.integers(0, 3, len(LABELS)))
+
+
+def config_with(values: dict[str, Any]) -> dict[str, Any]:
+    config = json.loads(json.dumps(CONFIG))
+    for key, value in values.items():
+        node = config
+        *parents, last = key.split(".")
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[last] = value
+    return config
+
+
+def write_run(
+    folder: Path,
+    right: float,
+    seed: int = 0,
+    *,
+    predicted: np.ndarray | None = None,
+    val_hash: str | None = HASH,
+    train_hash: str = "train",
+    parameters: int = 1000,
+    classes: list[str] = CLASSES,
+    typed: list[str] | None = None,
+    **values: Any,
+) -> Path:
+    """Write what ``train`` leaves; ``values`` are config keys with ``__`` for the dot."""
+    predicted = guesses(right, seed + int(right * 1000)) if predicted is None else predicted
+    folder.mkdir(parents=True)
+    values = {key.replace("__", "."): value for key, value in values.items()}
+    config = config_with({**values, "seed": seed})
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    if typed is None:
+        typed = [f"{key.removesuffix('.name')}={value}" for key, value in values.items()]
+    (folder / ".hydra").mkdir()
+    (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([*typed, f"seed={seed}"]))
+    rows = []
+    for label, guess in zip(LABELS, predicted, strict=True):
+        shares = np.full(3, 0.2)
+        shares[guess] = 0.6
+        rows.append([f"{len(rows)}.png", classes[label], classes[guess], *shares])
+    with open(folder / "predictions_val.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "true", "predicted", *(f"p_{name}" for name in classes)])
+        writer.writerows(rows)
+    counts = count(LABELS, predicted, 3)
+    val: dict[str, Any] = {"n": len(LABELS), "classes": classes}
+    val |= {key: float(getattr(counts, key)) for key in ("accuracy", "macro_f1")}
+    prints = {"train": {"n": 9, "hash": train_hash, "known_as": None}}
+    if val_hash is not None:
+        val["fingerprint"] = {"n": len(LABELS), "hash": val_hash, "known_as": None}
+        prints["val"] = val["fingerprint"]
+    metrics = {"val": val, "seed": seed, "commit": "abc", "best_epoch": 1, "seconds": 1.5}
+    metrics |= {"parameters": {"trainable": parameters, "total": parameters}}
+    metrics |= {"monitor": {"name": "val/macro_f1", "best": val["macro_f1"]}}
+    metrics["fingerprints"] = prints
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    lines = ["epoch,val/loss,val/accuracy,val/macro_f1,best"]
+    for epoch, share in enumerate((0.6, 1, 0.9)):
+        scores = ",".join(str(val[key] * share) for key in ("accuracy", "macro_f1"))
+        lines.append(f"{epoch},{2 - share},{scores},{share == 1}")
+    (folder / "history.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def ranked(place: Path, by: str | None = None, ledger: str = "none") -> dict[str, Any]:
+    result = board(grouping.read([place], by), place / ledger)
+    json.dumps(result, allow_nan=False)
+    return result
+
+
+def three(tmp_path: Path) -> Path:
+    """Three configurations of three seeds; the learning rate makes the difference."""
+    place = tmp_path / "sweep"
+    for i, (rate, right) in enumerate(((0.01, 0.3), (0.001, 0.85), (0.0001, 0.8))):
+        for seed in (1, 2, 3):
+            write_run(place / f"{3 * i + seed}", right, seed, optim__lr=rate)
+    return place
+
+
+# --- configurations -------------------------------------------------------------------------------
+
+
+def test_runs_that_differ_only_in_the_seed_are_one_configuration(tmp_path: Path) -> None:
+    result = ranked(three(tmp_path))
+    assert result["keys"] == ["optim.lr"] and result["main"] == 1
+    assert [row["rank"] for row in result["groups"]] == [1, 2, 3]
+    assert [row["values"]["optim.lr"] for row in result["groups"]] == [0.001, 0.0001, 0.01]
+    assert [row["name"] for row in result["groups"]] == [
+        "optim.lr=0.001",
+        "optim.lr=0.0001",
+        "optim.lr=0.01",
+    ]
+    for row in result["groups"]:
+        assert row["seeds"] == [1, 2, 3] and row["parameters"] == 1000
+        scores = [(guesses_of(run) == LABELS).mean() for run in row["runs"]]
+        assert row["accuracy"]["mean"] == pytest.approx(np.mean(scores))
+        assert row["accuracy"]["std"] == pytest.approx(np.std(scores, ddof=1))
+        assert np.sum(row["confusion"]) == 3 * len(LABELS)
+        assert np.trace(row["confusion"]) == round(sum(scores) * len(LABELS))
+    assert result["n"] == 240 and result["total_runs"] == 9 and result["comparisons"] == 2
+
+
+def guesses_of(run: dict[str, Any]) -> np.ndarray:
+    with open(Path(run["folder"]) / "predictions_val.csv", newline="") as file:
+        return np.array([CLASSES.index(row["predicted"]) for row in csv.DictReader(file)])
+
+
+def test_where_things_lie_makes_no_configuration(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", 0.5, 1)
+    write_run(tmp_path / "b", 0.5, 2, data__path="b.csv", test=True, logger={}, data__num_workers=4,
+              trainer__enable_progress_bar=False, test_ledger="x", resume="y")  # fmt: skip
+    result = ranked(tmp_path)
+    assert [row["seeds"] for row in result["groups"]] == [[1, 2]] and result["keys"] == []
+    assert result["groups"][0]["name"] == "one configuration"
+    assert result["groups"][0]["against_best"] is None and result["comparisons"] == 0
+    assert not any("optimistic" in line for line in result["warnings"])
+    assert "nothing to compare" in report.sentence(result)
+
+
+def test_typed_keys_name_a_configuration_and_all_that_differ_are_columns(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", 0.5, model__name="cnn", model__widths=None, model__stride=2,
+              typed=["model=cnn"])  # fmt: skip
+    write_run(tmp_path / "b", 0.6, typed=["model=senet", "data.path=x"])
+    result = ranked(tmp_path)
+    assert result["keys"] == ["model.name", "model.widths", "model.stride"]
+    assert result["main"] == 1
+    assert [row["name"] for row in result["groups"]] == ["model=senet", "model=cnn"]
+    assert "model.stride" not in result["groups"][0]["values"]
+    # Where what was typed does not tell them apart, every differing key does.
+    write_run(tmp_path / "c", 0.7, model__dropout=0.5, typed=["model=senet"])
+    result = ranked(tmp_path)
+    assert result["main"] == len(result["keys"]) == 4
+    assert len({row["name"] for row in result["groups"]}) == 3
+
+
+def test_a_type_is_a_difference_too(tmp_path: Path) -> None:
+    for i, value in enumerate((1, "1", True, None)):
+        write_run(tmp_path / str(i), 0.4 + i / 10, loss__gamma=value)
+    assert len(ranked(tmp_path)["groups"]) == 4
+
+
+def test_other_training_images_are_a_column_and_are_said(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", 0.5, 1)
+    write_run(tmp_path / "b", 0.5, 2, train_hash="other123456")
+    result = ranked(tmp_path)
+    assert result["keys"] == ["train split"] and len(result["groups"]) == 2
+    assert any("not all trained on the same images" in note for note in result["notes"])
+
+
+def test_a_seed_trained_twice_counts_once_and_is_said(tmp_path: Path) -> None:
+    for i, (seed, right) in enumerate(((1, 0.4), (2, 0.5), (1, 0.6))):
+        write_run(tmp_path / str(i), right, seed)
+    result = ranked(tmp_path)
+    (row,) = result["groups"]
+    assert [Path(run["folder"]).name for run in row["runs"]] == ["2", "1"]
+    assert any("2 repeats" in note and "same seed 1" in note for note in result["notes"])
+
+
+def test_single_seeds_are_said(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", 0.9, 1)
+    write_run(tmp_path / "b", 0.5, 1, loss__name="focal")
+    result = ranked(tmp_path)
+    assert result["groups"][0]["macro_f1"]["std"] is None
+    assert any("Every configuration has one seed only" in note for note in result["notes"])
+    write_run(tmp_path / "c", 0.5, 2, loss__name="focal")
+    notes = ranked(tmp_path)["notes"]
+    assert any("1 configuration has one seed only" in note for note in notes)
+    assert any("do not all have the same seeds" in note for note in notes)
+    assert "one seed" in report.sentence(result)
+
+
+def test_what_it_is_ranked_by(tmp_path: Path) -> None:
+    """Accuracy and macro F1 disagree here: one class for all, against a bit of each."""
+    plain = np.zeros_like(LABELS)
+    mixed = np.where(np.arange(240) % 20 < 9, LABELS, (LABELS + 1) % 3)
+    write_run(tmp_path / "a", 0, predicted=plain, loss__name="plain")
+    write_run(tmp_path / "b", 0, predicted=mixed, loss__name="mixed")
+    names = {by: ranked(tmp_path, by)["groups"][0]["name"] for by in ("accuracy", "macro_f1")}
+    assert names == {"accuracy": "loss=plain", "macro_f1": "loss=mixed"}
+    assert ranked(tmp_path)["by"] == "macro_f1", "what the runs were chosen by"
+
+
+def test_monitors_that_give_no_order(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", 0.5, monitor="val/loss")
+    write_run(tmp_path / "b", 0.6, loss__name="focal", monitor="val/loss")
+    with pytest.raises(UserError, match="chosen by val/loss.*sort_by=accuracy or sort_by=macro_f1"):
+        ranked(tmp_path)
+    assert ranked(tmp_path, "accuracy")["groups"][0]["name"] == "loss=focal"
+    write_run(tmp_path / "c", 0.7, monitor="val/accuracy")
+    with pytest.raises(UserError, match="val/accuracy and val/loss: say by="):
+        ranked(tmp_path)
+
+
+def test_older_runs_have_todays_defaults(tmp_path: Path) -> None:
+    """A key that came later makes no configuration of its own where it has its default."""
+    write_run(tmp_path / "old", 0.5, 1, typed=[])
+    write_run(tmp_path / "new", 0.5, 2, typed=[], model__reduction=16, mix__mixup=0.0)
+    result = ranked(tmp_path)
+    assert [row["seeds"] for row in result["groups"]] == [[1, 2]]
+    assert any("Older runs lack model.reduction, mix.mixup" in note for note in result["notes"])
+    write_run(tmp_path / "other", 0.5, 3, typed=[], model__reduction=8, mix__mixup=0.0)
+    result = ranked(tmp_path)
+    assert result["keys"] == ["model.reduction"] and len(result["groups"]) == 2
+
+
+def test_values_that_json_does_not_know(tmp_path: Path) -> None:
+    for i, value in enumerate((float("nan"), float("inf"), datetime.date(2026, 1, 31))):
+        write_run(tmp_path / str(i), 0.5 + i / 10, loss__gamma=value, typed=[])
+    result = ranked(tmp_path)
+    values = {row["values"]["loss.gamma"] for row in result["groups"]}
+    assert values == {"nan", "inf", "2026-01-31"}
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def test_other_images_have_no_common_order(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", 0.5)
+    write_run(tmp_path / "b", 0.6, optim__lr=1.0)
+    write_run(tmp_path / "c", 0.6, optim__lr=2.0, val_hash="f" * 32)
+    with pytest.raises(UserError, match="a and .*c were not scored on the same val.*fff") as raised:
+        ranked(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_folds_are_pooled_elsewhere(tmp_path: Path) -> None:
+    for i in range(2):
+        write_run(tmp_path / str(i), 0.5, data__folds=5, data__fold=i, val_hash=str(i) * 32)
+    with pytest.raises(
+        UserError, match="different folds .0 and 1 of 5.*emotion_lab.crossval runs="
+    ):
+        ranked(tmp_path)
+
+
+def test_without_a_fingerprint_rows_are_matched_and_it_is_said(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", 0.5)
+    write_run(tmp_path / "b", 0.6, optim__lr=1.0, val_hash=None)
+    assert any("fingerprint" in note for note in ranked(tmp_path)["notes"])
+    (tmp_path / "b" / "predictions_val.csv").write_text(
+        (tmp_path / "b" / "predictions_val.csv").read_text().replace("\n7.png,", "\nx.png,")
+    )
+    with pytest.raises(UserError, match="do not have the same rows: '7.png'"):
+        ranked(tmp_path)
+
+
+def test_runs_that_cannot_be_ranked(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such run folder"):
+        grouping.read([tmp_path / "none"], None)
+    run = write_run(tmp_path / "a", 0.5)
+    with pytest.raises(UserError, match="one finished run, .*a: a leaderboard needs two"):
+        grouping.read([run, tmp_path], None)
+    other = write_run(tmp_path / "b", 0.6, loss__name="focal")
+    with pytest.raises(UserError, match="ranks on val, not on test: choose there"):
+        grouping.read([run, other], None, "test")
+    (other / "predictions_val.csv").rename(other / "kept.csv")
+    with pytest.raises(UserError, match="no predictions of val in .*b"):
+        grouping.read([run, other], None)
+    (other / "kept.csv").rename(other / "predictions_val.csv")
+    metrics = json.loads((other / "metrics.json").read_text())
+    metrics["val"]["accuracy"] = 0.99
+    (other / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(UserError, match="b is not whole: .*accuracy 0.9900, its predictions give"):
+        ranked(tmp_path)
+
+
+def test_unfinished_runs_are_left_out_and_said(tmp_path: Path) -> None:
+    place = three(tmp_path)
+    (place / "5" / "metrics.json").unlink()
+    result = ranked(place)
+    assert result["total_runs"] == 8
+    assert any("1 unfinished run (no metrics.json) left out" in note for note in result["notes"])
+
+
+# --- the seal -------------------------------------------------------------------------------------
+
+
+def test_openings_of_the_test_split(tmp_path: Path) -> None:
+    place = three(tmp_path)
+    for name in ("1", "4"):
+        (place / name / "checkpoints").mkdir()
+        (place / name / "checkpoints" / "best.ckpt").write_bytes(name.encode())
+    found = {"hash": "test", "known_as": None, "n": 9}
+    ledger = place / "ledger.jsonl"
+    four = file_hash(place / "4" / "checkpoints" / "best.ckpt")
+    for run, checkpoint in (("elsewhere", four), ("again", four), (place / "5", "0"), ("x", "1")):
+        seal.record(ledger, Path(run), checkpoint, {"config": "c"}, found, 0.5)
+    seal.record(ledger, Path("\0"), "3", {"config": "c"}, found, None)
+    ledger.write_text(ledger.read_text() + '{"torn')
+    before = ledger.read_bytes()
+    result = ranked(place, ledger="ledger.jsonl")
+    assert [row["openings"] for row in result["groups"]] == [3, 0, 0]
+    assert not any("test split was opened for" in line for line in result["warnings"])
+    seal.record(ledger, place / "1", "2", {"config": "d"}, found, 0.5)
+    result = ranked(place, ledger="ledger.jsonl")
+    assert [row["openings"] for row in result["groups"]] == [3, 0, 1]
+    assert any("opened for 2 of these configurations" in line for line in result["warnings"])
+    assert ledger.read_bytes()[: len(before)] == before, "ranking opens nothing"
+
+
+def test_a_test_score_that_the_ledger_does_not_know(tmp_path: Path) -> None:
+    place = three(tmp_path)
+    metrics = json.loads((place / "1" / "metrics.json").read_text())
+    (place / "1" / "metrics.json").write_text(json.dumps({**metrics, "test": {"n": 1}}))
+    warnings = ranked(place)["warnings"]
+    assert any("1 scored its test split, and the ledger" in line for line in warnings)

@@ -1,0 +1,133 @@
+"""Against the best: paired by seed, intervals and p-values that agree, corrected for many."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from emotion_lab.evaluation.statistics import count, interval, paired, paired_seeds, resample
+from emotion_lab.experiments.compare.result import compare
+from emotion_lab.experiments.leaderboard import report, significance
+from tests.experiments.test_leaderboard import LABELS, guesses, ranked, three, write_run
+
+
+def test_against_the_best_is_what_compare_says(tmp_path: Path) -> None:
+    place = three(tmp_path)
+    for by in ("accuracy", "macro_f1"):
+        result = ranked(place, by)
+        best = [Path(run["folder"]) for run in result["groups"][0]["runs"]]
+        for row in result["groups"][1:]:
+            runs = [Path(run["folder"]) for run in row["runs"]]
+            expected = compare(best, runs, "val", place / "none")["difference"]
+            found = row["against_best"]
+            assert found["difference"] == expected[by] and found["ci95"] == expected[f"{by}_ci95"]
+            word = expected["verdict" if by == "accuracy" else "macro_f1_verdict"]
+            assert found["alone"] == word and found["seeds"] == [[1, 1], [2, 2], [3, 3]]
+        assert [report.word(row) for row in result["groups"]] == [
+            "best",
+            "not distinguishable",
+            "worse",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "pairs"),
+    [
+        ([1], [1], [[1, 1]]),
+        ([1, 2], [2, 3], [[2, 2]]),
+        ([1, 2], [3, 4], [[1, 3]]),
+        ([1, 2, 3], [2, 3, 4, 5], [[2, 2], [3, 3]]),
+    ],
+)
+def test_seeds_are_paired_where_both_have_them(
+    first: list[int], second: list[int], pairs: list[list[int]]
+) -> None:
+    best = {seed: guesses(0.9, seed) for seed in first}
+    other = {seed: guesses(0.5, 50 + seed) for seed in second}
+    found = significance.against(LABELS, best, other, 3, "accuracy")
+    assert found["seeds"] == pairs
+    if len(pairs) > 1:
+        sides = [np.stack([best[a] for a, _ in pairs]), np.stack([other[b] for _, b in pairs])]
+        expected = paired_seeds(LABELS, *sides, 3)
+    else:
+        expected = paired(LABELS, best[pairs[0][0]], other[pairs[0][1]], 3)
+        assert found["p"] == expected["mcnemar_p"]
+    assert found["ci95"] == expected["accuracy_ci95"] and found["alone"] == expected["verdict"]
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+def test_p_and_the_interval_agree(seeds: int) -> None:
+    """p is below 0.05 exactly where the 95 % interval excludes 0."""
+    told = []
+    for trial in range(25):
+        best = [guesses(0.8, 1000 + 10 * trial + i) for i in range(seeds)]
+        other = [guesses(0.55 + trial / 100, 5000 + 10 * trial + i) for i in range(seeds)]
+        if seeds == 1:
+            found = paired(LABELS, best[0], other[0], 3)
+        else:
+            found = paired_seeds(LABELS, np.stack(best), np.stack(other), 3)
+        scores = [[count(LABELS, row, 3).macro_f1 for row in side] for side in (best, other)]
+        low, high = found["macro_f1_ci95"]
+        p = significance.p_value(found["macro_f1"], (low, high), np.subtract(scores[1], scores[0]))
+        assert 0 < p <= 1
+        assert (p < 0.05) == (low > 0 or high < 0)
+        told.append(p < 0.05)
+    assert seeds == 2 or len(set(told)) == 2, "the trials are on one side only"
+
+
+def test_p_of_one_pair_is_that_of_a_normal() -> None:
+    """Against the bootstrap itself: where a normal of the same spread puts the difference."""
+    a, b = guesses(0.8, 1), guesses(0.7, 2)
+    found = paired(LABELS, a, b, 3)
+    drawn = resample(LABELS, np.stack([a, b]), 3)
+    draws = drawn.macro_f1[1] - drawn.macro_f1[0]
+    assert interval(draws) == found["macro_f1_ci95"]
+    p = significance.p_value(found["macro_f1"], found["macro_f1_ci95"], np.zeros(1))
+    z = found["macro_f1"] / draws.std()
+    assert p == pytest.approx(2 * stats.norm.sf(abs(z)), rel=0.25)
+
+
+def test_p_of_many_images_is_that_of_students_t() -> None:
+    over = np.array([0.02, 0.05, 0.03, 0.04])
+    mean = over.mean()
+    half = stats.t.ppf(0.975, 3) * over.std(ddof=1) / 2
+    p = significance.p_value(mean, (mean - half, mean + half), over)
+    assert p == pytest.approx(stats.ttest_1samp(over, 0).pvalue, rel=1e-6)
+
+
+def test_p_at_its_ends() -> None:
+    assert significance.p_value(0.0, (0.0, 0.0), np.zeros(1)) == 1
+    assert significance.p_value(0.5, (0.5, 0.5), np.zeros(1)) == significance.SMALLEST
+    assert significance.p_value(-0.5, (-0.5001, -0.4999), np.full(3, -0.5)) == significance.SMALLEST
+
+
+def test_holm() -> None:
+    """The example of R's p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")."""
+    assert significance.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert significance.holm([0.6, 0.7]) == [1.0, 1.0] and significance.holm([]) == []
+
+
+def test_many_comparisons_are_corrected_for(tmp_path: Path) -> None:
+    """A difference that is one alone is none among thirty."""
+    for i in range(30):
+        write_run(tmp_path / str(i), 0.8, seed=7, predicted=guesses(0.8, i), optim__lr=0.1 + i)
+    result = ranked(tmp_path, "accuracy")
+    rows = [row["against_best"] for row in result["groups"][1:]]
+    assert any(row["alone"] == "worse" and row["verdict"] != "worse" for row in rows)
+    for row in rows:
+        assert row["p_holm"] >= row["p"]
+        assert (row["verdict"] == "worse") == (row["alone"] == "worse" and row["p_holm"] < 0.05)
+    assert "best of 30 configurations (30 runs) by val is optimistic" in result["warnings"][0]
+
+
+def test_a_few_images_are_no_difference_in_macro_f1(tmp_path: Path) -> None:
+    """On fewer than six differing rows no exact test reaches 5 %."""
+    other = LABELS.copy()
+    other[:4] = 1
+    write_run(tmp_path / "a", 0, predicted=LABELS)
+    write_run(tmp_path / "b", 0, predicted=other, loss__name="focal")
+    found = ranked(tmp_path)["groups"][1]["against_best"]
+    assert found["ci95"][1] < 0 and found["p"] == 1 and found["verdict"] == "not distinguishable"

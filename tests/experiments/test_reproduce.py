@@ -1,0 +1,124 @@
+"""``reproduce=``: the same run again from what it wrote down, and an honest word on what differs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from emotion_lab import train
+from emotion_lab.config import compose
+from emotion_lab.config import overrides as command_line
+from emotion_lab.core import runs
+from emotion_lab.core.errors import UserError
+from emotion_lab.experiments import reproduce
+from tests.conftest import TINY, command, composed
+
+FACTS: dict[str, Any] = {
+    "commit": "abc",
+    "precision": "32-true",
+    "versions": {"torch": "2.14", "numpy": "2.4"},
+    "hardware": {"accelerator": "cpu", "cpu": "one", "threads": 2, "cores": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a finished run with dropout, augmentation and mixing: much that could differ."""
+    run = tmp_path_factory.mktemp("replay") / "a run = 1"
+    done = command(
+        *(*TINY, "augment=device", "mix.mixup=0.2", "seed=3", "test=true"),
+        *(f"test_ledger={run.parent}/ledger.jsonl", f"hydra.run.dir={run}"),
+        cwd=run.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+def test_a_replay_is_the_same_to_the_last_digit(first: Path) -> None:
+    again = first.parent / "again"
+    done = command(f"reproduce={first}", f"hydra.run.dir={again}", cwd=first.parent)
+    assert done.returncode == 0, done.stderr
+    assert "history.csv is the same to the last digit, 2 epochs" in done.stdout
+    assert (again / "history.csv").read_bytes() == (first / "history.csv").read_bytes()
+    told = json.loads((again / "replay.json").read_text())
+    assert told["identical"] and told["first_difference"] is None and told["of"] == str(first)
+    # The test split was opened once, by the run itself.
+    assert len((first.parent / "ledger.jsonl").read_text().splitlines()) == 1
+    assert "test" not in json.loads((again / "metrics.json").read_text())
+    # A replay is a run like any other.
+    assert runs.read(again).config["reproduce"] == str(first)
+
+
+def test_other_data_is_refused_before_anything_is_trained(first: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(first, run)
+    content = yaml.safe_load((run / "config.yaml").read_text())
+    content["data"]["n"] = 90
+    (run / "config.yaml").write_text(yaml.safe_dump(content))
+    done = command(f"reproduce={run}", "hydra.run.dir=again", cwd=tmp_path)
+    assert done.returncode == 2 and "is not what the run had" in done.stderr
+    assert not (tmp_path / "again" / "checkpoints").exists()
+
+
+def refused(*typed: str) -> str:
+    argv = command_line.quote_paths(list(typed))
+    overrides, multirun, _ = command_line.flags(argv)
+    with pytest.raises(UserError) as caught:
+        train.validate(compose.precheck("train", overrides, multirun), overrides)
+    return str(caught.value)
+
+
+def test_what_cannot_be_replayed(first: Path, tmp_path: Path) -> None:
+    assert "'model=cnn' cannot change" in refused(f"reproduce={first}", "model=cnn")
+    assert "'seed=1' cannot change" in refused(f"reproduce={first}", "seed=1")
+    assert "neither with -m" in refused("-m", f"reproduce={first}", "seed=1,2")
+    assert "no finished training run" in refused(f"reproduce={tmp_path}")
+    assert "already holds" in refused(f"reproduce={first}", f"hydra.run.dir={first}")
+
+
+def test_what_differs_is_said(first: Path) -> None:
+    run = runs.read(first)
+    same = runs.Run(run.folder, run.config, {**run.metrics, **FACTS}, None)
+    assert reproduce.differences(same, FACTS) == []
+    now = json.loads(json.dumps(FACTS))
+    now["commit"], now["precision"] = "def", "bf16-mixed"
+    now["versions"] = {"torch": "2.15", "timm": "1.0", "numpy": "2.4"}
+    now["hardware"]["threads"], now["hardware"]["cores"] = 1, 8
+    assert reproduce.differences(same, now) == [
+        "commit: abc then, def now",
+        "precision: 32-true then, bf16-mixed now",
+        "timm: none then, 1.0 now",
+        "torch: 2.14 then, 2.15 now",
+        "threads: 2 then, 1 now",
+    ]
+    dirty = {**FACTS, "commit": "abc+dirty"}
+    changed = runs.Run(run.folder, run.config, {**run.metrics, **dirty}, None)
+    assert "changes of its own" in reproduce.differences(changed, dirty)[0]
+
+
+def test_the_first_difference_of_two_histories(first: Path, tmp_path: Path) -> None:
+    lines = (first / "history.csv").read_text().splitlines()
+    other = tmp_path / "history.csv"
+    other.write_text("\n".join(lines[:2]) + "\n")
+    old = first / "history.csv"
+    assert reproduce.first_difference(old, other) == "2 epochs then, 1 now"
+    cells = lines[2].split(",")
+    place = lines[0].split(",").index("train/loss")
+    cells[place] = "9.5"
+    other.write_text("\n".join([*lines[:2], ",".join(cells)]) + "\n")
+    told = reproduce.first_difference(old, other)
+    assert told is not None and told.startswith("epoch 2, train/loss: ") and "9.5 now" in told
+
+
+def test_a_run_of_an_older_version_gets_the_keys_it_lacks(first: Path) -> None:
+    run = runs.read(first)
+    del run.config["data"]["cache_limit_mib"], run.config["sweep"]
+    now = composed(f"reproduce='{first}'")
+    config_again = reproduce.replayed(run, now)
+    assert config_again["data"]["cache_limit_mib"] == 2048 and config_again["sweep"]
+    assert config_again["data"]["n"] == 80 and not config_again["test"]

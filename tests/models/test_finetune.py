@@ -1,0 +1,131 @@
+"""What is frozen stays frozen, and every parameter has its rate."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from emotion_lab.core.errors import UserError
+from emotion_lab.models import EmotionNet
+from emotion_lab.models.finetune import (
+    apply_freeze,
+    count_parameters,
+    frozen_batchnorm_eval,
+    param_groups,
+    unfreeze_all,
+)
+from tests.models.test_models import NAMES, build, images
+
+
+def trainable_stages(net: EmotionNet) -> set[int]:
+    backbone = net.backbone
+    return {backbone.stage_of(n) for n, p in backbone.net.named_parameters() if p.requires_grad}
+
+
+def loss(net: EmotionNet, x: torch.Tensor) -> torch.Tensor:
+    out = net(x)
+    logits, aux = out if isinstance(out, tuple) else (out, [])
+    target = torch.arange(len(x)) % 7
+    return sum(torch.nn.functional.cross_entropy(o, target) for o in [logits, *aux])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_policies(name: str) -> None:
+    net = build(name)
+    count = len(net.backbone.stages)
+    apply_freeze(net, "backbone", None)
+    assert trainable_stages(net) == {count}
+    for freeze in ("none", "backbone"):
+        apply_freeze(net, freeze, 1)
+        assert trainable_stages(net) == {count, count - 1}
+    apply_freeze(net, "none", count)
+    assert count_parameters(net)[0] == count_parameters(net)[1]
+    apply_freeze(net, "backbone", 0)
+    assert trainable_stages(net) == {count}
+    unfreeze_all(net)
+    assert trainable_stages(net) == set(range(count + 1))
+    with pytest.raises(UserError, match=f"from 0 to {count}, .*got {count + 1}"):
+        apply_freeze(net, "none", count + 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_a_frozen_network(name: str) -> None:
+    net = build(name)
+    apply_freeze(net, "none", 1)
+    net.train()
+    frozen_batchnorm_eval(net)
+    state = net.backbone.net.state_dict()
+    before = {key: value.clone() for key, value in state.items()}
+    optimizer = torch.optim.SGD(param_groups(net, 0.1, 0.01, 0.5, False))
+    total = loss(net, images(net, 4))
+    total.backward()
+    # ReLU and zero-initialised gains may give a zero gradient, never a missing one.
+    for parameter_name, parameter in net.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, parameter_name
+    optimizer.step()
+    first = len(net.backbone.stages) - 1
+    moved = {key for key, value in state.items() if not torch.equal(value, before[key])}
+    assert moved
+    assert all(net.backbone.stage_of(key) >= first for key in moved)
+    if name != "vit":
+        assert any("running_mean" in key for key in moved)
+    unfreeze_all(net)
+    net.train()
+    loss(net, images(net, 4)).backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+@pytest.mark.parametrize("name", NAMES)
+def test_groups_hold_every_parameter_once(name: str, layer_decay: float) -> None:
+    net = build(name)
+    apply_freeze(net, "backbone", None)
+    groups = param_groups(net, 0.1, 0.01, layer_decay, False)
+    ids = [id(p) for group in groups for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in net.parameters())
+    assert len({group["name"] for group in groups}) == len(groups)
+    if layer_decay == 1.0:
+        assert [g["name"] for g in groups] == ["all_no_decay", "all"]
+        assert all(g["lr"] == 0.1 for g in groups)
+    for group in groups:
+        assert set(group) == {"params", "lr", "weight_decay", "name"}
+        assert group["weight_decay"] == (0.0 if group["name"].endswith("_no_decay") else 0.01)
+        if not group["weight_decay"]:
+            continue
+        assert all(p.ndim > 1 for p in group["params"])
+    assert len(param_groups(net, 0.1, 0.01, 1.0, True)) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layer_decay_falls_towards_the_stem(name: str) -> None:
+    net = build(name)
+    backbone = net.backbone
+    rate = {
+        id(p): group["lr"]
+        for group in param_groups(net, 1.0, 0.0, 0.5, True)
+        for p in group["params"]
+    }
+    for parameter_name, parameter in backbone.net.named_parameters():
+        distance = len(backbone.stages) - backbone.stage_of(parameter_name)
+        assert rate[id(parameter)] == pytest.approx(0.5**distance)
+    assert max(rate.values()) == 1.0
+
+
+def test_vit_embeddings_do_not_decay() -> None:
+    net = build("vit")
+    groups = param_groups(net, 0.1, 0.01, 1.0, False)
+    decayed = {id(p) for g in groups if g["weight_decay"] for p in g["params"]}
+    assert id(net.backbone.net.pos_embed) not in decayed
+    assert id(net.backbone.net.blocks[0].attn.qkv.weight) in decayed
+
+
+def test_mistakes() -> None:
+    net = build("cnn")
+    with pytest.raises(UserError, match="Did you mean 'backbone'"):
+        apply_freeze(net, "backbon", None)
+    for bad in (-1, 1.5, True):
+        with pytest.raises(UserError, match="from 0 to 4"):
+            apply_freeze(net, "none", bad)
+    for bad in (0.0, 1.5):
+        with pytest.raises(UserError, match="model.layer_decay"):
+            param_groups(net, 0.1, 0.0, bad, False)

@@ -1,0 +1,233 @@
+"""Every registered network: input, shapes, parts."""
+
+from __future__ import annotations
+
+import copy
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from omegaconf import OmegaConf
+
+from emotion_lab.core.errors import UserError
+from emotion_lab.models import MODELS, EmotionNet, build_model, input_spec
+from emotion_lab.models.cnn import CNN
+from emotion_lab.models.senet import SqueezeExcite
+
+CONF = Path(__file__).parents[2] / "conf" / "model"
+SMALL: dict[str, dict[str, Any]] = {
+    "vit": {"image_size": 64, "depth": 2, "embed_dim": 64, "heads": 2},
+    "senet": {"stem": 8, "widths": [8, 16, 16, 32]},
+    "cnn": {"widths": [8, 16, 16, 32]},
+}
+NAMES = MODELS.names()
+
+
+def compose(name: str, **overrides: Any) -> dict[str, Any]:
+    """Return conf/model/<name>.yaml on top of base.yaml, at full size."""
+    merged = OmegaConf.merge(
+        OmegaConf.load(CONF / "base.yaml"), OmegaConf.load(CONF / f"{name}.yaml")
+    )
+    cfg = OmegaConf.to_container(merged)
+    assert isinstance(cfg, dict)
+    assert cfg.pop("defaults") == ["base", "_self_"]
+    return {**cfg, **overrides}
+
+
+def small(name: str, **overrides: Any) -> dict[str, Any]:
+    """Return the config of a network small enough for a test."""
+    return compose(name, **{"image_size": 48, **SMALL.get(name, {}), **overrides})
+
+
+@cache
+def _prototype(name: str, num_classes: int, overrides: str) -> EmotionNet:
+    torch.manual_seed(0)
+    return build_model(small(name, **json.loads(overrides)), num_classes)[0]
+
+
+def build(name: str, num_classes: int = 7, **overrides: Any) -> EmotionNet:
+    """Return a small network with fixed weights; copying one is quicker than building it."""
+    return copy.deepcopy(_prototype(name, num_classes, json.dumps(overrides)))
+
+
+def images(net: EmotionNet, batch: int = 2) -> torch.Tensor:
+    shape = (batch, net.spec.channels, net.spec.image_size, net.spec.image_size)
+    return torch.randint(0, 256, shape, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_forward(name: str, channels: int) -> None:
+    own = compose(name)
+    extra = {} if own["channels"] == channels else {"mean": None, "std": None}
+    if extra and name in ("cnn", "senet"):
+        extra = {"mean": [0.5], "std": [0.25]}
+    net = build(name, channels=channels, **extra)
+    x = images(net)
+    assert isinstance(net.train()(x), tuple) == (name == "googlenet")
+    with torch.no_grad():
+        logits = net.eval()(x)
+        assert logits.shape == (2, 7)
+        assert logits.dtype == torch.float32
+        torch.testing.assert_close(net(x.float()), logits)
+    with pytest.raises(ValueError, match=rf"expected images \(B, {channels}, S, S\)"):
+        net(x.repeat(1, 2, 1, 1))
+
+
+def test_googlenet_returns_both_auxiliary_heads() -> None:
+    net = build("googlenet").train()
+    logits, aux = net(images(net))
+    assert logits.shape == (2, 7)
+    assert [tuple(a.shape) for a in aux] == [(2, 7), (2, 7)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parts_exist_and_are_disjoint(name: str) -> None:
+    backbone = build(name).backbone
+    prefixes = [prefix for stage in backbone.stages for prefix in stage] + [*backbone.head_names]
+    assert len(backbone.stages) > 1
+    assert all(backbone.stages)
+    assert len(set(prefixes)) == len(prefixes)
+    for prefix in prefixes:
+        assert next(backbone.net.get_submodule(prefix).parameters(), None) is not None
+    loose = {
+        parameter
+        for parameter, _ in backbone.net.named_parameters()
+        if not any(parameter.startswith(prefix + ".") for prefix in prefixes)
+    }
+    assert loose <= {"cls_token", "pos_embed"}
+    heads = {
+        n
+        for n, _ in backbone.net.named_parameters()
+        if backbone.stage_of(n) == len(backbone.stages)
+    }
+    assert heads
+    # The order of the stages is the order in which the image passes through them.
+    order = []
+    hooks = [
+        backbone.net.get_submodule(stage[-1]).register_forward_hook(
+            lambda *_, index=index: order.append(index)
+        )
+        for index, stage in enumerate(backbone.stages)
+    ]
+    size = small(name)["image_size"]
+    net_channels = next(p for p in backbone.parameters() if p.ndim == 4).shape[1]
+    with torch.no_grad():
+        backbone.eval()(torch.zeros(1, net_channels, size, size))
+    for hook in hooks:
+        hook.remove()
+    assert order == sorted(order) and set(order) == set(range(len(backbone.stages)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_dict_and_config(name: str) -> None:
+    net = build(name)
+    assert all(key.startswith("backbone.net.") for key in net.state_dict())
+    first, *_ = (CONF / f"{name}.yaml").read_text().splitlines()
+    assert first.startswith("# ")
+    assert compose(name)["name"] == name
+    assert net.backbone.conv == (name != "vit")
+
+
+def test_normalisation_is_inside() -> None:
+    net = build("cnn", mean=[0.4], std=[0.2]).eval()
+    x = images(net)
+    with torch.no_grad():
+        expected = net.backbone((x / 255 - 0.4) / 0.2)
+        torch.testing.assert_close(net(x), expected)
+
+
+def test_a_seed_gives_the_weights_it_gives_in_torchvision() -> None:
+    for backbone in ("mobilenet_v2", "regnet_y_400mf"):
+        torch.manual_seed(0)
+        cfg = small("torchvision", backbone=backbone)
+        ours = build_model(cfg, 7)[0].backbone.net.state_dict()
+        torch.manual_seed(0)
+        theirs = torchvision.models.get_model(backbone, weights=None, num_classes=7).state_dict()
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_default_inputs() -> None:
+    grey = input_spec(compose("torchvision", channels=1))
+    assert (grey.image_size, grey.channels) == (224, 1)
+    assert grey.mean == pytest.approx((0.449,), abs=1e-6)
+    assert input_spec(compose("googlenet")).mean == (0.5, 0.5, 0.5)
+    assert input_spec(compose("timm", backbone="inception_v3")).image_size == 299
+    assert input_spec(compose("mobilenetv3", mean=[0.3])).mean == (0.3, 0.3, 0.3)
+    assert input_spec(compose("cnn")).image_size == 48
+
+
+def test_googlenet_normalises_as_torchvision_does() -> None:
+    from torchvision.models import googlenet
+
+    x = torch.rand(2, 3, 48, 48)
+    theirs = googlenet(weights=None, aux_logits=True, transform_input=True, init_weights=False)
+    imagenet = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).reshape(2, 1, 3, 1, 1)
+    expected = theirs._transform_input((x - imagenet[0]) / imagenet[1])
+    torch.testing.assert_close((x - 0.5) / 0.5, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("cnn", {"image_size": 31}, "at least 32, got 31"),
+        ("cnn", {"image_size": None}, "model.image_size is null"),
+        ("cnn", {"channels": 2}, "must be 1 (grey) or 3 (RGB), got 2"),
+        ("cnn", {"mean": [0.5, 0.5]}, "model.mean has 2 values but model.channels is 1"),
+        ("cnn", {"std": [0.0]}, "model.std must be above 0"),
+        ("cnn", {"std": "x"}, "model.std must be a list of numbers"),
+        ("cnn", {"dropout": 1.0}, "model.dropout"),
+        ("cnn", {"widths": [8] * 6}, "6 stages"),
+        ("cnn", {"widths": []}, "model.widths must be a list"),
+        ("senet", {"blocks": [1]}, "one value for each stage"),
+        ("senet", {"reduction": 0}, "model.reduction"),
+        ("vit", {"image_size": 70}, "Set model.image_size=64 or 80."),
+        ("vit", {"image_size": 33, "patch_size": 32}, "Set model.image_size=32 or 64."),
+        ("vit", {"heads": 3}, "not a multiple of model.heads=3"),
+        ("vit", {"pretrained": True}, "ImageNet weights for model.depth=12"),
+        ("cnn", {"pretrained": True}, "no ImageNet weights of model 'cnn'"),
+        ("timm", {"backbone": "resnt18"}, "Did you mean 'resnet18'?"),
+        ("timm", {"backbone": "vit_tiny_patch16_224", "image_size": 50}, "48 or 64"),
+        ("torchvision", {"backbone": "mobilenetv2"}, "Did you mean 'mobilenet_v2'?"),
+        ("torchvision", {"backbone": "vit_b_32", "image_size": 50}, "32 or 64"),
+        ("torchvision", {"backbone": "resnet18", "dropout": 0.1}, "takes no dropout"),
+        ("torchvision", {"backbone": "alexnet"}, "does not take images of 48x48"),
+    ],
+)
+def test_user_errors(name: str, overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build_model(small(name, **overrides), 7)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_unknown_model() -> None:
+    with pytest.raises(UserError, match="Did you mean 'senet'"):
+        build_model({**small("cnn"), "name": "snet"}, 7)
+
+
+def test_squeeze_excite_against_convolutions() -> None:
+    se = SqueezeExcite(32, 4)
+    x = torch.randn(2, 32, 5, 5)
+    conv = torch.nn.functional.conv2d
+    hidden = conv(x.mean((2, 3), keepdim=True), se.squeeze.weight[..., None, None], se.squeeze.bias)
+    gate = conv(hidden.relu(), se.excite.weight[..., None, None], se.excite.bias)
+    torch.testing.assert_close(se(x), x * gate.sigmoid())
+
+
+def test_senet_branches_are_awake_from_the_start() -> None:
+    """With one block a stage, a branch that starts at zero leaves training standing still."""
+    net = build("senet", blocks=[2, 1, 1, 1]).eval()
+    block = net.backbone.net.stages[0][1]
+    x = torch.rand(2, 8, 6, 6)
+    assert not torch.allclose(block(x), x)
+
+
+def test_cnn_default_size() -> None:
+    net = CNN(1, [64, 128, 256, 512], 0.4, 7)
+    assert sum(p.numel() for p in net.parameters()) == 4_689_735

@@ -1,0 +1,317 @@
+"""The report of one evaluation: its numbers against scikit-learn, the seal, what it leaves."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from emotion_lab.core import checkpoint as ckpt
+from emotion_lab.core import paths
+from emotion_lab.core.errors import UserError
+from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.evaluation import temperature
+from emotion_lab.evaluation.calibration import fit_temperature
+from emotion_lab.evaluation.deduplicated_score import first_of_its_kind, without_duplicates
+from emotion_lab.evaluation.evaluate import evaluate_checkpoint, save_results
+from emotion_lab.evaluation.result import EvaluationResult
+from emotion_lab.reports.evaluation import calibration_numbers, make_report, protocol
+from tests.conftest import TINY, command, composed, make_checkpoint
+
+NAMES = list(EMOTIONS)
+QUICK = {"num_mistakes": 30, "num_explained": 1, "num_robustness": 20}
+
+
+@pytest.fixture(scope="module")
+def cfg() -> dict[str, Any]:
+    return composed(*TINY, "data.n=400", "data.size=32", "model.image_size=32", "augment=none")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(cfg: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "checkpoints" / "best.ckpt"
+    return make_checkpoint(cfg, path, NAMES)
+
+
+@pytest.fixture(scope="module")
+def judged(cfg: dict[str, Any], checkpoint: Path, tmp_path_factory: Any) -> EvaluationResult:
+    return evaluate_checkpoint(checkpoint, cfg["data"], "val", tmp_path_factory.mktemp("j"), "cpu")
+
+
+@pytest.fixture(scope="module")
+def made(judged: EvaluationResult, cfg: dict[str, Any], tmp_path_factory: Any) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("report")
+    save_results(folder, judged, "predictions.csv")
+    report = make_report(judged, folder, QUICK, {"seed": 0, "model": "senet"}, cfg["data"])
+    return folder, report
+
+
+def saved(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    labels = np.array([NAMES.index(row["true"]) for row in rows])
+    predicted = np.array([NAMES.index(row["predicted"]) for row in rows])
+    return labels, predicted, np.array([[float(row[f"p_{n}"]) for n in NAMES] for row in rows])
+
+
+def test_every_figure_is_scikit_learns(made: tuple[Path, dict]) -> None:
+    folder, _ = made
+    report = json.loads((folder / "report.json").read_text())
+    labels, predicted, p = saved(folder)
+    close = pytest.approx
+    assert report["n"] == len(labels) and report["split"] == "val"
+    assert report["accuracy"] == close(metrics.accuracy_score(labels, predicted), abs=1e-6)
+    assert report["macro_f1"] == close(metrics.f1_score(labels, predicted, average="macro"), 1e-6)
+    assert report["confusion"] == metrics.confusion_matrix(labels, predicted).tolist()
+    found = metrics.precision_recall_fscore_support(labels, predicted, zero_division=0)
+    for i, name in enumerate(NAMES):
+        row = report["per_class"][name]
+        values = [row["precision"], row["recall"], row["f1"], row["support"]]
+        assert values == close([column[i] for column in found], abs=1e-6)
+        assert row["auc"] == close(metrics.roc_auc_score(labels == i, p[:, i]), abs=1e-6)
+        ap = metrics.average_precision_score(labels == i, p[:, i])
+        assert row["average_precision"] == close(ap, abs=1e-6)
+        if row["f1"] == 0:  # never right: there is no spread to draw
+            assert row["f1_ci95"] is None
+        else:
+            assert row["f1_ci95"][0] <= row["f1"] <= row["f1_ci95"][1]
+    p = p / p.sum(1, keepdims=True)
+    auc = metrics.roc_auc_score(labels, p, multi_class="ovr", average="macro")
+    assert report["roc_auc_macro"] == close(auc, abs=1e-6)
+    assert report["nll"] == close(metrics.log_loss(labels, p, labels=range(7)), abs=1e-5)
+    assert sum(row["f1_ci95"] is not None for row in report["per_class"].values()) >= 2
+    low, high = report["accuracy_ci95"]
+    assert low < report["accuracy"] < high
+    assert report["nll_calibrated"] <= report["nll"] and report["temperature"] != 1
+
+
+def test_what_is_left_behind(made: tuple[Path, dict]) -> None:
+    folder, report = made
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert f"{report['accuracy'] * 100:.2f}" in page and "http://" not in page
+    with open(folder / "mistakes" / "index.csv", newline="", encoding="utf-8") as file:
+        mistakes = list(csv.DictReader(file))
+    labels, predicted, _ = saved(folder)
+    assert len(mistakes) == int((labels != predicted).sum()) >= 25
+    assert all((folder / "mistakes" / row["file"]).is_file() for row in mistakes)
+    for name in ("confusion_counts", "roc", "precision_recall", "reliability", "robustness"):
+        assert (folder / f"{name}.png").stat().st_size > 1000
+    assert report["robustness"]["n"] == 20 and len(report["robustness"]["blur"]) == 5
+
+
+def test_nothing_is_overwritten(
+    made: tuple[Path, dict], judged: EvaluationResult, cfg: Any
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in made[0].rglob("*")}
+    with pytest.raises(UserError, match="exists already"):
+        make_report(judged, made[0], {**QUICK, "num_robustness": 0, "num_explained": 0}, {}, cfg["data"])
+    assert (made[0] / "report.html").stat().st_mtime_ns == before[made[0] / "report.html"]
+    assert (made[0] / "report.json").stat().st_mtime_ns == before[made[0] / "report.json"]
+
+
+def test_a_class_absent_from_the_split(cfg: Any, checkpoint: Path, tmp_path: Path) -> None:
+    data = {**cfg["data"], "exclude": ["disgust"]}
+    judged = evaluate_checkpoint(checkpoint, data, "val", tmp_path, "cpu")
+    report = make_report(judged, tmp_path, {**QUICK, "num_robustness": 0}, {}, data)
+    row = report["per_class"]["disgust"]
+    assert row["support"] == 0 and all(v is None for k, v in row.items() if k != "support")
+    assert "no samples" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert report["macro_f1"] == pytest.approx(judged.scores["macro_f1"], abs=1e-6)
+
+
+def test_copies_are_found() -> None:
+    kept = first_of_its_kind([b"a", b"b", b"a", b"c", b"b"], {b"c"})
+    assert kept.tolist() == [True, True, False, False, False]
+
+
+def test_without_duplicates_removes_what_was_trained_on(
+    judged: EvaluationResult, cfg: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = without_duplicates(judged, cfg["data"])
+    assert (plain["n"], plain["removed"], plain["in_train"]) == (len(judged.labels), 0, 0)
+    digest = type(judged.part.store).digest
+    # The first three look like one image, which train holds too.
+    same = digest(judged.part.store, 0)
+    first = {int(judged.part.indices[i]) for i in range(3)}
+
+    def fake(store: Any, index: int) -> bytes:
+        if store is judged.part.store:
+            return same if index in first else digest(store, index)
+        return same if index == 0 else digest(store, index)
+
+    monkeypatch.setattr(type(judged.part.store), "digest", fake)
+    found = without_duplicates(judged, cfg["data"])
+    assert (found["removed"], found["in_train"]) == (3, 3)
+    right = (judged.predicted == judged.labels)[3:]
+    assert found["accuracy"] == pytest.approx(right.mean()) and found["n"] == len(right)
+
+
+# --- the temperature and the seal ------------------------------------------------------------
+
+
+def test_the_temperature_is_kept_in_the_checkpoint(
+    cfg: dict[str, Any], judged: EvaluationResult, tmp_path: Path
+) -> None:
+    path = make_checkpoint(cfg, tmp_path / "a.ckpt", NAMES)
+    before = ckpt.read(path)["state_dict"]
+    found = temperature.fit_checkpoint_temperature(judged)
+    temperature.store(path, found)
+    content = ckpt.read(path)
+    assert content[ckpt.CARD]["temperature"] == found["temperature"]
+    assert content[ckpt.CARD]["calibration"]["split"] == "val"
+    assert found["nll_calibrated"] <= found["nll"]
+    assert all((before[key] == value).all() for key, value in content["state_dict"].items())
+    again = evaluate_checkpoint(path, cfg["data"], "val", tmp_path, "cpu")
+    assert again.scores == judged.scores
+
+
+def test_test_is_never_used_for_choosing(cfg: Any, checkpoint: Path, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+    judged = evaluate_checkpoint(checkpoint, cfg["data"], "test", tmp_path, "cpu", ledger)
+    with pytest.raises(UserError, match="fitted on val, never on test"):
+        temperature.fit_checkpoint_temperature(judged)
+    report = make_report(
+        judged, tmp_path, {**QUICK, "num_robustness": 0, "num_explained": 0}, {}, cfg["data"]
+    )
+    assert report["temperature"] is None and report["ece_calibrated"] is None
+    assert report["protocol"]["openings"] == 1 and not report["protocol"]["warnings"]
+    second = make_checkpoint({**cfg, "seed": 5}, tmp_path / "b.ckpt", NAMES)
+    again = evaluate_checkpoint(second, cfg["data"], "test", tmp_path, "cpu", ledger)
+    told = protocol(again)
+    assert told["openings"] == 2 and told["configurations"] == 2
+    assert any("2 configurations" in line for line in told["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("calibrate=true", "split=test"), "never on test"),
+        (("calibrate=true", "split=train"), "never on test or train"),
+        (("calibrate=true", "tta=flip"), "without test-time augmentation"),
+        (("data.path=somewhere",), "does not apply: the checkpoint was trained on drawn faces"),
+        (("calibrate=true", "data.limit=5"), "all of its own val split"),
+        (("weights=test",), "one of equal, val"),
+    ],
+)
+def test_refused_in_one_line(
+    arguments: tuple[str, ...], said: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    done = command(f"ckpt={checkpoint}", *arguments, module="emotion_lab.evaluate", cwd=tmp_path)
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_an_ensemble_has_no_temperature_of_a_member(
+    cfg: dict[str, Any], judged: EvaluationResult, tmp_path: Path
+) -> None:
+    members = [make_checkpoint(cfg, tmp_path / f"{i}.ckpt", NAMES, seed=i) for i in range(2)]
+    known = temperature.fit_checkpoint_temperature(judged)
+    for path in members:
+        temperature.store(path, {**known, "temperature": 7.7})
+    alone = evaluate_checkpoint(members[0], cfg["data"], "val", tmp_path, "cpu")
+    assert calibration_numbers(alone)["temperature"] == 7.7
+    both = evaluate_checkpoint(members, cfg["data"], "val", tmp_path, "cpu")
+    found = calibration_numbers(both)
+    assert found["temperature"] == pytest.approx(fit_temperature(both.logits, both.labels))
+    flipped = evaluate_checkpoint(members[0], cfg["data"], "val", tmp_path, "cpu", tta="flip")
+    found = calibration_numbers(flipped)
+    assert found["temperature"] == pytest.approx(fit_temperature(flipped.logits, flipped.labels))
+    ledger = tmp_path / "ledger.jsonl"
+    sealed = evaluate_checkpoint(members, cfg["data"], "test", tmp_path, "cpu", ledger)
+    assert calibration_numbers(sealed)["temperature"] is None
+
+
+def test_the_runs_own_data_by_name(cfg: Any, checkpoint: Path, tmp_path: Path) -> None:
+    """data=synthetic with the same keys is what the run saw, val or train."""
+    own = evaluate_checkpoint(checkpoint, cfg["data"], "val", tmp_path, "cpu", foreign=True)
+    assert not own.foreign and not own.mapping and protocol(own)["lines"][0].startswith("val chose")
+    content = ckpt.read(checkpoint)
+    train = evaluate_checkpoint(checkpoint, cfg["data"], "train", tmp_path, "cpu", foreign=True)
+    card = {**content[ckpt.CARD], "fingerprints": {"train": train.scores["fingerprint"]}}
+    path = tmp_path / "trained.ckpt"
+    ckpt.write(path, {**content, ckpt.CARD: card})
+    again = evaluate_checkpoint(path, cfg["data"], "train", tmp_path, "cpu", foreign=True)
+    assert "images the checkpoint was trained on" in protocol(again)["warnings"][0]
+    other = evaluate_checkpoint(
+        checkpoint, {**cfg["data"], "seed": 9}, "val", tmp_path, "cpu", foreign=True
+    )
+    assert other.foreign and len(other.mapping) == 7
+
+
+def test_one_command_a_folder(tmp_path: Path) -> None:
+    with paths.locked_run_dir(tmp_path, "metrics.json"):
+        code = (
+            "import sys; from pathlib import Path; from emotion_lab.core.paths import locked_run_dir\n"
+            "with locked_run_dir(Path(sys.argv[1])): print('in')"
+        )
+        arguments = [sys.executable, "-c", code, str(tmp_path)]
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1 and "another process works in" in done.stderr
+    assert not list(tmp_path.iterdir())
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "in\n"
+    (tmp_path / "metrics.json").touch()
+    with pytest.raises(UserError, match="already holds metrics.json"):
+        with paths.locked_run_dir(tmp_path, "metrics.json"):
+            pytest.fail("begun over results")
+
+
+def test_a_sweep_does_not_replace_an_earlier_one(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "sweep" / "0").mkdir(parents=True)
+    (tmp_path / "sweep" / "0" / "metrics.json").write_text("kept")
+    done = command(
+        *("-m", f"ckpt={checkpoint}", "report=false", f"hydra.sweep.dir={tmp_path / 'sweep'}"),
+        module="emotion_lab.evaluate",
+        cwd=tmp_path,
+    )
+    assert done.returncode != 0 and "already holds metrics.json" in done.stderr
+    assert (tmp_path / "sweep" / "0" / "metrics.json").read_text() == "kept"
+
+
+def test_results_are_never_replaced(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("kept")
+    done = command(
+        f"ckpt={checkpoint}",
+        f"hydra.run.dir={tmp_path}",
+        module="emotion_lab.evaluate",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2 and "already holds metrics.json" in done.stderr
+    assert (tmp_path / "metrics.json").read_text() == "kept"
+
+
+def test_broken_weights_are_told(cfg: Any, tmp_path: Path) -> None:
+    path = make_checkpoint(cfg, tmp_path / "a.ckpt", NAMES)
+    content = ckpt.read(path)
+    weights = {key: value * float("nan") for key, value in content["state_dict"].items()}
+    ckpt.write(path, {**content, "state_dict": weights})
+    done = command(
+        f"ckpt={path}", "trainer.accelerator=cpu", module="emotion_lab.evaluate", cwd=tmp_path
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "NaN" in done.stderr.splitlines()[-1]
+
+
+def test_evaluate_as_a_user_types_it(checkpoint: Path, cfg: Any, tmp_path: Path) -> None:
+    """An ensemble of two in a folder with blanks and brackets, weighed on val."""
+    odd = tmp_path / "my [run] = 1"
+    members = [make_checkpoint(cfg, odd / f"{i}.ckpt", NAMES, seed=i) for i in range(2)]
+    done = command(
+        f"ckpt=[{members[0]},{members[1]}]",
+        *("weights=val", "num_robustness=10", "num_explained=1", "trainer.accelerator=cpu"),
+        f"hydra.run.dir={tmp_path / 'out'}",
+        module="emotion_lab.evaluate",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert sum(report["weights"]) == pytest.approx(1) and len(report["weights"]) == 2
+    assert report["temperature_fitted_on"].startswith("val")
+    assert done.stdout.splitlines()[-1] == str(tmp_path / "out")
+    assert (tmp_path / "out" / "predictions.csv").is_file()

@@ -1,0 +1,221 @@
+"""The report's figures: both styles, the numbers that are drawn, classes without samples."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image, ImageColor
+
+from emotion_lab.reports import figures, style
+from emotion_lab.reports.style import DARK, LIGHT, FigureStyle, both, render
+
+NAMES = ["angry", "happy", "sad"]
+COUNTS = [[5, 1, 0], [2, 8, 1], [0, 0, 0]]
+ROC = {
+    "angry": {"fpr": [0, 0.2, 1], "tpr": [0, 0.7, 1], "auc": 0.751},
+    "happy": {"fpr": [0, 0.1, 1], "tpr": [0, 0.9, 1], "auc": 0.902},
+    "sad": None,
+}
+PR = {
+    "angry": {"recall": [1, 0.5, 0], "precision": [0.3, 0.6, 1], "ap": 0.512},
+    "happy": {"recall": [1, 0.5, 0], "precision": [0.6, 0.9, 1], "ap": 0.823},
+    "sad": None,
+}
+BINS = [
+    {"confidence": None, "accuracy": None, "count": 0},
+    {"confidence": 0.45, "accuracy": 0.4, "count": 30},
+    {"confidence": 0.85, "accuracy": 0.7, "count": 70},
+]
+COVERAGE = [
+    {"coverage": 1.0, "accuracy": 0.61, "threshold": 0.2},
+    {"coverage": 0.5, "accuracy": 0.82, "threshold": 0.6},
+]
+PER_CLASS = {
+    "angry": {"precision": 0.7, "recall": 0.8, "f1": 0.75, "support": 6, "f1_ci95": [0.6, 0.9]},
+    "happy": {"precision": 0.9, "recall": 0.7, "f1": 0.79, "support": 11, "f1_ci95": None},
+    "sad": {"precision": None, "recall": None, "f1": None, "support": 0, "f1_ci95": None},
+}
+ROBUST = {
+    "n": 17,
+    "clean": 0.76,
+    "blur": [0.7, 0.6, 0.5, 0.4, 0.3],
+    "small_face": [0.71, 0.7, 0.69, 0.66, 0.6],
+}
+RIGHT = np.arange(100) % 3 > 0
+CONFIDENCE = np.linspace(0.2, 0.99, 100)
+
+HISTORY = """\
+epoch,lr,train/loss,val/loss,train/accuracy,val/accuracy,train/macro_f1,val/macro_f1,best
+0,0.01,1.8,1.7,0.3,0.31,0.2,0.21,False
+1,0.02,1.5,1.4,0.4,0.42,0.3,0.33,True
+2,0.01,1.4,1.5,0.5,0.41,0.4,0.32,False
+"""
+
+DRAWN: dict[str, Callable[[FigureStyle], Figure]] = {
+    "counts": lambda look: figures.confusion(COUNTS, NAMES, look, False),
+    "shares": lambda look: figures.confusion(COUNTS, NAMES, look, True),
+    "roc": lambda look: figures.roc(ROC, look),
+    "precision_recall": lambda look: figures.precision_recall(PR, look),
+    "reliability": lambda look: figures.reliability(BINS, BINS, look, 0.1, 0.05),
+    "confidence": lambda look: figures.confidence(CONFIDENCE, RIGHT, look),
+    "coverage": lambda look: figures.coverage(COVERAGE, look),
+    "per_class": lambda look: figures.per_class(PER_CLASS, look),
+    "robustness": lambda look: figures.robustness(ROBUST, look),
+}
+
+
+def drawn(name: str) -> Figure:
+    """Return a figure as it is, to look into."""
+    with matplotlib.rc_context(style._settings(LIGHT)):
+        return DRAWN[name](LIGHT)
+
+
+def texts(figure: Figure) -> list[str]:
+    """Return every piece of text of a figure."""
+    return [item.get_text() for item in figure.findobj(matplotlib.text.Text) if item.get_text()]
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_both_styles(name: str, tmp_path: Path) -> None:
+    images = both(DRAWN[name], tmp_path, name)
+    assert (tmp_path / f"{name}.png").read_bytes() == images["light"]
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}.png"]
+    for look, png in ((LIGHT, images["light"]), (DARK, images["dark"])):
+        picture = pixels(png)
+        assert picture.shape[1] == round(figures.WIDTH * 180)
+        assert picture.std() > 5, "the figure is blank"
+        # The figure lies on a card of the page: a corner that is another colour shows as a box.
+        assert tuple(picture[0, 0]) == ImageColor.getrgb(look.paper)
+
+
+def test_the_settings_stay_inside(tmp_path: Path) -> None:
+    before = dict(matplotlib.rcParams)
+    both(DRAWN["roc"], tmp_path, "roc")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_confusion_writes_the_counts_and_the_shares() -> None:
+    cells = texts(drawn("counts"))
+    for row in COUNTS[:2]:
+        for value in row:
+            assert str(value) in cells
+    shares = texts(drawn("shares"))
+    assert {"83", "17", "18", "73", "9"} <= set(shares)  # 5/6, 1/6, 2/11, 8/11, 1/11
+    assert shares.count("no samples") == 1 and "nan" not in " ".join(shares)
+
+
+@pytest.mark.parametrize(("name", "symbol"), [("roc", "AUC"), ("precision_recall", "AP")])
+def test_curves_are_the_given_points(name: str, symbol: str) -> None:
+    figure = drawn(name)
+    given, keys = (
+        (ROC, ("fpr", "tpr", "auc")) if name == "roc" else (PR, ("recall", "precision", "ap"))
+    )
+    lines = {line.get_label().split("  ")[0]: line for line in figure.axes[0].get_lines()}
+    for label in ("angry", "happy"):
+        curve: Any = given[label]
+        assert list(lines[label].get_xdata()) == curve[keys[0]]
+        assert list(lines[label].get_ydata()) == curve[keys[1]]
+        assert f"{label}  {symbol} {curve[keys[2]]:.3f}" in texts(figure)
+    assert "sad  no samples" in texts(figure)
+    assert len(lines["sad"].get_xdata()) == 0
+    looks = {(line.get_color(), line.get_linestyle()) for line in lines.values()}
+    assert len(looks) == len(lines)
+
+
+def test_a_class_alone_has_no_area() -> None:
+    curves = {"happy": {"fpr": [], "tpr": [], "auc": None}, "sad": None}
+    with matplotlib.rc_context(style._settings(LIGHT)):
+        found = texts(figures.roc(curves, LIGHT))
+    assert "happy  undefined" in found and "sad  no samples" in found
+
+
+def test_more_classes_than_colours_are_still_told_apart() -> None:
+    curves = {f"class {i}": ROC["angry"] for i in range(20)}
+    with matplotlib.rc_context(style._settings(DARK)):
+        figure = figures.roc(curves, DARK)
+    lines = [line for line in figure.axes[0].get_lines() if "class" in str(line.get_label())]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 20
+
+
+def test_reliability_leaves_empty_bins_out() -> None:
+    figure = drawn("reliability")
+    before = next(line for line in figure.axes[0].get_lines() if "before" in line.get_label())
+    assert list(before.get_xdata()) == [0.45, 0.85] and list(before.get_ydata()) == [0.4, 0.7]
+    assert "before, ECE 0.100" in texts(figure) and "after, ECE 0.050" in texts(figure)
+    with matplotlib.rc_context(style._settings(LIGHT)):
+        alone = texts(figures.reliability(BINS, None, LIGHT, 0.1))
+    assert "as predicted, ECE 0.100" in alone and not any("after" in text for text in alone)
+
+
+def test_confidence_and_coverage_say_n_and_the_whole() -> None:
+    found = texts(drawn("confidence"))
+    means = CONFIDENCE[RIGHT].mean(), CONFIDENCE[~RIGHT].mean()
+    assert f"right, n = {RIGHT.sum()}, mean {means[0]:.2f}" in found
+    assert f"wrong, n = {(~RIGHT).sum()}, mean {means[1]:.2f}" in found
+    assert "all images: 61.0 %" in texts(drawn("coverage"))
+    line = drawn("coverage").axes[0].get_lines()[0]
+    assert list(line.get_xdata()) == [0.5, 1.0] and list(line.get_ydata()) == [0.82, 0.61]
+
+
+def test_all_right_has_no_mean_of_nothing() -> None:
+    with matplotlib.rc_context(style._settings(LIGHT)):
+        found = texts(figures.confidence(CONFIDENCE, np.ones(100, bool), LIGHT))
+    assert "wrong, n = 0" in found
+
+
+def test_per_class_bars() -> None:
+    found = texts(drawn("per_class"))
+    assert {"0.70", "0.80", "0.75", "0.90", "0.79"} <= set(found)
+    assert found.count("no samples") == 1 and "sad\nn = 0" in found
+    assert "0.00" not in found
+
+
+def test_robustness_begins_with_clean() -> None:
+    figure = drawn("robustness")
+    panels = {axis.get_title(): axis for axis in figure.axes if axis.get_title()}
+    assert list(panels) == ["blur", "small face"]
+    own = panels["blur"].get_lines()[-1]
+    assert list(own.get_ydata()) == [0.76, *ROBUST["blur"]]
+    assert "30 %" in texts(figure) and "60 %" in texts(figure)
+
+
+def test_curves_mark_the_epoch_that_was_kept(tmp_path: Path) -> None:
+    history = tmp_path / "history.csv"
+    history.write_text(HISTORY)
+    with matplotlib.rc_context(style._settings(LIGHT)):
+        figure = figures.curves(history, LIGHT)
+    loss = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    assert list(loss["train"].get_ydata()) == [1.8, 1.5, 1.4]
+    assert list(loss["val"].get_ydata()) == [1.7, 1.4, 1.5]
+    assert list(loss["best"].get_xdata()) == [2, 2]
+    assert pixels(render(lambda look: figures.curves(history, look), DARK)).std() > 5
+
+
+HOSTILE = ["$x^{$", "_hidden", "<b>&", "a\nb", "x" * 200, "\udcff", "心"]
+
+
+def test_names_are_text_and_nothing_else() -> None:
+    curves = dict.fromkeys(HOSTILE, ROC["angry"])
+    rows = dict.fromkeys(HOSTILE, PER_CLASS["angry"])
+    counts = np.eye(len(HOSTILE), dtype=int)
+    for draw in (
+        lambda look: figures.roc(curves, look),
+        lambda look: figures.per_class(rows, look),
+        lambda look: figures.confusion(counts, HOSTILE, look, True),
+    ):
+        assert pixels(render(draw, LIGHT)).std() > 5
+    with matplotlib.rc_context(style._settings(LIGHT)):
+        found = texts(figures.roc(curves, LIGHT))
+    assert "$x^{$  AUC 0.751" in found and " _hidden  AUC 0.751" in found
+    assert max(len(text) for text in found) < 40

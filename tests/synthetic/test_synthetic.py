@@ -1,0 +1,173 @@
+"""The drawn dataset and video: repeatable, complete, and too hard for a linear model."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from emotion_lab.core.errors import UserError
+from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.data.datasets.synthetic import FER2013_COUNTS, class_counts, load, split_sizes
+from emotion_lab.data.types import DATASETS, SPLITS
+from emotion_lab.synthetic.render import ACTION_UNITS, blend, draw_face, sample_face
+from emotion_lab.synthetic.video import render_video
+
+
+def config(**changes: object) -> dict:
+    return {"n": 70, "size": 48, "channels": 1, "seed": 0, "difficulty": 1.0, **changes}
+
+
+def pixels(split) -> np.ndarray:
+    return np.stack([split.image(i) for i in range(len(split))])
+
+
+def test_registered_under_its_name() -> None:
+    assert DATASETS.get("synthetic") is load
+
+
+def test_same_seed_same_bytes_other_seed_other_bytes() -> None:
+    first, again, other = (load(config(seed=seed), ("val",)).splits["val"] for seed in (0, 0, 1))
+    assert np.array_equal(pixels(first), pixels(again))
+    assert np.array_equal(first.labels, again.labels)
+    assert not set(first.digests()) & set(other.digests())
+
+
+def test_a_split_is_the_same_alone_and_no_image_is_in_two() -> None:
+    every = load(config(), SPLITS)
+    alone = load(config(), ("val",))
+    assert list(alone.splits) == ["val"]
+    assert np.array_equal(pixels(alone.splits["val"]), pixels(every.splits["val"]))
+    assert np.array_equal(alone.splits["val"].labels, every.splits["val"].labels)
+    digests = [digest for split in every.splits.values() for digest in split.digests()]
+    assert len(set(digests)) == len(digests) == 70
+
+
+def test_asking_for_val_draws_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    from emotion_lab.data.datasets import synthetic
+
+    drawn: list[str] = []
+    real = synthetic._draw_split
+
+    def spy(name: str, *args, **kwargs):
+        drawn.append(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(synthetic, "_draw_split", spy)
+    load(config(n=21), ("val",))
+    assert drawn == ["val"]
+
+
+@pytest.mark.parametrize(("size", "channels"), [(16, 1), (48, 3), (65, 1)])
+def test_shapes_and_names(size: int, channels: int) -> None:
+    source = load(config(n=21, size=size, channels=channels), ("test",))
+    split = source.splits["test"]
+    assert source.classes == list(EMOTIONS)
+    assert split.image(0).shape == (size, size, channels)
+    assert split.image(0).dtype == np.uint8
+    assert split.names[3] == "synthetic:test:3"
+    assert len(pickle.loads(pickle.dumps(split.store))) == 7
+
+
+@pytest.mark.parametrize("n", [21, 64, 70, 333, 4000])
+def test_every_class_in_every_split(n: int) -> None:
+    sizes = split_sizes(n)
+    assert sum(sizes.values()) == n
+    for total in sizes.values():
+        counts = class_counts(total)
+        assert counts.sum() == total
+        assert counts.min() >= 1
+
+
+def test_classes_are_as_unbalanced_as_fer2013() -> None:
+    counts = class_counts(3200)
+    shares = np.array(FER2013_COUNTS) / sum(FER2013_COUNTS)
+    assert np.abs(counts / 3200 - shares).max() < 0.002
+    labels = load(config(n=80), ("train",)).splits["train"].labels
+    assert np.array_equal(np.bincount(labels, minlength=7), class_counts(64))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("n", 20), ("n", "many"), ("n", None), ("size", 15), ("size", 48.0), ("channels", 2)],
+        *[("channels", 4), ("difficulty", -0.1), ("difficulty", 2.5), ("difficulty", "hard")],
+        *[("difficulty", float("nan")), ("seed", -1), ("n", True)],
+    ],
+)
+def test_bad_values_are_one_line_that_names_the_key(key: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"data.{key}") as caught:
+        load(config(**{key: value}), ("train",))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("emotion", EMOTIONS)
+@pytest.mark.parametrize("difficulty", [0.0, 2.0])
+def test_a_spec_decides_the_bytes(emotion: str, difficulty: float) -> None:
+    spec = sample_face(np.random.default_rng(3), emotion, difficulty)
+    assert spec == sample_face(np.random.default_rng(3), emotion, difficulty)
+    image = draw_face(spec, (40, 64), 3)
+    assert image.shape == (40, 64, 3)
+    assert np.array_equal(image, draw_face(spec, (40, 64), 3))
+    assert image.std() > 5
+
+
+def test_draw_face_refuses_other_channels() -> None:
+    with pytest.raises(ValueError, match="channels"):
+        draw_face(sample_face(np.random.default_rng(0), "happy"), 48, 2)
+
+
+def test_blend_changes_the_expression_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    sad, happy = sample_face(rng, "sad"), sample_face(rng, "happy")
+    half = blend(sad, happy, 0.5)
+    assert half.corner_pull == pytest.approx((sad.corner_pull + happy.corner_pull) / 2)
+    assert blend(sad, happy, 0.0) == sad
+    rest = [f.name for f in dataclasses.fields(sad) if f.name not in ACTION_UNITS]
+    assert all(getattr(half, name) == getattr(sad, name) for name in rest)
+
+
+def test_video_has_the_frames_and_the_truth(tmp_path: Path) -> None:
+    path = tmp_path / "faces.mp4"
+    timeline = [(0.5, "neutral"), (0.7, "happy"), (0.4, "angry")]
+    truth = render_video(path, timeline, fps=10.0, size=(160, 96))
+    assert [row["frame"] for row in truth] == list(range(16))
+    assert [row["emotion"] for row in truth] == ["neutral"] * 5 + ["happy"] * 7 + ["angry"] * 4
+    assert truth[12]["time_s"] == pytest.approx(1.2)
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    while (read := capture.read())[0]:
+        frames.append(read[1])
+    capture.release()
+    assert len(frames) == 16
+    assert frames[0].shape == (96, 160, 3)
+    assert np.abs(frames[2].astype(int) - frames[9]).mean() > 1
+
+
+@pytest.mark.parametrize(
+    ("timeline", "message"),
+    [([], "empty"), ([(1.0, "hapy")], "happy"), ([(0.0, "sad")], "more than 0")],
+)
+def test_video_refuses_a_bad_timeline(tmp_path: Path, timeline: list, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        render_video(tmp_path / "faces.mp4", timeline)
+
+
+def test_video_says_when_it_cannot_write(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Cannot write the video"):
+        render_video(tmp_path / "nowhere" / "faces.mp4", [(0.2, "sad")], size=(64, 64))
+
+
+def test_a_linear_model_stays_under_70_percent() -> None:
+    """Pose, framing and light must make the pixels alone a poor answer."""
+    from sklearn.linear_model import LogisticRegression
+
+    source = load(config(n=1500), ("train", "test"))
+    train, test = (source.splits[name] for name in ("train", "test"))
+    x, y = (pixels(split).reshape(len(split), -1) / 255.0 - 0.5 for split in (train, test))
+    model = LogisticRegression(C=0.01, max_iter=60).fit(x, train.labels)
+    assert model.score(y, test.labels) < 0.70

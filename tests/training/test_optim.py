@@ -1,0 +1,123 @@
+"""Fused optimisers say what the plain ones say, whatever lies in memory how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from emotion_lab.core import checkpoint as ckpt
+from emotion_lab.models.base import MODELS, build_model
+from emotion_lab.training.optim import align, build_optimizer, fuses
+from tests.conftest import composed
+
+OPTIMS = ("adam", "adamw", "sgd")
+SMALL = {"vit": ("model.image_size=32",), "timm": ("model.backbone=resnet10t",)}
+
+
+def test_where_it_is_safe() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda:0")
+    cfg = composed("optim=adamw")
+    assert fuses(cfg, cpu, "bf16-mixed", False) and fuses(cfg, cuda, "32-true", False)
+    assert not fuses(cfg, cuda, "16-mixed", False)
+    assert not fuses(cfg, cpu, "32-true", True)
+    assert not fuses(cfg, torch.device("mps"), "32-true", False)
+    clipped = composed("optim=adamw", "trainer.gradient_clip_val=1")
+    assert fuses(clipped, cpu, "32-true", False) and not fuses(clipped, cpu, "bf16-mixed", False)
+    late = composed("optim=sgd", "model.freeze=backbone", "model.unfreeze_at_epoch=1")
+    assert not fuses(late, cpu, "32-true", False)
+
+
+@pytest.mark.parametrize("optim", OPTIMS)
+@pytest.mark.parametrize(
+    "more", [("trainer.gradient_clip_val=1",), ("model.freeze=backbone", "model.unfreeze_at_epoch=1")]
+)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_whatever_is_set_trains(
+    tiny: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    optim: str,
+    more: tuple[str, ...],
+    precision: str,
+) -> None:
+    from emotion_lab.training.fit import fit
+
+    cfg = tiny(f"optim={optim}", f"trainer.precision={precision}", "data.n=40", *more)
+    assert len(fit(cfg, tmp_path).history.rows) == 2
+
+
+def steps(optim: str, fused: bool, spoil: bool = False) -> torch.Tensor:
+    """Return a channels_last weight after three steps; spoil: its states are contiguous."""
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(8, 4, 3, 3).to(memory_format=torch.channels_last))
+    cfg = {"name": optim, "lr": 0.1, "momentum": 0.9}
+    optimizer = build_optimizer(cfg, [{"params": [weight]}], fused)
+    for number in range(3):
+        weight.grad = torch.randn(8, 4, 3, 3).to(memory_format=torch.channels_last)
+        if number == 1 and spoil:
+            state = optimizer.state[weight]
+            for name, value in state.items():
+                state[name] = value.contiguous() if value.ndim == 4 else value
+            align(optimizer)
+        optimizer.step()
+    return weight.detach()
+
+
+@pytest.mark.parametrize("spoil", [False, True])
+@pytest.mark.parametrize("optim", OPTIMS)
+def test_layouts_are_brought_together(optim: str, spoil: bool) -> None:
+    torch.testing.assert_close(steps(optim, True, spoil), steps(optim, False))
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_gradients_lie_as_the_parameters(name: str) -> None:
+    """What the fused kernels take for granted holds for every network in channels_last."""
+    if name == "torchvision":
+        more: tuple[str, ...] = ("model.backbone=mobilenet_v2", "model.image_size=32")
+    else:
+        more = SMALL.get(name, ("model.image_size=48",))
+    net, spec = build_model(composed(f"model={name}", *more)["model"], 7)
+    net.to(memory_format=torch.channels_last).train()
+    output = net(torch.rand(2, spec.channels, spec.image_size, spec.image_size))
+    parts = [output[0], *output[1]] if isinstance(output, tuple) else [output]
+    sum(part.square().sum() for part in parts).backward()
+    for key, parameter in net.named_parameters():
+        grad = parameter.grad
+        if grad is not None and grad.stride() != parameter.stride():
+            # Sides of one may have any stride: the order of the numbers counts.
+            flat = torch.as_strided(grad, (grad.numel(),), (1,), grad.storage_offset())
+            again = torch.empty_like(parameter).copy_(grad)
+            other = torch.as_strided(again, (grad.numel(),), (1,))
+            assert torch.equal(flat, other), key
+
+
+def test_a_run_goes_on_whatever_its_checkpoint_held(
+    tiny: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """States of an older run, plain and contiguous, end in the same weights."""
+    from emotion_lab.training.fit import fit
+
+    cfg = tiny("optim=adamw", "optim.lr=0.01", "trainer.max_epochs=3", "schedule=none")
+    run = tmp_path / "run"
+    run.mkdir()
+    fit({**cfg, "trainer": {**cfg["trainer"], "max_epochs": 2}}, run)
+    last = run / "checkpoints" / "last.ckpt"
+    kept = last.read_bytes()
+    ends = []
+    for spoil in (False, True):
+        last.write_bytes(kept)
+        if spoil:
+            content = ckpt.read(last)
+            for group in content["optimizer_states"][0]["param_groups"]:
+                assert group["fused"] is True
+                group["fused"] = None
+            for state in content["optimizer_states"][0]["state"].values():
+                state.update({k: v.contiguous() for k, v in state.items() if v.ndim == 4})
+            ckpt.write(last, content)
+        fit(cfg, run, last)
+        ends.append(ckpt.read(last)["state_dict"])
+    for key, value in ends[0].items():
+        assert torch.equal(value, ends[1][key]), key

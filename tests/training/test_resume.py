@@ -1,0 +1,204 @@
+"""A run that was killed or stopped ends with the same weights as one that was not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from emotion_lab.core import checkpoint as ckpt
+from emotion_lab.core.errors import UserError
+from emotion_lab.training import callbacks
+from emotion_lab.training.fit import fit
+from tests.conftest import TINY, command
+
+Tiny = Callable[..., dict[str, Any]]
+
+#: Everything that has a state or draws random numbers.
+CASES = {
+    "onecycle": (
+        "schedule=onecycle",
+        "optim=sgd",
+        "trainer.ema_decay=0.8",
+        "augment=strong",
+        "mix.mixup=0.3",
+        "mix.cutmix=0.5",
+        "mix.probability=0.7",
+    ),
+    "plateau": (
+        "schedule=plateau",
+        "schedule.patience=0",
+        "schedule.mode=max",
+        "data.sampler=weighted",
+        "model.freeze=backbone",
+        "model.unfreeze_at_epoch=1",
+        "trainer.patience=5",
+        "augment=device",
+        "augment.erase_p=0.5",
+        "augment.progressive_resize=[[0,32],[0.5,48]]",
+    ),
+    "cosine": ("schedule=cosine", "trainer.accumulate_grad_batches=2", "augment=light", "data.num_workers=2"),
+}
+
+#: Runs the real entry point, but kills its own process at a chosen moment.
+KILLER = """
+import os, signal, sys
+import torch
+from lightning.pytorch.callbacks import Callback
+import emotion_lab.training.fit as fit
+from emotion_lab.train import main
+
+moment, count = sys.argv[1], int(sys.argv[2])
+sys.argv = ["train", *sys.argv[3:]]
+build, save, calls = fit.make_trainer, torch.save, [0]
+
+class Kill(Callback):
+    def on_train_batch_start(self, trainer, module, batch, index):
+        if trainer.global_step == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+def make_trainer(*args, **kwargs):
+    trainer = build(*args, **kwargs)
+    if moment == "step":
+        trainer.callbacks.append(Kill())
+    return trainer
+
+def half(content, file, *args, **kwargs):
+    calls[0] += 1
+    if moment == "save" and calls[0] == count:
+        file.write(b"x" * 1000)
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(content, file, *args, **kwargs)
+
+fit.make_trainer, torch.save = make_trainer, half
+main()
+"""
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    """Weights, averaged weights, optimiser and history agree to the last bit."""
+    a = ckpt.read(one / "checkpoints" / "last.ckpt")
+    b = ckpt.read(other / "checkpoints" / "last.ckpt")
+    for key in ("state_dict", "current_model_state"):
+        for name, value in a.get(key, {}).items():
+            assert torch.equal(value, b[key][name]), (key, name)
+    assert a["global_step"] == b["global_step"] and a["epoch"] == b["epoch"]
+    assert (one / "history.csv").read_text() == (other / "history.csv").read_text()
+    best = [ckpt.read(run / "checkpoints" / "best.ckpt") for run in (one, other)]
+    for name, value in best[0]["state_dict"].items():
+        assert torch.equal(value, best[1]["state_dict"][name]), name
+
+
+@pytest.fixture(params=CASES)
+def whole(request: pytest.FixtureRequest, tiny: Tiny, tmp_path: Path) -> tuple[dict, Path]:
+    """Return a config and the folder of its uninterrupted run (4 steps an epoch, 3 epochs)."""
+    cfg = tiny(*CASES[request.param], "trainer.max_epochs=3")
+    run = tmp_path / "whole"
+    run.mkdir()
+    fit(cfg, run)
+    return cfg, run
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_ctrl_c_in_mid_epoch(
+    step: int, whole: tuple[dict, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C after a batch saves in mid-epoch; going on gives the same run."""
+    cfg, one = whole
+    run = tmp_path / "stopped"
+    run.mkdir()
+    original = callbacks.DataPositionCallback.on_train_batch_end
+
+    def press(self: Any, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+        original(self, trainer, module, outputs, batch, index)
+        if trainer.current_epoch * 4 + index == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.DataPositionCallback, "on_train_batch_end", press)
+        with pytest.raises(callbacks.RunInterruptedError, match="resume="):
+            fit(cfg, run)
+    assert ckpt.read(run / "checkpoints" / "last.ckpt")["emotion_lab"]["epoch"] == step // 4
+    fit(cfg, run, run / "checkpoints" / "last.ckpt")
+    assert_same_end(one, run)
+
+
+def test_stop_between_epochs_and_moved_folder(
+    whole: tuple[dict, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped during validation, moved elsewhere, resumed: best.ckpt is not overwritten."""
+    cfg, one = whole
+    run = tmp_path / "stopped"
+    run.mkdir()
+    original = callbacks.MetricsHistory.on_train_epoch_end
+
+    def press(self: Any, trainer: Any, module: Any) -> None:
+        original(self, trainer, module)
+        if trainer.current_epoch == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.MetricsHistory, "on_train_epoch_end", press)
+        with pytest.raises(callbacks.RunInterruptedError):
+            fit(cfg, run)
+    moved = run.rename(tmp_path / "elsewhere")
+    fit(cfg, moved, moved / "checkpoints" / "last.ckpt")
+    assert_same_end(one, moved)
+
+
+@pytest.mark.parametrize(("moment", "count"), [("step", 6), ("save", 3), ("save", 4)])
+def test_sigkill(moment: str, count: int, tiny: Tiny, tmp_path: Path) -> None:
+    """SIGKILL in mid-epoch and in the middle of writing a checkpoint; then resume=<run folder>."""
+    options = [*TINY, *CASES["onecycle"], "trainer.max_epochs=3"]
+    one, run = tmp_path / "whole", tmp_path / "killed"
+    one.mkdir()
+    fit(tiny(*CASES["onecycle"], "trainer.max_epochs=3"), one)
+    arguments = [*options, f"hydra.run.dir={run}"]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLER, moment, str(count), *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=200,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    config = (run / "config.yaml").read_text()
+    done = command(f"resume={run}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == str(run)
+    assert_same_end(one, run)
+    assert (run / "config.yaml").read_text() == config and (run / "metrics.json").exists()
+    assert not list((run / "checkpoints").glob(".*.tmp"))
+
+
+def test_resume_of_a_broken_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
+    fit(tiny("trainer.max_epochs=1"), tmp_path)
+    file = tmp_path / "checkpoints" / "last.ckpt"
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(UserError, match="truncated"):
+        fit(tiny(), tmp_path, file)
+
+
+@pytest.mark.parametrize("updates", [0, 3])
+def test_half_an_epoch_of_an_older_version_is_not_counted_in_silence(
+    updates: int,
+    tiny: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cfg = tiny("trainer.max_epochs=2", "schedule=none")
+    fit({**cfg, "trainer": {**cfg["trainer"], "max_epochs": 1}}, tmp_path)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    content = ckpt.read(last)
+    content["half_epoch"] = {"train_scores.accuracy": {"state": {}, "updates": updates}}
+    ckpt.write(last, content)
+    capsys.readouterr()
+    fit(cfg, tmp_path, last)
+    assert ("older version" in capsys.readouterr().out) == bool(updates)

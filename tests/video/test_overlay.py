@@ -1,0 +1,344 @@
+"""The overlay: boxes, bars, tags, timeline, colours, words and fonts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emotion_lab.core.errors import UserError
+from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.video.overlay import fonts, primitives
+from emotion_lab.video.overlay.overlay import Overlay
+from emotion_lab.video.overlay.primitives import (
+    BLACK,
+    COLOURS,
+    UNCERTAIN,
+    TextRenderer,
+    class_colours,
+    ink_on,
+    overlap,
+    place,
+    write,
+)
+from emotion_lab.video.overlay.translations import languages, load_words
+from emotion_lab.video.types import Face, FrameResult
+
+BOX = (250.0, 100.0, 120.0, 140.0)
+#: Languages DejaVu has the letters of; the others need a font of the system.
+OWN_FONT = ("en", "es", "fr", "de", "pt", "ru", "ar")
+
+
+def face(
+    smoothed: list[float] | None = None,
+    label: int | None = 3,
+    box: tuple[float, float, float, float] = BOX,
+    key: int = 1,
+) -> Face:
+    values = np.array(smoothed or [0.1, 0.05, 0.05, 0.6, 0.1, 0.05, 0.05], np.float32)
+    return Face(key, box, 0.9, values, values, label)
+
+
+def result(*faces: Face, time_s: float = 0.0, source: str = "clip.mp4") -> FrameResult:
+    return FrameResult(source, 0, time_s, 0.0, (640, 360), list(faces), 12.0)
+
+
+def blank(width: int = 640, height: int = 360, value: int = 0) -> np.ndarray:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def is_colour(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    return (image == np.array(colour, np.uint8)).all(axis=2)
+
+
+def test_the_image_given_is_not_touched() -> None:
+    image = blank(value=90)
+    drawn = Overlay({}, EMOTIONS).draw(image, result(face()))
+    assert (image == 90).all()
+    assert drawn.shape == image.shape and drawn.dtype == np.uint8
+    assert (drawn != image).any()
+
+
+def test_the_box_has_the_colour_of_the_label_at_its_place() -> None:
+    for k, name in enumerate(EMOTIONS):
+        drawn = Overlay({"bars": "none"}, EMOTIONS).draw(blank(), result(face(label=k)))
+        assert tuple(drawn[170, 250]) == COLOURS[name]  # left edge
+        assert tuple(drawn[170, 370]) == COLOURS[name]  # right edge
+        assert tuple(drawn[170, 310]) == BLACK  # nothing on the face itself
+    drawn = Overlay({"bars": "none"}, EMOTIONS).draw(blank(), result(face(label=None)))
+    assert tuple(drawn[170, 250]) == UNCERTAIN
+
+
+def test_bars_are_as_long_as_the_probabilities() -> None:
+    smoothed = [0.10, 0.15, 0.20, 0.40, 0.05, 0.06, 0.04]
+    drawn = Overlay({"bars": "all"}, EMOTIONS).draw(blank(), result(face(smoothed)))
+    panel = drawn[:, 376:]  # right of the box: the bars, and none of the box
+    lengths = []
+    for k, name in enumerate(EMOTIONS):
+        if k != 3:
+            lengths.append(is_colour(panel, COLOURS[name]).sum(axis=1).max())
+    happy = is_colour(drawn[110:, 376:], COLOURS["happy"]).sum(axis=1).max()
+    full = 42  # pixels of a whole bar at 640x360
+    want = [round(p * full) for k, p in enumerate(smoothed) if k != 3]
+    assert [int(n) for n in lengths] == want
+    assert happy == round(0.40 * full)
+
+
+def test_top3_shows_the_three_most_probable() -> None:
+    smoothed = [0.25, 0.01, 0.02, 0.5, 0.02, 0.15, 0.05]
+    drawn = Overlay({"bars": "top3"}, EMOTIONS).draw(blank(), result(face(smoothed)))
+    panel = drawn[:, 376:]
+    shown = {name for name in EMOTIONS if is_colour(panel, COLOURS[name]).any()}
+    assert shown == {"happy", "angry", "surprise"}
+
+
+def test_auto_leaves_bars_out_where_they_would_hide_faces() -> None:
+    crowd = [
+        face(box=(60.0 * i + 4, 60.0 * j + 30, 50.0, 50.0), key=10 * i + j)
+        for i in range(10)
+        for j in range(5)
+    ]
+    drawn = Overlay({"bars": "auto"}, EMOTIONS).draw(blank(), result(*crowd))
+    assert not is_colour(drawn, (70, 70, 70)).any()  # the tracks of the bars
+    assert is_colour(drawn, COLOURS["happy"]).any()
+
+
+@pytest.mark.parametrize("size", [(640, 360), (1920, 1080), (360, 640)])
+def test_sizes_scale_with_the_picture(size: tuple[int, int]) -> None:
+    width, height = size
+    unit = (width * height / (640 * 360)) ** 0.5
+    box = (width * 0.4, height * 0.4, width * 0.2, height * 0.3)
+    overlay = Overlay({"bars": "none"}, EMOTIONS)
+    drawn = overlay.draw(blank(width, height), result(face(box=box)))
+    tag = is_colour(drawn[: round(box[1]) - round(3 * unit)], COLOURS["happy"])
+    rows = np.flatnonzero(tag.any(axis=1))
+    assert rows.size == pytest.approx(round(13 * unit) * 3 // 2 - 2 * unit, abs=3 * unit)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [(-40, -30, 90, 90), (600, 330, 90, 90), (0, 0, 640, 360), (630, 5, 300, 10), (-500, 0, 9, 9)],
+)
+def test_tags_stay_inside_the_frame(box: tuple[float, float, float, float]) -> None:
+    overlay = Overlay({"bars": "none", "timeline_s": 0.0}, EMOTIONS)
+    drawn = overlay.draw(blank(), result(face(box=box)))
+    want = Overlay({"bars": "none", "timeline_s": 0.0}, EMOTIONS)
+    whole = want.draw(blank(), result(face(box=BOX)))
+    # The ink of the label is all there: as many black pixels on the yellow plate as in the open.
+    plate = is_colour(drawn, COLOURS["happy"]).sum()
+    assert plate > 0.5 * is_colour(whole[:100], COLOURS["happy"]).sum()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (48, 48), (20, 400)])
+def test_tiny_pictures_do_not_crash(size: tuple[int, int]) -> None:
+    box = (0.0, 0.0, float(size[0]), float(size[1]))
+    drawn = Overlay({}, EMOTIONS).draw(blank(*size), result(face(box=box), time_s=3.0), {"fps": 9})
+    assert drawn.shape == (size[1], size[0], 3)
+
+
+def test_the_timeline_shows_past_labels_at_their_place_and_a_gap() -> None:
+    overlay = Overlay({"timeline_s": 10.0, "bars": "none"}, EMOTIONS)
+    for tick in range(0, 101):  # happy 0..3 s, away 3..6 s, sad 6..10 s
+        time_s = tick / 10
+        there = [] if 3 < time_s < 6 else [face(label=3 if time_s <= 3 else 4)]
+        drawn = overlay.draw(blank(), result(*there, time_s=time_s))
+    line = drawn[352]
+    happy = np.flatnonzero(is_colour(drawn[344:358], COLOURS["happy"]).any(axis=0))
+    sad = np.flatnonzero(is_colour(drawn[344:358], COLOURS["sad"]).any(axis=0))
+    span = 640 - happy[0]  # the strip begins where the first label, ten seconds old, begins
+    assert happy[-1] - happy[0] + 1 == pytest.approx(0.3 * span, abs=3)
+    assert sad[-1] == 639 and 640 - sad[0] == pytest.approx(0.4 * span, abs=3)
+    middle = line[happy[-1] + 5 : sad[0] - 5]
+    assert middle.size and (middle == 0).all()
+
+
+def test_the_timeline_starts_afresh_when_time_runs_back_or_the_source_changes() -> None:
+    overlay = Overlay({"timeline_s": 10.0}, EMOTIONS)
+    for time_s in (1.0, 2.0, 3.0):
+        overlay.draw(blank(), result(face(), time_s=time_s))
+    assert overlay.history.runs[1][0][0] == 1.0
+    overlay.draw(blank(), result(face(), time_s=0.5))
+    assert [list(run) for run in overlay.history.runs[1]] == [[0.5, 0.5, 3]]
+    overlay.draw(blank(), result(time_s=1.0, source="other.mp4"))
+    assert not overlay.history.runs
+
+
+def test_the_timeline_keeps_no_more_than_its_seconds() -> None:
+    overlay = Overlay({"timeline_s": 5.0}, EMOTIONS)
+    for tick in range(2000):
+        overlay.history.add(result(face(label=tick % 2, key=tick // 500), time_s=tick / 20))
+    assert list(overlay.history.runs) == [3]
+    assert len(overlay.history.runs[3]) <= 5 * 20 + 2
+
+
+def test_a_plate_keeps_its_spot_rather_than_hop() -> None:
+    taken = [((0, 0, 100, 100), 1.0)]
+    spots = [(95, 0), (200, 0)]
+    assert place(spots, (20, 20), (640, 360), taken)[0] == 1  # a quarter of the first is covered
+    assert place(spots, (20, 20), (640, 360), [((0, 0, 97, 100), 1.0)], last=0)[0] == 0
+    assert place(spots, (20, 20), (640, 360), [((0, 0, 115, 100), 1.0)], last=0)[0] == 1
+    assert place([(630, 355)], (20, 20), (640, 360), [])[1] == (620, 340, 20, 20)
+    assert overlap((0, 0, 4, 4), (2, 3, 9, 9)) == 2
+
+
+def test_tags_of_close_faces_do_not_cover_each_other() -> None:
+    overlay = Overlay({"bars": "none"}, EMOTIONS)
+    faces = [face(box=(300.0 + 25 * i, 150.0, 60.0, 60.0), key=i + 1) for i in range(3)]
+    rects: list[tuple[int, int, int, int]] = []
+    original = overlay._tag
+
+    def note(*args: object) -> tuple[int, int, int, int]:
+        rects.append(original(*args))  # type: ignore[arg-type]
+        return rects[-1]
+
+    overlay._tag = note  # type: ignore[method-assign, assignment]
+    overlay.draw(blank(), result(*faces))
+    areas = [w * h for _, _, w, h in rects]
+    shared = [overlap(rects[i], rects[j]) for i in range(3) for j in range(i)]
+    assert len(rects) == 3 and max(shared) < 0.25 * min(areas)
+
+
+def test_colours_are_fixed_for_emotions_and_differ_for_all() -> None:
+    assert class_colours(["sad", "angry"]) == [COLOURS["sad"], COLOURS["angry"]]
+    many = class_colours([*EMOTIONS, *(f"other{i}" for i in range(20))])
+    assert len(set(many)) == 27
+    # Okabe and Ito's list (https://jfly.uni-koeln.de/color/), without black.
+    listed = {"#d55e00", "#009e73", "#cc79a7", "#f0e442", "#0072b2", "#e69f00", "#56b4e9"}
+    assert {"#{:02x}{:02x}{:02x}".format(*COLOURS[name]) for name in EMOTIONS} == listed
+
+
+def test_ink_reads_on_every_colour() -> None:
+    def light(colour: tuple[int, int, int]) -> float:
+        c = np.array(colour) / 255
+        linear = np.where(c <= 0.03928, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    for colour in [*class_colours([*EMOTIONS, *"abcdefgh"]), UNCERTAIN]:
+        high, low = sorted((light(colour), light(ink_on(colour))), reverse=True)
+        assert (high + 0.05) / (low + 0.05) >= 4.5, colour  # WCAG AA
+
+
+def test_every_language_has_every_word() -> None:
+    assert set(languages()) == {"en", "es", "hi", "zh", "fr", "de", "ar", "ja", "pt", "ru"}
+    for code in languages():
+        words = load_words(code, [*EMOTIONS, "contempt"])
+        assert not words.notes and len(set(words.labels)) == 8, code
+        if code != "en":
+            assert words.uncertain != "uncertain" and words.no_face != "no face"
+    assert load_words("es", ["happy", "sad"]).labels == ("alegría", "tristeza")
+    assert load_words("es", ["sad"]).label(None) == "incierto"
+
+
+@pytest.mark.parametrize("code", languages())
+def test_labels_are_drawn_in_each_language(code: str, capsys: pytest.CaptureFixture) -> None:
+    overlay = Overlay({"bars": "none"}, EMOTIONS, code)
+    said = capsys.readouterr().err
+    if code in OWN_FONT:
+        assert said == ""
+        assert overlay.words.language == code
+    elif said:
+        assert said.count("\n") == 1 and "written in English" in said
+        assert overlay.words.labels == EMOTIONS
+        pytest.skip(f"no font of this machine has the letters of {code}")
+    for word in overlay.words.every():
+        patch = overlay.pen.text(word, 13)
+        assert 3 < patch.ink.shape[1] < 150 and 5 < patch.ink.shape[0] < 26, word
+        assert (patch.ink > 128).sum() > 30, word
+    english = Overlay({"bars": "none"}, EMOTIONS).draw(blank(), result(face()))
+    drawn = overlay.draw(blank(), result(face()))
+    assert code == "en" or (english[70:100] != drawn[70:100]).any()
+
+
+def test_a_word_is_drawn_as_pillow_draws_it() -> None:
+    from PIL import Image, ImageDraw, ImageFont
+
+    pen = TextRenderer(fonts.plain_font(), fonts.plain_font())
+    image = blank(120, 40, 60)
+    write(image, pen.text("Überraschung", 13, (240, 228, 66)), 10, 25)
+    want = Image.new("RGB", (120, 40), (60, 60, 60))
+    font = ImageFont.truetype(str(fonts.plain_font()), 13)
+    ImageDraw.Draw(want).text((10, 25), "Überraschung", (240, 228, 66), font, anchor="ls")
+    assert np.abs(image.astype(int) - np.asarray(want).astype(int)).max() <= 2
+
+
+def test_a_language_file_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    file = tmp_path / "nl.json"
+    file.write_text(json.dumps({"happy": "blij", "sad": "droevig", "uncertain": "onzeker"}))
+    overlay = Overlay({}, EMOTIONS, str(file))
+    assert overlay.words.labels[3] == "blij" and overlay.words.labels[0] == "angry"
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    for name in ("angry", "disgust", "fear", "surprise", "neutral", "no_face", "paused"):
+        assert said.count(name) == 1
+    file = tmp_path / "nl.yaml"
+    file.write_text("happy: blij\n", encoding="utf-8")
+    assert load_words(str(file), ["happy"]).labels == ("blij",)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("- a\n- b\n", "no table"),
+        ("happy: [1, 2]\n", "'happy: [1, 2]' is no word"),
+        ("happy: no\n", "in quotes"),
+        ("happy: 'x\n", "no table"),
+        ("", "no table"),
+    ],
+)
+def test_a_bad_language_file_is_one_line(tmp_path: Path, text: str, expected: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=r".") as caught:
+        load_words(str(file), EMOTIONS)
+    assert expected in str(caught.value) and str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_settings_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Unknown language 'ed'"):
+        Overlay({}, EMOTIONS, "ed")
+    with pytest.raises(UserError, match="No language file at .*nl.yaml"):
+        Overlay({}, EMOTIONS, str(tmp_path / "nl.yaml"))
+    with pytest.raises(UserError, match="Unknown overlay.bars 'top5'. Did you mean 'top3'"):
+        Overlay({"bars": "top5"}, EMOTIONS)
+    with pytest.raises(UserError, match="Unknown overlay key 'bar'"):
+        Overlay({"bar": "all"}, EMOTIONS)
+    with pytest.raises(UserError, match="Unknown anonymize 'blurr'. Did you mean 'blur'"):
+        Overlay({}, EMOTIONS, anonymize="blurr")
+    (tmp_path / "a.ttf").write_text("no font")
+    with pytest.raises(UserError, match="a.ttf is no font"):
+        Overlay({"font": str(tmp_path / "a.ttf")}, EMOTIONS)
+
+
+def test_no_font_for_a_language_is_said_and_english_is_drawn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(fonts, "_search", lambda letters: None)
+    overlay = Overlay({}, EMOTIONS, "zh")
+    said = capsys.readouterr().err
+    assert said.startswith("no font on this machine") and said.count("\n") == 1
+    assert overlay.words.labels == EMOTIONS
+    lacking = Overlay({"font": str(fonts.plain_font())}, EMOTIONS, "zh")
+    assert "DejaVuSans-Bold.ttf lacks the letters of language=zh" in capsys.readouterr().err
+    assert lacking.words.labels == EMOTIONS
+
+
+def test_a_pillow_that_cannot_join_arabic_letters_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(fonts, "can_shape", lambda: False)
+    assert Overlay({}, EMOTIONS, "ar").words.labels == EMOTIONS
+    assert "Raqm" in capsys.readouterr().err
+    assert Overlay({}, EMOTIONS, "ru").words.language == "ru"
+
+
+def test_numbers_that_change_with_every_frame_do_not_fill_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(primitives, "_CACHE", 20)
+    pen = TextRenderer(fonts.plain_font(), fonts.plain_font())
+    for number in range(75):
+        pen.text(str(number), 8, kind="numbers")
+    assert 0 < len(pen._patches) <= 20

@@ -1,0 +1,277 @@
+"""The web page: who may see it, what it shows, what it saves."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytest.importorskip("httpx")
+
+from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.video.overlay.primitives import class_colours
+from emotion_lab.video.sinks.base import Sink
+from emotion_lab.video.sources.threaded import FrameSource
+from emotion_lab.video.types import Frame
+from emotion_lab.video.web.paced_source import PacedSource
+from emotion_lab.video.web.routes import whole_lines
+from tests.helpers_web import Drawn, Page, decoded, frames_of, pages, wait_for
+
+
+@pytest.fixture
+def open_page(tmp_path: Path) -> Iterator[Callable[..., Page]]:
+    """Return a function that opens a page on a reader."""
+    with pages(tmp_path) as make:
+        yield make
+
+
+# --- what it shows --------------------------------------------------------------------------------
+
+
+def test_the_page_needs_nothing_from_elsewhere(open_page: Callable[..., Page]) -> None:
+    client = open_page().client
+    for path, kind in (
+        ("/", "text/html"),
+        ("/page.css", "text/css"),
+        ("/page.js", "text/javascript"),
+        ("/timeline.js", "text/javascript"),
+        ("/uploads.js", "text/javascript"),
+    ):
+        answer = client.get(path)
+        assert answer.status_code == 200 and answer.headers["content-type"].startswith(kind)
+        assert "://" not in answer.text
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+        assert "access-control-allow-origin" not in answer.headers
+    assert client.get("/../serve.py").status_code == 404
+    assert client.get("/serve.py").status_code == 404
+
+
+def test_colours_and_names_are_the_overlay_s(open_page: Callable[..., Page]) -> None:
+    about = open_page().client.get("/api/about").json()
+    assert about["classes"] == list(EMOTIONS)
+    wanted = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in class_colours(EMOTIONS)]
+    assert about["colours"] == wanted
+    assert about["uncertain"] == "uncertain" and about["detector"] == "full_frame"
+
+
+def test_a_frame_is_the_row_and_the_drawn_picture(open_page: Callable[..., Page]) -> None:
+    status, jpeg = open_page().first()
+    assert status["state"] == "running" and status["view"] == "live"
+    face = status["row"]["faces"][0]
+    assert face["label"] == "happy" and face["box"] == [0, 0, 64, 48]
+    assert list(face["smoothed"]) == list(EMOTIONS)
+    assert face["smoothed"]["happy"] == pytest.approx(0.7)
+    assert decoded(jpeg).shape == (48, 64, 3)
+
+
+def test_uncertain_is_no_label(open_page: Callable[..., Page]) -> None:
+    status, _ = open_page(Drawn(live=True, value=20)).first()
+    assert status["row"]["faces"][0]["label"] is None
+
+
+def test_a_wide_picture_is_made_smaller_for_browsers_only(open_page: Callable[..., Page]) -> None:
+    from emotion_lab.video.web.frame_buffer import encode
+
+    assert decoded(encode(np.zeros((1080, 1920, 3), np.uint8))).shape == (720, 1280, 3)
+
+
+def test_frames_come_when_asked_and_only_newer_ones(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    status, _ = page.first()
+    time.sleep(0.3)  # a slow browser
+    later, _ = page.next(after=status["version"])
+    newest = page.hub.main.view.newest()[0]
+    # It did not get the next frame, but the one that was newest when it asked.
+    assert later["row"]["frame"] - status["row"]["frame"] > 10
+    assert newest is not None and newest["frame"] - later["row"]["frame"] < 15
+
+
+def test_without_news_the_answer_is_empty(
+    open_page: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("emotion_lab.video.web.routes.WAIT_S", 0.05)
+    page = open_page(Drawn(3))
+    page.until("ended")
+    version = wait_for(lambda: page.next()[0])["version"]
+    answer = page.client.get("/api/next", params={"after": version})
+    assert answer.status_code == 204 and not answer.content
+    assert not page.hub.main.view.bell._waiting
+
+
+# --- who may see it -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/", "/page.js", "/api/about", "/api/next", "/api/rows", "/no"])
+def test_every_address_asks_for_the_token(open_page: Callable[..., Page], path: str) -> None:
+    client = open_page(token="pässword").client
+    for query in ("", "?token=", "?token=password", "?token=%ff"):
+        assert client.get(path + query).status_code == 403
+    client.cookies.set("emotion_lab_8080", "wrong")
+    assert client.get(path).status_code == 403
+    assert client.post("/api/stop").status_code == 403
+
+
+def test_the_first_visit_leaves_the_token_in_a_cookie(open_page: Callable[..., Page]) -> None:
+    client = open_page(token="a;b c=").client
+    answer = client.get("/", params={"token": "a;b c="})
+    assert answer.status_code == 200
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie and "samesite=strict" in cookie
+    assert client.get("/api/about").status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[", "192.168.1.2"])
+def test_another_name_for_this_machine_is_refused(
+    open_page: Callable[..., Page], host: str
+) -> None:
+    client = open_page().client
+    assert client.get("/", headers={"host": host}).status_code == 403
+    for own in ("localhost:9000", "127.0.0.1", "[::1]:8080"):
+        assert client.get("/", headers={"host": own}).status_code == 200
+
+
+def test_other_sites_cannot_use_the_page(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:9999"):
+        assert page.client.post("/api/stop", headers={"origin": origin}).status_code == 403
+    image = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
+    assert page.client.get("/api/next", headers=image).status_code == 403
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    assert page.client.get("/", headers=link).status_code == 200
+    assert not page.left
+    own = {"origin": "http://127.0.0.1:8080"}
+    assert page.client.post("/api/stop", headers=own).status_code == 200
+    assert page.left
+
+
+# --- buttons --------------------------------------------------------------------------------------
+
+
+def test_pause_holds_a_clip_and_loses_nothing(open_page: Callable[..., Page]) -> None:
+    page = open_page(Drawn(60))
+    page.first()
+    assert page.client.post("/api/pause?on=1").json() == {"state": "paused"}
+    time.sleep(0.1)  # the frame at hand
+    before = page.next()[0]["row"]["frame"]
+    time.sleep(0.2)
+    assert page.next()[0]["row"]["frame"] == before < 59
+    assert page.client.post("/api/pause?on=0").json() == {"state": "running"}
+    page.until("ended")
+    lines = page.client.get("/api/rows").text.splitlines()
+    assert [json.loads(line)["frame"] for line in lines] == list(range(60))
+    assert page.client.post("/api/pause?on=2").status_code == 400
+
+
+def test_a_file_plays_at_its_own_rate() -> None:
+    begin = time.monotonic()
+    player = PacedSource(FrameSource(Drawn(50)))
+    with player:
+        walls = [frame.wall for frame in player]
+    assert 0.45 < time.monotonic() - begin < 2.0
+    assert walls == sorted(walls) and walls[-1] - walls[0] > 0.45
+
+
+def test_a_snapshot_is_saved_and_can_be_fetched(
+    open_page: Callable[..., Page], tmp_path: Path
+) -> None:
+    page = open_page()
+    page.first()
+    name = page.client.post("/api/snapshot").json()["file"]
+    image = cv2.imread(str(tmp_path / name))
+    assert image.shape == (48, 64, 3)
+    fetched = page.client.get(f"/api/file/{name}")
+    assert fetched.content == (tmp_path / name).read_bytes()
+    assert name in page.next()[0]["saved"]
+    (tmp_path / "secret.txt").write_text("x")
+    for other in ("secret.txt", "../secret.txt", "..%2fsecret.txt"):
+        assert page.client.get(f"/api/file/{other}").status_code == 404
+
+
+def test_a_recording_plays(open_page: Callable[..., Page], tmp_path: Path) -> None:
+    page = open_page()
+    page.first()
+    name = page.client.post("/api/record?on=1").json()["file"]
+    wait_for(lambda: (page.next()[0]["recording"] or {"seconds": 0})["seconds"] > 0.2)
+    assert page.client.post("/api/record?on=0").json()["file"] == name
+    assert page.next()[0]["recording"] is None
+    assert 10 < frames_of(tmp_path / name) < 300
+    assert page.client.get(f"/api/file/{name}").status_code == 200
+
+
+def test_the_end_finishes_a_recording(open_page: Callable[..., Page], tmp_path: Path) -> None:
+    page = open_page()
+    page.first()
+    name = page.client.post("/api/record?on=1").json()["file"]
+    wait_for(lambda: (page.next()[0]["recording"] or {"seconds": 0})["seconds"] > 0.1)
+    page.hub.close()
+    assert frames_of(tmp_path / name) > 5
+
+
+def test_the_end_waits_for_files_to_be_closed(open_page: Callable[..., Page]) -> None:
+    class Slow(Sink):
+        closed = False
+
+        def write(self, *_: Any) -> None:
+            pass
+
+        def close(self) -> None:  # such as the timeline of a long run
+            time.sleep(1.2)
+            self.closed = True
+
+    page, slow = open_page(start=False), Slow()
+    page.hub.main.session.sinks.append(slow)
+    page.hub.main.start()
+    page.first()
+    page.hub.close()
+    assert slow.closed and page.hub.main.state == "ended"
+
+
+def test_a_full_disk_ends_the_recording_only(
+    open_page: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("emotion_lab.video.sinks.video.RESERVE", 2**62)
+    page = open_page()
+    page.first()
+    page.client.post("/api/record?on=1")
+    status = wait_for(lambda: got if (got := page.next()[0])["message"] else None)
+    assert "left on the disk" in status["message"] and status["recording"] is None
+    assert status["state"] == "running"
+
+
+def test_hidden_faces_are_hidden_everywhere(open_page: Callable[..., Page], tmp_path: Path) -> None:
+    class Stripes(Drawn):
+        def frames(self, stop: threading.Event) -> Iterator[Frame]:
+            for frame in super().frames(stop):
+                frame.image = np.zeros((240, 320, 3), np.uint8)
+                frame.image[:, np.arange(320) % 8 < 4] = 200
+                yield frame
+
+    sharp = {}
+    for mode in ("none", "blur"):
+        page = open_page(Stripes(live=True), anonymize=mode)
+        shown = decoded(page.first()[1])
+        saved = cv2.imread(str(tmp_path / page.client.post("/api/snapshot").json()["file"]))
+        page.hub.close()
+        (tmp_path / "live.jsonl").unlink()
+        # How much neighbouring pixels differ: 50 for the stripes, a little for what is drawn.
+        edges = [np.abs(np.diff(image.astype(int), axis=1)).mean() for image in (shown, saved)]
+        sharp[mode] = edges
+    assert min(sharp["none"]) > 3 * max(sharp["blur"]), sharp
+
+
+def test_rows_end_with_a_whole_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    long = b'{"a": "' + b"x" * 200_000 + b'"}\n'
+    path.write_bytes(long + b'{"b": 1}\n{"c":')
+    assert b"".join(whole_lines(path)) == long + b'{"b": 1}\n'
+    path.write_bytes(b"")
+    assert b"".join(whole_lines(path)) == b""
