@@ -236,7 +236,7 @@ def evaluate(cfg: DictConfig) -> float:
         "checkpoint": ", ".join(str(file) for file in files),
         "checkpoint_sha256": identity(files),
         **{key: judged.card[key] for key in ("weights",) if key in judged.card},
-        "runtime": runtime.name if runtime else f"torch {torch.__version__} f32 on {device}",
+        "runtime": runtime.name if runtime else f"torch {torch.__version__} fp32 on {device}",
         "commit": git_commit(),
         "hardware": hardware(device),
         "versions": versions(),

@@ -188,7 +188,7 @@ def test_a_page_escapes(tmp_path: Path) -> None:
         "file": "a<b.onnx",
         "format": "onnx",
         "precision": "fp32",
-        "run_precision": "f32",
+        "run_precision": "fp32",
         "split": "val",
         "size_mb": 1.0,
         **compare(known, off),

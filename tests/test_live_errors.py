@@ -72,8 +72,8 @@ def test_a_key_is_compared_with_keys_and_not_with_its_group() -> None:
         "Unknown option 'smoothing.margin'. "
         "Available: smoothing.switch_evidence_s, smoothing.name, smoothing.space."
     )
-    assert "Did you mean 'smoothing.switch_evidence_s'?" in str(unknown_key("smoothing.led_s", known))
-    assert "Did you mean 'smoothing.switch_evidence_s'?" in str(unknown_key("smothing.lead_s", known))
+    assert "Did you mean 'smoothing.switch_evidence_s'?" in str(unknown_key("smoothing.switch_evidens_s", known))
+    assert "Did you mean 'smoothing.switch_evidence_s'?" in str(unknown_key("smothing.switch_evidence_s", known))
 
 
 def test_a_config_of_another_version_is_one_line(

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.migrate import migrate_config
 
 #: Raised when the meaning of the card changes; readers refuse what they do not know.
 FORMAT = 1
@@ -149,4 +150,8 @@ def read(path: Path) -> dict[str, Any]:
     known = ENSEMBLE_FORMAT if "members" in content else FORMAT
     if not isinstance(found, int) or found > known:
         raise UserError(f"{path} has format {found}, this version reads up to {known}: upgrade.")
+    card = content[CARD]
+    for part in (card, *card.get("members", ())):
+        if isinstance(part, dict) and isinstance(part.get("config"), dict):
+            part["config"] = migrate_config(part["config"])
     return content

@@ -13,6 +13,9 @@ import torch
 
 from emotion_lab.core.errors import UserError
 
+#: ``trainer.precision`` -> what Lightning's Trainer calls it.
+LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
 
 def _cpu_flags() -> set[str]:
     try:
@@ -57,13 +60,16 @@ def choose_accelerator(wanted: str) -> str:
 
 
 def choose_precision(wanted: str, accelerator: str) -> str:
-    """Return Lightning's precision: bf16 only where it is fast."""
-    if str(wanted) in ("32", "32-true"):
-        return "32-true"
-    if wanted == "16-mixed" and accelerator == "cpu":
-        raise UserError("trainer.precision=16-mixed needs a GPU: set bf16-mixed, 32-true or auto.")
+    """Return Lightning's name for ``trainer.precision``; ``auto`` is bf16 where it is fast.
+
+    Args:
+        wanted: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        accelerator: ``cpu``, ``cuda`` or ``mps``.
+    """
+    if wanted == "fp16" and accelerator == "cpu":
+        raise UserError("trainer.precision=fp16 needs a GPU: set bf16, fp32 or auto.")
     if wanted != "auto":
-        return str(wanted)
+        return LIGHTNING_PRECISION[wanted]
     if accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16-mixed"
     if accelerator == "cpu" and cpu_multiplies_bf16():

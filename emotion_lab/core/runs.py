@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.migrate import migrate_config, migrate_override
 
 #: What makes a folder a finished run of ``train``.
 FILES = ("config.yaml", "metrics.json")
@@ -74,13 +75,17 @@ def read(folder: Path) -> Run:
     if not is_run(folder):
         raise UserError(f"{folder} is no finished training run: it lacks {' or '.join(FILES)}.")
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        config = migrate_config(
+            yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        )
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         typed = folder / ".hydra" / "overrides.yaml"
         overrides = yaml.safe_load(typed.read_text(encoding="utf-8")) if typed.is_file() else None
+        if overrides is not None:
+            overrides = [migrate_override(str(text)) for text in overrides]
         run = Run(folder, config, metrics, overrides)
         _ = run.seed, run.mode, metrics["val"]["accuracy"], metrics["monitor"]["best"]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{folder} cannot be read as a training run: {error}.") from None
     return run
 

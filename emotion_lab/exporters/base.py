@@ -83,7 +83,7 @@ class ExportFormat(ABC):
 
     def run_precision(self, precision: str) -> str:
         """Return what the runtime is told to compute in where the file does not say it."""
-        return {"fp16": "f16", "bf16": "bf16"}.get(precision, "f32")
+        return {"fp16": "fp16", "bf16": "bf16"}.get(precision, "fp32")
 
 
 #: Name -> format.

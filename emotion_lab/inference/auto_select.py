@@ -27,7 +27,7 @@ from emotion_lab.inference.base import (
 from emotion_lab.inference.converted_model import probes
 
 #: (runtime, precision), each tried. The last is the reference itself and always there.
-CANDIDATES = (("openvino", "f32"), ("openvino", "bf16"), ("onnxruntime", "f32"), ("torch", "f32"))
+CANDIDATES = (("openvino", "fp32"), ("openvino", "bf16"), ("onnxruntime", "fp32"), ("torch", "fp32"))
 #: What they need; a choice is remembered for these versions.
 PACKAGES = ("openvino", "onnxruntime", "onnx", "onnxscript", "torch")
 #: Raised when what is remembered, or how it is measured, changes.
@@ -141,7 +141,7 @@ def _measured(cfg: dict[str, Any], source: ModelSource, key: dict[str, Any]) -> 
     if not usable:
         raise BackendUnavailableError("; ".join(passed))
     times = dict(zip(usable, timed(list(usable.values()), source), strict=True))
-    order = sorted(times, key=lambda pair: times[pair] * (WORTH if pair[1] != "f32" else 1))
+    order = sorted(times, key=lambda pair: times[pair] * (WORTH if pair[1] != "fp32" else 1))
     name, precision = order[0]
     if name != "torch":
         torch.set_num_threads(before)  # the candidate has set them for the whole process

@@ -59,13 +59,13 @@ class BackendUnavailableError(UserError):
 
 #: Name -> (conf/backend/<name>.yaml as a plain dict, checkpoint) -> runtime.
 RUNTIMES: Registry[Callable[[dict[str, Any], ModelSource], InferenceBackend]] = Registry(
-    "runtime", "emotion_lab.inference"
+    "backend", "emotion_lab.inference"
 )
 
 #: What conf/backend/base.yaml says.
 DEFAULTS: dict[str, Any] = {"precision": "auto", "device": "auto", "threads": None}
 #: What may stand there, for one runtime or another.
-WORDS = {"precision": ("auto", "f32", "bf16"), "device": ("auto", "cpu", "cuda")}
+WORDS = {"precision": ("auto", "fp32", "bf16"), "device": ("auto", "cpu", "cuda")}
 
 
 def choice(cfg: dict[str, Any], key: str, *able: str) -> str:

@@ -33,14 +33,14 @@ FORMAT = 1
 
 #: Largest difference of a probability from PyTorch's that is accepted. float32 runtimes add in
 #: another order (about 1e-6 was measured); bfloat16 keeps 8 bits of each number (0.008).
-TOLERANCE = {"f32": 1e-4, "bf16": 0.03}
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.03}
 
 
 class Converter(ABC, Generic[M]):
     """One foreign runtime; ``M`` is its converted network in memory.
 
     Attributes:
-        name: For people, for instance ``openvino 2026.4.1 f32``.
+        name: For people, for instance ``openvino 2026.4.1 fp32``.
         version: Whatever a kept file depends on: program and version.
         suffix: Of the kept file, which is named after the checkpoint.
         precision: Key of :data:`TOLERANCE`.

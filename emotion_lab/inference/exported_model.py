@@ -40,7 +40,7 @@ def _check(path: Path, cfg: dict[str, Any], precision: str | None = None) -> Non
         able = {"precision": (precision,)}
     for key, words in able.items():
         if cfg[key] not in ("auto", *words):
-            typed = "runtime" if key == "name" else f"backend.{key}"
+            typed = "backend" if key == "name" else f"backend.{key}"
             raise UserError(
                 f"{typed}={cfg[key]} is not for {path}, which runs with {words[0]}: leave "
                 f"{typed}=auto, or give the checkpoint it was made of."
@@ -70,7 +70,9 @@ def open_exported(
     _check(path, cfg)
     model = load(path, cfg["threads"])
     meta, given = model.meta, model.meta["input"]
+    # Files written by earlier versions hold the names of OpenVINO.
     precision = str(meta["run_precision"])
+    precision = {"f32": "fp32", "f16": "fp16"}.get(precision, precision)
     _check(path, cfg, precision)
     mean, std = (tuple(float(value) for value in given[key]) for key in ("mean", "std"))
     spec = InputSpec(int(given["image_size"]), int(given["channels"]), mean, std)

@@ -161,7 +161,7 @@ def _openvino(path: Path, threads: int | None) -> tuple[str | None, Callable[[di
             return openvino_core.start(model, precision, threads)
         # Pixels would lose their last bits before the network sees them.
         resize, net = openvino_core.split(model, PIXELS)
-        fit = openvino_core.start(resize, "f32", threads)
+        fit = openvino_core.start(resize, "fp32", threads)
         classify = openvino_core.start(net, precision, threads)
         return lambda faces: classify(fit(faces))
 

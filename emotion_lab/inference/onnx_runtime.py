@@ -36,13 +36,13 @@ class OnnxConverter(Converter[bytes]):
     """
 
     suffix = ".onnx"
-    precision = "f32"
+    precision = "fp32"
 
     def __init__(self, ort: Any, provider: str, threads: int | None) -> None:
         self.ort, self.provider, self.threads = ort, provider, threads
         self.version = f"onnxruntime {ort.__version__}, torch {torch.__version__}"
         where = "cuda" if provider == CUDA else "cpu"
-        self.name = f"onnxruntime {ort.__version__} f32 on {where}"
+        self.name = f"onnxruntime {ort.__version__} fp32 on {where}"
 
     def convert(self, net: EmotionNet) -> bytes:
         """See :meth:`Converter.convert`."""
@@ -115,7 +115,7 @@ def build(cfg: dict[str, Any], source: ModelSource) -> InferenceBackend:
         Unusable: If it is not installed, cannot run this network, or ``backend.device=cuda`` and
             this build of it knows no GPU.
     """
-    choice(cfg, "precision", "f32")
+    choice(cfg, "precision", "fp32")
     device = choice(cfg, "device", "cpu", "cuda")
     try:
         import onnx  # noqa: F401

@@ -44,18 +44,22 @@ def computes_bf16() -> bool:
     return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+#: Precision in this package -> OpenVINO's name for it.
+_HINTS = {"fp32": "f32", "fp16": "f16"}
+
+
 def compiled(model: Any, precision: str, threads: int | None = None) -> Any:
     """Compile a graph for this CPU; return its ``openvino.InferRequest``.
 
     Args:
         model: Of ``core().read_model`` or ``openvino.convert_model``.
-        precision: What it computes in: ``f32`` or ``bf16``, or ``f16`` where the CPU has it.
+        precision: What it computes in: ``fp32`` or ``bf16``, or ``fp16`` where the CPU has it.
         threads: Threads of one inference, None for all cores.
     """
     config = {
         "PERFORMANCE_HINT": "LATENCY",
         # Left alone it takes bfloat16 wherever the CPU has it.
-        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_PRECISION_HINT": _HINTS.get(precision, precision),
         # Capture and detection share these cores; pinned threads could not give way to them.
         "ENABLE_CPU_PINNING": False,
     }

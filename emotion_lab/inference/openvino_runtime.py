@@ -30,7 +30,7 @@ class OpenVinoConverter(Converter[Any]):
 
     Args:
         ov: The module ``openvino``.
-        precision: ``f32`` or ``bf16``.
+        precision: ``fp32`` or ``bf16``.
         threads: Threads of one inference, None for all cores.
     """
 
@@ -84,7 +84,7 @@ def build(cfg: dict[str, Any], source: ModelSource) -> InferenceBackend:
         Unusable: If it is not installed, cannot run this network, or bf16 is asked for and the CPU
             would only emulate it, slowly.
     """
-    wanted = choice(cfg, "precision", "f32", "bf16")
+    wanted = choice(cfg, "precision", "fp32", "bf16")
     choice(cfg, "device", "cpu")
     try:
         ov = import_openvino()
@@ -98,10 +98,10 @@ def build(cfg: dict[str, Any], source: ModelSource) -> InferenceBackend:
         )
     threads = cfg["threads"]
     if wanted != "auto" or not fast_bf16:
-        precision = "f32" if wanted == "auto" else wanted
+        precision = "fp32" if wanted == "auto" else wanted
         return open_converted(OpenVinoConverter(ov, precision, threads), source)
     try:
         return open_converted(OpenVinoConverter(ov, "bf16", threads), source)
     except BackendUnavailableError as error:
-        runtime = open_converted(OpenVinoConverter(ov, "f32", threads), source)
+        runtime = open_converted(OpenVinoConverter(ov, "fp32", threads), source)
         return InferenceBackend(runtime.name, runtime.run, [f"not bf16: {error}", *runtime.notes])

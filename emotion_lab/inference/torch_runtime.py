@@ -28,7 +28,7 @@ def build(cfg: dict[str, Any], source: ModelSource) -> InferenceBackend:
     Raises:
         Unusable: If ``backend.device=cuda`` and there is none.
     """
-    choice(cfg, "precision", "f32")
+    choice(cfg, "precision", "fp32")
     device = choice(cfg, "device", "cpu", "cuda")
     if cfg["threads"]:
         torch.set_num_threads(cfg["threads"])
@@ -38,7 +38,7 @@ def build(cfg: dict[str, Any], source: ModelSource) -> InferenceBackend:
         )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    name = f"torch {torch.__version__} f32 on {device}"
+    name = f"torch {torch.__version__} fp32 on {device}"
     run = reference(source.net()) if device == "cpu" else _on_gpu(source.net())
     return InferenceBackend(name, run)
 

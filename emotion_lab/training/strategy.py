@@ -62,7 +62,7 @@ def check(cfg: dict[str, Any], accelerator: str) -> int:
             ("trainer.ema_decay", trainer["ema_decay"]),
             ("model.compile", cfg["model"]["compile"]),
             ("trainer.channels_last", trainer["channels_last"] is True),
-            ("trainer.precision", trainer["precision"] == "16-mixed"),
+            ("trainer.precision", trainer["precision"] == "fp16"),
         ):
             if bad:
                 group, name = key.split(".")

@@ -49,7 +49,7 @@ def test_times_are_those_of_the_calls(run: Path, tmp_path: Path, monkeypatch: An
     def sleeps(ms: float) -> InferenceBackend:
         return InferenceBackend("", lambda images: time.sleep(ms * len(images) / 1000))  # type: ignore
 
-    ways = {("torch", "f32", 1): sleeps(6), ("openvino", "f32", 1): sleeps(2)}
+    ways = {("torch", "fp32", 1): sleeps(6), ("openvino", "fp32", 1): sleeps(2)}
     rows = matrix.measured(contender(run, tmp_path), ways, [1, 4], rounds=3)
     assert [(r["runtime"], r["batch"]) for r in rows] == [
         *(("torch", 1), ("openvino", 1)),
@@ -80,23 +80,23 @@ def test_what_cannot_run_is_said(run: Path, tmp_path: Path, monkeypatch: Any) ->
     torch.set_num_threads(before)
     assert list(usable) == [matrix.EAGER]
     assert set(reasons) == set(auto_select.CANDIDATES) - {matrix.EAGER}
-    assert reasons["openvino", "f32"] == "openvino has no luck"
+    assert reasons["openvino", "fp32"] == "openvino has no luck"
 
 
 def test_agreement_is_counted_on_the_same_images(run: Path, tmp_path: Path) -> None:
     given = contender(run, tmp_path)
     eager = matrix.RUNTIMES.get("torch")(
-        {"name": "torch", "precision": "f32", "device": "cpu", "threads": 1}, given.source
+        {"name": "torch", "precision": "fp32", "device": "cpu", "threads": 1}, given.source
     ).run
 
     def wrong(images: np.ndarray) -> np.ndarray:
         return np.roll(eager(images), 1, axis=1)
 
-    runs = {matrix.EAGER: eager, ("openvino", "f32"): eager, ("openvino", "bf16"): wrong}
+    runs = {matrix.EAGER: eager, ("openvino", "fp32"): eager, ("openvino", "bf16"): wrong}
     found = matrix.predict_all(given, runs, 1000, {"path": None})
     first = found[matrix.EAGER]
     assert first["agreement"] == 1 and first["n"] == 20
-    assert found["openvino", "f32"] == first
+    assert found["openvino", "fp32"] == first
     assert found["openvino", "bf16"]["agreement"] == 0
     rows = [
         row("m", 0.5, 1, 1, runtime=runtime, precision=precision) for runtime, precision in runs
@@ -158,7 +158,7 @@ def test_the_command(run: Path, tmp_path: Path) -> None:
         for value in contender(run, tmp_path).source.net().state_dict().values()
     )
     assert all(weights / 1e6 * 0.8 < one["size_mb"] < weights / 1e6 + 1 for one in rows)
-    exact = [one for one in rows if one["precision"] == "f32"]
+    exact = [one for one in rows if one["precision"] == "fp32"]
     assert all(one["agreement"] == 1 and one["accuracy"] == 0.5 for one in exact)
     assert found["pareto"] and all(one in rows for one in found["pareto"])
     assert found["choice"]["row"] is None and found["choice"]["nearest"] in rows

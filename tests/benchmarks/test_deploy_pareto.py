@@ -18,7 +18,7 @@ def row(model: str, accuracy: float | None, ms: float, size: float, **more: Any)
     return {
         "model": model,
         "runtime": "torch",
-        "precision": "f32",
+        "precision": "fp32",
         "batch": 1,
         "threads": 1,
         "accuracy": accuracy,
@@ -82,7 +82,7 @@ def test_the_budget_names_the_most_accurate(
     found = pareto.choose(ROWS, latency, size)
     assert found["row"]["model"] == model
     line = pareto.choice_line(found, True)
-    assert line.startswith("most accurate with") and f": {model}, torch f32, 1 thread (" in line
+    assert line.startswith("most accurate with") and f": {model}, torch fp32, 1 thread (" in line
     assert ("without a budget" in line) == (latency is None and size is None)
 
 
@@ -91,7 +91,7 @@ def test_an_impossible_budget_names_the_nearest() -> None:
     assert found["row"] is None and found["nearest"] == FAST and found["over"] == 2.0
     line = pareto.choice_line(found, True)
     assert line == (
-        "nothing fits within 0.5 ms and 10 MB; nearest is fast, torch f32, 1 thread "
+        "nothing fits within 0.5 ms and 10 MB; nearest is fast, torch fp32, 1 thread "
         "(accuracy 60.00%, 1.00 ms, 20.0 MB), 2 times the budget"
     )
     assert "nothing was measured" in pareto.choice_line(pareto.choose([], 1, 1), True)

@@ -52,8 +52,8 @@ def test_numbers_must_be_finite(value: str, tiny: Tiny) -> None:
 
 
 def test_half_precision_needs_a_gpu() -> None:
-    with pytest.raises(UserError, match="16-mixed needs a GPU"):
-        choose_precision("16-mixed", "cpu")
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        choose_precision("fp16", "cpu")
 
 
 def test_weights_that_break_in_the_last_step_are_not_kept(tiny: Tiny, tmp_path: Path) -> None:

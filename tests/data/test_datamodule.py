@@ -355,7 +355,7 @@ def test_a_folder_with_a_broken_file(tmp_path: Path, cache: str, late: bool) -> 
     cfg = {"name": "image_folder", "path": str(tmp_path), "cache": cache}
 
     def batches(on_error: str) -> list[Batch]:
-        module = data(on_error=on_error, **cfg)
+        module = data(on_decode_error=on_error, **cfg)
         if late:
             victim.write_bytes(victim.read_bytes()[:100])
         return list(module.train_dataloader())

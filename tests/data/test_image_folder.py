@@ -244,7 +244,7 @@ def test_wrong_places(tmp_path):
     assert "no class folders" in message(tmp_path / "flat")
     tree(tmp_path / "twice", ["val/happy/1.png", "valid/happy/1.png"])
     assert "stand for the val split" in message(tmp_path / "twice")
-    assert "Unknown data.on_decode_error 'ignore'" in message(tmp_path / "twice", on_error="ignore")
+    assert "Unknown data.on_decode_error 'ignore'" in message(tmp_path / "twice", on_decode_error="ignore")
 
 
 def test_bad_file_is_raised_or_skipped(tmp_path):
@@ -253,13 +253,13 @@ def test_bad_file_is_raised_or_skipped(tmp_path):
     bad.write_bytes(b"not an image")
     text = message(tmp_path)
     assert str(bad) in text and "data.on_decode_error=skip" in text
-    source = load(tmp_path, on_error="skip")
+    source = load(tmp_path, on_decode_error="skip")
     assert sizes(source) == {"train": 6, "test": 6}
     assert source.skipped == [str(bad)]
     assert any("skipped 1 bad files" in note and str(bad) in note for note in source.notes)
     for path in (tmp_path / "train" / "sad").iterdir():
         path.write_bytes(b"")
-    assert "train/sad has no images in train" in message(tmp_path, on_error="skip")
+    assert "train/sad has no images in train" in message(tmp_path, on_decode_error="skip")
 
 
 def test_other_splits_stay_closed(tmp_path):

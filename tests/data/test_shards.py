@@ -331,7 +331,7 @@ def test_no_stream(copy: Path, tmp_path: Path) -> None:
 
 
 def test_settings_that_do_not_apply(stream: Path, folder: Path, tmp_path: Path) -> None:
-    assert "data.on_decode_error=skip does not apply" in told(stream, on_error="skip")
+    assert "data.on_decode_error=skip does not apply" in told(stream, on_decode_error="skip")
     out = convert({**BASE, "name": "image_folder", "path": str(folder)}, tmp_path / "out")
     assert "Unknown class 'my own'" in told(out, strict_labels=True)
 

@@ -173,7 +173,7 @@ def test_every_runtime_takes_it(runtime: str, built: tuple[Path, dict[str, Any]]
     if runtime != "torch":
         pytest.importorskip(f"{runtime}runtime" if runtime == "onnx" else runtime)
     folder, found = built
-    options = {"name": runtime, "precision": "f32"}
+    options = {"name": runtime, "precision": "fp32"}
     classifier = load_classifier(folder, options)
     faces = [image.permute(1, 2, 0).numpy() for image in images()]
     net, card = restore(folder / "ensemble.ckpt")

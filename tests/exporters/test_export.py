@@ -181,7 +181,7 @@ def test_bfloat16_is_for_the_network_alone(batch: Any, tmp_path: Path) -> None:
     path = export(net, card_of(net), "openvino", "bf16", tmp_path / "senet.bf16.xml", batch=batch)
     read = openvino_core.core().read_model
     exact, rough = (openvino_core.split(read(path), PIXELS)[0] for _ in range(2))
-    pixels, lost = openvino_core.start(exact, "f32", 1), openvino_core.start(rough, "bf16", 1)
+    pixels, lost = openvino_core.start(exact, "fp32", 1), openvino_core.start(rough, "bf16", 1)
     for size in ((48, 48), (96, 96), (70, 90), (30, 20)):
         given = np.stack(faces(*[size] * 4))
         expected = Preprocess(net.spec)(torch.from_numpy(given)).numpy()

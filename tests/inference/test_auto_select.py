@@ -81,10 +81,10 @@ def bench(run: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Return runtimes whose order of speed is not that of the candidates."""
     made = Bench(
         {
-            ("openvino", "f32"): 9.0,
+            ("openvino", "fp32"): 9.0,
             ("openvino", "bf16"): 6.0,
-            ("onnxruntime", "f32"): 2.0,
-            ("torch", "f32"): 16.0,
+            ("onnxruntime", "fp32"): 2.0,
+            ("torch", "fp32"): 16.0,
         }
     )
     monkeypatch.setattr(auto_select, "RUNTIMES", made)
@@ -103,21 +103,21 @@ def test_the_fastest_is_taken_and_remembered(bench: Bench, run: Path) -> None:
     begin = time.perf_counter()
     first = auto_select.build(CFG, given)
     assert time.perf_counter() - begin < auto_select.MEASURE_S + 3
-    assert first.name == "onnxruntime f32" and bench.built == list(auto_select.CANDIDATES)
+    assert first.name == "onnxruntime fp32" and bench.built == list(auto_select.CANDIDATES)
     note = first.notes[0]
     assert "measured now" in note and first.notes[-1] == "as kept"
-    order = [note.index(word) for word in ("onnxruntime f32", "openvino bf16", "torch f32")]
+    order = [note.index(word) for word in ("onnxruntime fp32", "openvino bf16", "torch fp32")]
     assert order == sorted(order)
     bench.built.clear()
     bench.calls = 0
     again = auto_select.build(CFG, given)
-    assert again.name == "onnxruntime f32" and bench.built == [("onnxruntime", "f32")]
+    assert again.name == "onnxruntime fp32" and bench.built == [("onnxruntime", "fp32")]
     assert bench.calls == 0, "a remembered choice measures nothing"
     assert again.notes[0] == note.replace("measured now", "measured before")
 
 
 @pytest.mark.parametrize(
-    "change", [{"threads": 2}, {"precision": "f32"}, "sha256", "version", "cpu"]
+    "change", [{"threads": 2}, {"precision": "fp32"}, "sha256", "version", "cpu"]
 )
 def test_other_circumstances_are_measured_anew(
     bench: Bench, run: Path, monkeypatch: pytest.MonkeyPatch, change: Any
@@ -140,24 +140,24 @@ def test_other_circumstances_are_measured_anew(
 
 def test_bf16_has_to_be_worth_it(bench: Bench, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = source(run)
-    bench.ms[("onnxruntime", "f32")] = "not installed"
+    bench.ms[("onnxruntime", "fp32")] = "not installed"
     assert auto_select.build(CFG, given).name == "openvino bf16"
     # A hair faster is not enough: then float32 keeps its digits.
-    exact = {"openvino f32": 1.0, "openvino bf16": 0.97, "torch f32": 3.0}
+    exact = {"openvino fp32": 1.0, "openvino bf16": 0.97, "torch fp32": 3.0}
     monkeypatch.setattr(auto_select, "timed", lambda runtimes, _: [exact[r.name] for r in runtimes])
     chosen = auto_select.build({**CFG, "threads": 3}, given)
-    assert chosen.name == "openvino f32"
+    assert chosen.name == "openvino fp32"
     assert "not installed" in chosen.notes, "it says why others were passed over"
 
 
 def test_a_remembered_choice_that_does_not_load(bench: Bench, run: Path) -> None:
     given = source(run)
     auto_select.build(CFG, given)
-    bench.ms[("onnxruntime", "f32")] = "gone"
+    bench.ms[("onnxruntime", "fp32")] = "gone"
     bench.built.clear()
     found = auto_select.build(CFG, given)
     assert found.name == "openvino bf16" and "gone" in found.notes
-    assert bench.built == [("onnxruntime", "f32"), *auto_select.CANDIDATES]
+    assert bench.built == [("onnxruntime", "fp32"), *auto_select.CANDIDATES]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_remembered_choice_that_does_not_load(bench: Bench, run: Path) -> None
     [
         lambda text: text[: len(text) // 2],
         lambda text: "[]",
-        lambda text: text.replace('"onnxruntime",\n    "f32"', '"quantum",\n    "f32"'),
+        lambda text: text.replace('"onnxruntime",\n    "fp32"', '"quantum",\n    "fp32"'),
         lambda text: text.replace('"threads": 1', '"threads": 64'),
     ],
 )
@@ -177,15 +177,15 @@ def test_a_damaged_memory_is_measured_anew(bench: Bench, run: Path, spoil: Any) 
     assert spoil(before) != before
     file.write_text(spoil(before))
     bench.built.clear()
-    assert auto_select.build(CFG, given).name == "onnxruntime f32" and len(bench.built) > 1
-    assert json.loads(file.read_text())["choice"] == ["onnxruntime", "f32"]
+    assert auto_select.build(CFG, given).name == "onnxruntime fp32" and len(bench.built) > 1
+    assert json.loads(file.read_text())["choice"] == ["onnxruntime", "fp32"]
 
 
 def test_nowhere_to_remember(bench: Bench, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run.parents[2] / "file").write_text("")
     monkeypatch.setenv("EMOTION_LAB_CACHE", str(run.parents[2] / "file"))
     found = auto_select.build(CFG, source(run))
-    assert found.name == "onnxruntime f32" and "not remembered" in found.notes[0]
+    assert found.name == "onnxruntime fp32" and "not remembered" in found.notes[0]
 
 
 def test_measuring_is_bounded(bench: Bench, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +217,7 @@ def test_what_really_runs_here(run: Path, capsys: Any) -> None:
     before = torch.get_num_threads()
     first = load_classifier(run, "auto", threads=1)
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("classifier: ") and "auto: of " in line and "torch f32" in line
+    assert line.startswith("classifier: ") and "auto: of " in line and "torch fp32" in line
     begin = time.perf_counter()
     again = load_classifier(run, "auto", threads=1)
     took = time.perf_counter() - begin

@@ -107,7 +107,7 @@ def load(run: Path, name: str, **options: Any) -> Classifier:
     if name == "openvino" and not has_openvino():
         pytest.skip("openvino is not installed")
     if name == "openvino":
-        options.setdefault("precision", "f32")  # by itself it is bf16 where the CPU has it
+        options.setdefault("precision", "fp32")  # by itself it is bf16 where the CPU has it
     return load_classifier(run, {"name": name, **options}, threads=1)
 
 
@@ -157,7 +157,7 @@ def test_live_and_training_say_the_same(
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_runtimes_say_what_torch_says(colour: Path, runtime: str) -> None:
     classifier = load(colour, runtime)
-    assert runtime in classifier.runtime_name and "f32" in classifier.runtime_name
+    assert runtime in classifier.runtime_name and "fp32" in classifier.runtime_name
     net, _ = restore(ckpt.find(colour))
     images = faces(9)
     fitted = np.stack([Resize(SIZE, 3)(image) for image in images]).transpose(0, 3, 1, 2)
@@ -250,7 +250,7 @@ def test_runtimes_and_their_yaml_are_the_same() -> None:
     [
         ("openvin", "Unknown runtime 'openvin'. Did you mean 'openvino'?"),
         ({"name": "torch", "precision": "bf16"}, "backend.precision=bf16 is not for backend=torch"),
-        ({"name": "torch", "precision": "int8"}, "expected auto, f32, bf16"),
+        ({"name": "torch", "precision": "int8"}, "expected auto, fp32, bf16"),
         ({"name": "torch", "device": "tpu"}, "expected auto, cpu, cuda"),
         ({"name": "torch", "threads": 0}, "backend.threads=0 is not valid"),
         ({"name": "torch", "thread": 1}, "Did you mean 'backend.threads'?"),

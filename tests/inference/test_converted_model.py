@@ -122,7 +122,7 @@ def test_a_runtime_that_says_something_else(
     with pytest.raises(UserError, match="differs from PyTorch by .* Set backend=torch"):
         load(kept, "openvino")
     assert os.listdir(kept.parent) == ["best.ckpt"]
-    monkeypatch.setattr(auto_select, "CANDIDATES", (("openvino", "f32"), ("torch", "f32")))
+    monkeypatch.setattr(auto_select, "CANDIDATES", (("openvino", "fp32"), ("torch", "fp32")))
     np.testing.assert_array_equal(load(kept, "auto")(faces(3)), torch_says(kept))
     assert "differs from PyTorch" in capsys.readouterr().out
     # One that cannot do it at all.
@@ -144,7 +144,7 @@ def test_bfloat16(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     else:
         with pytest.raises(UserError, match="no bfloat16 instructions"):
             load(kept, "openvino", precision="bf16")
-        assert "f32" in load(kept, "openvino", precision="auto").runtime_name
+        assert "fp32" in load(kept, "openvino", precision="auto").runtime_name
         converter = OpenVinoConverter(ov, "bf16", 1)
         model, _ = converter.load(kept.with_name("best.openvino.xml"))
         fitted = np.stack([Resize(SIZE, 1)(image) for image in faces(3)]).transpose(0, 3, 1, 2)

@@ -84,7 +84,7 @@ def test_it_says_what_the_checkpoint_says(
     said = capsys.readouterr().out
     program = exported_model.PROGRAMS[Path(name).suffix][0]
     assert said.startswith(f"classifier: {program} ") and said.count("\n") == 1
-    assert f"f32 on cpu (the exported file {name}, fp32)" in said
+    assert f"fp32 on cpu (the exported file {name}, fp32)" in said
     assert ours.classes == NAMES and ours.crop_margin == 0.3 and ours.spec == known.spec
     expected, found = known(crops()), ours(crops())
     assert expected.std(0).max() > 0.01
@@ -130,7 +130,7 @@ def test_options_that_a_file_does_not_leave_open(
         load_classifier(grey / "files" / name, options)
     assert "\n" not in str(caught.value)
     fine = {"name": {"net.xml": "openvino", "net.pt2": "torch"}.get(name, "onnx")}
-    assert load_classifier(grey / "files" / name, {**fine, "device": "cpu", "precision": "f32"})
+    assert load_classifier(grey / "files" / name, {**fine, "device": "cpu", "precision": "fp32"})
 
 
 def test_who_takes_it(grey: Path, tmp_path: Path) -> None:

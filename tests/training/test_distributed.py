@@ -32,7 +32,7 @@ Tiny = Callable[..., dict[str, Any]]
 
 #: The last step has 4 of 8 images, and val an odd number: 5 of batches of 4 and 4.
 ODD = ("data.n=94", "data.size=24", "model.image_size=32", "data.batch_size=4")
-ODD += ("trainer.precision=32-true",)
+ODD += ("trainer.precision=fp32",)
 TRAIN, VAL = 76, 9
 #: What trainer=<name> took away from TINY.
 CPU = ("trainer.accelerator=cpu", "trainer.num_threads=1", "trainer.max_epochs=2")

@@ -176,7 +176,7 @@ class Stop(L.Callback):
 @pytest.mark.parametrize("step", [6, 8])
 def test_resumed_run_continues_its_curves(step: int, tmp_path: Path) -> None:
     """A run that crashed and went on shows the curves of one that never did: nothing twice."""
-    cfg = composed(*GIVEN, "trainer.max_epochs=3", "trainer.precision=32-true")
+    cfg = composed(*GIVEN, "trainer.max_epochs=3", "trainer.precision=fp32")
     runs = [tmp_path / name for name in ("whole", "crashed")]
     for run in runs:
         run.mkdir()

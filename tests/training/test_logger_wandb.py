@@ -25,7 +25,7 @@ from tests.conftest import TINY, composed
 
 wandb = pytest.importorskip("wandb")
 
-GIVEN = (*TINY, "logger=wandb", "trainer.log_every_n_steps=1", "trainer.precision=32-true")
+GIVEN = (*TINY, "logger=wandb", "trainer.log_every_n_steps=1", "trainer.precision=fp32")
 #: A port where nobody listens.
 NOWHERE = "http://127.0.0.1:9"
 

@@ -35,7 +35,7 @@ def test_where_it_is_safe() -> None:
 @pytest.mark.parametrize(
     "more", [("trainer.gradient_clip_val=1",), ("model.freeze=backbone", "model.unfreeze_at_epoch=1")]
 )
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_whatever_is_set_trains(
     tiny: Callable[..., dict[str, Any]],
     tmp_path: Path,

@@ -49,7 +49,7 @@ from emotion_lab.reports.style import both
 #: Calls of one way are repeated for so long in each round.
 ROUND_S = 0.1
 #: What everything is compared with: PyTorch as it comes.
-EAGER = ("torch", "f32")
+EAGER = ("torch", "fp32")
 
 Run = Callable[[np.ndarray], np.ndarray]
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from emotion_lab.config.overrides import parse, quote
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import atomic_write
+from emotion_lab.core.migrate import migrate_override
 from emotion_lab.core.paths import check_folder
 
 #: What was asked for, in the sweep's folder.
@@ -42,7 +43,7 @@ def _read(folder: Path) -> list[str] | None:
             f"{file} is damaged ({error}), so it is not known which sweep lies there. Its finished "
             "runs can still be compared; to sweep, set hydra.sweep.dir=<a new folder>."
         ) from None
-    return known
+    return [migrate_override(text) for text in known]
 
 
 def _latest(root: Path, wanted: list[str]) -> Path:

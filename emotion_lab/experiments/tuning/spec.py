@@ -11,6 +11,7 @@ from typing import Any
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import atomic_write
+from emotion_lab.core.migrate import migrate_config, migrate_override
 
 #: In the folder of the search.
 FILE = "search.json"
@@ -87,6 +88,8 @@ def load(folder: Path) -> SearchSpec:
     check_whole(folder / STUDY)
     try:
         asked = SearchSpec(**json.loads(file.read_text(encoding="utf-8")))
+        asked.sweep = migrate_config({"sweep": asked.sweep})["sweep"]
+        asked.overrides = [migrate_override(str(text)) for text in asked.overrides]
         lost = [key for key in SWEEP if key not in asked.sweep]
         if lost:
             raise ValueError(f"it lacks sweep.{lost[0]}")

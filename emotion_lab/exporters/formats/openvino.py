@@ -96,4 +96,4 @@ class OpenVino(ExportFormat):
 
     def run_precision(self, precision: str) -> str:
         """See :meth:`ExportFormat.run_precision`."""
-        return "bf16" if precision == "bf16" else "f32"
+        return "bf16" if precision == "bf16" else "fp32"

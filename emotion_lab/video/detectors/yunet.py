@@ -83,7 +83,7 @@ def _with_openvino(path: Path, cfg: dict[str, Any]) -> Callable[[np.ndarray], Fo
     steps.input().preprocess().convert_element_type(ov.Type.f32).convert_color(ColorFormat.BGR)
     steps.input().model().set_layout(ov.Layout("NCHW"))
     # float32 always: for a network this small bfloat16 was hardly faster.
-    request = compiled(steps.build(), "f32")
+    request = compiled(steps.build(), "fp32")
 
     def run(image: np.ndarray) -> Found:
         outputs = request.infer([image[None]], share_inputs=True, share_outputs=True)

@@ -1,0 +1,149 @@
+"""Migration of configs and overrides written by earlier versions to today's config keys.
+
+Checkpoints, run directories and sweep directories keep the names of the version that wrote them.
+Everything that reads them calls one of the functions here, so the rest of the code knows one name
+for each key. The same table gives the suggestion for an old key typed on the command line.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: Config group -> {old key: new key}.
+_GROUPS: dict[str, dict[str, str]] = {
+    "augment": {
+        "erase": "erase_p",
+        "flip": "flip_p",
+        "light": "color_jitter_p",
+        "rotate": "degrees",
+        "sizes": "progressive_resize",
+        "warp": "affine_p",
+    },
+    "data": {
+        "drop": "drop_csv",
+        "labels": "label_source",
+        "mix_shards": "shuffle_buffer_shards",
+        "on_error": "on_decode_error",
+        "relabel": "relabel_csv",
+        "remote_cache_mib": "cache_size_mib",
+        "votes": "ferplus_csv",
+    },
+    "detector": {
+        "neighbours": "min_neighbors",
+        "nms": "nms_threshold",
+        "runtime": "backend",
+        "score": "score_threshold",
+    },
+    "distill": {"share": "alpha"},
+    "loss": {"smoothing": "label_smoothing"},
+    "schedule": {"step_epochs": "step_size", "warmup_share": "warmup_fraction"},
+    "smoothing": {
+        "lead_s": "switch_evidence_s",
+        "looks": "observation_rate_hz",
+        "switches": "transition_rate_hz",
+    },
+    "sweep": {
+        "high": "max_lr",
+        "low": "min_lr",
+        "reduction": "reduction_factor",
+        "startup": "n_startup_trials",
+        "steps": "num_steps",
+        "unpruned": "n_warmup_trials",
+    },
+    "tracking": {
+        "cut": "scene_cut_threshold",
+        "reach": "max_match_distance",
+        "smooth_s": "box_time_constant_s",
+    },
+    "trainer": {
+        "accumulate": "accumulate_grad_batches",
+        "clip": "gradient_clip_val",
+        "ema": "ema_decay",
+        "log_every": "log_every_n_steps",
+        "mode": "monitor_mode",
+        "progress": "enable_progress_bar",
+        "threads": "num_threads",
+    },
+}
+#: Old dotted key -> new dotted key of the configs that ``train`` stores.
+_STORED: dict[str, str] = {
+    **{f"{g}.{old}": f"{g}.{new}" for g, keys in _GROUPS.items() for old, new in keys.items()},
+    "ledger": "test_ledger",
+    "replay": "reproduce",
+    "runtime": "backend",
+}
+#: Old key -> new keys; which of several is meant depends on the command.
+RENAMED: dict[str, tuple[str, ...]] = {
+    **{old: (new,) for old, new in _STORED.items()},
+    "a": ("run_a",),
+    "b": ("run_b",),
+    "by": ("sort_by",),
+    "choose": ("selection",),
+    "explain": ("num_explained",),
+    "faces": ("face_detector",),
+    "faces_file": ("face_detector_file",),
+    "mistakes": ("num_mistakes",),
+    "n": ("num_images",),
+    "nested": ("num_splits",),
+    "paced": ("realtime",),
+    "restore": ("rescore",),
+    "robustness": ("num_robustness",),
+    "runtime.device": ("backend.device",),
+    "runtime.precision": ("backend.precision",),
+    "runtime.threads": ("backend.threads",),
+    "show": ("num_shown",),
+    "size": ("max_members",),
+    "what": ("benchmark",),
+}
+#: Dotted key -> {old value: new value}.
+RENAMED_VALUES: dict[str, dict[str, str]] = {
+    "backend.precision": {"f32": "fp32"},
+    "trainer.precision": {
+        "32": "fp32",
+        "32-true": "fp32",
+        "bf16-mixed": "bf16",
+        "16-mixed": "fp16",
+    },
+}
+_REPRODUCED = (
+    *("cnn", "efficientnet_b3", "googlenet_ce", "googlenet_focal", "googlenet_focal_6class"),
+    *("mobilenetv3_weighted", "senet", "vit_4blocks"),
+)
+RENAMED_VALUES["experiment"] = {f"seed_{name}": f"repro_{name}" for name in _REPRODUCED}
+
+
+def migrate_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a stored config of ``train`` with today's keys and values.
+
+    Args:
+        config: Resolved config as plain dicts; it is not changed.
+
+    Returns:
+        The migrated config, keys in the same order. A config with today's keys is returned equal.
+    """
+    result = {}
+    for name, value in config.items():
+        name = _STORED.get(name, name)
+        keys = _GROUPS.get(name, {})
+        if isinstance(value, dict) and (keys or any(f"{name}." in key for key in RENAMED_VALUES)):
+            value = {
+                keys.get(key, key): _migrate_value(f"{name}.{keys.get(key, key)}", content)
+                for key, content in value.items()
+            }
+        result[name] = value
+    return result
+
+
+def migrate_override(text: str) -> str:
+    """Return an override as typed (``key=value``) with today's key and value."""
+    left, equals, value = text.partition("=")
+    key = left.lstrip("+~")
+    new = _STORED.get(key, key)
+    value = ",".join(str(_migrate_value(new, part)) for part in value.split(","))
+    return f"{left[: len(left) - len(key)]}{new}{equals}{value}"
+
+
+def _migrate_value(key: str, value: Any) -> Any:
+    """Return today's name of a value."""
+    renamed = RENAMED_VALUES.get(key)
+    return renamed.get(str(value), value) if renamed else value
