@@ -54,7 +54,7 @@ def _guarded(
     def guarded(cfg: DictConfig) -> Any:
         try:
             if custom:
-                check_given(cfg)
+                check_given(cfg, entry)
             with claim(cfg):
                 return task(cfg)
         except Exception as error:

@@ -13,9 +13,11 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from emotion_lab.config import schema
+from emotion_lab.config.fields import allows_null
 from emotion_lab.config.overrides import choices, first, parse
-from emotion_lab.config.schema import NULLABLE, RULES
 from emotion_lab.core.errors import UserError, unknown, unknown_key
+from emotion_lab.core.migrate import RENAMED_VALUES
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: In a wheel the configs lie inside the package, in a checkout beside it.
@@ -54,13 +56,13 @@ def _lookup(cfg: DictConfig, key: str) -> tuple[bool, Any]:
 
 
 def _check_type(key: str, default: Any, value: Any) -> None:
-    """Hold a value against the type of its default; ``null`` is always allowed for ``null``."""
-    if default is None or _refers(default) or _refers(value):
+    """Compare the type of a value without a schema (a plugin's key) with that of its default."""
+    if default is None or _refers(default):
         return
     text = f"{key}={value}"
     if isinstance(default, DictConfig) and not isinstance(value, dict):
         inner = next((f"{key}.{name}" for name in default), f"{key}.<name>")
-        raise UserError(f"{text} is not valid: {key} holds keys, set for instance {inner}=<value>.")
+        raise UserError(f"{text} is not valid: expected keys, for instance {inner}=<value>.")
     if isinstance(default, bool):
         if not isinstance(value, bool):
             raise UserError(f"{text} is not valid: expected true or false.")
@@ -81,23 +83,14 @@ def _refers(value: Any) -> bool:
     return isinstance(value, str) and "${" in value
 
 
-def check_values(cfg: Any, prefix: str = "") -> None:
-    """Hold every value of a composed config against :data:`emotion_lab.config.schema.RULES`.
-
-    Raises:
-        UserError: Naming the key, the value and what is allowed.
-    """
-    for key in list(_leaves(cfg)):
-        rule = RULES.get(f"{prefix}{key}")
-        if rule is None:
-            continue
-        try:
-            value = OmegaConf.select(cfg, key)
-        except OmegaConfBaseException as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{prefix}{key} cannot be resolved: {reason}.") from None
-        if value is not None and not rule.test(value):
-            raise UserError(f"{prefix}{key}={value} is not valid: expected {rule.expected}.")
+def check_values(cfg: DictConfig, entry: str) -> None:
+    """Check every value of a composed config, without its ``hydra`` node, against the schema."""
+    try:
+        values = to_container(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{error.full_key} cannot be resolved: {reason}.") from None
+    schema.check(values, entry)
 
 
 def _check_group(group: str, values: list[Any]) -> None:
@@ -108,7 +101,8 @@ def _check_group(group: str, values: list[Any]) -> None:
         for name in names:
             shown = "null" if name is None else str(name).strip("'")
             if shown not in options(group):
-                raise unknown(group, shown, options(group), f"Set it with {group}=<name>.")
+                renamed = RENAMED_VALUES.get(group, {}).get(shown)
+                raise unknown(group, shown, options(group), f"Set it with {group}=<name>.", renamed)
 
 
 @functools.cache
@@ -156,32 +150,28 @@ def _sort(parsed: list[Any], top: DictConfig, multirun: bool) -> tuple[list[str]
     return groups, keys
 
 
-def _check_keys(keys: list[Any], base: DictConfig, top: DictConfig) -> None:
-    """Refuse keys that ``base`` does not have and values of the wrong kind."""
+def _check_keys(keys: list[Any], base: DictConfig, entry: str) -> None:
+    """Refuse keys that ``base`` does not have and invalid values, also of a sweep."""
     known = list(_leaves(base))
     for override in keys:
         name = override.key_or_group
         exists, default = _lookup(base, name)
-        if override.is_add() or override.is_force_add():
-            continue
-        if not exists:
+        added = override.is_add() or override.is_force_add()
+        if not exists and not added:
             raise unknown_key(name, known)
+        group = base.get(name.partition(".")[0])
+        choice = group.get("name") if isinstance(group, DictConfig) else None
+        field = schema.find(name, entry, choice)
         for value in choices(override):
-            if value is not None:
+            if _refers(value):
+                continue
+            if value is None:
+                if not (allows_null(field) if field else default is None):
+                    raise UserError(f"{name}=null is not valid: expected a value.")
+            elif field:
+                schema.check_value(name, value, entry, choice)
+            elif not added:
                 _check_type(name, default, value)
-            elif not (default is None or name in NULLABLE or _lookup(top, name) == (True, None)):
-                raise UserError(f"{name}=null is not valid: expected a value.")
-
-
-def _check_rules(keys: list[Any]) -> None:
-    """Hold every value that was typed, each of a sweep too, against the rules."""
-    for override in keys:
-        rule = RULES.get(override.key_or_group)
-        for value in choices(override) if rule else []:
-            if value is not None and not _refers(value) and not rule.test(value):
-                raise UserError(
-                    f"{override.key_or_group}={value} is not valid: expected {rule.expected}."
-                )
 
 
 def _compose(entry: str, overrides: list[str], **kwargs: Any) -> DictConfig:
@@ -218,11 +208,10 @@ def precheck(entry: str, overrides: list[str], multirun: bool = False) -> DictCo
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         top = _defaults(entry, CONF)
         groups, keys = _sort(parsed, top, multirun)
-        _check_keys(keys, _compose(entry, groups) if groups else top, top)
+        _check_keys(keys, _compose(entry, groups) if groups else top, entry)
         typed = groups + [first(override) for override in keys] + mode
         cfg = _compose(entry, typed, return_hydra_config=True)
-    _check_rules(keys)
-    check_values(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+    check_values(cfg, entry)
     return cfg
 
 
@@ -241,13 +230,13 @@ def defaults(group: str, name: str) -> dict[str, Any]:
     return {key: value for key, value in merged.items() if key != "defaults"}
 
 
-def check_given(cfg: DictConfig) -> None:
+def check_given(cfg: DictConfig, entry: str) -> None:
     """Hold a config of the user's own (``--config-path``), maybe an old one, against ours.
 
     Raises:
         UserError: Naming what is missing or wrong.
     """
-    check_values(cfg)
+    check_values(cfg, entry)
     for group, node in cfg.items():
         name = node.get("name") if isinstance(node, DictConfig) else None
         if name in options(group):

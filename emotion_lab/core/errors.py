@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from emotion_lab.core.migrate import RENAMED
+
 
 class UserError(Exception):
     """A mistake the user can mend.
@@ -14,7 +16,9 @@ class UserError(Exception):
     """
 
 
-def unknown(kind: str, name: object, options: Iterable[str], how: str = "") -> UserError:
+def unknown(
+    kind: str, name: object, options: Iterable[str], how: str = "", meant: str | None = None
+) -> UserError:
     """Build the error for a name that is not among ``options``.
 
     Args:
@@ -22,9 +26,10 @@ def unknown(kind: str, name: object, options: Iterable[str], how: str = "") -> U
         name: What the user wrote.
         options: The names that exist.
         how: How to set it, for instance ``"Set it with loss=<name>."``.
+        meant: The option to suggest; None suggests the most similar one.
     """
     options = sorted(str(option) for option in options)
-    close = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
+    close = [meant] if meant else difflib.get_close_matches(str(name), options, 1, cutoff=0.5)
     hint = f" Did you mean '{close[0]}'?" if close else ""
     available = ", ".join(options) or "none"
     return UserError(f"Unknown {kind} '{name}'.{hint} Available: {available}. {how}".strip())
@@ -43,6 +48,7 @@ def unknown_key(name: str, known: list[str]) -> UserError:
         return [ends[end] for end in difflib.get_close_matches(last, ends, 1, cutoff)]
 
     same = [key for key in known if key.rpartition(".")[2] == last]
-    found = close(0.6) or same or close(0.5)
+    renamed = [key for key in RENAMED.get(name, ()) if key in known]
+    found = renamed or close(0.6) or same or close(0.5)
     hint = f" Did you mean '{found[0]}'?" if found else ""
     return UserError(f"Unknown option '{name}'.{hint} Available: {', '.join(sorted(near))}.")

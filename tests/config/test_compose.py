@@ -19,7 +19,6 @@ from emotion_lab import train
 from emotion_lab.cli.help import _groups, show
 from emotion_lab.config import compose
 from emotion_lab.config import overrides as command_line
-from emotion_lab.config.schema import NULLABLE, RULES
 from emotion_lab.core.errors import UserError
 from tests.conftest import TINY
 
@@ -54,7 +53,7 @@ def test_every_file_composes(group: str) -> None:
         for name in compose.options(group):
             entry = "live" if group in ("detector", "smoothing", "backend") else "train"
             cfg = hydra.compose(entry, overrides=[f"{group}={name}"])
-            compose.check_values(cfg)
+            compose.check_values(cfg, entry)
             if group not in ("logger", "experiment", "trainer"):
                 assert cfg[group].name == name
 
@@ -92,16 +91,6 @@ def test_configs_and_registries_agree() -> None:
     assert compose.options("loss") == LOSSES.names()
     assert [n for n in compose.options("data") if n != "checkpoint"] == DATASETS.names()
     assert compose.options("augment") == sorted([*PRESETS, "device"])
-
-
-def test_every_rule_belongs_to_a_key() -> None:
-    known: set[str] = set()
-    for path in compose.CONF.rglob("*.yaml"):
-        group = path.parent.name
-        prefix = "" if path.parent == compose.CONF or group == "experiment" else f"{group}."
-        known |= set(compose._leaves(OmegaConf.load(path), prefix))
-    assert set(RULES) <= known
-    assert NULLABLE <= known
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -224,7 +213,7 @@ def test_paths_reach_the_config() -> None:
         ("++optim.lr=-1", "optim.lr=-1 is not valid"),
         ("optim.lr=${seed}", "optim.lr=0 is not valid"),
         ("optim.lr=${x}", "optim.lr cannot be resolved"),
-        ("trainer.max_epochs=1.5", "expected a whole number, for instance trainer.max_epochs=50."),
+        ("trainer.max_epochs=1.5", "expected a whole number of 1 or more."),
         ("trainer.max_epochs=true", "expected a whole number"),
         ("trainer.devices=0", "expected a whole number of 1 or more, or -1"),
         ("trainer.max_time=1h", "expected DD:HH:MM:SS"),
@@ -236,7 +225,7 @@ def test_paths_reach_the_config() -> None:
         ("data.fold=-1", "expected a whole number of 0 or more."),
         ("data.sampler=random", "expected one of shuffle, weighted."),
         ("test=1", "expected true or false."),
-        ("mix=5", "mix holds keys"),
+        ("mix=5", "expected keys, for instance mix.mixup=<value>."),
         ("~optim.lr", "takes away what is needed"),
         ("foo", "Cannot read 'foo': options are written key=value."),
         ("optim.lr=[1", "Cannot read 'optim.lr=[1'"),
@@ -245,6 +234,13 @@ def test_paths_reach_the_config() -> None:
         ("--multirunn", "Unknown flag '--multirunn'. Did you mean '--multirun'?"),
         ("--cfg=nonsense", "Cannot read the command line"),
         ("hydra.foo=3", "hydra.foo"),
+        ("trainer.clip=1", "Unknown option 'trainer.clip'. Did you mean 'trainer.gradient_clip"),
+        ("trainer.ema=0.9", "Did you mean 'trainer.ema_decay'?"),
+        ("augment.light=1", "Unknown option 'augment.light'."),
+        ("data.votes=x.csv", "Did you mean 'data.ferplus_csv'?"),
+        ("replay=x", "Did you mean 'reproduce'?"),
+        ("experiment=seed_vit_4blocks", "Did you mean 'repro_vit_4blocks'?"),
+        ("trainer.precision=bf16-mixed", "Did you mean 'bf16'?"),
     ],
 )
 def test_one_line_for_a_mistake(typed: str, said: str) -> None:

@@ -1,0 +1,114 @@
+"""Schema: every key has a type and a role, and the descriptions of allowed values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import pytest
+from annotated_types import Ge, Gt, Lt
+from omegaconf import OmegaConf
+from pydantic import BaseModel
+
+from emotion_lab.config import compose, schema
+from emotion_lab.config.fields import Role, Section, describe
+from emotion_lab.core.errors import UserError
+
+
+def conf_keys() -> Iterator[tuple[str, str, str | None]]:
+    """Yield (entry, dotted key, choice of its group) of every key in ``conf/``."""
+    for entry in schema.ENTRIES:
+        content = OmegaConf.load(compose.CONF / f"{entry}.yaml")
+        for key in compose._leaves(content):
+            if key.split(".")[0] not in ("defaults", "hydra"):
+                yield entry, key, None
+    for group in schema.GROUPS:
+        for path in (compose.CONF / group).glob("*.yaml"):
+            for key in compose._leaves(OmegaConf.load(path)):
+                if key not in ("defaults", "name"):
+                    yield "train", f"{group}.{key}", path.stem
+
+
+def test_every_config_key_has_a_type_and_a_role() -> None:
+    keys = list(conf_keys())
+    assert len(keys) > 200
+    for entry, key, choice in keys:
+        assert schema.find(key, entry, choice) is not None, (entry, key)
+        assert isinstance(schema.role(key), Role)
+
+
+def fields(section: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        yield f"{prefix}{name}"
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            yield from fields(inner, f"{prefix}{name}.")
+
+
+def test_every_field_belongs_to_a_config_key() -> None:
+    known = {key for _, key, _ in conf_keys()}
+    known |= {f"{group}.name" for group in schema.GROUPS}
+    sections = [(f"{group}.", section) for group, section in schema.GROUPS.items()]
+    sections += [(f"{group}.", section) for (group, _), section in schema.CHOICES.items()]
+    sections += [("", section) for section in schema.ENTRIES.values()]
+    for prefix, section in sections:
+        assert set(fields(section, prefix)) <= known
+
+
+@pytest.mark.parametrize(
+    ("key", "role"),
+    [
+        ("optim.lr", Role.IDENTITY),
+        ("model", Role.IDENTITY),
+        ("model.name", Role.IDENTITY),
+        ("model.key_of_a_plugin", Role.IDENTITY),
+        ("mix.mixup", Role.IDENTITY),
+        ("seed", Role.IDENTITY),
+        ("data.path", Role.LOCATION),
+        ("reproduce", Role.LOCATION),
+        ("overlay.font", Role.LOCATION),
+        ("logger", Role.DISPLAY),
+        ("logger.wandb.project", Role.DISPLAY),
+        ("trainer.enable_progress_bar", Role.DISPLAY),
+        ("trainer.num_threads", Role.EXECUTION),
+        ("model.compile", Role.EXECUTION),
+        ("sweep.resume", Role.EXECUTION),
+    ],
+)
+def test_roles(key: str, role: Role) -> None:
+    assert schema.role(key) is role
+
+
+def test_identity_leaves_out_all_other_roles() -> None:
+    config = {
+        "seed": 1,
+        "logger": {"csv": {}},
+        "data": {"path": "x", "batch_size": 8},
+        "trainer": {"num_threads": 2, "max_epochs": 3},
+    }
+    expected = {"seed": 1, "data.batch_size": 8, "trainer.max_epochs": 3}
+    assert schema.identity(config) == expected
+    assert "seed" not in schema.identity(config, exclude=("seed",))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [
+        (int, "a whole number"),
+        (Annotated[int, Ge(2)], "a whole number of 2 or more"),
+        (Annotated[float, Gt(0), Lt(1)] | None, "a number above 0 and below 1"),
+        (Literal["auto"] | bool, "auto, true or false"),
+        (Literal["a", "b"] | None, "one of a, b"),
+        (list[Annotated[int, Ge(1)]], "a list of whole numbers of 1 or more"),
+        (list[str] | None, "a list of names"),
+    ],
+)
+def test_descriptions(annotation: Any, words: str) -> None:
+    assert describe(annotation) == words
+
+
+def test_null_is_checked_by_choice() -> None:
+    """Only networks of a library have an architecture's own dropout."""
+    schema.check_value("model.dropout", None, "train", "timm")
+    with pytest.raises(UserError, match="dropout=null is not valid"):
+        schema.check_value("model.dropout", None, "train", "cnn")
