@@ -63,7 +63,6 @@ Device = Annotated[
     int, Checked(lambda v: v >= 1 or v == -1, "a whole number of 1 or more, or -1 for all")
 ]
 Channels = Annotated[int, Checked(lambda v: v in (1, 3), "1 (grey) or 3 (RGB)")]
-Normalisation = float | list[float] | None
 
 
 class Augment(Section):
@@ -215,10 +214,10 @@ class Logger(Section):
 class Model(Section):
     """Network architecture, its input and fine-tuning."""
 
-    image_size: Annotated[int, Ge(16)] | None
+    image_size: Annotated[int, Ge(32)] | None
     channels: Channels | None
-    mean: Normalisation
-    std: Normalisation
+    mean: float | list[float] | None
+    std: Positive | list[Positive] | None
     pretrained: bool
     weights: str | None
     freeze: Literal["none", "backbone"]
