@@ -1,4 +1,4 @@
-"""What the tests of the detectors share: configs, photos, networks that answer as told."""
+"""Helpers for tests of detectors: configs, photos, ONNX files with constant outputs."""
 
 from __future__ import annotations
 
@@ -28,19 +28,18 @@ PHOTOS = {
 
 
 def config(name: str, **values: Any) -> dict[str, Any]:
-    """Return conf/detector/<name>.yaml with its base, as Hydra would compose it."""
-    own = yaml.safe_load((CONF / "detector" / f"{name}.yaml").read_text(encoding="utf-8"))
-    base = {}
-    if own.pop("defaults", None):
+    """Return conf/detector/<name>.yaml merged with base.yaml, as Hydra composes it."""
+    cfg = yaml.safe_load((CONF / "detector" / f"{name}.yaml").read_text(encoding="utf-8"))
+    if cfg.pop("defaults", None):
         base = yaml.safe_load((CONF / "detector" / "base.yaml").read_text(encoding="utf-8"))
-    unknown = values.keys() - {*base, *own}
-    assert not unknown, unknown
-    return {**base, **own, **values}
+        cfg = {**base, **cfg}
+    assert values.keys() <= cfg.keys()
+    return {**cfg, **values}
 
 
 def shared(path: Path) -> Path:
     if not path.exists():
-        pytest.skip(f"{path.name} is not here (the shared material lies beside the checkout)")
+        pytest.skip(f"{path.name} is missing (the shared material is a sibling of the checkout)")
     return path
 
 
@@ -62,18 +61,18 @@ def one_line(error: pytest.ExceptionInfo) -> str:
 
 
 SIDE = 64
-CELLS = [(8, 8), (16, 4), (32, 2)]  # stride, cells across
-PLACES = sum(n * n for _, n in CELLS)  # 84
+GRIDS = [(8, 8), (16, 4), (32, 2)]  # stride, cells per side
+NUM_CELLS = sum(n * n for _, n in GRIDS)  # 84
 
 
 def save_onnx(path: Path, outputs: list[np.ndarray], side: int | str = SIDE, **meta: Any) -> Path:
-    """Write a network that answers ``outputs`` to every image, with an exporter's metadata."""
+    """Write a network with constant ``outputs`` and the given metadata."""
     helper = pytest.importorskip("onnx.helper")
     import onnx
 
     nodes, results = [], []
     for i, output in enumerate(outputs):
-        # The image takes part (times 0), so that no runtime folds the input away.
+        # Adding 0 times the image keeps runtimes from removing the input.
         value = onnx.numpy_helper.from_array(output.astype(np.float32), f"value{i}")
         nodes += [
             helper.make_node("Constant", [], [f"c{i}"], value=value),
@@ -97,10 +96,10 @@ def save_onnx(path: Path, outputs: list[np.ndarray], side: int | str = SIDE, **m
 
 
 def random_head(channels: int, seed: int = 0) -> np.ndarray:
-    """Return (1, channels, 84): boxes all over the place, few scores above one half."""
+    """Return a YOLO output float32 (1, channels, 84) with random boxes and scores."""
     rng = np.random.default_rng(seed)
-    head = rng.uniform(0, SIDE, (1, channels, PLACES))
-    head[:, 2:4] = rng.uniform(8, 30, (1, 2, PLACES))
+    head = rng.uniform(0, SIDE, (1, channels, NUM_CELLS))
+    head[:, 2:4] = rng.uniform(8, 30, (1, 2, NUM_CELLS))
     head[:, 4:] = rng.uniform(0, SIDE, head[:, 4:].shape)
-    head[:, 4] = rng.permutation(PLACES) / PLACES
+    head[:, 4] = rng.permutation(NUM_CELLS) / NUM_CELLS
     return head.astype(np.float32)

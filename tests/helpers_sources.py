@@ -1,11 +1,8 @@
-"""What the tests of the sources share: numbered clips, real ones, no thread left behind."""
+"""Helpers for tests of sources: clips with numbered frames, real clips, capture threads."""
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +17,11 @@ MEDIA = SHARED / "media"
 
 
 def write_clip(path: Path, frames: int = 60, fps: float = 25.0) -> Path:
-    """Write a clip that is red above, and below shows the frame's number in six black or white
-    squares, the lowest bit on the left."""
+    """Write a clip of 96 x 64 pixels with numbered frames.
+
+    The upper half is red. The lower half shows the frame number as six black or white squares,
+    lowest bit on the left.
+    """
     coding = "MJPG" if path.suffix == ".avi" else "mp4v"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*coding), fps, (96, 64))
     assert writer.isOpened()
@@ -35,7 +35,7 @@ def write_clip(path: Path, frames: int = 60, fps: float = 25.0) -> Path:
 
 
 def number(image: np.ndarray) -> int:
-    """Return which frame of :func:`write_clip` this is."""
+    """Return the frame number encoded by :func:`write_clip`."""
     bits = image[36:60].mean((0, 2)).reshape(6, 16)[:, 4:12].mean(1) > 128
     return int(bits @ (1 << np.arange(6)))
 
@@ -44,16 +44,8 @@ def capture_threads() -> list[str]:
     return [t.name for t in threading.enumerate() if t.name.startswith("capture")]
 
 
-@contextlib.contextmanager
-def threads_end() -> Iterator[None]:
-    """Fail if a thread of a source is left at the end."""
-    yield
-    gc.collect()
-    assert capture_threads() == []
-
-
-def only(cfg: dict[str, Any]) -> np.ndarray:
-    """Return the one image of a source."""
+def read_single_image(cfg: dict[str, Any]) -> np.ndarray:
+    """Return the image of a source with one image."""
     with open_source(cfg) as source:
         (frame,) = source
         assert source.stills and source.count == 1 and not source.live
@@ -65,5 +57,5 @@ def only(cfg: dict[str, Any]) -> np.ndarray:
 def media(name: str) -> Path:
     path = MEDIA / name
     if not path.is_file():
-        pytest.skip(f"the shared {name} is not here")
+        pytest.skip(f"{name} is missing in the shared material")
     return path

@@ -24,7 +24,7 @@ from emotion_lab.core import distributed, timing
 from emotion_lab.core.errors import UserError, unknown_key
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.video import factory
-from emotion_lab.video.detectors.common import build_detector
+from emotion_lab.video.detectors import build_detector
 from emotion_lab.video.runner import RunStats
 from emotion_lab.video.sources.open import open_source
 from emotion_lab.video.web.uploads import BrowserCameraReader

@@ -38,7 +38,7 @@ def find_detector(name: str, file: str | None) -> Detector | None:
         return None
     if name not in OFFERED:
         raise unknown("face detector", name, ("none", *OFFERED), "Set face_detector=<name>.")
-    from emotion_lab.video.detectors.common import build_detector
+    from emotion_lab.video.detectors import build_detector
 
     folder = CONF / "detector"
     merged = OmegaConf.merge(

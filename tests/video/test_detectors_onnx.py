@@ -1,4 +1,4 @@
-"""YOLO and SCRFD: their layouts decode as an independent reading does."""
+"""YOLO and SCRFD: decoding compared with independent implementations."""
 
 from __future__ import annotations
 
@@ -10,83 +10,83 @@ import pytest
 import torch
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.video.detectors import retinaface, yolo
-from emotion_lab.video.detectors.common import build_detector
-from tests.helpers_detectors import CELLS, PLACES, SIDE, config, one_line, random_head, save_onnx
+from emotion_lab.video.detectors import build_detector, retinaface, yolo
+from tests.helpers_detectors import GRIDS, NUM_CELLS, SIDE, config, one_line, random_head, save_onnx
 
 # --- yolo -----------------------------------------------------------------------------------------
 
 
 def reference(
-    head: np.ndarray, ratio: float, left: float, top: float, score: float, overlap: float, each: int
+    head: np.ndarray, ratio: float, left: float, top: float, score: float, iou: float, dims: int
 ) -> list[tuple]:
-    """Read a (1, C, places) head place by place, in plain Python."""
+    """Decode a head (1, C, cells) cell by cell in plain Python."""
     faces = []
-    for cx, cy, w, h, chance, *points in head[0].T.tolist():
-        if chance < score:
+    for cx, cy, w, h, probability, *points in head[0].T.tolist():
+        if probability < score:
             continue
         x, y = (cx - w / 2 - left) / ratio, (cy - h / 2 - top) / ratio
         five = [
-            ((points[i * each] - left) / ratio, (points[i * each + 1] - top) / ratio)
-            for i in range(5 if each else 0)
+            ((points[i * dims] - left) / ratio, (points[i * dims + 1] - top) / ratio)
+            for i in range(5 if dims else 0)
         ]
-        faces.append((chance, (x, y, w / ratio, h / ratio), five))
+        faces.append((probability, (x, y, w / ratio, h / ratio), five))
     faces.sort(reverse=True)
     kept: list[tuple] = []
     for face in faces:
         x, y, w, h = face[1]
         for _, (x2, y2, w2, h2), _ in kept:
-            shared_area = max(0, min(x + w, x2 + w2) - max(x, x2)) * max(
-                0, min(y + h, y2 + h2) - max(y, y2)
-            )
-            if shared_area / (w * h + w2 * h2 - shared_area) > overlap:
+            width = max(0, min(x + w, x2 + w2) - max(x, x2))
+            intersection = width * max(0, min(y + h, y2 + h2) - max(y, y2))
+            if intersection / (w * h + w2 * h2 - intersection) > iou:
                 break
         else:
             kept.append(face)
     return kept
 
 
-@pytest.mark.parametrize("each", [0, 2, 3])
-@pytest.mark.parametrize("turned", [False, True])
-@pytest.mark.parametrize("runtime", ["onnxruntime", "opencv"])
-def test_yolo_heads_against_plain_python(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each: int, turned: bool, runtime: str
-) -> None:
-    if runtime == "onnxruntime":
+@pytest.fixture(params=["onnxruntime", "opencv"])
+def runtime(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run with ONNX Runtime, then with OpenCV."""
+    if request.param == "onnxruntime":
         pytest.importorskip("onnxruntime")
     else:
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    head = random_head(5 + 5 * each)
-    # Landmark confidences must not be taken for places.
+
+
+@pytest.mark.usefixtures("runtime")
+@pytest.mark.parametrize("dims", [0, 2, 3])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_yolo_head_matches_plain_python(tmp_path: Path, dims: int, transposed: bool) -> None:
+    head = random_head(5 + 5 * dims)
     meta = {"names": {0: "face"}, "task": "pose"}
-    if each:
-        meta["kpt_shape"] = [5, each]
-    output = head.transpose(0, 2, 1) if turned else head
+    if dims:
+        meta["kpt_shape"] = [5, dims]
+    output = head.transpose(0, 2, 1) if transposed else head
     path = save_onnx(tmp_path / "face.onnx", [output], **meta)
-    detector = build_detector(config("yolo", file=str(path), size=SIDE, score_threshold=0.6, nms_threshold=0.3))
-    # 100 x 50 on 64 x 64: scaled by 0.64 to 64 x 32, 16 rows of grey above and below.
+    thresholds = {"score_threshold": 0.6, "nms_threshold": 0.3}
+    detector = build_detector(config("yolo", file=str(path), size=SIDE, **thresholds))
+    # 100 x 50 on 64 x 64: scaled by 0.64 to 64 x 32, with 16 grey rows above and below.
     found = detector(np.zeros((50, 100, 3), np.uint8))
-    # A box whose centre lies in the grey bars is left out before doubles are.
     assert len(found) >= 5
-    np.testing.assert_allclose(found.scores, sorted(found.scores, reverse=True))
+    # Boxes with a centre in the grey bars are removed before suppression.
     inside = head.copy()
     cx, cy = inside[0, 0] / 0.64, (inside[0, 1] - 16) / 0.64
     inside[0, 4, (cx < 0) | (cx > 100) | (cy < 0) | (cy > 50)] = 0
-    wanted = reference(inside, 0.64, 0, 16, 0.6, 0.3, each)
-    assert len(found) == len(wanted)
-    np.testing.assert_allclose(found.scores, [f[0] for f in wanted], atol=1e-5)
-    np.testing.assert_allclose(found.boxes, [f[1] for f in wanted], atol=1e-3)
-    if each:
-        np.testing.assert_allclose(found.landmarks, [f[2] for f in wanted], atol=1e-3)
+    expected = reference(inside, 0.64, 0, 16, 0.6, 0.3, dims)
+    assert len(found) == len(expected)
+    np.testing.assert_allclose(found.scores, [f[0] for f in expected], atol=1e-5)
+    np.testing.assert_allclose(found.boxes, [f[1] for f in expected], atol=1e-3)
+    if dims:
+        np.testing.assert_allclose(found.landmarks, [f[2] for f in expected], atol=1e-3)
     else:
         assert found.landmarks is None
 
 
-def test_yolo_end_to_end_rows(tmp_path: Path) -> None:
+def test_yolo_output_with_built_in_nms(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     rows = np.zeros((1, 300, 21), np.float32)
     rows[0, 0] = [8, 16, 24, 32, 0.9, 0, *np.arange(15)]
-    rows[0, 1] = [9, 16, 25, 32, 0.8, 0, *np.arange(15)]  # the export has suppressed already
+    rows[0, 1] = [9, 16, 25, 32, 0.8, 0, *np.arange(15)]  # not suppressed again
     rows[0, 2] = [40, 20, 60, 40, 0.3, 0, *np.arange(15)]
     meta = {"names": {0: "face"}, "kpt_shape": [5, 3]}
     path = save_onnx(tmp_path / "end.onnx", [rows], **meta)
@@ -94,7 +94,7 @@ def test_yolo_end_to_end_rows(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.boxes, [[16, 32, 32, 32], [18, 32, 32, 32]], atol=1e-4)
     expected = np.arange(15).reshape(5, 3)[:, :2] * 2
     np.testing.assert_allclose(found.landmarks[0], expected, atol=1e-4)
-    # Two classes, of which one is a face.
+    # Two classes, one of them a face.
     rows = np.zeros((1, 300, 6), np.float32)
     rows[0, 0] = [8, 16, 24, 32, 0.9, 0]
     rows[0, 1] = [30, 20, 50, 40, 0.8, 1]
@@ -103,36 +103,34 @@ def test_yolo_end_to_end_rows(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.boxes, [[30, 20, 20, 20]], atol=1e-4)
 
 
-def test_yolo_raw_heads_against_torch() -> None:
+def test_yolo_raw_heads_match_torch() -> None:
     rng = np.random.default_rng(1)
-    heads = [rng.normal(size=(1, 80, n, n)).astype(np.float32) for _, n in CELLS]
+    heads = [rng.normal(size=(1, 80, n, n)).astype(np.float32) for _, n in GRIDS]
     joined = yolo.join_heads(heads, SIDE, 1)
-    assert joined.shape == (20, PLACES)
-    place = 0
-    for head, (stride, n) in zip(heads, CELLS, strict=True):
+    assert joined.shape == (20, NUM_CELLS)
+    cell = 0
+    for head, (stride, n) in zip(heads, GRIDS, strict=True):
         for y in range(n):
             for x in range(n):
                 values = torch.tensor(head[0, :, y, x])
                 sides = values[:64].view(4, 16).softmax(1) @ torch.arange(16.0) * stride
                 cx, cy = (x + 0.5) * stride, (y + 0.5) * stride
-                left, top, right, bottom = (
-                    cx - sides[0],
-                    cy - sides[1],
-                    cx + sides[2],
-                    cy + sides[3],
-                )
+                left, top = cx - sides[0], cy - sides[1]
+                right, bottom = cx + sides[2], cy + sides[3]
                 box = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
-                np.testing.assert_allclose(joined[:4, place], box, rtol=1e-4, atol=1e-3)
-                chances = values[[64, *range(67, 80, 3)]].sigmoid()
-                np.testing.assert_allclose(joined[[4, 7, 10, 13, 16, 19], place], chances, 1e-4)
-                across = (values[65::3] * 2 + x) * stride
-                down = (values[66::3] * 2 + y) * stride
-                np.testing.assert_allclose(joined[5::3, place], across, rtol=1e-4, atol=1e-4)
-                np.testing.assert_allclose(joined[6::3, place], down, rtol=1e-4, atol=1e-4)
-                place += 1
+                np.testing.assert_allclose(joined[:4, cell], box, rtol=1e-4, atol=1e-3)
+                probabilities = values[[64, *range(67, 80, 3)]].sigmoid()
+                np.testing.assert_allclose(
+                    joined[[4, 7, 10, 13, 16, 19], cell], probabilities, 1e-4
+                )
+                xs = (values[65::3] * 2 + x) * stride
+                ys = (values[66::3] * 2 + y) * stride
+                np.testing.assert_allclose(joined[5::3, cell], xs, rtol=1e-4, atol=1e-4)
+                np.testing.assert_allclose(joined[6::3, cell], ys, rtol=1e-4, atol=1e-4)
+                cell += 1
 
 
-def test_yolo_is_fed_rgb_between_grey_bars(tmp_path: Path) -> None:
+def test_yolo_input_is_rgb_with_grey_padding(tmp_path: Path) -> None:
     path = save_onnx(tmp_path / "face.onnx", [random_head(5)], names={0: "face"})
     detector = build_detector(config("yolo", file=str(path), size=SIDE))
     image = np.zeros((32, 64, 3), np.uint8)
@@ -148,14 +146,14 @@ def test_yolo_is_fed_rgb_between_grey_bars(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shapes", "meta", "text"),
     [
-        ([(1, 3 * PLACES, 16)], {}, "cannot read outputs of shapes"),  # YOLOv5-face
+        ([(1, 3 * NUM_CELLS, 16)], {}, "cannot read outputs of shapes"),  # YOLOv5-face
         ([(1, 80, 8, 8), (1, 80, 4, 4)], {}, "cannot read outputs of shapes"),
         ([(1, 84, 84)], {"names": {i: f"thing{i}" for i in range(80)}}, "is a face"),
-        ([(1, 11, PLACES)], {}, "do not add up"),
-        ([(1, 37, PLACES)], {"names": {0: "face"}, "task": "segment"}, "task is segment"),
+        ([(1, 11, NUM_CELLS)], {}, "are not 4 of the box"),
+        ([(1, 37, NUM_CELLS)], {"names": {0: "face"}, "task": "segment"}, "task is segment"),
     ],
 )
-def test_yolo_refuses_what_it_cannot_read(
+def test_yolo_unsupported_layout_is_an_error(
     tmp_path: Path, shapes: list, meta: dict, text: str
 ) -> None:
     pytest.importorskip("onnxruntime")
@@ -165,12 +163,8 @@ def test_yolo_refuses_what_it_cannot_read(
     assert text in one_line(error) and "detector=yolo needs" in str(error.value)
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "opencv"])
-def test_a_broken_onnx_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str) -> None:
-    if runtime == "onnxruntime":
-        pytest.importorskip("onnxruntime")
-    else:
-        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+@pytest.mark.usefixtures("runtime")
+def test_corrupt_onnx_file(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"not a network")
     for name in ("yolo", "retinaface"):
         with pytest.raises(UserError) as error:
@@ -182,7 +176,7 @@ def test_a_broken_onnx_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run
 
 
 def scrfd_maps(faces: list[tuple], side: int, anchors: int = 2) -> list[np.ndarray]:
-    """Write faces (score, corners, five points) into maps, each at its nearest place."""
+    """Encode faces (score, corners, five points) in maps, each in its nearest cell."""
     scores, sides, points = [], [], []
     for stride in (8, 16, 32):
         n = side // stride
@@ -193,19 +187,17 @@ def scrfd_maps(faces: list[tuple], side: int, anchors: int = 2) -> list[np.ndarr
         level = i % 3
         stride = (8, 16, 32)[level]
         column, row = round((x1 + x2) / 2 / stride), round((y1 + y2) / 2 / stride)
-        place = (row * (side // stride) + column) * anchors + i % anchors
+        cell = (row * (side // stride) + column) * anchors + i % anchors
         x, y = column * stride, row * stride
-        scores[level][place] = score
-        sides[level][place] = np.array([x - x1, y - y1, x2 - x, y2 - y]) / stride
-        points[level][place] = ((np.array(five) - [x, y]) / stride).reshape(-1)
+        scores[level][cell] = score
+        sides[level][cell] = np.array([x - x1, y - y1, x2 - x, y2 - y]) / stride
+        points[level][cell] = ((np.array(five) - [x, y]) / stride).reshape(-1)
     return [m.astype(np.float32) for m in scores + sides + points]
 
 
 @pytest.mark.parametrize("anchors", [1, 2])
 @pytest.mark.parametrize("landmarks", [True, False])
-def test_retinaface_reads_back_what_was_written(
-    tmp_path: Path, anchors: int, landmarks: bool
-) -> None:
+def test_retinaface_decodes_encoded_faces(tmp_path: Path, anchors: int, landmarks: bool) -> None:
     pytest.importorskip("onnxruntime")
     five = [(30.0, 30), (50, 31), (40, 40), (32, 50), (48, 52)]
     faces = [
@@ -214,13 +206,13 @@ def test_retinaface_reads_back_what_was_written(
         (0.7, (20.0, 80.0, 52.0, 118.0), [(x, y + 60) for x, y in five]),
     ]
     maps = scrfd_maps(faces, 128, anchors)[: 9 if landmarks else 6]
-    # The order in the file is no matter: shapes tell the maps apart. Older files have a batch.
+    # Any order is accepted; older files have a batch dimension.
     maps = [m[None] if i % 2 else m for i, m in enumerate(maps[::-1])]
     path = save_onnx(tmp_path / "scrfd.onnx", maps, side=128)
     found = build_detector(config("retinaface", file=str(path)))(np.zeros((256, 200, 3), np.uint8))
     assert len(found) == 3
     np.testing.assert_allclose(found.scores, [0.9, 0.8, 0.7], atol=1e-6)
-    # Top left on the canvas, half the size.
+    # The image is at the top left of the canvas, at half the size.
     for box, (_, (x1, y1, x2, y2), _) in zip(found.boxes, faces, strict=True):
         np.testing.assert_allclose(box, np.array([x1, y1, x2 - x1, y2 - y1]) * 2, atol=1e-3)
     if landmarks:
@@ -230,7 +222,7 @@ def test_retinaface_reads_back_what_was_written(
         assert found.landmarks is None
 
 
-def test_retinaface_is_fed_rgb_about_zero_and_refuses_other_files(tmp_path: Path) -> None:
+def test_retinaface_input_and_unsupported_layout(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     path = save_onnx(tmp_path / "scrfd.onnx", scrfd_maps([], 128), side=128)
     detector = build_detector(config("retinaface", file=str(path)))

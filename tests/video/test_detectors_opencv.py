@@ -1,4 +1,4 @@
-"""Haar and SSD: what OpenCV runs itself finds the faces it should."""
+"""Haar and SSD detectors: model files, input format, faces of a drawn video."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ import pytest
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.synthetic.video import render_video
-from emotion_lab.video.detectors import ssd
-from emotion_lab.video.detectors.common import build_detector
+from emotion_lab.video.detectors import build_detector, ssd
 from tests.helpers_detectors import config
 
 # --- haar -----------------------------------------------------------------------------------------
 
 
-def test_haar_finds_the_drawn_face(tmp_path: Path) -> None:
+def test_haar_finds_a_drawn_face(tmp_path: Path) -> None:
     if not hasattr(cv2, "CascadeClassifier"):
         pytest.skip("this OpenCV has no Haar cascades")
     path = tmp_path / "face.mp4"
     render_video(path, [(0.4, "happy"), (0.4, "neutral")], fps=10, size=(480, 270))
-    video, found, frames = cv2.VideoCapture(str(path)), 0, 0
+    video, hits, frames = cv2.VideoCapture(str(path)), 0, 0
     detector = build_detector(config("haar", size=320))
     while True:
         ok, frame = video.read()
@@ -32,30 +31,30 @@ def test_haar_finds_the_drawn_face(tmp_path: Path) -> None:
         faces = detector(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
         if len(faces):
             x, y, w, h = faces.boxes[0]
-            # The drawn head is about half as high as the frame, and near its middle.
-            found += abs(x + w / 2 - 240) < 60 and abs(y + h / 2 - 135) < 45 and 60 < h < 200
+            # The head is about half as high as the frame, near its centre.
+            hits += abs(x + w / 2 - 240) < 60 and abs(y + h / 2 - 135) < 45 and 60 < h < 200
             assert 0 < faces.scores[0] < 1
-    assert frames == 8 and found >= 6
+    assert frames == 8 and hits >= 6
     assert len(detector(np.zeros((1, 1, 3), np.uint8))) == 0
     assert len(detector(np.zeros((50, 700, 3), np.uint8)[:, ::2])) == 0
 
 
-def test_haar_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_haar_model_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if hasattr(cv2, "CascadeClassifier"):
         build_detector(config("haar", file="haarcascade_frontalface_alt2.xml"))
         bad = tmp_path / "bad.xml"
         bad.write_text("<opencv_storage></opencv_storage>")
-        with pytest.raises(UserError, match="is no Haar cascade"):
+        with pytest.raises(UserError, match="is not a Haar cascade"):
             build_detector(config("haar", file=str(bad)))
         monkeypatch.delattr(cv2, "CascadeClassifier")
-    with pytest.raises(UserError, match="has no Haar cascades. Set detector=yunet"):
+    with pytest.raises(UserError, match=r"has no Haar cascades\. Set detector=yunet"):
         build_detector(config("haar"))
 
 
 # --- ssd ------------------------------------------------------------------------------------------
 
 
-def test_ssd_finds_the_other_file_from_either(tmp_path: Path) -> None:
+def test_ssd_finds_the_partner_file(tmp_path: Path) -> None:
     for name in ("face_uint8.pb", "face.pbtxt", "other.pbtxt", "res10.caffemodel"):
         (tmp_path / name).write_bytes(b"x")
     pair = (tmp_path / "face_uint8.pb", tmp_path / "face.pbtxt")
@@ -63,18 +62,18 @@ def test_ssd_finds_the_other_file_from_either(tmp_path: Path) -> None:
         assert ssd.find_pair(config("ssd", file=str(tmp_path / name))) == pair
     swapped = config("ssd", file=str(pair[1]), config=str(pair[0]))
     assert ssd.find_pair(swapped) == pair
-    with pytest.raises(UserError, match="no .prototxt files beside .*set detector.config="):
+    with pytest.raises(UserError, match=r"no \.prototxt files in the folder .*detector\.config="):
         ssd.find_pair(config("ssd", file=str(tmp_path / "res10.caffemodel")))
     with pytest.raises(UserError, match="do not belong together"):
         ssd.find_pair(config("ssd", file=str(tmp_path / "res10.caffemodel"), config=str(pair[1])))
-    with pytest.raises(UserError, match="is no SSD model"):
+    with pytest.raises(UserError, match="is not an SSD model"):
         (tmp_path / "a.onnx").write_bytes(b"x")
         ssd.find_pair(config("ssd", file=str(tmp_path / "a.onnx")))
     with pytest.raises(UserError, match="cannot be read as a network"):
         build_detector(config("ssd", file=str(pair[0])))
 
 
-#: A Caffe network whose "detections" are the image: 300 x 300 x 3 values, cut to two rows of 7.
+#: A Caffe network whose output is the first 14 values of the image, as two rows of 7.
 CAFFE = """
 name: "rows"
 layer { name: "data" type: "Input" top: "data"
@@ -89,11 +88,11 @@ layer { name: "keep" type: "Concat" bottom: "rows" top: "out" concat_param { axi
 """
 
 
-def test_ssd_reads_caffe_and_feeds_bgr_less_the_mean(tmp_path: Path) -> None:
+def test_ssd_loads_caffe_and_subtracts_the_bgr_mean(tmp_path: Path) -> None:
     if not hasattr(cv2.dnn, "readNetFromCaffe"):
-        pytest.skip("this OpenCV reads no Caffe files")
+        pytest.skip("this OpenCV cannot read Caffe files")
     (tmp_path / "deploy.prototxt").write_text(CAFFE)
-    (tmp_path / "net.caffemodel").write_bytes(b"\x0a\x04rows")  # the name, and no weights
+    (tmp_path / "net.caffemodel").write_bytes(b"\x0a\x04rows")  # a name without weights
     detector = build_detector(config("ssd", file=str(tmp_path / "net.caffemodel")))
     image = np.zeros((300, 300, 3), np.uint8)
     image[0, :14] = np.arange(14)[:, None] + [100, 50, 110]  # R, G, B
@@ -101,6 +100,6 @@ def test_ssd_reads_caffe_and_feeds_bgr_less_the_mean(tmp_path: Path) -> None:
     np.testing.assert_allclose(rows, np.arange(14) + 110 - 104, atol=1e-4)  # the blue plane
     # image, class, score, left, top, right, bottom
     detector._forward = lambda fitted: np.array([[[[0, 1, 0.9, 0.25, 0.5, 0.5, 0.75]]]])
-    found = detector(np.zeros((600, 600, 3), np.uint8))
-    np.testing.assert_allclose(found.boxes, [[150, 300, 150, 150]], atol=1e-3)
-    assert found.landmarks is None
+    detections = detector(np.zeros((600, 600, 3), np.uint8))
+    np.testing.assert_allclose(detections.boxes, [[150, 300, 150, 150]], atol=1e-3)
+    assert detections.landmarks is None

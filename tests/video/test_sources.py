@@ -1,8 +1,9 @@
-"""Sources: files lose nothing, bad input is one clear line, no thread stays behind."""
+"""Frame sources: complete files, one-line errors, no leaked threads."""
 
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -16,20 +17,22 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.video.sources import open
 from emotion_lab.video.sources.open import open_source
 from emotion_lab.video.sources.threaded import FrameSource
-from tests.helpers_sources import capture_threads, media, number, only, threads_end, write_clip
+from tests.helpers_sources import (
+    capture_threads,
+    media,
+    number,
+    read_single_image,
+    write_clip,
+)
 
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    with threads_end():
-        yield
+pytestmark = pytest.mark.usefixtures("no_capture_threads")
 
 
 # --- clips ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.avi", "odd: name #1.mp4"])
-def test_a_clip_gives_every_frame_however_slow_one_is(tmp_path: Path, name: str) -> None:
+def test_clip_returns_every_frame_to_a_slow_consumer(tmp_path: Path, name: str) -> None:
     path = write_clip(tmp_path / name)
     with open_source({"source": str(path)}) as source:
         assert (source.kind, source.live, source.fps, source.count) == ("clip", False, 25.0, 60)
@@ -45,16 +48,16 @@ def test_a_clip_gives_every_frame_however_slow_one_is(tmp_path: Path, name: str)
     image = frames[50].image
     assert image.dtype == np.uint8 and image.shape == (64, 96, 3)
     red, green, blue = image[4:28].reshape(-1, 3).mean(0)
-    assert red > 220 and green < 40 and blue < 40  # RGB it is
+    assert red > 220 and green < 40 and blue < 40  # RGB, not BGR
     assert frames[0].name == str(path) and abs(frames[0].wall - time.time()) < 60
 
 
-def test_a_clip_is_read_ahead_only_a_little(tmp_path: Path) -> None:
+def test_read_ahead_is_bounded(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4")
     with open_source({"source": path}) as source:
         next(source)
         time.sleep(0.3)
-        assert len(source._box._frames) <= 8
+        assert len(source._queue._frames) <= 8
 
 
 def test_max_frames_and_loop(tmp_path: Path) -> None:
@@ -70,30 +73,30 @@ def test_max_frames_and_loop(tmp_path: Path) -> None:
     assert [frame.time_s for frame in frames] == pytest.approx(np.arange(25) / 25, abs=1e-6)
 
 
-def test_paced_drops_but_does_not_lag(tmp_path: Path) -> None:
+def test_realtime_drops_frames_but_does_not_lag(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4", 50, fps=50)
-    for _ in range(4):  # a machine that is busy with something else may be late, though not always
-        frames, ages, began = [], [], None
+    for _ in range(4):  # retries, because a busy machine may be late
+        frames, ages, start = [], [], None
         with open_source({"source": path, "realtime": True}) as source:
             assert source.live and source.kind == "clip"
             for frame in source:
                 now = time.time()
-                began = frame.wall - frame.time_s if began is None else began
+                start = frame.wall - frame.time_s if start is None else start
                 frames.append(frame)
                 ages.append(now - frame.wall)
                 time.sleep(0.09)  # four to five times too slow
         indices = [frame.index for frame in frames]
         assert [number(frame.image) for frame in frames] == indices == sorted(set(indices))
         assert len(frames) < 20 and source.dropped == 50 - len(frames) and indices[-1] == 49
-        late = [abs(frame.wall - began - frame.time_s) for frame in frames]
-        assert frames[-1].wall - began > 0.95  # never ahead of its time
-        # What is taken is the newest frame, and the clip takes its own time.
+        late = [abs(frame.wall - start - frame.time_s) for frame in frames]
+        assert frames[-1].wall - start > 0.95  # never ahead of its time
+        # Each frame is the newest one and arrives at its media time.
         if np.median(ages) < 0.03 and np.median(late) < 0.03:
             return
     raise AssertionError(f"frames are late: {np.round(late, 3)}, or old: {np.round(ages, 3)} s")
 
 
-def test_paced_gives_everything_to_one_who_keeps_up(tmp_path: Path) -> None:
+def test_realtime_returns_every_frame_to_a_fast_consumer(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4", 20, fps=20)
     for _ in range(4):
         with open_source({"source": path, "realtime": True}) as source:
@@ -104,24 +107,24 @@ def test_paced_gives_everything_to_one_who_keeps_up(tmp_path: Path) -> None:
     raise AssertionError(f"{source.dropped} of 20 frames were dropped")
 
 
-def test_a_truncated_clip_gives_what_it_has(
+def test_truncated_clip_returns_its_readable_frames(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_clip(tmp_path / "clip.avi").read_bytes()
     path = tmp_path / "cut.avi"
     path.write_bytes(data[: len(data) // 2])
     with open_source({"source": path}) as source:
-        got = [number(frame.image) for frame in source]
-    assert got == list(range(len(got))) and 15 < len(got) < 45
+        numbers = [number(frame.image) for frame in source]
+    assert numbers == list(range(len(numbers))) and 15 < len(numbers) < 45
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"cut.avi: {len(got)} of 60 frames could be read; the rest is cut off" in line
+    assert f"cut.avi: {len(numbers)} of 60 frames could be read; the rest is cut off" in line
 
 
 def faststart(data: bytes) -> bytes:
-    """Return an MP4 with its index in front, as it is sent over the web."""
+    """Return an MP4 with the moov box moved to the front."""
     at = data.index(b"moov") - 4
     moov = bytearray(data[at : at + int.from_bytes(data[at : at + 4], "big")])
-    # Chunk offsets count from the start of the file, and everything moves back by the index.
+    # Chunk offsets count from the start of the file; all data moves back by the moov box.
     table = moov.index(b"stco") + 8
     for i in range(int.from_bytes(moov[table : table + 4], "big")):
         entry = table + 4 + 4 * i
@@ -131,14 +134,14 @@ def faststart(data: bytes) -> bytes:
     return data[:head] + bytes(moov) + data[head:at] + data[at + len(moov) :]
 
 
-def test_an_mp4_cut_by_a_few_frames_or_before_its_index(
+def test_mp4_truncated_after_or_before_its_index(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_clip(tmp_path / "clip.mp4").read_bytes()
-    whole, cut, headless = (tmp_path / name for name in ("whole.mp4", "cut.mp4", "headless.mp4"))
+    complete, cut, headless = (tmp_path / f"{name}.mp4" for name in ("all", "cut", "headless"))
     web = faststart(data)
-    whole.write_bytes(web)
-    with open_source({"source": whole}) as source:
+    complete.write_bytes(web)
+    with open_source({"source": complete}) as source:
         assert len(list(source)) == 60
     assert capsys.readouterr().err == ""
     cut.write_bytes(web[:-200])
@@ -147,11 +150,11 @@ def test_an_mp4_cut_by_a_few_frames_or_before_its_index(
     assert 50 <= read < 60
     assert f"{read} of 60 frames could be read; the file is cut off." in capsys.readouterr().err
     headless.write_bytes(data[: len(data) // 2])
-    with pytest.raises(UserError, match="headless.mp4 is cut off before its index"):
+    with pytest.raises(UserError, match=r"headless\.mp4 is cut off before its index"):
         open_source({"source": headless})
 
 
-def test_a_clip_filmed_upright_stands_upright(tmp_path: Path) -> None:
+def test_clip_is_rotated_by_its_track_matrix(tmp_path: Path) -> None:
     data = bytearray(write_clip(tmp_path / "clip.mp4", 5).read_bytes())
     at = data.index(b"tkhd") + 44  # the matrix of the track (ISO 14496-12, 8.3.2)
     assert int.from_bytes(data[at : at + 4], "big") == 0x10000
@@ -163,12 +166,12 @@ def test_a_clip_filmed_upright_stands_upright(tmp_path: Path) -> None:
         assert source.size == (64, 96)
         frame = next(source)
     assert frame.image.shape == (96, 64, 3)
-    # What was on top is on the right after a quarter turn clockwise.
+    # A quarter turn clockwise moves the top to the right.
     assert frame.image[:, 36:60, 0].mean() > 220 and frame.image[:, 4:28, 0].mean() < 60
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "line"),
+    ("name", "data", "message"),
     [
         ("clip.mp4", b"", "clip.mp4 is empty"),
         ("clip.mp4", b"no video at all" * 99, "neither an image nor a video"),
@@ -176,28 +179,28 @@ def test_a_clip_filmed_upright_stands_upright(tmp_path: Path) -> None:
         ("photo.jpg", b"\xff\xd8\xff\xe0 and nothing", "photo.jpg"),
     ],
 )
-def test_broken_files_are_one_line(
-    tmp_path: Path, capfd: Any, name: str, data: bytes, line
+def test_broken_file_is_a_one_line_error(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, data: bytes, message: str
 ) -> None:
     path = tmp_path / name
     path.write_bytes(data)
-    with pytest.raises(UserError, match=line) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         open_source({"source": path})
     assert "\n" not in str(caught.value)
-    assert capfd.readouterr().err == ""  # neither FFmpeg nor OpenCV adds a word
+    assert capfd.readouterr().err == ""  # no messages of FFmpeg or OpenCV
 
 
-def test_no_such_thing() -> None:
-    with pytest.raises(UserError, match="no file, folder or camera 'holyday.mp4'"):
+def test_missing_source() -> None:
+    with pytest.raises(UserError, match=r"no file, folder or camera 'holyday\.mp4'"):
         open_source({"source": "holyday.mp4"})
-    with pytest.raises(UserError, match="No source is given"):
+    with pytest.raises(UserError, match="source is not set"):
         open_source({"source": None})
 
 
 # --- the thread -----------------------------------------------------------------------------------
 
 
-def test_leaving_early_stops_the_thread(tmp_path: Path) -> None:
+def test_leaving_the_loop_stops_the_thread(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4")
     with open_source({"source": path}) as source:
         for frame in source:
@@ -205,16 +208,19 @@ def test_leaving_early_stops_the_thread(tmp_path: Path) -> None:
                 break
         assert len(capture_threads()) == 1
     assert capture_threads() == []
-    assert list(source) == []  # closed is closed
+    assert list(source) == []
     source.close()
 
-    with pytest.raises(KeyboardInterrupt), open_source({"source": path, "realtime": True}) as source:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        open_source({"source": path, "realtime": True}) as source,
+    ):
         next(source)
         raise KeyboardInterrupt
     assert capture_threads() == []
 
 
-def test_a_forgotten_source_ends_its_thread(tmp_path: Path) -> None:
+def test_garbage_collection_stops_the_thread(tmp_path: Path) -> None:
     source = open_source({"source": write_clip(tmp_path / "clip.mp4")})
     next(source)
     assert len(capture_threads()) == 1
@@ -223,7 +229,7 @@ def test_a_forgotten_source_ends_its_thread(tmp_path: Path) -> None:
     assert capture_threads() == []
 
 
-def test_a_fault_of_the_reader_reaches_the_consumer() -> None:
+def test_reader_exception_is_raised_in_the_consumer() -> None:
     class Faulty(open.FrameReader):
         closed = 0
 
@@ -245,7 +251,9 @@ def test_a_fault_of_the_reader_reaches_the_consumer() -> None:
 # --- synthetic ------------------------------------------------------------------------------------
 
 
-def test_synthetic_knows_its_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_synthetic_clip_has_ground_truth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cfg = {"source": "synthetic", "width": 64, "height": 48, "fps": 4, "seed": 3}
     with open_source(cfg) as source:
         assert (source.kind, source.name, source.fps) == ("synthetic", "synthetic", 4.0)
@@ -255,15 +263,13 @@ def test_synthetic_knows_its_truth(tmp_path: Path, capsys: pytest.CaptureFixture
     assert len(frames) == source.count and not folder.exists()
     assert sorted(label for _, label in source.truth) == sorted(open.EMOTIONS)
     starts = [start for start, _ in source.truth]
-    assert starts[0] == 0 and all(
-        1.2 < b - a < 2.8 for a, b in zip(starts, starts[1:], strict=False)
-    )
+    assert starts[0] == 0 and all(1.2 < b - a < 2.8 for a, b in itertools.pairwise(starts))
     ends = np.cumsum([seconds for seconds, _ in open.timeline(3)])
     assert starts[1:] == pytest.approx(ends[:-1], abs=0.25)  # the first frame after it
     assert "Drawing a synthetic clip" in capsys.readouterr().err
 
     with open_source({**cfg, "max_frames": 9}) as again:
-        assert again.truth == [part for part in source.truth if part[0] < 9 / 4]
+        assert again.truth == tuple(part for part in source.truth if part[0] < 9 / 4)
         first = [frame.image for frame in again]
     assert len(first) == 9
     assert all(np.array_equal(a, b.image) for a, b in zip(first[:5], frames, strict=False))
@@ -285,22 +291,22 @@ def test_synthetic_knows_its_truth(tmp_path: Path, capsys: pytest.CaptureFixture
         ("no_face.mp4", 95, (960, 540), 94 / 24),
     ],
 )
-def test_real_clips_decode_to_the_last_frame(
+def test_real_clip_decodes_to_the_last_frame(
     name: str, frames: int, size: tuple[int, int], last_s: float, capfd: Any
 ) -> None:
     with open_source({"source": media(name)}) as source:
         assert source.size == size
-        got = [(frame.index, frame.time_s, frame.image.shape) for frame in source]
-    assert [index for index, _, _ in got] == list(range(frames))
-    times = [time_s for _, time_s, _ in got]
+        rows = [(frame.index, frame.time_s, frame.image.shape) for frame in source]
+    assert [index for index, _, _ in rows] == list(range(frames))
+    times = [time_s for _, time_s, _ in rows]
     assert times[0] == 0 and times == sorted(set(times))
     assert times[-1] == pytest.approx(last_s, abs=0.002)
-    assert {shape for _, _, shape in got} == {(size[1], size[0], 3)}
+    assert {shape for _, _, shape in rows} == {(size[1], size[0], 3)}
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["six_faces.jpg", "one_face_rgba.png", "no_faces.jpg"])
-def test_real_photos(name: str) -> None:
-    image = only({"source": media(name)})
+def test_real_image(name: str) -> None:
+    image = read_single_image({"source": media(name)})
     assert image.std() > 20

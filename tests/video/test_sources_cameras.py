@@ -1,4 +1,4 @@
-"""Cameras and streams: live ones stay current, come back, and are given up in one line."""
+"""Cameras and streams: newest frame, reconnection, timeouts, one-line errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -18,33 +18,28 @@ import pytest
 from emotion_lab.core.errors import UserError
 from emotion_lab.video.sources import camera
 from emotion_lab.video.sources.open import open_source
-from tests.helpers_sources import threads_end
 
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    with threads_end():
-        yield
+pytestmark = pytest.mark.usefixtures("no_capture_threads")
 
 
 class FakeCapture:
-    """Stands in for cv2.VideoCapture: a camera that gives a few frames at a time."""
+    """Replacement of cv2.VideoCapture: a camera that fails after a number of frames."""
 
-    opened: list[Any] = []
-    plugged: list[int] = []  # frames the next captures give before they fail; 0 does not open
+    opened: ClassVar[list[Any]] = []
+    frame_counts: ClassVar[list[int]] = []  # of the next captures; 0 does not open
 
     def __init__(self, target: Any, *rest: Any) -> None:
-        self.left = self.plugged.pop(0) if self.plugged else 0
-        self.open, self.set_to, self.released = self.left > 0, {}, False
+        self.remaining = self.frame_counts.pop(0) if self.frame_counts else 0
+        self.open, self.properties, self.released = self.remaining > 0, {}, False
         FakeCapture.opened.append(self)
 
-    def isOpened(self) -> bool:
+    def isOpened(self) -> bool:  # noqa: N802 - the name in OpenCV
         return self.open
 
     def grab(self) -> bool:
         time.sleep(0.002)
-        self.left -= 1
-        return self.left >= 0
+        self.remaining -= 1
+        return self.remaining >= 0
 
     def retrieve(self) -> tuple[bool, np.ndarray]:
         return True, np.full((6, 8, 3), (1, 2, 3), np.uint8)
@@ -56,7 +51,7 @@ class FakeCapture:
         return {cv2.CAP_PROP_FPS: 30.0}.get(key, -1.0)
 
     def set(self, key: int, value: float) -> bool:
-        self.set_to[key] = value
+        self.properties[key] = value
         return True
 
     def release(self) -> None:
@@ -64,24 +59,24 @@ class FakeCapture:
 
 
 @pytest.fixture
-def plugged(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def frame_counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(camera.cv2, "VideoCapture", FakeCapture)
     monkeypatch.setattr(camera, "BACKOFF_S", (0.01, 0.04))
     monkeypatch.setattr(FakeCapture, "opened", [])
-    monkeypatch.setattr(FakeCapture, "plugged", [])
-    return FakeCapture.plugged
+    monkeypatch.setattr(FakeCapture, "frame_counts", [])
+    return FakeCapture.frame_counts
 
 
-def test_a_camera_is_asked_and_stays_current(plugged: list[int]) -> None:
-    plugged[:] = [200]
+def test_camera_properties_and_newest_frame(frame_counts: list[int]) -> None:
+    frame_counts[:] = [200]
     cfg = {"source": 3, "width": 1280, "height": 720, "fps": 30, "reconnect_s": 0}
     with open_source(cfg) as source:
         assert source.live and source.kind == "camera" and source.count is None
         assert source.size == (8, 6) and source.fps == 30
-        asked = FakeCapture.opened[0].set_to
-        assert asked[cv2.CAP_PROP_FRAME_WIDTH] == 1280
-        assert asked[cv2.CAP_PROP_FRAME_HEIGHT] == 720
-        assert asked[cv2.CAP_PROP_FOURCC] == cv2.VideoWriter_fourcc(*"MJPG")
+        properties = FakeCapture.opened[0].properties
+        assert properties[cv2.CAP_PROP_FRAME_WIDTH] == 1280
+        assert properties[cv2.CAP_PROP_FRAME_HEIGHT] == 720
+        assert properties[cv2.CAP_PROP_FOURCC] == cv2.VideoWriter.fourcc(*"MJPG")
         first = next(source)
         until = time.monotonic() + 20
         while source.dropped < 5 and time.monotonic() < until:
@@ -92,47 +87,53 @@ def test_a_camera_is_asked_and_stays_current(plugged: list[int]) -> None:
     assert FakeCapture.opened[0].released
 
 
-def test_a_camera_comes_back(plugged: list[int], capsys: pytest.CaptureFixture[str]) -> None:
-    plugged[:] = [6, 0, 0, 500]
+def test_camera_reconnects(frame_counts: list[int], capsys: pytest.CaptureFixture[str]) -> None:
+    frame_counts[:] = [6, 0, 0, 500]
     with open_source({"source": 0, "reconnect_s": 20, "max_frames": 12}) as source:
         frames = list(source)
     indices = [frame.index for frame in frames]
     times = [frame.time_s for frame in frames]
     assert indices == sorted(set(indices)) and times == sorted(times) and times[0] >= 0
-    away, back = capsys.readouterr().err.splitlines()
-    assert away == "Camera 0 went away; trying for 20 s to get it back."
-    assert back.startswith("Camera 0 is back after")
+    lost, restored = capsys.readouterr().err.splitlines()
+    assert lost == "Camera 0: connection lost, reconnecting for up to 20 s."
+    assert restored.startswith("Camera 0: reconnected after")
     assert all(capture.released for capture in FakeCapture.opened)
 
 
-def test_a_camera_that_stays_away(plugged: list[int], capsys: pytest.CaptureFixture[str]) -> None:
-    plugged[:] = [5]
+def test_camera_reconnection_times_out(
+    frame_counts: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame_counts[:] = [5]
     frames = []
-    with open_source({"source": 0, "reconnect_s": 0.1}) as source:
-        with pytest.raises(UserError, match="did not come back within 0.1 s") as caught:
-            frames.extend(source)
+    with (
+        open_source({"source": 0, "reconnect_s": 0.1}) as source,
+        pytest.raises(UserError, match=r"not restored within 0\.1 s") as caught,
+    ):
+        frames.extend(source)
     assert "\n" not in str(caught.value) and frames
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_no_camera_says_so_at_once(
+def test_missing_camera_fails_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(camera, "DEVICES", tmp_path)
     monkeypatch.setattr(camera, "SYSFS", tmp_path)
-    began = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(UserError) as caught:
         open_source({"source": "97"})
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - start < 5
     assert "amera 97" in str(caught.value) and "set source=" in str(caught.value)
     if sys.platform == "linux":
-        assert "does not exist" in str(caught.value) and "Cameras here: none." in str(caught.value)
-    assert capfd.readouterr().err == ""  # OpenCV keeps quiet
+        assert "does not exist" in str(caught.value) and "Available cameras: none." in str(
+            caught.value
+        )
+    assert capfd.readouterr().err == ""  # no messages of OpenCV
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="camera names are read from sysfs")
-def test_cameras_by_name_and_taken_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugged: list[int]
+def test_camera_by_name_and_camera_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frame_counts: list[int]
 ) -> None:
     names = {"video0": ("Integrated Camera", 0), "video1": ("Integrated Camera", 1)}
     for node, (name, index) in {**names, "video12": ("USB Cam HD", 0)}.items():
@@ -141,32 +142,30 @@ def test_cameras_by_name_and_taken_ones(
         (tmp_path / node / "index").write_text(f"{index}\n")
     monkeypatch.setattr(camera, "SYSFS", tmp_path)
     monkeypatch.setattr(camera, "DEVICES", tmp_path)
-    assert camera.cameras() == [(0, "Integrated Camera"), (12, "USB Cam HD")]
-    plugged[:] = [5]
+    assert camera.list_cameras() == [(0, "Integrated Camera"), (12, "USB Cam HD")]
+    frame_counts[:] = [5]
     with open_source({"source": "usb cam"}) as source:
         assert source._reader.target == 12 and source.name == "usb cam"
-    plugged[:] = [5]
+    frame_counts[:] = [5]
     with open_source({"source": "/dev/video7"}) as source:
         assert source._reader.target == 7
-    # The node is there, but nothing comes out of it.
-    with pytest.raises(UserError, match="another program has taken it") as caught:
+    # The device exists but returns no picture.
+    with pytest.raises(UserError, match="another program uses it") as caught:
         open_source({"source": 12})
     assert "0 (Integrated Camera), 12 (USB Cam HD)" in str(caught.value)
     with pytest.raises(UserError, match="no file, folder or camera 'webcam'"):
         open_source({"source": "webcam"})
 
 
-def test_a_driver_that_hangs_is_given_up(
-    plugged: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plugged[:] = [5]
+def test_blocked_driver_times_out(frame_counts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    frame_counts[:] = [5]
     monkeypatch.setattr(camera, "DEADLINE_S", 0.1)
-    let_go = threading.Event()
-    monkeypatch.setattr(FakeCapture, "isOpened", lambda self: let_go.wait(10))
+    unblock = threading.Event()
+    monkeypatch.setattr(FakeCapture, "isOpened", lambda self: unblock.wait(10))
     with pytest.raises(UserError, match="amera 0"):
         open_source({"source": 0})
-    let_go.set()
-    for _ in range(100):  # what opens too late is closed
+    unblock.set()
+    for _ in range(100):  # a capture opened after the timeout is released
         if FakeCapture.opened[0].released:
             break
         time.sleep(0.01)
@@ -175,7 +174,7 @@ def test_a_driver_that_hangs_is_given_up(
 
 @contextlib.contextmanager
 def mjpeg_server(parts: list[int], fps: float = 60.0) -> Iterator[str]:
-    """Serve a motion-JPEG stream on this machine that breaks off after each number of frames."""
+    """Serve a motion-JPEG stream whose connections end after the given numbers of frames."""
     sent = [0]
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -210,7 +209,7 @@ def mjpeg_server(parts: list[int], fps: float = 60.0) -> Iterator[str]:
         server.server_close()
 
 
-def test_a_stream_drops_comes_back_and_gives_up(
+def test_stream_drops_frames_reconnects_and_times_out(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(camera, "BACKOFF_S", (0.05, 0.2))
@@ -221,7 +220,7 @@ def test_a_stream_drops_comes_back_and_gives_up(
         until = time.monotonic() + 20
         while source.dropped < 5 and time.monotonic() < until:
             time.sleep(0.01)
-        with pytest.raises(UserError, match="did not come back within 1 s") as caught:
+        with pytest.raises(UserError, match="not restored within 1 s") as caught:
             frames.extend(source)
     indices = [frame.index for frame in frames]
     assert indices == sorted(set(indices)) and indices[1] > 3  # the newest after the pause
@@ -229,13 +228,14 @@ def test_a_stream_drops_comes_back_and_gives_up(
     assert indices[-1] > 45  # both parts
     err = capfd.readouterr().err
     assert "secret" not in err + str(caught.value) + frames[0].name
-    assert [line.split()[1] for line in err.splitlines()] == ["went", "is", "went"]
+    words = [line.partition(": ")[2].split()[0] for line in err.splitlines()]
+    assert words == ["connection", "reconnected", "connection"]
 
 
-def test_an_address_where_nobody_answers(capfd: pytest.CaptureFixture[str]) -> None:
-    began = time.monotonic()
+def test_unreachable_address(capfd: pytest.CaptureFixture[str]) -> None:
+    start = time.monotonic()
     for url in ("http://127.0.0.1:9/x.mjpg", "rtsp://me:secret@127.0.0.1:9/x"):
         with pytest.raises(UserError, match=r"No picture from (http|rtsp)://127\.0\.0\.1:9/x"):
             open_source({"source": url})
-    assert time.monotonic() - began < 12
+    assert time.monotonic() - start < 12
     assert capfd.readouterr().err == ""

@@ -1,8 +1,7 @@
-"""Photos as sources: upright, in their colours, in the order of their names."""
+"""Image sources: orientation, colour modes, folders."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -12,17 +11,13 @@ from PIL import Image
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.video.sources.open import open_source
-from tests.helpers_sources import only, threads_end
+from tests.helpers_sources import read_single_image
 
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    with threads_end():
-        yield
+pytestmark = pytest.mark.usefixtures("no_capture_threads")
 
 
 def quadrants() -> np.ndarray:
-    """Return (40, 60, 3): white top left, red top right, green and blue below."""
+    """Return uint8 (40, 60, 3): white and red in the top row, green and blue in the bottom row."""
     image = np.zeros((40, 60, 3), np.uint8)
     image[:20, :30], image[:20, 30:], image[20:, :30], image[20:, 30:] = (
         (255, 255, 255),
@@ -34,8 +29,8 @@ def quadrants() -> np.ndarray:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_phone_photo_is_upright(tmp_path: Path, orientation: int) -> None:
-    """Each EXIF orientation undoes what the camera did (inverse of EXIF 2.3, table 6)."""
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
+    """The stored image is the inverse transform of each orientation (EXIF 2.3, table 6)."""
     upright = quadrants()
     stored = {
         1: upright,
@@ -51,42 +46,44 @@ def test_a_turned_phone_photo_is_upright(tmp_path: Path, orientation: int) -> No
     exif[0x0112] = orientation
     path = tmp_path / "phone.png"
     Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
-    assert np.array_equal(only({"source": path}), upright)
+    assert np.array_equal(read_single_image({"source": path}), upright)
 
 
-def test_grey_deep_transparent_and_print_colours(tmp_path: Path) -> None:
+def test_16_bit_grey_transparent_and_cmyk_images(tmp_path: Path) -> None:
     ramp = np.linspace(0, 65535, 60).astype(np.uint16)[None].repeat(40, 0)
     Image.fromarray(ramp).save(tmp_path / "deep.png")
-    image = only({"source": tmp_path / "deep.png"})
+    image = read_single_image({"source": tmp_path / "deep.png"})
     assert np.abs(image[..., 1].astype(float) - ramp / 257).max() <= 0.51
     cv2.imwrite(str(tmp_path / "deep_rgb.png"), (quadrants()[..., ::-1].astype(np.uint16) * 257))
-    assert np.array_equal(only({"source": tmp_path / "deep_rgb.png"}), quadrants())
+    assert np.array_equal(read_single_image({"source": tmp_path / "deep_rgb.png"}), quadrants())
 
     grey = np.arange(240, dtype=np.uint8).reshape(12, 20)
     Image.fromarray(grey).save(tmp_path / "grey.png")
-    assert np.array_equal(only({"source": tmp_path / "grey.png"}), np.dstack([grey] * 3))
+    assert np.array_equal(
+        read_single_image({"source": tmp_path / "grey.png"}), np.dstack([grey] * 3)
+    )
 
     rgba = np.dstack([quadrants(), np.full((40, 60), 255, np.uint8)])
     rgba[:, 30:, 3] = 0
     Image.fromarray(rgba).save(tmp_path / "rgba.png")
-    image = only({"source": tmp_path / "rgba.png"})
+    image = read_single_image({"source": tmp_path / "rgba.png"})
     assert np.array_equal(image[:, :30], quadrants()[:, :30])
-    assert (image[:, 30:] == 128).all()  # mid-grey where it is transparent
+    assert (image[:, 30:] == 128).all()  # transparent pixels are mid-grey
 
     cmyk = Image.new("CMYK", (20, 10), (0, 255, 255, 0))
     cmyk.save(tmp_path / "print.jpg", quality=95)
-    red, green, blue = only({"source": tmp_path / "print.jpg"}).reshape(-1, 3).mean(0)
+    red, green, blue = read_single_image({"source": tmp_path / "print.jpg"}).reshape(-1, 3).mean(0)
     assert red > 240 and green < 15 and blue < 15
 
 
-def test_a_photo_may_be_called_as_it_likes_and_be_8k(tmp_path: Path) -> None:
+def test_8k_image_without_suffix(tmp_path: Path) -> None:
     big = np.full((4320, 7680, 3), 77, np.uint8)
     Image.fromarray(big).save(tmp_path / "no_suffix", format="BMP")
-    image = only({"source": tmp_path / "no_suffix"})
+    image = read_single_image({"source": tmp_path / "no_suffix"})
     assert image.shape == big.shape and (image[::500, ::500] == 77).all()
 
 
-def test_a_folder_gives_its_images_in_order(
+def test_folder_images_are_sorted_and_other_files_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "b").mkdir()
@@ -108,7 +105,7 @@ def test_a_folder_gives_its_images_in_order(
     assert "skipped 3 of 8 files" in line and "b/empty.jpg, broken.png, notes.txt" in line
 
 
-def test_folders_without_an_image(tmp_path: Path) -> None:
+def test_folder_without_a_readable_image(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(UserError, match=r"no image in the folder .* \(1 other files\)"):
         open_source({"source": tmp_path})

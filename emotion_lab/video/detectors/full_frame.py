@@ -1,4 +1,4 @@
-"""The whole image as one face, for images that already are face crops."""
+"""Detector for images that already are face crops: returns the whole image as one face."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from emotion_lab.video.types import DETECTORS, Detections
 
 @DETECTORS.register("full_frame")
 class FullFrame:
-    """One box, the whole image, score 1.
-
-    Args:
-        cfg: ``conf/detector/full_frame.yaml`` as a plain dict; it has no keys.
-    """
+    """Return one box, the whole image, with score 1; ``cfg`` is not used."""
 
     name = "full_frame"
 

@@ -7,30 +7,31 @@ from typing import Any
 import numpy as np
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.video.detectors.common import collect, find_file
+from emotion_lab.video.detectors.nms import postprocess
 from emotion_lab.video.detectors.onnx_net import OnnxNet
+from emotion_lab.video.detectors.weights import find_weights
 from emotion_lab.video.types import DETECTORS, Detections
 
 STRIDES = (8, 16, 32)
 WHAT = "an SCRFD or RetinaFace .onnx file as insightface exports it (det_10g.onnx, det_500m.onnx)"
-#: Values of each map: score, distances to the four sides, five landmarks.
+#: Channels of the maps: score, distances to the four sides, five landmarks.
 WIDTHS = (1, 4, 10)
 
 
 def decode(
     maps: list[np.ndarray], width: int, height: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Turn the maps of one image into faces.
+    """Decode the output maps of one image.
 
-    Each place of a map predicts one or two faces from its corner (column * stride, row * stride):
-    distances to left, top, right and bottom, and landmarks, both in units of the stride (Guo et
-    al. 2021, "Sample and Computation Redistribution for Efficient Face Detection").
+    Each cell of a map has one or two anchors at its corner (column * stride, row * stride). Their
+    outputs are the distances to left, top, right and bottom and the landmark offsets, in strides
+    (Guo et al. 2021, "Sample and Computation Redistribution for Efficient Face Detection").
 
     Args:
-        maps: Scores of the three strides, then distances, then landmarks (which may be absent);
-            each (places * anchors, 1 | 4 | 10).
-        width: Of the network's input.
-        height: Of the network's input.
+        maps: Scores of the three strides, then distances, then landmarks (optional);
+            each (cells * anchors, 1 | 4 | 10).
+        width: Input width in pixels.
+        height: Input height in pixels.
 
     Returns:
         (N, 4) left, top, right, bottom in input pixels, (N,) scores, (N, 5, 2) landmarks or None.
@@ -53,35 +54,31 @@ def decode(
 
 @DETECTORS.register("retinaface")
 class RetinaFace:
-    """SCRFD or RetinaFace through ONNX.
+    """SCRFD or RetinaFace from an ONNX file.
 
     Args:
         cfg: ``conf/detector/retinaface.yaml`` as a plain dict.
-
-    Raises:
-        UserError: If the file is missing or has other outputs than insightface's exports.
     """
 
     name = "retinaface"
 
     def __init__(self, cfg: dict[str, Any]) -> None:
         self.cfg = cfg
-        self.net = OnnxNet(find_file(cfg, WHAT), cfg["size"])
-        width, height = self.net.size or (self.net.longest, self.net.longest)
+        self.net = OnnxNet(find_weights(cfg, WHAT), cfg["size"])
+        width, height = self.net.size or (self.net.longest_side, self.net.longest_side)
         self._order(self.net.probe(), width, height)
 
     def _order(self, outputs: list[np.ndarray], width: int, height: int) -> list[np.ndarray]:
-        """Return the maps as :func:`decode` wants them, told apart by their shapes."""
+        """Sort the maps by their shapes into the order of :func:`decode`."""
         maps = [output.reshape(-1, output.shape[-1]) for output in outputs if output.ndim > 1]
-        places = [(width // s) * (height // s) for s in STRIDES]
+        cells = [(width // s) * (height // s) for s in STRIDES]
         ordered = []
         for channels in WIDTHS[: len(outputs) // 3]:
-            mine = [m for m in maps if m.shape[1] == channels]
-            mine.sort(key=len, reverse=True)
-            anchors = len(mine[0]) // places[0] if mine else 0
-            if anchors < 1 or [len(m) for m in mine] != [p * anchors for p in places]:
+            group = sorted((m for m in maps if m.shape[1] == channels), key=len, reverse=True)
+            anchors = len(group[0]) // cells[0] if group else 0
+            if anchors < 1 or [len(m) for m in group] != [n * anchors for n in cells]:
                 break
-            ordered += mine
+            ordered += group
         if len(ordered) != len(outputs) or len(outputs) not in (6, 9):
             raise UserError(
                 f"{self.net.path} has outputs of shapes {[o.shape for o in outputs]}, not the 6 "
@@ -90,11 +87,11 @@ class RetinaFace:
         return ordered
 
     def __call__(self, image: np.ndarray) -> Detections:
-        """Find faces in uint8 (H, W, 3) RGB."""
-        # insightface puts the image into the top left corner of a black canvas.
-        fitted = self.net.fit(image, pad=0, centre=False, enlarge=self.cfg["enlarge"])
-        height, width = fitted.image.shape[:2]
-        blob = (fitted.image.astype(np.float32) - 127.5) / 128
+        """Detect faces in uint8 (H, W, 3) RGB."""
+        # insightface pads with black on the right and bottom.
+        letterboxed = self.net.fit(image, pad=0, centre=False, enlarge=self.cfg["enlarge"])
+        height, width = letterboxed.image.shape[:2]
+        blob = (letterboxed.image.astype(np.float32) - 127.5) / 128
         outputs = self.net.run(blob.transpose(2, 0, 1)[None])
         corners, scores, landmarks = decode(self._order(outputs, width, height), width, height)
-        return collect(fitted, corners, scores, landmarks, self.cfg)
+        return postprocess(letterboxed, corners, scores, landmarks, self.cfg)

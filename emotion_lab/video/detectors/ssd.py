@@ -1,8 +1,8 @@
-"""OpenCV's res10 SSD, in TensorFlow or Caffe form."""
+"""OpenCV's res10 SSD face detector, TensorFlow or Caffe format."""
 
 from __future__ import annotations
 
-import os
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -10,92 +10,86 @@ import cv2
 import numpy as np
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.video.detectors.common import collect, find_file, given_path, letterbox
+from emotion_lab.video.detectors.nms import postprocess
+from emotion_lab.video.detectors.resize import letterbox
+from emotion_lab.video.detectors.weights import configured_path, find_weights
 from emotion_lab.video.types import DETECTORS, Detections
 
-#: Weights -> the description that belongs to them.
+#: Suffix of the weights file -> suffix of the network definition.
 PAIRS = {".pb": ".pbtxt", ".caffemodel": ".prototxt"}
-#: What the network had taken off its training images: blue, green, red.
+#: Mean of the training images: blue, green, red.
 MEAN = (104.0, 177.0, 123.0)
 SIDE = 300
 
 
-def _is_weights(path: Path) -> bool:
-    return path.suffix.lower() in PAIRS
-
-
 def find_pair(cfg: dict[str, Any]) -> tuple[Path, Path]:
-    """Return (weights, description) from ``file`` and ``config``, in either order.
+    """Return (weights, network definition) from ``file`` and ``config``, in either order.
 
-    Where only one is set, the other is looked for in its folder: the only one of its kind, or the
-    one whose name begins most like it.
-
-    Raises:
-        UserError: If one is missing, or the two are of different kinds.
+    If only one is set, the other is searched in its folder: the only file with the matching
+    suffix, or the one with the longest common name prefix.
     """
     what = "a .pb with its .pbtxt, or a .caffemodel with its .prototxt"
-    paths = [find_file(cfg, what)]
+    paths = [find_weights(cfg, what)]
     endings = [*PAIRS, *PAIRS.values()]
     if paths[0].suffix.lower() not in endings:
-        raise UserError(f"{paths[0]} is no SSD model: detector=ssd needs {what}.")
+        raise UserError(f"{paths[0]} is not an SSD model: detector=ssd needs {what}.")
     if cfg["config"]:
-        paths.append(given_path(cfg, "config", what))
+        paths.append(configured_path(cfg, "config", what))
     else:
-        paths.append(_partner(paths[0]))
-    weights = [path for path in paths if _is_weights(path)]
-    texts = [path for path in paths if not _is_weights(path)]
-    if len(weights) != 1 or texts[0].suffix.lower() != PAIRS[weights[0].suffix.lower()]:
-        names = " and ".join(path.name for path in paths)
+        paths.append(_find_partner(paths[0]))
+    names = " and ".join(path.name for path in paths)
+    weights, definition = sorted(paths, key=lambda path: path.suffix.lower() not in PAIRS)
+    if PAIRS.get(weights.suffix.lower()) != definition.suffix.lower():
         raise UserError(f"{names} do not belong together: detector=ssd needs {what}.")
-    return weights[0], texts[0]
+    return weights, definition
 
 
-def _partner(path: Path) -> Path:
-    both = {**PAIRS, **{text: weights for weights, text in PAIRS.items()}}
-    wanted = both[path.suffix.lower()]
-    near = sorted(p for p in path.parent.iterdir() if p.suffix.lower() == wanted)
-    alike = [len(os.path.commonprefix([p.stem, path.stem])) for p in near]
-    best = [p for p, n in zip(near, alike, strict=True) if n == max(alike)]
+def _find_partner(path: Path) -> Path:
+    """Return the file of the other suffix that belongs to ``path``."""
+    partners = {**PAIRS, **{text: weights for weights, text in PAIRS.items()}}
+    suffix = partners[path.suffix.lower()]
+    candidates = sorted(p for p in path.parent.iterdir() if p.suffix.lower() == suffix)
+    # Comparing character by character is the purpose here.
+    common = [len(commonprefix([p.stem, path.stem])) for p in candidates]  # noqa: RUF071
+    best = [p for p, n in zip(candidates, common, strict=True) if n == max(common)]
     if len(best) != 1:
-        found = "no" if not near else f"{len(near)}"
         raise UserError(
-            f"{found} {wanted} files beside {path}: set detector.config=<the {wanted} for it>."
+            f"{len(candidates) or 'no'} {suffix} files in the folder of {path}: set "
+            f"detector.config=<its {suffix} file>."
         )
     return best[0]
 
 
 @DETECTORS.register("ssd")
 class Ssd:
-    """A single-shot detector on a ResNet-10 (Liu et al. 2016; OpenCV's face_detector sample).
+    """Single-shot detector with a ResNet-10 (Liu et al. 2016; OpenCV's face_detector sample).
 
     Args:
         cfg: ``conf/detector/ssd.yaml`` as a plain dict.
-
-    Raises:
-        UserError: If the files are missing, do not belong together or are no such network.
     """
 
     name = "ssd"
 
     def __init__(self, cfg: dict[str, Any]) -> None:
         self.cfg = cfg
-        weights, text = find_pair(cfg)
+        weights, definition = find_pair(cfg)
         if weights.suffix.lower() == ".caffemodel" and not hasattr(cv2.dnn, "readNetFromCaffe"):
             raise UserError(
-                f"OpenCV {cv2.__version__} reads no Caffe files. Set detector=yunet, or "
+                f"OpenCV {cv2.__version__} cannot read Caffe files. Set detector=yunet, or "
                 "pip install 'opencv-python<5' 'opencv-python-headless<5'."
             )
         try:
-            self.net = cv2.dnn.readNet(str(weights), str(text))
+            self.net = cv2.dnn.readNet(str(weights), str(definition))
             shape = self._forward(np.zeros((SIDE, SIDE, 3), np.uint8)).shape
         except (cv2.error, SystemError) as error:
             raise UserError(
-                f"{weights} with {text} cannot be read as a network. Fetch both files again."
+                f"{weights} with {definition} cannot be read as a network. Download both "
+                "files again."
             ) from error
         if len(shape) != 4 or shape[3] != 7:
             raise UserError(
-                f"{weights} is no SSD face detector: expected rows of 7 values, found the shape "
-                f"{tuple(shape)}."
+                f"{weights} is not an SSD face detector: expected an output with rows of 7 values, "
+                f"got shape {tuple(shape)}."
             )
 
     def _forward(self, image: np.ndarray) -> np.ndarray:
@@ -105,9 +99,8 @@ class Ssd:
         return self.net.forward()
 
     def __call__(self, image: np.ndarray) -> Detections:
-        """Find faces in uint8 (H, W, 3) RGB."""
-        enlarge = self.cfg["enlarge"]
-        fitted = letterbox(image, SIDE, SIDE, pad=128, enlarge=enlarge)
-        rows = self._forward(fitted.image)[0, 0]
-        # A row is image, class, score, left, top, right, bottom; the corners are 0..1.
-        return collect(fitted, rows[:, 3:7] * SIDE, rows[:, 2], None, self.cfg)
+        """Detect faces in uint8 (H, W, 3) RGB."""
+        letterboxed = letterbox(image, SIDE, SIDE, pad=128, enlarge=self.cfg["enlarge"])
+        rows = self._forward(letterboxed.image)[0, 0]
+        # Columns: image, class, score, left, top, right, bottom; corners in 0..1.
+        return postprocess(letterboxed, rows[:, 3:7] * SIDE, rows[:, 2], None, self.cfg)

@@ -1,4 +1,4 @@
-"""YuNet: small, fast, with landmarks; the default."""
+"""YuNet through OpenCV or OpenVINO: small, fast, with landmarks; the default detector."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import cv2
 import numpy as np
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.video.detectors.common import MAX_CANDIDATES, collect, find_file, shrink
+from emotion_lab.video.detectors.nms import MAX_CANDIDATES, postprocess
+from emotion_lab.video.detectors.resize import resize_longest_side
+from emotion_lab.video.detectors.weights import find_weights
 from emotion_lab.video.types import DETECTORS, Detections
 
 URL = (
@@ -19,45 +21,45 @@ URL = (
 )
 STRIDES = (8, 16, 32)
 
-#: Corners (N, 4), scores (N,) and landmarks (N, 10) of uint8 (H, W, 3) RGB, sides multiples of 32.
-Found = tuple[np.ndarray, np.ndarray, np.ndarray]
+#: Corners (N, 4), scores (N,) and landmarks (N, 10), in input pixels.
+Candidates = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def decode(maps: dict[str, np.ndarray], width: int, height: int, score: float) -> Found:
-    """Turn the network's maps into faces.
+def decode(maps: dict[str, np.ndarray], width: int, score_threshold: float) -> Candidates:
+    """Decode the output maps of the network.
 
-    Each place of a map predicts one face: the shift of its centre from the place and the logarithm
-    of its sides, in units of the stride, and landmarks as shifts from the place. A score is the
+    Each cell of a map predicts one face: the offset of its centre from the cell, the logarithm of
+    its width and height, and the offsets of the landmarks, all in strides. The score is the
     geometric mean of class and objectness, as in OpenCV's FaceDetectorYN.
 
     Args:
         maps: ``cls_8``, ``obj_8``, ``bbox_8``, ``kps_8`` and those of 16 and 32, each
-            (1, places, 1 | 1 | 4 | 10).
-        width: Of the network's input.
-        height: Of the network's input.
-        score: Fainter faces are left out.
+            (1, cells, 1 | 1 | 4 | 10).
+        width: Input width in pixels.
+        score_threshold: Faces with a lower score are removed.
     """
     corners, scores, points = [], [], []
     for stride in STRIDES:
-        found = (maps[f"{name}_{stride}"][0] for name in ("cls", "obj", "bbox", "kps"))
-        sure, there, box, marks = found
-        strength = np.sqrt(sure.clip(0, 1) * there.clip(0, 1))[:, 0]
-        index = np.flatnonzero(strength >= score)
-        place = np.stack([index % (width // stride), index // (width // stride)], axis=1)
-        centre = (place + box[index, :2]) * stride
-        half = np.exp(box[index, 2:]) * (stride / 2)
+        cls, obj, bbox, kps = (
+            maps[f"{name}_{stride}"][0] for name in ("cls", "obj", "bbox", "kps")
+        )
+        score = np.sqrt(cls.clip(0, 1) * obj.clip(0, 1))[:, 0]
+        index = np.flatnonzero(score >= score_threshold)
+        cell = np.stack([index % (width // stride), index // (width // stride)], axis=1)
+        centre = (cell + bbox[index, :2]) * stride
+        half = np.exp(bbox[index, 2:]) * (stride / 2)
         corners.append(np.concatenate([centre - half, centre + half], axis=1))
-        scores.append(strength[index])
-        points.append(((marks[index].reshape(-1, 5, 2) + place[:, None]) * stride).reshape(-1, 10))
+        scores.append(score[index])
+        points.append(((kps[index].reshape(-1, 5, 2) + cell[:, None]) * stride).reshape(-1, 10))
     return np.concatenate(corners), np.concatenate(scores), np.concatenate(points)
 
 
-def _with_opencv(path: Path, cfg: dict[str, Any]) -> Callable[[np.ndarray], Found]:
+def _with_opencv(path: Path, cfg: dict[str, Any]) -> Callable[[np.ndarray], Candidates]:
     net = cv2.FaceDetectorYN.create(
         str(path), "", (320, 320), cfg["score_threshold"], cfg["nms_threshold"], MAX_CANDIDATES
     )
 
-    def run(image: np.ndarray) -> Found:
+    def run(image: np.ndarray) -> Candidates:
         net.setInputSize((image.shape[1], image.shape[0]))
         rows = net.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
         rows = np.zeros((0, 15), np.float32) if rows is None else rows
@@ -67,7 +69,7 @@ def _with_opencv(path: Path, cfg: dict[str, Any]) -> Callable[[np.ndarray], Foun
     return run
 
 
-def _with_openvino(path: Path, cfg: dict[str, Any]) -> Callable[[np.ndarray], Found]:
+def _with_openvino(path: Path, cfg: dict[str, Any]) -> Callable[[np.ndarray], Candidates]:
     from emotion_lab.inference.openvino_core import compiled, core, import_openvino
 
     ov = import_openvino()
@@ -82,62 +84,59 @@ def _with_openvino(path: Path, cfg: dict[str, Any]) -> Callable[[np.ndarray], Fo
     tensor.set_color_format(ColorFormat.RGB)
     steps.input().preprocess().convert_element_type(ov.Type.f32).convert_color(ColorFormat.BGR)
     steps.input().model().set_layout(ov.Layout("NCHW"))
-    # float32 always: for a network this small bfloat16 was hardly faster.
+    # Always float32: bfloat16 is hardly faster for a network this small.
     request = compiled(steps.build(), "fp32")
 
-    def run(image: np.ndarray) -> Found:
+    def run(image: np.ndarray) -> Candidates:
         outputs = request.infer([image[None]], share_inputs=True, share_outputs=True)
         maps = dict(zip(names, outputs.values(), strict=True))
-        return decode(maps, image.shape[1], image.shape[0], cfg["score_threshold"])
+        return decode(maps, image.shape[1], cfg["score_threshold"])
 
     return run
 
 
-RUNTIMES = {"opencv": _with_opencv, "openvino": _with_openvino}
+BACKENDS = {"opencv": _with_opencv, "openvino": _with_openvino}
 
 
 @DETECTORS.register("yunet")
 class YuNet:
     """YuNet (Wu et al. 2023, "YuNet: A Tiny Millisecond-level Face Detector").
 
-    By itself it is about twice as fast through OpenVINO as through OpenCV, with the same boxes.
+    OpenVINO is about twice as fast as OpenCV, with the same boxes.
 
     Args:
         cfg: ``conf/detector/yunet.yaml`` as a plain dict.
 
     Attributes:
-        runtime: ``opencv`` or ``openvino``, what it runs with.
-
-    Raises:
-        UserError: If the model file is missing, has another hash or is none of YuNet's, or the
-            runtime asked for is not installed.
+        backend: ``opencv`` or ``openvino``.
     """
 
     name = "yunet"
 
     def __init__(self, cfg: dict[str, Any]) -> None:
         self.cfg = cfg
-        path = find_file(cfg, "YuNet's face_detection_yunet_2023mar.onnx", URL)
-        self.runtime = cfg["backend"]
-        if self.runtime != "opencv":
-            self.runtime = self._installed(self.runtime)
+        path = find_weights(cfg, "YuNet's face_detection_yunet_2023mar.onnx", URL)
+        self.backend = cfg["backend"]
+        if self.backend != "opencv":
+            self.backend = self._resolve(self.backend)
         try:
-            self._run = RUNTIMES[self.runtime](path, cfg)
+            self._run = BACKENDS[self.backend](path, cfg)
             self._run(np.zeros((320, 320, 3), np.uint8))
         except (cv2.error, RuntimeError, KeyError) as error:
             raise UserError(
-                f"{path} is no YuNet model that {self.runtime} can read. "
+                f"{path} is not a YuNet model that {self.backend} can read. "
                 "Set detector.file=<face_detection_yunet_2023mar.onnx>."
             ) from error
 
     @staticmethod
-    def _installed(wanted: str) -> str:
+    def _resolve(backend: str) -> str:
+        """Return ``openvino``, or ``opencv`` for ``auto`` if OpenVINO is not installed."""
         try:
             from emotion_lab.inference.openvino_core import import_openvino
 
             import_openvino()
         except ImportError as error:
-            if wanted == "auto":
+            if backend == "auto":
                 return "opencv"
             raise UserError(
                 "detector.backend=openvino: the package openvino is not installed. "
@@ -146,11 +145,12 @@ class YuNet:
         return "openvino"
 
     def __call__(self, image: np.ndarray) -> Detections:
-        """Find faces in uint8 (H, W, 3) RGB."""
-        # Padded here: in images 32 pixels high or wide OpenCV finds a face of score 1 that its
-        # network never saw.
-        fitted = shrink(image, self.cfg["size"], self.cfg["enlarge"], multiple=32, least=64)
-        corners, scores, landmarks = self._run(fitted.image)
-        # OpenCV has suppressed the doubles already.
-        doubles = self.runtime != "opencv"
-        return collect(fitted, corners, scores, landmarks, self.cfg, nms=doubles)
+        """Detect faces in uint8 (H, W, 3) RGB."""
+        # At least 64 pixels: OpenCV returns a false face of score 1 for a side of 32.
+        resized = resize_longest_side(
+            image, self.cfg["size"], self.cfg["enlarge"], multiple=32, min_side=64
+        )
+        corners, scores, landmarks = self._run(resized.image)
+        # FaceDetectorYN applies NMS itself.
+        apply_nms = self.backend != "opencv"
+        return postprocess(resized, corners, scores, landmarks, self.cfg, apply_nms)

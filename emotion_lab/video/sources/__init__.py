@@ -1,1 +1,1 @@
-"""Frame sources: cameras, video files, images and streams."""
+"""Frame sources: cameras, network streams, video files and images."""

@@ -1,4 +1,4 @@
-"""From what a user types as ``source=`` to an iterator of frames."""
+"""Open the frame source given by ``source=``."""
 
 from __future__ import annotations
 
@@ -19,58 +19,53 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data.images import read_image
 from emotion_lab.synthetic.video import render_video
-from emotion_lab.video.sources import camera
-from emotion_lab.video.sources.camera import CameraReader, open_address
+from emotion_lab.video.sources.camera import (
+    CameraReader,
+    cameras_hint,
+    list_cameras,
+    open_address,
+)
 from emotion_lab.video.sources.threaded import FrameReader, FrameSource
-from emotion_lab.video.sources.video_file import ELSEWHERE, VideoFileReader, say
+from emotion_lab.video.sources.video_file import SOURCE_HINT, VideoFileReader, print_stderr
 from emotion_lab.video.types import Frame
 
-#: What is taken for an image in a folder; a file given by name may be called as it likes.
+#: Suffixes of the images in a folder; a file given by its path may have any suffix.
 IMAGES = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 )
-_STILL_S = 1.0  # how long a photo is shown when photos are paced
+_IMAGE_S = 1.0  # duration of an image with ``realtime``
 _SYNTHETIC_FPS, _SYNTHETIC_SIZE = 25.0, (640, 360)
-_PART_S = (1.5, 2.5)  # how long an emotion of the synthetic clip lasts: shortest, longest
+_SEGMENT_S = (1.5, 2.5)  # duration of an emotion in the synthetic clip: minimum, maximum
 
 
 def read_photo(path: str | Path) -> np.ndarray:
-    """Read an image file as the pipeline wants it.
+    """Read an image file as uint8 (H, W, 3) RGB.
 
-    EXIF orientation is applied, transparency is laid on mid-grey, 16 bits are scaled to 8, grey
-    and CMYK become RGB (see :func:`emotion_lab.data.images.read_image`).
-
-    Returns:
-        uint8 (H, W, 3) RGB.
-
-    Raises:
-        UserError: If it is missing, truncated or no image.
+    The EXIF orientation is applied, transparent pixels become mid-grey, 16 bits are scaled to 8,
+    grey and CMYK become RGB (see :func:`emotion_lab.data.images.read_image`).
     """
     image = read_image(path)
     return image if image.shape[2] == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
 
 
 class ImageReader(FrameReader):
-    """One image, or the images of a folder and of the folders in it, sorted by path.
-
-    Photos have no time of their own: ``time_s`` is 0 for all of them, or, where they are shown
-    one after another at a pace, one second apart.
+    """One image, or the images of a folder and its subfolders, sorted by path.
 
     Args:
         path: Image file or folder.
-        paced: Whether they are shown at a pace.
+        realtime: Show the images one second apart; otherwise ``time_s`` is always 0.
 
     Raises:
-        UserError: If there is no image.
+        UserError: If there is no readable image.
     """
 
-    def __init__(self, path: Path, paced: bool = False) -> None:
+    def __init__(self, path: Path, realtime: bool = False) -> None:
         self.name, self.kind = str(path), "folder" if path.is_dir() else "photo"
-        self._root, self._gap = path, _STILL_S if paced else 0.0
+        self._root, self._interval_s = path, _IMAGE_S if realtime else 0.0
         self._skipped: list[str] = []
         self._files = self._list() if path.is_dir() else [path]
-        self._told = False
-        # The first good one is read now: it gives the size, and broken input is told early.
+        self._warned = False
+        # Read the first valid image now, for the size and to report broken input early.
         self._first: tuple[Path, np.ndarray] | None = None
         for file in self._files:
             image = self._read(file)
@@ -80,17 +75,17 @@ class ImageReader(FrameReader):
         if self._first is None:
             raise UserError(
                 f"None of the {len(self._skipped)} files in {path} is an image that can be read. "
-                f"Check the folder, or {ELSEWHERE}."
+                f"Check the folder, or {SOURCE_HINT}."
             )
         self.count = len(self._files)
         self.size = (self._first[1].shape[1], self._first[1].shape[0])
 
     def close(self) -> None:
-        """Let go of the image that was read ahead."""
+        """Release the image that was read ahead."""
         self._first = None
 
     def _list(self) -> list[Path]:
-        """Return the image files, sorted; note all others as skipped."""
+        """Return the image files, sorted; add all others to the skipped files."""
         files = []
         for folder, subfolders, names in os.walk(self._root):
             subfolders.sort()
@@ -103,7 +98,7 @@ class ImageReader(FrameReader):
         if not files:
             raise UserError(
                 f"There is no image in the folder {self._root} ({len(self._skipped)} other "
-                f"files). Name a clip by its path, or {ELSEWHERE}."
+                f"files). Name a clip by its path, or {SOURCE_HINT}."
             )
         return sorted(files, key=lambda path: path.relative_to(self._root).parts)
 
@@ -111,7 +106,7 @@ class ImageReader(FrameReader):
         return path.relative_to(self._root).as_posix() if path != self._root else self.name
 
     def _read(self, path: Path) -> np.ndarray | None:
-        """Return the image; None, and a note, where a file of a folder is broken."""
+        """Return the image, or None if it is a broken file in a folder."""
         try:
             return read_photo(path)
         except UserError:
@@ -123,68 +118,71 @@ class ImageReader(FrameReader):
             return None
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
-        """Yield the images; ``index`` counts those that could be read."""
+        """Yield the images; ``index`` counts the readable ones."""
         index = 0
         for path in self._files:
             if stop.is_set():
                 return
             if self._first is not None and self._first[0] == path:
-                image, self._first = self._first[1], None
+                image: np.ndarray | None = self._first[1]
+                self._first = None
             else:
                 image = self._read(path)
             if image is not None:
-                yield Frame(image, index, index * self._gap, time.time(), self._label(path))
+                yield Frame(image, index, index * self._interval_s, time.time(), self._label(path))
                 index += 1
-        if self._skipped and not self._told:
-            self._told = True
-            some = sorted(self._skipped)
-            more = f" and {len(some) - 3} more" if len(some) > 3 else ""
-            say(
-                f"{self.name}: skipped {len(some)} of {index + len(some)} files, which are no "
-                f"images or damaged ({', '.join(some[:3])}{more})."
+        if self._skipped and not self._warned:
+            self._warned = True
+            names = sorted(self._skipped)
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            print_stderr(
+                f"{self.name}: skipped {len(names)} of {index + len(names)} files, not images or "
+                f"damaged ({', '.join(names[:3])}{more})."
             )
 
 
 def timeline(seed: int) -> list[tuple[float, str]]:
-    """Return ``(seconds, emotion)`` of the synthetic clip: each emotion once, drawn by ``seed``."""
+    """Return ``(seconds, emotion)`` of the synthetic clip: each emotion once, in random order."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(EMOTIONS))
-    return [(round(float(rng.uniform(*_PART_S)), 2), EMOTIONS[i]) for i in order]
+    return [(round(float(rng.uniform(*_SEGMENT_S)), 2), EMOTIONS[i]) for i in order]
 
 
-class Synthetic(VideoFileReader):
-    """A drawn clip whose truth is known; it is rendered to a temporary file first.
+class SyntheticReader(VideoFileReader):
+    """A drawn clip with ground truth, rendered to a temporary file first.
 
     Args:
         size: (width, height).
-        fps: Frames a second.
-        seed: Decides the person and the timeline.
-        max_frames: Draw no more than this.
+        fps: Frames per second.
+        seed: Random seed of the person and the timeline.
+        max_frames: Maximum number of frames, or None.
     """
 
     def __init__(
         self, size: tuple[int, int], fps: float, seed: int, max_frames: int | None
     ) -> None:
-        parts = []
-        left = max_frames / fps if max_frames else float("inf")
+        segments = []
+        remaining = max_frames / fps if max_frames else float("inf")
         for seconds, emotion in timeline(seed):
-            if left > 0:
-                parts.append((min(seconds, left), emotion))
-                left -= seconds
-        frames = round(sum(seconds for seconds, _ in parts) * fps)
-        say(f"Drawing a synthetic clip of {frames} frames ({size[0]}x{size[1]}, seed {seed}) ...")
-        # Deletes itself, at the latest when the program ends.
+            if remaining > 0:
+                segments.append((min(seconds, remaining), emotion))
+                remaining -= seconds
+        frames = round(sum(seconds for seconds, _ in segments) * fps)
+        print_stderr(
+            f"Drawing a synthetic clip of {frames} frames ({size[0]}x{size[1]}, seed {seed}) ..."
+        )
+        # Deleted at exit at the latest.
         self._folder = tempfile.TemporaryDirectory(
             prefix="emotion_lab_", ignore_cleanup_errors=True
         )
         path = Path(self._folder.name) / "synthetic.mp4"
-        drawn = render_video(path, parts, fps=fps, size=size, seed=seed)
+        rows = render_video(path, segments, fps=fps, size=size, seed=seed)
         super().__init__(path, "synthetic", "synthetic")
-        self.truth = [
+        self.truth = tuple(
             (row["time_s"], row["emotion"])
-            for previous, row in zip([None, *drawn], drawn, strict=False)
+            for previous, row in zip([None, *rows], rows, strict=False)
             if previous is None or previous["emotion"] != row["emotion"]
-        ]
+        )
 
     def close(self) -> None:
         """Close and delete the clip."""
@@ -193,77 +191,73 @@ class Synthetic(VideoFileReader):
 
 
 def _camera_index(source: str) -> int | None:
-    """Return the index of the camera that ``source`` names, None if it names none."""
+    """Return the index of the camera given by index, device path or name, or None."""
     if source.isdecimal():
         return int(source)
     if source.startswith("/dev/"):
-        # Also the stable names below /dev/v4l, which are links.
+        # realpath resolves the stable links in /dev/v4l.
         match = re.fullmatch(r"video(\d+)", Path(os.path.realpath(source)).name)
         return int(match[1]) if match else None
-    wanted = source.casefold()
-    known = camera.cameras()
-    exact = [index for index, name in known if name.casefold() == wanted]
-    part = [index for index, name in known if wanted in name.casefold()]
-    return next(iter(exact + part), None)
+    query = source.casefold()
+    cameras = [(index, name.casefold()) for index, name in list_cameras()]
+    exact = [index for index, name in cameras if name == query]
+    partial = [index for index, name in cameras if query in name]
+    return next(iter(exact + partial), None)
 
 
-def _open_path(path: Path, paced: bool) -> FrameReader:
-    """Open a photo, a folder or a clip by what it holds."""
+def _open_path(path: Path, realtime: bool) -> FrameReader:
+    """Open an image, a folder or a clip according to its content."""
     if path.is_dir():
-        return ImageReader(path, paced)
+        return ImageReader(path, realtime)
     if not path.is_file():
-        raise UserError(f"{path} is no file. Check it, or {ELSEWHERE}.")
+        raise UserError(f"{path} is not a file. Check the path, or {SOURCE_HINT}.")
     if not os.access(path, os.R_OK):
-        raise UserError(f"{path} may not be read by this user. Change its permissions (chmod).")
+        raise UserError(f"No permission to read {path}. Change its permissions (chmod).")
     if path.suffix.lower() in IMAGES:
-        return ImageReader(path, paced)
+        return ImageReader(path, realtime)
     try:
-        return ImageReader(path, paced)
+        return ImageReader(path, realtime)
     except UserError:
         return VideoFileReader(path)
 
 
 def open_source(cfg: dict[str, Any]) -> FrameSource:
-    """Open what the user named.
+    """Open ``cfg["source"]`` as an iterator of frames, to be used in a ``with`` block.
 
     Args:
-        cfg: ``source``: index, /dev node or (on Linux) part of the name of a camera; an image,
+        cfg: ``source``: index, device path or (on Linux) part of the name of a camera; an image,
             folder or clip; an rtsp:// or http(s):// address; or ``synthetic``. Optional:
-            ``width``, ``height`` and ``fps`` (asked of a camera, obeyed by synthetic), ``seed``
-            (of synthetic), ``loop``, ``realtime`` (play a file at its own rate and drop what is
-            overtaken, as if it were live), ``max_frames`` (hand out no more), ``reconnect_s``
-            (how long to wait for a camera or stream that went away, default 30).
-
-    Returns:
-        An iterator of frames; close it, or use it in a ``with``.
+            ``width``, ``height`` and ``fps`` (requested from a camera, exact for synthetic),
+            ``seed`` (of synthetic), ``loop``, ``realtime`` (play a file at its nominal rate and
+            drop late frames), ``max_frames``, ``reconnect_s`` (time limit for reconnecting to a
+            camera or stream, default 30).
 
     Raises:
-        UserError: If there is no such source or it gives no picture.
+        UserError: If the source does not exist or returns no picture.
     """
     source = str("" if cfg.get("source") is None else cfg["source"]).strip()
-    paced, limit = bool(cfg.get("realtime", False)), cfg.get("max_frames")
-    wait = cfg.get("reconnect_s")
-    wait = 30.0 if wait is None else float(wait)
+    realtime, max_frames = bool(cfg.get("realtime", False)), cfg.get("max_frames")
+    reconnect_s = 30.0 if cfg.get("reconnect_s") is None else float(cfg["reconnect_s"])
     if not source:
-        raise UserError(f"No source is given: {ELSEWHERE}.")
+        raise UserError(f"source is not set: {SOURCE_HINT}.")
     reader: FrameReader
     if source == "synthetic":
-        default = _SYNTHETIC_SIZE
-        size = (cfg.get("width") or default[0], cfg.get("height") or default[1])
+        width, height = _SYNTHETIC_SIZE
+        size = (cfg.get("width") or width, cfg.get("height") or height)
         fps = float(cfg.get("fps") or _SYNTHETIC_FPS)
-        reader = Synthetic(size, fps, int(cfg.get("seed") or 0), limit)
+        reader = SyntheticReader(size, fps, int(cfg.get("seed") or 0), max_frames)
     elif re.match(r"(rtsps?|https?)://", source, re.IGNORECASE):
-        reader = open_address(source, wait)
+        reader = open_address(source, reconnect_s)
     elif not re.fullmatch(r"\d+|/dev/.*", source) and Path(source).expanduser().exists():
-        reader = _open_path(Path(source).expanduser(), paced)
+        reader = _open_path(Path(source).expanduser(), realtime)
     else:
         index = _camera_index(source)
         if index is None:
-            names = " Cameras are found by name on Linux only." if sys.platform != "linux" else ""
+            note = "" if sys.platform == "linux" else " Camera names work on Linux only."
             raise UserError(
-                f"There is no file, folder or camera '{source}'.{camera.list_cameras()}{names} "
-                f"Check the path, or {ELSEWHERE}."
+                f"There is no file, folder or camera '{source}'.{cameras_hint()}{note} "
+                f"Check the path, or {SOURCE_HINT}."
             )
-        asked = (cfg.get("width"), cfg.get("height"), cfg.get("fps"))
-        reader = CameraReader(index, source, *asked, reconnect_s=wait)
-    return FrameSource(reader, bool(cfg.get("loop", False)), paced, limit)
+        requested = (cfg.get("width"), cfg.get("height"), cfg.get("fps"))
+        reader = CameraReader(index, source, *requested, reconnect_s=reconnect_s)
+    return FrameSource(reader, bool(cfg.get("loop", False)), realtime, max_frames)

@@ -1,4 +1,4 @@
-"""Capture on a thread of its own: a live source stays current, a file loses nothing."""
+"""Capture thread: a live source returns the newest frame, a file returns every frame."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from collections.abc import Iterator
 
 from emotion_lab.video.types import Closeable, Frame
 
-#: A file is read ahead by at most this many frames and bytes (one frame always fits).
-_AHEAD_FRAMES, _AHEAD_BYTES = 8, 64 * 2**20
-#: Closing waits this long for a read that hangs; the thread is a daemon and ends after it.
+#: Limits of the read-ahead of a file, in frames and bytes (one frame always fits).
+_READ_AHEAD_FRAMES, _READ_AHEAD_BYTES = 8, 64 * 2**20
+#: Maximum wait for a blocked read on close; the daemon thread ends after it.
 _JOIN_S = 2.0
 
 
 class FrameReader(ABC):
-    """Gives frames one after another; runs on the capture thread.
+    """Produces frames on the capture thread.
 
     Attributes:
-        name: What the frames call their source; an address without its password.
+        name: Source name of the frames; an address without its password.
         kind: camera, stream, clip, photo, folder or synthetic.
-        live: Whether frames come by themselves, so that one not taken is lost.
-        fps: Frames a second as the source says it, None where it does not.
-        count: Frames it announces, None where that is unknown.
+        live: Whether frames arrive in real time, so that a frame not read is lost.
+        fps: Nominal frames per second, or None if unknown.
+        count: Nominal number of frames, or None if unknown.
         size: (width, height) of the first frame.
-        truth: ``(start_s, class name)`` of each part of a synthetic clip, else empty.
+        truth: ``(start_s, class name)`` of each segment of a synthetic clip, else empty.
     """
 
     name = ""
@@ -35,26 +35,26 @@ class FrameReader(ABC):
     fps: float | None = None
     count: int | None = None
     size = (0, 0)
-    truth: list[tuple[float, str]] = []
+    truth: tuple[tuple[float, str], ...] = ()
 
     @abstractmethod
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
-        """Yield the frames from the first on; called again for every loop of a file.
+        """Yield all frames; called again for each loop of a file.
 
         Args:
-            stop: Set when the consumer leaves; a wait must heed it.
+            stop: Set when the consumer stops; every wait must check it.
 
         Raises:
-            UserError: The source went away for good.
+            UserError: If the source is lost.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Free what was opened; may be called again."""
+        """Release the device or file; may be called more than once."""
 
 
-class _Mailbox:
-    """Frames on their way from the capture thread to the consumer."""
+class _FrameQueue:
+    """Frames between the capture thread and the consumer."""
 
     def __init__(self, newest_only: bool) -> None:
         self.newest_only = newest_only
@@ -66,8 +66,8 @@ class _Mailbox:
         self._ended = False
 
     def put(self, frame: Frame) -> None:
-        """Hand over ``frame``: at once if live, else as soon as there is room."""
-        room = max(1, min(_AHEAD_FRAMES, _AHEAD_BYTES // max(1, frame.image.nbytes)))
+        """Add ``frame``: replace older ones if live, else wait for room."""
+        room = max(1, min(_READ_AHEAD_FRAMES, _READ_AHEAD_BYTES // max(1, frame.image.nbytes)))
         with self._changed:
             if self.newest_only:
                 self.dropped += len(self._frames)
@@ -78,9 +78,9 @@ class _Mailbox:
             self._changed.notify_all()
 
     def get(self) -> Frame | None:
-        """Return the next frame, None after the last one."""
+        """Return the next frame, or None at the end."""
         with self._changed:
-            # The timeout lets Ctrl-C through where a plain wait cannot be interrupted (Windows).
+            # The timeout is for Ctrl-C: on Windows a wait without one cannot be interrupted.
             while not self._changed.wait_for(
                 lambda: self._frames or self._ended or self.stop.is_set(), timeout=0.5
             ):
@@ -92,86 +92,86 @@ class _Mailbox:
             return frame
 
     def end(self, error: BaseException | None = None) -> None:
-        """Say that no frame follows."""
+        """Mark the end of the source, with the error that ended it."""
         with self._changed:
             self._ended, self.error = True, error
             self._changed.notify_all()
 
     def cancel(self) -> None:
-        """Tell the capture thread to leave."""
+        """Stop the capture thread and discard all frames."""
         self.stop.set()
         with self._changed:
             self._frames.clear()
             self._changed.notify_all()
 
 
-def _pump(reader: FrameReader, box: _Mailbox, loop: bool, paced: bool) -> None:
-    """Move frames from ``reader`` to ``box`` until the end; the body of the capture thread."""
+def _capture(reader: FrameReader, queue: _FrameQueue, loop: bool, realtime: bool) -> None:
+    """Move frames from ``reader`` to ``queue`` until the end; runs on the capture thread."""
     error: BaseException | None = None
-    began: float | None = None  # monotonic seconds at which frame time 0 is due
-    first, start_s, last = 0, 0.0, None
+    start: float | None = None  # time.monotonic() of frame time 0
+    first_index, offset_s, last = 0, 0.0, None
     try:
         while True:
-            for frame in reader.frames(box.stop):
-                frame.index += first
-                frame.time_s += start_s
-                if paced:
+            for frame in reader.frames(queue.stop):
+                frame.index += first_index
+                frame.time_s += offset_s
+                if realtime:
                     now = time.monotonic()
-                    began = now - frame.time_s if began is None else began
-                    box.stop.wait(max(0.0, began + frame.time_s - now))
+                    start = now - frame.time_s if start is None else start
+                    queue.stop.wait(max(0.0, start + frame.time_s - now))
                     frame.wall = time.time()
-                if box.stop.is_set():
+                if queue.stop.is_set():
                     return
-                box.put(frame)
+                queue.put(frame)
                 last = frame
-            if not loop or last is None or last.index < first or box.stop.is_set():
+            if not loop or last is None or last.index < first_index or queue.stop.is_set():
                 return
-            first, start_s = last.index + 1, last.time_s + 1 / (reader.fps or 1.0)
-    except BaseException as problem:  # raised again where the frames are used
-        error = problem
+            first_index, offset_s = last.index + 1, last.time_s + 1 / (reader.fps or 1.0)
+    except BaseException as exception:  # raised again in the consumer
+        error = exception
     finally:
         reader.close()
-        box.end(error)
+        queue.end(error)
 
 
 class FrameSource(Closeable):
-    """An iterator of :class:`Frame`, fed by a thread that starts with the first frame asked for.
+    """Iterator of :class:`Frame`; its capture thread starts with the first ``next()``.
 
-    Use it in a ``with``: leaving it early, by ``break`` or Ctrl-C, stops the thread. A live
-    source (camera, stream, or a file that is ``paced``) keeps the newest frame only; what is
-    overtaken is counted in ``dropped`` and leaves a gap in ``Frame.index``. A file waits.
+    Use it in a ``with`` block: leaving it by ``break`` or Ctrl-C stops the thread. A live source
+    (camera, stream, or a file with ``realtime``) keeps the newest frame only; dropped frames are
+    counted in ``dropped`` and leave gaps in ``Frame.index``. A file waits for the consumer.
 
     Args:
-        reader: An opened reader; it belongs to the source from now on.
-        loop: Begin again after the last frame; index and time go on rising.
-        paced: Hand out each frame when its time has come, as if it were filmed now.
-        max_frames: Hand out at most this many frames.
+        reader: An open reader; the source closes it.
+        loop: Restart after the last frame; index and time continue to increase.
+        realtime: Return each frame at its media time, as if it were captured now.
+        max_frames: Maximum number of frames.
 
     Attributes:
-        name, kind, fps, size, truth: The reader's.
+        name, kind, fps, size, truth: Those of the reader.
         live: Whether frames can be dropped.
-        count: Frames to expect, None where that is unknown.
+        count: Expected number of frames, or None if unknown.
     """
 
     def __init__(
         self,
         reader: FrameReader,
         loop: bool = False,
-        paced: bool = False,
+        realtime: bool = False,
         max_frames: int | None = None,
     ) -> None:
         loop = loop and not reader.live
         self.name, self.kind, self.fps = reader.name, reader.kind, reader.fps
         self.size, self.truth = reader.size, reader.truth
-        self.live = reader.live or paced
-        known = [n for n in (None if loop else reader.count, max_frames) if n is not None]
-        self.count = min(known) if known else None
-        self._reader, self._left = reader, max_frames
-        self._box = _Mailbox(self.live)
+        self.live = reader.live or realtime
+        counts = [n for n in (None if loop else reader.count, max_frames) if n is not None]
+        self.count = min(counts) if counts else None
+        self._reader, self._remaining = reader, max_frames
+        self._queue = _FrameQueue(self.live)
         self._thread = threading.Thread(
-            # Not a bound method: a forgotten source must not be kept alive by its own thread.
-            target=_pump,
-            args=(reader, self._box, loop, paced and not reader.live),
+            # Not a bound method: the thread would keep an abandoned source alive.
+            target=_capture,
+            args=(reader, self._queue, loop, realtime and not reader.live),
             name=f"capture {reader.name}",
             daemon=True,
         )
@@ -179,12 +179,12 @@ class FrameSource(Closeable):
 
     @property
     def dropped(self) -> int:
-        """Frames that newer ones have overtaken; always 0 for a file that is not paced."""
-        return self._box.dropped
+        """Number of frames replaced by newer ones; always 0 for a file without ``realtime``."""
+        return self._queue.dropped
 
     @property
     def stills(self) -> bool:
-        """Whether the frames are photos that have nothing to do with each other."""
+        """Whether the frames are independent images."""
         return self.kind in ("photo", "folder")
 
     def __iter__(self) -> FrameSource:
@@ -194,31 +194,31 @@ class FrameSource(Closeable):
         """Return the next frame.
 
         Raises:
-            UserError: The source went away for good; frames read before it come first.
+            UserError: If the source is lost; frames read before that are returned first.
         """
-        if self._closed or self._left == 0:
+        if self._closed or self._remaining == 0:
             self.close()
             raise StopIteration
         if not self._started:
             self._started = True
             self._thread.start()
-        frame = self._box.get()
+        frame = self._queue.get()
         if frame is None:
-            error = self._box.error
+            error = self._queue.error
             self.close()
             if error is not None:
                 raise error
             raise StopIteration
-        if self._left is not None:
-            self._left -= 1
+        if self._remaining is not None:
+            self._remaining -= 1
         return frame
 
     def close(self) -> None:
-        """Stop the thread and free the device or file; may be called again."""
+        """Stop the thread and release the device or file; may be called more than once."""
         if self._closed:
             return
         self._closed = True
-        self._box.cancel()
+        self._queue.cancel()
         if not self._started:
             self._reader.close()
         elif self._thread is not threading.current_thread():
