@@ -6,7 +6,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from emotion_lab.config import schema
-from emotion_lab.config.fields import allows_null
-from emotion_lab.config.overrides import choices, first, parse
+from emotion_lab.config.fields import Role, allows_null
+from emotion_lab.config.overrides import choices, first, override_key, parse
 from emotion_lab.core.errors import UserError, unknown, unknown_key
 from emotion_lab.core.migrate import RENAMED_VALUES
 
@@ -228,6 +228,34 @@ def defaults(group: str, name: str) -> dict[str, Any]:
         OmegaConf.merge(*(OmegaConf.load(part) for part in parts if part.is_file()))
     )
     return {key: value for key, value in merged.items() if key != "defaults"}
+
+
+def check_unchanged(
+    cfg: DictConfig, overrides: Sequence[str], reason: str, groups: Collection[str] = ()
+) -> None:
+    """Refuse overrides that would change what an earlier run is.
+
+    Args:
+        cfg: The composed config.
+        overrides: As typed.
+        reason: First part of the message, for instance ``resume= continues a run``.
+        groups: Config groups and keys that may change all the same.
+    """
+
+    def may_change(key: str) -> bool:
+        group = key.partition(".")[0]
+        return group in groups or group == "hydra" or schema.role(key) is not Role.IDENTITY
+
+    for text in overrides:
+        if may_change(override_key(text)):
+            continue
+        keys = [*groups, *(key for key in _leaves(cfg) if key.partition(".")[0] not in groups)]
+        allowed = dict.fromkeys(
+            "logger" if key.startswith("logger") else key
+            for key in keys
+            if may_change(key) and not key.startswith(("hydra", "sweep"))
+        )
+        raise UserError(f"{reason}; '{text}' cannot change. Allowed: {', '.join(allowed)}.")
 
 
 def check_given(cfg: DictConfig, entry: str) -> None:

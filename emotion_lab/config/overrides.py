@@ -101,6 +101,11 @@ def values(overrides: list[str], key: str) -> list[Any] | None:
     return choices(typed[-1]) if typed else None
 
 
+def override_key(text: str) -> str:
+    """Return the config key of an override such as ``+model.width=8``."""
+    return text.lstrip("+~").split("=", 1)[0]
+
+
 def check_different(overrides: list[str]) -> None:
     """Refuse a sweep that names a value twice: the same run would count as two.
 

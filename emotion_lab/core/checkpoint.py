@@ -155,3 +155,12 @@ def read(path: Path) -> dict[str, Any]:
         if isinstance(part, dict) and isinstance(part.get("config"), dict):
             part["config"] = migrate_config(part["config"])
     return content
+
+
+def describe(card: dict[str, Any]) -> str:
+    """Return epoch and model of a checkpoint, or the models of an ensemble, as one phrase."""
+    if "members" not in card:
+        return f"epoch {card['epoch'] + 1}, {card['config']['model']['name']}"
+    names = [member["config"]["model"]["name"] for member in card["members"]]
+    models = [f"{names.count(name)} {name}" for name in dict.fromkeys(names)]
+    return f"ensemble of {', '.join(models)}"

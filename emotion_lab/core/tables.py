@@ -1,15 +1,20 @@
-"""Text tables: borders and colour on a terminal, aligned plain text in a pipe or a file."""
+"""Text tables: borders and colour on a terminal, aligned plain text in a pipe, and CSV files."""
 
 from __future__ import annotations
 
+import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from emotion_lab.core.io import atomic_write
 
 #: A width that no row reaches, so that rich neither wraps nor truncates cells.
 _UNLIMITED = 100_000
@@ -60,3 +65,12 @@ def show(*blocks: str | TextTable) -> None:
             console.print(block._build(terminal=True))
         else:
             print(block, flush=True)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as CSV with a header, atomically."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    atomic_write(path, text.getvalue().encode())

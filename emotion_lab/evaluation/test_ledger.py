@@ -10,10 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from emotion_lab.config import schema
+
 
 def config_hash(config: dict[str, Any]) -> str:
-    """Return the sha256 (hex) of a config, whatever the order of its keys."""
-    text = json.dumps(config, sort_keys=True, default=str)
+    """Return the sha256 (hex) of the keys that identify what a config trains, in any order."""
+    text = json.dumps(schema.identity(config), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -38,9 +40,19 @@ def setup(card: dict[str, Any], tta: str) -> dict[str, Any]:
 
 
 def configurations(lines: Iterable[dict[str, Any]]) -> int:
-    """Return how many different configurations opened a test set."""
-    keys = ("config", "epoch", "tta")
-    return len({json.dumps([line.get(key) for key in keys]) for line in lines})
+    """Return how many different configurations opened a test set.
+
+    Openings of the same checkpoint with the same TTA count as one configuration: earlier versions
+    computed another hash of its config.
+    """
+    keys: dict[str, str] = {}
+    of_checkpoint: dict[tuple[str, str], str] = {}
+    for line in lines:
+        key = json.dumps([line.get(name) for name in ("config", "epoch", "tta")])
+        known = keys.setdefault(key, key)
+        if line.get("checkpoint"):
+            keys[key] = of_checkpoint.setdefault((line["checkpoint"], str(line.get("tta"))), known)
+    return len(set(keys.values()))
 
 
 def record(

@@ -15,14 +15,15 @@ from sklearn import metrics
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
 from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.data import checkpoint_data
+from emotion_lab.data.checkpoint_data import data_config, match_classes
 from emotion_lab.data.datamodule import EmotionData
-from emotion_lab.evaluate import data_config
-from emotion_lab.evaluation import evaluate as judging
 from emotion_lab.evaluation import test_ledger
-from emotion_lab.evaluation.evaluate import evaluate_checkpoint, match_classes, save_results
+from emotion_lab.evaluation.evaluate import LedgerEntry, evaluate_checkpoint
 from emotion_lab.evaluation.metrics import report_text, score
 from emotion_lab.evaluation.predict import Predictions, predict
 from emotion_lab.models.load import restore
+from emotion_lab.reports.run_files import save_results
 from tests.conftest import TINY, composed, make_checkpoint
 
 NAMES = list(EMOTIONS)
@@ -116,11 +117,11 @@ def checkpoint(cfg: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
 def test_classes_are_matched_by_name(cfg: dict[str, Any]) -> None:
     data = EmotionData(cfg["data"], ("val",))
     before = data.split("val")
-    part, notes = match_classes(data, NAMES[::-1], "val")
+    part, notes = match_classes(before, NAMES, NAMES[::-1])
     assert notes == [] and len(part) == len(before)
     assert [NAMES[::-1][i] for i in part.labels] == [NAMES[i] for i in before.labels]
     known = ["sad", "happy", "contempt"]
-    part, notes = match_classes(data, known, "val")
+    part, notes = match_classes(before, NAMES, known)
     assert sorted({known[i] for i in part.labels}) == ["happy", "sad"]
     kept = [NAMES[i] for i in before.labels if NAMES[i] in known]
     assert [known[i] for i in part.labels] == kept
@@ -128,20 +129,18 @@ def test_classes_are_matched_by_name(cfg: dict[str, Any]) -> None:
     count = int((before.labels == 0).sum())
     assert notes[0] == f"class 'angry' is unknown to the checkpoint: {count} images left out"
     with pytest.raises(UserError, match="no class is shared"):
-        match_classes(data, ["contempt"], "val")
+        match_classes(before, NAMES, ["contempt"])
 
 
 def test_judging_twice_gives_the_same(
     cfg: dict[str, Any], checkpoint: Path, tmp_path: Path
 ) -> None:
-    results = [
-        evaluate_checkpoint(checkpoint, cfg["data"], "val", tmp_path, "cpu") for _ in range(2)
-    ]
+    results = [evaluate_checkpoint(checkpoint, cfg["data"]) for _ in range(2)]
     assert results[0].scores == results[1].scores
     scores = results[0].scores
     save_results(tmp_path, results[0], "predictions_val.csv")
     small = {**cfg["data"], "batch_size": 3}
-    other = evaluate_checkpoint(checkpoint, small, "val", tmp_path, "cpu").scores
+    other = evaluate_checkpoint(checkpoint, small).scores
     assert other["confusion"] == scores["confusion"]
     assert other["loss"] == pytest.approx(scores["loss"], abs=1e-5)
     assert scores["classes"] == NAMES[::-1]
@@ -170,7 +169,7 @@ def test_predict_leaves_the_network_in_eval_mode(cfg: dict[str, Any], checkpoint
     data = EmotionData(cfg["data"], ("val",))
     data.prepare_for(32, 1)
     state = {key: value.clone() for key, value in net.state_dict().items()}
-    given = predict(net, data.plain_loader("val"), "cpu")
+    given = predict(net, data.eval_dataloader("val"), "cpu")
     assert not net.training and given.logits.dtype == torch.float32
     assert given.positions.tolist() == list(range(len(given.labels)))
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
@@ -180,9 +179,9 @@ def test_predict_leaves_the_network_in_eval_mode(cfg: dict[str, Any], checkpoint
 def test_evaluate_reads_the_checkpoints_data(cfg: dict[str, Any]) -> None:
     card = {"config": cfg}
     asked = {"name": "checkpoint", "path": None, "batch_size": 5, "limit": None}
-    assert data_config({"data": asked}, card) == {**cfg["data"], "batch_size": 5}
+    assert data_config(asked, card) == {**cfg["data"], "batch_size": 5}
     other = {"name": "image_folder", "path": "x"}
-    assert data_config({"data": other}, card) == other
+    assert data_config(other, card) == other
 
 
 # --- the ledger -----------------------------------------------------------------------------
@@ -192,16 +191,18 @@ def test_opening_test_writes_one_line(
     cfg: dict[str, Any], checkpoint: Path, tmp_path: Path, capsys: Any
 ) -> None:
     place = tmp_path / "deep" / "ledger.jsonl"
-    evaluate_checkpoint(checkpoint, cfg["data"], "val", tmp_path, "cpu", place)
+    evaluate_checkpoint(checkpoint, cfg["data"], entry=LedgerEntry(place, tmp_path))
     assert not place.exists()
-    scores = evaluate_checkpoint(checkpoint, cfg["data"], "test", tmp_path, "cpu", place).scores
+    scores = evaluate_checkpoint(
+        checkpoint, cfg["data"], "test", entry=LedgerEntry(place, tmp_path)
+    ).scores
     (line,) = [json.loads(text) for text in place.read_text().splitlines()]
     assert line["n"] == scores["n"] and line["accuracy"] == scores["accuracy"]
     assert line["fingerprint"] == scores["fingerprint"]["hash"]
     assert line["checkpoint"] == file_hash(checkpoint)
     assert line["config"] == test_ledger.config_hash(cfg) and line["run"] == str(tmp_path)
     assert "test split opened: 0 times before, 1 configurations" in capsys.readouterr().out
-    evaluate_checkpoint(checkpoint, cfg["data"], "test", tmp_path, "cpu", place)
+    evaluate_checkpoint(checkpoint, cfg["data"], "test", entry=LedgerEntry(place, tmp_path))
     assert "test split opened: 1 times before, 1 configurations" in capsys.readouterr().out
     assert len(place.read_text().splitlines()) == 2
     assert len(test_ledger.openings(place, line["fingerprint"])) == 2
@@ -211,36 +212,11 @@ def test_without_a_ledger_the_test_split_stays_closed(
     cfg: dict[str, Any], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = []
-    monkeypatch.setattr(judging, "EmotionData", lambda *args: opened.append(args))
+    monkeypatch.setattr(checkpoint_data, "EmotionData", lambda *args: opened.append(args))
     with pytest.raises(UserError, match="only through a ledger"):
-        evaluate_checkpoint(checkpoint, cfg["data"], "test", tmp_path, "cpu")
+        evaluate_checkpoint(checkpoint, cfg["data"], "test")
     (tmp_path / "file").touch()
     for place in (tmp_path, tmp_path / "file" / "ledger.jsonl"):
         with pytest.raises(UserError, match="cannot be written .*; the test split stays closed"):
-            evaluate_checkpoint(checkpoint, cfg["data"], "test", tmp_path, "cpu", place)
+            evaluate_checkpoint(checkpoint, cfg["data"], "test", entry=LedgerEntry(place, tmp_path))
     assert opened == []
-
-
-def test_the_ledger_counts_openings_of_one_test_set(tmp_path: Path) -> None:
-    place = tmp_path / "ledger.jsonl"
-    assert test_ledger.openings(place, "aa") == []
-    prints = {"hash": "aa", "known_as": None, "n": 3}
-    for config in ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 2, "b": 2}):
-        made_with = test_ledger.setup({"config": config, "epoch": 3}, "none")
-        test_ledger.record(place, tmp_path, "c0ffee", made_with, prints, 0.5)
-    with open(place, "a", encoding="utf-8") as stream:
-        stream.write('torn line {"fing\n[1]\n3\n')
-    test_ledger.record(place, tmp_path, "c0ffee", made_with, {**prints, "hash": "bb"}, 0.5)
-    found = test_ledger.openings(place, "aa")
-    assert len(found) == 3 and test_ledger.configurations(found) == 2
-    one, other = ({"config": {"a": i}, "epoch": 1} for i in range(2))
-    pair, turned = ({"members": m} for m in ([one, other], [other, one]))
-    assert test_ledger.setup(pair, "none") == test_ledger.setup(turned, "none")
-    different = [
-        test_ledger.setup(one, "none"),
-        test_ledger.setup(one, "flip"),
-        test_ledger.setup({**one, "epoch": 2}, "none"),
-        test_ledger.setup(pair, "none"),
-    ]
-    assert test_ledger.configurations(different + different) == 4
-    assert len(test_ledger.openings(place, "bb")) == 1

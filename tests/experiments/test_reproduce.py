@@ -1,4 +1,4 @@
-"""``reproduce=``: the same run again from what it wrote down, and an honest word on what differs."""
+"""``reproduce=``: a run repeated from its saved config, and the report of the differences."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from emotion_lab.config import overrides as command_line
 from emotion_lab.core import runs
 from emotion_lab.core.errors import UserError
 from emotion_lab.experiments import reproduce
+from emotion_lab.experiments.leaderboard import grouping
 from tests.conftest import TINY, command, composed
 
 FACTS: dict[str, Any] = {
@@ -28,8 +29,8 @@ FACTS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a finished run with dropout, augmentation and mixing: much that could differ."""
-    run = tmp_path_factory.mktemp("replay") / "a run = 1"
+    """Return a finished run with dropout, augmentation and mixing: many sources of randomness."""
+    run = tmp_path_factory.mktemp("reproduce") / "a run = 1"
     done = command(
         *(*TINY, "augment=device", "mix.mixup=0.2", "seed=3", "test=true"),
         *(f"test_ledger={run.parent}/ledger.jsonl", f"hydra.run.dir={run}"),
@@ -39,29 +40,33 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_a_replay_is_the_same_to_the_last_digit(first: Path) -> None:
+def test_reproduction_is_identical_to_the_last_digit(first: Path) -> None:
     again = first.parent / "again"
     done = command(f"reproduce={first}", f"hydra.run.dir={again}", cwd=first.parent)
     assert done.returncode == 0, done.stderr
-    assert "history.csv is the same to the last digit, 2 epochs" in done.stdout
+    assert "history.csv is identical to the last digit, 2 epochs" in done.stdout
     assert (again / "history.csv").read_bytes() == (first / "history.csv").read_bytes()
-    told = json.loads((again / "replay.json").read_text())
-    assert told["identical"] and told["first_difference"] is None and told["of"] == str(first)
+    saved = json.loads((again / "replay.json").read_text())
+    assert saved["identical"] and saved["first_difference"] is None and saved["of"] == str(first)
     # The test split was opened once, by the run itself.
     assert len((first.parent / "ledger.jsonl").read_text().splitlines()) == 1
     assert "test" not in json.loads((again / "metrics.json").read_text())
-    # A replay is a run like any other.
+    # A reproduction is a run like any other.
     assert runs.read(again).config["reproduce"] == str(first)
+    # Both are one configuration, and neither lacks keys of the other.
+    ranked = grouping.read([first, again], None)
+    assert len(ranked.groups) == 1 and ranked.groups[0].runs[0].folder == again
+    assert len(ranked.notes) == 1 and "same seed" in ranked.notes[0]
 
 
-def test_other_data_is_refused_before_anything_is_trained(first: Path, tmp_path: Path) -> None:
+def test_other_data_is_refused_before_training(first: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(first, run)
     content = yaml.safe_load((run / "config.yaml").read_text())
     content["data"]["n"] = 90
     (run / "config.yaml").write_text(yaml.safe_dump(content))
     done = command(f"reproduce={run}", "hydra.run.dir=again", cwd=tmp_path)
-    assert done.returncode == 2 and "is not what the run had" in done.stderr
+    assert done.returncode == 2 and "differs from that of the run" in done.stderr
     assert not (tmp_path / "again" / "checkpoints").exists()
 
 
@@ -73,7 +78,7 @@ def refused(*typed: str) -> str:
     return str(caught.value)
 
 
-def test_what_cannot_be_replayed(first: Path, tmp_path: Path) -> None:
+def test_invalid_reproductions(first: Path, tmp_path: Path) -> None:
     assert "'model=cnn' cannot change" in refused(f"reproduce={first}", "model=cnn")
     assert "'seed=1' cannot change" in refused(f"reproduce={first}", "seed=1")
     assert "neither with -m" in refused("-m", f"reproduce={first}", "seed=1,2")
@@ -81,7 +86,7 @@ def test_what_cannot_be_replayed(first: Path, tmp_path: Path) -> None:
     assert "already holds" in refused(f"reproduce={first}", f"hydra.run.dir={first}")
 
 
-def test_what_differs_is_said(first: Path) -> None:
+def test_differences(first: Path) -> None:
     run = runs.read(first)
     same = runs.Run(run.folder, run.config, {**run.metrics, **FACTS}, None)
     assert reproduce.differences(same, FACTS) == []
@@ -98,27 +103,27 @@ def test_what_differs_is_said(first: Path) -> None:
     ]
     dirty = {**FACTS, "commit": "abc+dirty"}
     changed = runs.Run(run.folder, run.config, {**run.metrics, **dirty}, None)
-    assert "changes of its own" in reproduce.differences(changed, dirty)[0]
+    assert "uncommitted changes" in reproduce.differences(changed, dirty)[0]
 
 
-def test_the_first_difference_of_two_histories(first: Path, tmp_path: Path) -> None:
+def test_first_difference_of_two_histories(first: Path, tmp_path: Path) -> None:
     lines = (first / "history.csv").read_text().splitlines()
     other = tmp_path / "history.csv"
     other.write_text("\n".join(lines[:2]) + "\n")
     old = first / "history.csv"
     assert reproduce.first_difference(old, other) == "2 epochs then, 1 now"
     cells = lines[2].split(",")
-    place = lines[0].split(",").index("train/loss")
-    cells[place] = "9.5"
+    column = lines[0].split(",").index("train/loss")
+    cells[column] = "9.5"
     other.write_text("\n".join([*lines[:2], ",".join(cells)]) + "\n")
-    told = reproduce.first_difference(old, other)
-    assert told is not None and told.startswith("epoch 2, train/loss: ") and "9.5 now" in told
+    text = reproduce.first_difference(old, other)
+    assert text is not None and text.startswith("epoch 2, train/loss: ") and "9.5 now" in text
 
 
-def test_a_run_of_an_older_version_gets_the_keys_it_lacks(first: Path) -> None:
+def test_missing_keys_of_an_older_version_get_defaults(first: Path) -> None:
     run = runs.read(first)
     del run.config["data"]["cache_limit_mib"], run.config["sweep"]
     now = composed(f"reproduce='{first}'")
-    config_again = reproduce.replayed(run, now)
+    config_again = reproduce.reproduced_config(run, now)
     assert config_again["data"]["cache_limit_mib"] == 2048 and config_again["sweep"]
     assert config_again["data"]["n"] == 80 and not config_again["test"]

@@ -10,35 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from emotion_lab.config import schema
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.runs import Run
 from emotion_lab.evaluation.predictions_file import read_predictions
 from emotion_lab.evaluation.statistics import intervals, mean_std
 
-#: Keys that may differ between the folds: which one it is, where things lie, what is shown.
-ASIDE = (
-    "data.fold",
-    "data.path",
-    "data.num_workers",
-    "data.cache",
-    "data.cache_limit_mib",
-    "data.download",
-    "test_ledger",
-    "logger",
-    "resume",
-    "sweep",
-    "test",
-    "trainer.log_every_n_steps",
-    "trainer.enable_progress_bar",
-    "trainer.num_threads",
-)
 #: Settings that leave images out of train or val, so that a fold does not hold all of them.
 _THINNED = ("limit", "drop_csv", "drop_not_face")
 
@@ -68,17 +52,6 @@ class OutOfFoldPredictions:
     notes: list[str]
 
 
-def _leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if name in ASIDE:
-            continue
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{name}.")
-        else:
-            yield name, value
-
-
 def _listed(runs: Sequence[Run]) -> str:
     return f"runs=[{','.join(str(run.folder) for run in runs)}]"
 
@@ -89,7 +62,7 @@ def _same_config(runs: Sequence[Run]) -> None:
     Raises:
         UserError: Naming the key and what there is, with the runs of the first configuration.
     """
-    flat = [dict(_leaves(run.config)) for run in runs]
+    flat = [schema.identity(run.config, exclude=("data.fold",)) for run in runs]
     first = flat[0]
     for key in dict.fromkeys(key for one in flat for key in one):
         values = [json.dumps(one.get(key), sort_keys=True, default=str) for one in flat]
@@ -345,7 +318,7 @@ def write(pooled: OutOfFoldPredictions, run_dir: Path, command: str) -> dict[str
     from emotion_lab.evaluation.predict import Predictions
     from emotion_lab.evaluation.predictions_file import write_predictions
     from emotion_lab.experiments.crossval.figure import figure
-    from emotion_lab.reports import plots
+    from emotion_lab.reports.run_files import write_confusion
     from emotion_lab.reports.style import both
 
     found = summary(pooled)
@@ -365,7 +338,7 @@ def write(pooled: OutOfFoldPredictions, run_dir: Path, command: str) -> dict[str
         report_text(scores, "val"), encoding="utf-8"
     )
     title = f"out-of-fold: n = {found['n']}, accuracy {found['accuracy']:.2%}"
-    plots.confusion(scores, run_dir / "confusion_val.png", title)
+    write_confusion(scores, run_dir / "confusion_val.png", title)
     both(lambda style: figure(found, style), run_dir, "folds")
     about = {"seed": found["seed"], "model": found["model"], "folds": found["folds"]}
     runs = [str(run.folder) for run in pooled.runs]

@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from emotion_lab.config import schema
 from emotion_lab.config.compose import CONF, options
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.runs import Run, find
 from emotion_lab.evaluation.predictions_file import find_predictions
 
-#: Keys that say where things lie and what is shown, not what is trained.
-ASIDE = (
-    "seed",
-    "resume",
-    "test",
-    "test_ledger",
-    "logger",
-    "data.path",
-    "data.num_workers",
-    "data.cache",
-    "data.cache_limit_mib",
-    "data.download",
-    "trainer.enable_progress_bar",
-    "trainer.log_every_n_steps",
-)
 #: What a leaderboard can be ordered by.
 SCORES = ("accuracy", "macro_f1")
 #: The column where runs were trained on other images with the same config.
@@ -110,21 +96,12 @@ def fingerprint(run: Run, split: str) -> dict[str, Any]:
     return {key: found.get(key) for key in ("n", "hash", "known_as")}
 
 
-def _leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if any(name == aside or name.startswith(f"{aside}.") for aside in ASIDE):
-            continue
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{name}.")
-        else:
-            yield name, json_safe(value)
-
-
 def trained(run: Run) -> dict[str, Any]:
     """Return dotted key -> value of all that decides what a run trains, but its seed."""
     train = fingerprint(run, "train")
-    return {**dict(_leaves(run.config)), **({TRAIN: train["hash"][:8]} if train else {})}
+    config = schema.identity(run.config, exclude=("seed",))
+    values = {key: json_safe(value) for key, value in config.items()}
+    return {**values, **({TRAIN: train["hash"][:8]} if train else {})}
 
 
 @functools.cache
