@@ -1,4 +1,4 @@
-"""Smoothers in seconds, the steady label, and both together on a noisy stream of known truth."""
+"""Smoothers, label hysteresis, and both on a noisy stream with ground truth."""
 
 from __future__ import annotations
 
@@ -12,39 +12,40 @@ import yaml
 
 from emotion_lab.config.compose import CONF, options
 from emotion_lab.core.errors import UserError
-from emotion_lab.video.smoothing.base import LabelHysteresis, TrackSmoother, smooth_for
+from emotion_lab.video.smoothing import TrackSmoother, build_smoother
+from emotion_lab.video.smoothing.label_hysteresis import LabelHysteresis
 from emotion_lab.video.types import SMOOTHERS
 
 K = 7
 
 
 def config(name: str, **changes: Any) -> dict[str, Any]:
-    """Return the keys of the real yaml files."""
-    base, own = (
+    """Return conf/smoothing/<name>.yaml merged with base.yaml."""
+    base, cfg = (
         yaml.safe_load((CONF / "smoothing" / f"{file}.yaml").read_text(encoding="utf-8"))
         for file in ("base", name)
     )
-    own.pop("defaults")
-    return {**base, **own, **changes}
+    cfg.pop("defaults")
+    return {**base, **cfg, **changes}
 
 
 def random_stream(seed: int, n: int, k: int = K) -> np.ndarray:
-    """Return float64 (n, k), distributions."""
+    """Return n random distributions, float64 (n, k)."""
     return np.random.default_rng(seed).dirichlet(np.full(k, 0.5), n)
 
 
-def test_files_and_registry_agree() -> None:
+def test_config_files_match_the_registry() -> None:
     assert options("smoothing") == SMOOTHERS.names()
     assert [config(name)["name"] for name in SMOOTHERS.names()] == SMOOTHERS.names()
     with pytest.raises(UserError, match="Did you mean 'ema'"):
-        smooth_for({"name": "emma"}, K)
+        build_smoother({"name": "emma"}, K)
 
 
 @pytest.mark.parametrize("name", SMOOTHERS.names())
-class TestEvery:
-    def test_gives_distributions_at_any_pace(self, name: str) -> None:
+class TestEverySmoother:
+    def test_returns_distributions_at_any_frame_rate(self, name: str) -> None:
         rng = np.random.default_rng(1)
-        smoother = smooth_for(config(name), K)
+        smoother = build_smoother(config(name), K)
         steps = rng.choice([0.0, 0.001, 0.04, 0.5, 30.0], 400)
         frames = random_stream(2, 400)
         frames[::7] = np.eye(K)[rng.integers(K, size=len(frames[::7]))]  # exact zeros
@@ -54,36 +55,36 @@ class TestEvery:
             assert np.isfinite(result).all() and (result >= 0).all()
             assert abs(float(result.sum(dtype=np.float64)) - 1) < 1e-6
 
-    def test_first_frame_is_believed_and_constant_input_stays(self, name: str) -> None:
-        smoother = smooth_for(config(name), K)
+    def test_first_frame_and_constant_input_are_unchanged(self, name: str) -> None:
+        smoother = build_smoother(config(name), K)
         values = random_stream(3, 1)[0] * 0.9 + 0.1 / K
         first = smoother.update(values, 5.0)
         assert first == pytest.approx(values, abs=1e-6)
         for i in range(60):
             last = smoother.update(values, 5.0 + i / 30)
         assert last.argmax() == values.argmax()
-        if name != "hmm":  # it gathers evidence: certainty grows
+        if name != "hmm":  # its posterior increases with each frame
             assert last == pytest.approx(values, abs=1e-6)
 
-    def test_follows_a_change_for_good(self, name: str) -> None:
-        smoother = smooth_for(config(name), K)
-        one, other = np.full((2, K), 0.05)
-        one[1] = other[4] = 0.7
+    def test_follows_a_step(self, name: str) -> None:
+        smoother = build_smoother(config(name), K)
+        first, second = np.full((2, K), 0.05)
+        first[1] = second[4] = 0.7
         for i in range(30):
-            smoother.update(one, i / 30)
+            smoother.update(first, i / 30)
         for i in range(30, 90):
-            result = smoother.update(other, i / 30)
+            result = smoother.update(second, i / 30)
         assert result[4] > 0.69
 
-    def test_two_instances_share_nothing(self, name: str) -> None:
-        a, b = smooth_for(config(name), K), smooth_for(config(name), K)
+    def test_instances_are_independent(self, name: str) -> None:
+        a, b = build_smoother(config(name), K), build_smoother(config(name), K)
         for values in random_stream(4, 20):
             a.update(values, 0.1)
         fresh = random_stream(5, 1)[0] * 0.9 + 0.1 / K
         assert b.update(fresh, 0.0) == pytest.approx(fresh, abs=1e-6)
 
     @pytest.mark.parametrize(
-        "bad",
+        "invalid",
         [
             np.full(K, np.nan),
             np.full(K, 1.0),
@@ -92,50 +93,50 @@ class TestEvery:
             np.array([np.inf] + [0.0] * (K - 1)),
         ],
     )
-    def test_refuses_what_is_no_distribution(self, name: str, bad: np.ndarray) -> None:
-        smoother = smooth_for(config(name), K)
-        good = np.full(K, 1 / K)
-        smoother.update(good, 0.0)
+    def test_invalid_distribution_raises(self, name: str, invalid: np.ndarray) -> None:
+        smoother = build_smoother(config(name), K)
+        uniform = np.full(K, 1 / K)
+        smoother.update(uniform, 0.0)
         with pytest.raises(ValueError, match="Expected"):
-            smoother.update(bad, 0.1)
-        # A bad frame leaves no trace.
-        assert smoother.update(good, 0.2) == pytest.approx(good, abs=1e-6)
+            smoother.update(invalid, 0.1)
+        # The state is unchanged.
+        assert smoother.update(uniform, 0.2) == pytest.approx(uniform, abs=1e-6)
 
 
 def test_ema_is_the_same_at_10_and_60_fps() -> None:
-    one, other = np.eye(K)[0], np.eye(K)[3]
-    answers = {}
+    first, second = np.eye(K)[0], np.eye(K)[3]
+    results: dict[int, list[np.ndarray]] = {}
     for fps in (10, 60):
-        smoother = smooth_for(config("ema", space="probability"), K)
+        smoother = build_smoother(config("ema", space="probability"), K)
         for i in range(3 * fps + 1):
-            result = smoother.update(one if i <= fps else other, i / fps)
+            result = smoother.update(first if i <= fps else second, i / fps)
             if i % (fps // 10) == 0:
-                answers.setdefault(i * 10 // fps, []).append(result)
-    assert len(answers) == 31
-    for slow, fast in answers.values():
+                results.setdefault(i * 10 // fps, []).append(result)
+    assert len(results) == 31
+    for slow, fast in results.values():
         assert np.abs(slow - fast).max() < 1e-6
-    # And it is the exponential that the docstring promises, half a second after the step.
-    left = math.exp(-0.5 / config("ema")["tau_s"])
-    assert answers[15][0][[0, 3]] == pytest.approx([left, 1 - left], abs=1e-6)
+    # The exponential step response, half a second after the step.
+    remaining = math.exp(-0.5 / config("ema")["tau_s"])
+    assert results[15][0][[0, 3]] == pytest.approx([remaining, 1 - remaining], abs=1e-6)
 
 
-def test_ema_weighs_evidence_or_counts_votes() -> None:
-    """Half way between a sure frame and a doubtful one: the sure one weighs more in logits."""
-    sure, doubtful = np.array([0.98, 0.02]), np.array([0.3, 0.7])
+def test_ema_spaces() -> None:
+    """Half way between two frames, the confident one has more weight in logit space."""
+    confident, doubtful = np.array([0.98, 0.02]), np.array([0.3, 0.7])
     half = {"tau_s": 1 / math.log(2)}
     results = {}
     for space in ("logit", "probability"):
-        smoother = smooth_for(config("ema", space=space, **half), 2)
-        smoother.update(sure, 0.0)
+        smoother = build_smoother(config("ema", space=space, **half), 2)
+        smoother.update(confident, 0.0)
         results[space] = smoother.update(doubtful, 1.0)
-    assert results["probability"] == pytest.approx((sure + doubtful) / 2, abs=1e-6)
-    middle = np.sqrt(sure * doubtful)
+    assert results["probability"] == pytest.approx((confident + doubtful) / 2, abs=1e-6)
+    middle = np.sqrt(confident * doubtful)
     assert results["logit"] == pytest.approx(middle / middle.sum(), abs=1e-6)
     assert results["logit"][0] > results["probability"][0] + 0.1
 
 
-def test_ema_stands_still_when_time_does() -> None:
-    smoother = smooth_for(config("ema"), K)
+def test_ema_is_unchanged_at_equal_times() -> None:
+    smoother = build_smoother(config("ema"), K)
     first = smoother.update(np.eye(K)[0], 1.0)
     assert np.array_equal(smoother.update(np.eye(K)[1], 1.0), first)
 
@@ -143,69 +144,66 @@ def test_ema_stands_still_when_time_does() -> None:
 def test_window_is_the_mean_of_its_frames() -> None:
     rng = np.random.default_rng(6)
     times, frames = rng.uniform(0.005, 0.2, 200).cumsum(), random_stream(7, 200)
-    smoother = smooth_for(config("window", window_s=0.6), K)
+    smoother = build_smoother(config("window", window_s=0.6), K)
     for i, (time_s, values) in enumerate(zip(times, frames, strict=True)):
         inside = times[: i + 1] > time_s - 0.6
         expected = frames[: i + 1][inside].mean(0)
         assert smoother.update(values, float(time_s)) == pytest.approx(expected, abs=1e-6)
-    # Frames on the edge do not depend on how their times are rounded: 0.6 s are 6 of 10 fps.
-    smoother = smooth_for(config("window", window_s=0.6), 2)
+    # Rounding of the times does not matter at the edge: 0.6 s are 6 frames at 10 fps.
+    smoother = build_smoother(config("window", window_s=0.6), 2)
     for i in range(40):
         result = smoother.update(np.eye(2)[int(i == 30)], i / 10)
         assert result[1] == pytest.approx(1 / 6 if 30 <= i < 36 else 0, abs=1e-6)
 
 
-def test_hmm_against_all_paths() -> None:
-    """The filter's posterior is the sum over every path, each with its own probability."""
-    k, switches, looks = 3, 0.7, 6.0
+def test_hmm_matches_the_sum_over_all_paths() -> None:
+    k, transition_rate_hz, observation_rate_hz = 3, 0.7, 6.0
     prior = np.array([0.5, 0.3, 0.2])
     frames = random_stream(8, 6, k) * 0.97 + 0.01
     times = np.array([0.0, 0.05, 0.05, 0.3, 0.31, 1.0])
-    smoother = smooth_for(
-        config("hmm", transition_rate_hz=switches, observation_rate_hz=looks, prior=[float(p) for p in 2 * prior]), k
-    )
+    rates = {"transition_rate_hz": transition_rate_hz, "observation_rate_hz": observation_rate_hz}
+    smoother = build_smoother(config("hmm", **rates, prior=(2 * prior).tolist()), k)
     for end in range(1, 7):
         result = smoother.update(frames[end - 1], float(times[end - 1]))
         total = np.zeros(k)
         for path in itertools.product(range(k), repeat=end):
-            chance = 1 / k
+            probability = 1 / k
             for i, state in enumerate(path):
                 dt = times[i] - times[i - 1] if i else None
                 if i:
-                    # Leaving at rate `switches`, for each of the others alike.
-                    moved = (1 - math.exp(-switches * k / (k - 1) * dt)) / k
-                    chance *= 1 - (k - 1) * moved if state == path[i - 1] else moved
-                power = 1.0 if dt is None else min(1.0, looks * dt)
-                chance *= (frames[i][state] / prior[state]) ** power
-            total[path[-1]] += chance
+                    # Equal transition probabilities to all other states.
+                    moved = (1 - math.exp(-transition_rate_hz * k / (k - 1) * dt)) / k
+                    probability *= 1 - (k - 1) * moved if state == path[i - 1] else moved
+                power = 1.0 if dt is None else min(1.0, observation_rate_hz * dt)
+                probability *= (frames[i][state] / prior[state]) ** power
+            total[path[-1]] += probability
         assert result == pytest.approx(total / total.sum(), abs=1e-6)
 
 
 def test_hmm_transition_is_the_matrix_exponential() -> None:
     from scipy.linalg import expm
 
-    smoother = smooth_for(config("hmm", transition_rate_hz=0.8), 5)
+    smoother = build_smoother(config("hmm", transition_rate_hz=0.8), 5)
     generator = np.full((5, 5), 0.8 / 4)
     np.fill_diagonal(generator, -0.8)
     for dt in (0.0, 0.03, 1.0, 50.0):
         assert smoother.transition(dt) == pytest.approx(expm(generator * dt), abs=1e-12)
 
 
-def test_hmm_holds_at_any_rate() -> None:
-    """The same second of evidence convinces as much at 15 as at 60 frames."""
+def test_hmm_evidence_does_not_depend_on_the_frame_rate() -> None:
     values = np.array([0.5, 0.3, 0.2])
-    last = []
+    posteriors = []
     for fps in (15, 30, 60):
-        smoother = smooth_for(config("hmm"), 3)
+        smoother = build_smoother(config("hmm"), 3)
         for i in range(fps + 1):
             result = smoother.update(values, i / fps)
-        last.append(result[0])
-    # What is left comes from moving and weighing in turn; counting frames would differ by 0.027.
-    assert last[0] > 0.9 and max(last) - min(last) < 0.012
+        posteriors.append(result[0])
+    # Discretisation error; counting frames instead of seconds would give 0.027.
+    assert posteriors[0] > 0.9 and max(posteriors) - min(posteriors) < 0.012
 
 
-def test_hmm_survives_certainty_and_wants_a_fitting_prior() -> None:
-    smoother = smooth_for(config("hmm", transition_rate_hz=1e-9), 2)
+def test_hmm_zero_probabilities_and_invalid_priors() -> None:
+    smoother = build_smoother(config("hmm", transition_rate_hz=1e-9), 2)
     for i in range(3000):
         smoother.update(np.array([1.0, 0.0]), i / 30)
     for i in range(3000, 9000):
@@ -213,11 +211,11 @@ def test_hmm_survives_certainty_and_wants_a_fitting_prior() -> None:
     assert result[1] > 0.99
     for prior in ([0.5, 0.5], [1, 0, 1], [1, -1, 1]):
         with pytest.raises(UserError, match="expected 3 numbers above 0"):
-            smooth_for(config("hmm", prior=prior), 3)
+            build_smoother(config("hmm", prior=prior), 3)
 
 
 class ReferenceOneEuro:
-    """Algorithm 1 of Casiez et al. 2012, for one value, written from the paper."""
+    """Algorithm 1 of Casiez et al. 2012 for one value."""
 
     def __init__(self, mincutoff: float, beta: float, dcutoff: float) -> None:
         self.mincutoff, self.beta, self.dcutoff = mincutoff, beta, dcutoff
@@ -241,9 +239,9 @@ class ReferenceOneEuro:
 
 
 @pytest.mark.parametrize("space", ["logit", "probability"])
-def test_one_euro_against_the_paper(space: str) -> None:
+def test_one_euro_matches_the_paper(space: str) -> None:
     cfg = config("one_euro", space=space, beta=0.3)
-    smoother = smooth_for(cfg, 4)
+    smoother = build_smoother(cfg, 4)
     rows = [ReferenceOneEuro(cfg["min_cutoff"], cfg["beta"], cfg["d_cutoff"]) for _ in range(4)]
     times = np.random.default_rng(9).uniform(0.01, 0.1, 100).cumsum()
     for values, time_s in zip(random_stream(10, 100, 4) * 0.9 + 0.025, times, strict=True):
@@ -255,98 +253,97 @@ def test_one_euro_against_the_paper(space: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ema", "one_euro"])
-def test_spaces_have_names(name: str) -> None:
-    with pytest.raises(UserError, match="Unknown space 'logits'. Did you mean 'logit'"):
-        smooth_for(config(name, space="logits"), K)
+def test_unknown_space(name: str) -> None:
+    with pytest.raises(UserError, match="space=logits is not valid: expected one of logit, prob"):
+        build_smoother(config(name, space="logits"), K)
 
 
-# --- the label ------------------------------------------------------------------------------
+# --- label hysteresis -----------------------------------------------------------------------
 
 
-def steady(**changes: float) -> LabelHysteresis:
+def hysteresis(**changes: float) -> LabelHysteresis:
     return LabelHysteresis({"threshold": 0.4, "switch_evidence_s": 0.1, **changes}, 3)
 
 
-def takes(fps: int, lead: float) -> float:
-    """Return the seconds until a class that leads the shown one by ``lead`` takes over."""
-    label = steady()
+def switch_time(fps: int, lead: float) -> float:
+    """Return the seconds until a class with ``lead`` over the displayed label replaces it."""
+    label = hysteresis()
     label.update([0.6, 0.3, 0.1], 0.0)
     rival = [0.5 - lead / 2, 0.5 + lead / 2, 0.0]
     return next(i / fps for i in range(1, 999) if label.update(rival, i / fps) == 1)
 
 
 @pytest.mark.parametrize("fps", [10, 30, 100])
-def test_a_clear_lead_takes_over_soon_and_a_small_one_late(fps: int) -> None:
-    # The lead in seconds over its size, up to the next frame.
+def test_switch_time_is_inversely_proportional_to_the_lead(fps: int) -> None:
     for lead in (0.8, 0.4, 0.1):
-        assert 0.1 / lead - 1e-6 <= takes(fps, lead) < 0.1 / lead + 1 / fps + 1e-6
+        assert 0.1 / lead - 1e-6 <= switch_time(fps, lead) < 0.1 / lead + 1 / fps + 1e-6
 
 
-def test_what_comes_and_goes_never_takes_over() -> None:
-    label = steady()
+def test_alternation_does_not_switch() -> None:
+    label = hysteresis()
     label.update([0.6, 0.3, 0.1], 0.0)
     for i in range(1, 400):
         row = [0.3, 0.65, 0.05] if i % 2 else [0.65, 0.3, 0.05]
         assert label.update(row, i / 30) == 0
-    # Slightly more often there than not, it does in the end.
+    # Two of three frames: it switches eventually.
     rows = ([0.3, 0.65, 0.05] if i % 3 else [0.65, 0.3, 0.05] for i in range(400, 500))
     assert 1 in [label.update(row, (400 + i) / 30) for i, row in enumerate(rows)]
 
 
-def test_each_rival_has_a_lead_of_its_own() -> None:
-    label = steady()
+def test_evidence_is_separate_for_each_class() -> None:
+    label = hysteresis()
     label.update([0.6, 0.3, 0.1], 0.0)
-    # Two rivals take turns; what one has gathered does not count for the other.
     assert label.update([0.3, 0.45, 0.25], 0.3) == 0
     assert label.update([0.3, 0.2, 0.5], 0.7) == 0
     assert label.update([0.3, 0.2, 0.5], 0.9) == 2
 
 
-def test_uncertain_below_the_threshold_and_a_clear_way_back() -> None:
-    label = steady()
+def test_uncertain_below_the_threshold() -> None:
+    label = hysteresis()
     assert label.update([0.39, 0.31, 0.3], 0.0) is None
-    assert label.update([0.45, 0.3, 0.25], 0.1) is None  # a little above: not yet
+    assert label.update([0.45, 0.3, 0.25], 0.1) is None  # slightly above: not yet
     assert label.update([0.9, 0.05, 0.05], 0.3) == 0  # clearly above
     assert label.update([0.39, 0.31, 0.3], 0.4) is None
     assert label.update([0.45, 0.3, 0.25], 1.0) is None  # 0.03 s
     assert label.update([0.45, 0.3, 0.25], 2.5) == 0  # 0.105 s
     label.update([0.39, 0.31, 0.3], 2.6)
     label.reset()
-    assert label.update([0.41, 0.3, 0.29], 2.7) == 0  # another face: no history
+    assert label.update([0.41, 0.3, 0.29], 2.7) == 0  # no history after the reset
 
 
-def test_who_takes_over_is_above_the_threshold() -> None:
+def test_new_label_is_above_the_threshold() -> None:
     label = LabelHysteresis({"threshold": 0.5, "switch_evidence_s": 0.1}, 3)
-    before, taken = label.update([0.6, 0.2, 0.2], 0.0), 0
+    last, switches = label.update([0.6, 0.2, 0.2], 0.0), 0
     for i, row in enumerate(random_stream(12, 600, 3)):
         shown = label.update(row, 0.1 * (i + 1))
-        if shown != before:
+        if shown != last:
             assert row.max() < 0.5 if shown is None else row[shown] >= 0.5
-            taken += shown is not None
-        before = shown
-    assert taken > 15
+            switches += shown is not None
+        last = shown
+    assert switches > 15
 
 
-def test_no_hysteresis_follows_the_top() -> None:
-    label = steady(threshold=0.0, switch_evidence_s=0.0)
+def test_zero_evidence_returns_the_top_class() -> None:
+    label = hysteresis(threshold=0.0, switch_evidence_s=0.0)
     frames = random_stream(11, 100, 3)
     assert [label.update(row, i / 30) for i, row in enumerate(frames)] == list(frames.argmax(1))
 
 
-def test_steady_refuses_nan() -> None:
+def test_hysteresis_nan_raises() -> None:
     with pytest.raises(ValueError, match="Expected"):
-        steady().update([np.nan, 0.5, 0.5], 0.0)
+        hysteresis().update([np.nan, 0.5, 0.5], 0.0)
 
 
-# --- both together --------------------------------------------------------------------------
+# --- smoother and hysteresis ----------------------------------------------------------------
 
 
 def noisy_stream(
     seed: int, fps: float, parts: int = 40
 ) -> tuple[list[float], np.ndarray, list[int]]:
-    """Return times, probabilities (n, K) and truth; errors last for about 60 ms.
+    """Return times, probabilities (n, K) and true classes; errors last for about 60 ms.
 
-    The true class leads by 2.5 in noise of deviation 1.4: two of three frames are right.
+    The logit of the true class is 2.5 higher, with noise of standard deviation 1.4: two of three
+    frames are correct.
     """
     rng = np.random.default_rng(seed)
     kept = math.exp(-1 / (fps * 0.06))
@@ -364,35 +361,34 @@ def noisy_stream(
     return times, np.array(rows), truth
 
 
-def judged(cfg: dict[str, Any], times: list[float], rows: np.ndarray, truth: list[int]) -> tuple:
-    """Return label switches a minute, median delay after a change in ms, share of right frames."""
-    calm = TrackSmoother(cfg, K)
-    shown = [calm.update(p, t)[1] for p, t in zip(rows, times, strict=True)]
+def evaluate(cfg: dict[str, Any], times: list[float], rows: np.ndarray, truth: list[int]) -> tuple:
+    """Return label switches per minute, median delay of a change in ms, accuracy."""
+    smoother = TrackSmoother(cfg, K)
+    shown = [smoother.update(p, t)[1] for p, t in zip(rows, times, strict=True)]
     switches = sum(a != b for a, b in itertools.pairwise(shown))
     starts = [i for i in range(1, len(truth)) if truth[i] != truth[i - 1]]
     delays = []
     for start, end in zip(starts, [*starts[1:], len(truth)], strict=True):
-        found = next((i for i in range(start, end) if shown[i] == truth[i]), None)
-        delays.append(math.inf if found is None else times[found] - times[start])
-    right = np.mean([a == b for a, b in zip(shown, truth, strict=True)])
-    return switches / (times[-1] / 60), 1000 * float(np.median(delays)), float(right)
+        first = next((i for i in range(start, end) if shown[i] == truth[i]), None)
+        delays.append(math.inf if first is None else times[first] - times[start])
+    accuracy = np.mean([a == b for a, b in zip(shown, truth, strict=True)])
+    return switches / (times[-1] / 60), 1000 * float(np.median(delays)), float(accuracy)
 
 
 @pytest.mark.parametrize("fps", [12, 30])
-def test_the_default_calms_the_label_and_does_not_lag(fps: int) -> None:
+def test_default_reduces_switches_without_lag(fps: int) -> None:
     for seed in (0, 1, 2):
         stream = noisy_stream(seed, fps)
-        raw, _, raw_right = judged(config("none"), *stream)
-        calm, delay, right = judged(config("ema"), *stream)
-        assert raw / calm >= 5
+        raw, _, raw_accuracy = evaluate(config("none"), *stream)
+        smoothed, delay, accuracy = evaluate(config("ema"), *stream)
+        assert raw / smoothed >= 5
         assert delay <= 350
-        assert right > raw_right + 0.1
+        assert accuracy > raw_accuracy + 0.1
 
 
 @pytest.mark.parametrize("name", [n for n in SMOOTHERS.names() if n != "none"])
-def test_every_smoother_pays_with_its_defaults(name: str) -> None:
+def test_every_smoother_improves_with_its_defaults(name: str) -> None:
     stream = noisy_stream(3, 25)
-    raw, _, raw_right = judged(config("none"), *stream)
-    calm, delay, right = judged(config(name), *stream)
-    print(f"{name}: switches {raw:.0f} -> {calm:.0f} a minute, {delay:.0f} ms, right {right:.2f}")
-    assert raw / calm >= 5 and delay <= 450 and right > raw_right
+    raw, _, raw_accuracy = evaluate(config("none"), *stream)
+    smoothed, delay, accuracy = evaluate(config(name), *stream)
+    assert raw / smoothed >= 5 and delay <= 450 and accuracy > raw_accuracy

@@ -1,4 +1,4 @@
-"""Tracks: stable ids, calm boxes that do not lag, and when to look again."""
+"""Face tracker: stable ids, smooth boxes without lag, scheduling of detections."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from emotion_lab.video.types import Detections, Track
 SIZE = (640, 360)
 
 
-def found(*boxes: tuple[float, ...], landmarks: np.ndarray | None = None) -> Detections:
-    """Return detections of x, y, width, height."""
+def detected(*boxes: tuple[float, ...], landmarks: np.ndarray | None = None) -> Detections:
+    """Return detections with boxes (x, y, width, height)."""
     return Detections(
         np.array(boxes, np.float32).reshape(-1, 4), np.full(len(boxes), 0.9, np.float32), landmarks
     )
@@ -32,43 +32,41 @@ def play(
     fps: float = 30.0,
     size: tuple[int, int] = SIZE,
 ) -> list[list[Track]]:
-    """Run ``tracker`` as the pipeline does; the detector looks only when it is asked to."""
+    """Run ``tracker`` as the pipeline does: detections only when needed."""
     rows = []
     for i in range(round(seconds * fps)):
         now = i / fps
-        look = tracker.needs_detection(now)
-        rows.append(tracker.update(found(*faces(now)) if look else None, now, size))
+        needed = tracker.needs_detection(now)
+        rows.append(tracker.update(detected(*faces(now)) if needed else None, now, size))
     return rows
 
 
-def test_ids_by_first_sight_and_never_again() -> None:
+def test_ids_are_never_reused() -> None:
     tracker = FaceTracker()
-    first = tracker.update(found((100, 100, 50, 50), (300, 100, 50, 50)), 0.0, SIZE)
+    first = tracker.update(detected((100, 100, 50, 50), (300, 100, 50, 50)), 0.0, SIZE)
     assert [track.id for track in first] == [1, 2]
     assert [track.box.tolist() for track in first] == [[100, 100, 50, 50], [300, 100, 50, 50]]
     assert all(track.detected and track.box.dtype == np.float32 for track in first)
-    again = tracker.update(found((303, 100, 50, 50), (102, 101, 50, 50)), 0.1, SIZE)
+    again = tracker.update(detected((303, 100, 50, 50), (102, 101, 50, 50)), 0.1, SIZE)
     assert [track.id for track in again] == [1, 2]
     assert again[0].box[0] == pytest.approx(102, abs=1)
     assert tracker.update(Detections.none(), 5.0, SIZE) == [] and tracker.ids == set()
-    assert [t.id for t in tracker.update(found((100, 100, 50, 50)), 5.1, SIZE)] == [3]
+    assert [t.id for t in tracker.update(detected((100, 100, 50, 50)), 5.1, SIZE)] == [3]
     tracker.reset()
-    assert [t.id for t in tracker.update(found((100, 100, 50, 50)), 0.0, SIZE)] == [4]
+    assert [t.id for t in tracker.update(detected((100, 100, 50, 50)), 0.0, SIZE)] == [4]
 
 
-def test_a_new_face_gets_a_new_id_beside_the_old() -> None:
+def test_new_face_gets_a_new_id() -> None:
     tracker = FaceTracker()
-    tracker.update(found((100, 100, 80, 80)), 0.0, SIZE)
-    tracks = tracker.update(found((400, 90, 80, 80), (101, 100, 80, 80)), 0.1, SIZE)
+    tracker.update(detected((100, 100, 80, 80)), 0.0, SIZE)
+    tracks = tracker.update(detected((400, 90, 80, 80), (101, 100, 80, 80)), 0.1, SIZE)
     assert [(t.id, round(float(t.box[0]), -1)) for t in tracks] == [(1, 100), (2, 400)]
 
 
-def test_faces_that_cross_keep_their_ids() -> None:
-    """One walks right behind the other who walks left; motion tells them apart."""
-
+def test_crossing_faces_keep_their_ids() -> None:
     def faces(now: float) -> list[tuple[float, ...]]:
         right, left = (100 + 200 * now, 140, 60, 70), (500 - 200 * now, 150, 62, 72)
-        # The list is turned round half way: the order must not matter.
+        # The order of the detections must not matter.
         return [right, left] if now < 1 else [left, right]
 
     rows = play(FaceTracker(), faces, 2.0)
@@ -78,7 +76,7 @@ def test_faces_that_cross_keep_their_ids() -> None:
     assert all({track.id for track in row} == {1, 2} for row in rows)
 
 
-def test_crossing_with_one_hidden_behind_the_other() -> None:
+def test_crossing_with_occlusion() -> None:
     def faces(now: float) -> list[tuple[float, ...]]:
         right, left = (100 + 200 * now, 140, 60, 70), (500 - 200 * now, 150, 62, 72)
         return [left] if abs(right[0] - left[0]) < 40 else [right, left]
@@ -88,7 +86,7 @@ def test_crossing_with_one_hidden_behind_the_other() -> None:
 
 
 @pytest.mark.parametrize("fps", [10, 30, 60])
-def test_a_short_miss_keeps_the_id_and_the_motion(fps: int) -> None:
+def test_short_miss_keeps_id_and_velocity(fps: int) -> None:
     def faces(now: float) -> list[tuple[float, ...]]:
         return [] if 1.0 <= now < 1.3 else [(50 + 150 * now, 100, 60, 60)]
 
@@ -102,152 +100,150 @@ def test_a_short_miss_keeps_the_id_and_the_motion(fps: int) -> None:
     assert rows[-1][0].seen_s > 1.6
 
 
-def test_a_face_that_leaves_is_shown_no_longer_and_then_forgotten() -> None:
+def test_missed_face_is_hidden_then_removed() -> None:
     tracker = FaceTracker()
     rows = play(tracker, lambda now: [(200, 100, 60, 60)] if now < 1 else [], 3.0)
     shown = [i / 30 for i, row in enumerate(rows) if row]
     assert 1.0 < max(shown) <= 1.0 + 0.1 + tracker.coast_s
     assert tracker.ids == set()
-    # Hidden, it is still known, and found again.
+    # Found again while hidden, it keeps its id.
     tracker = FaceTracker()
     rows = play(tracker, lambda now: [] if 1 < now < 1.7 else [(200, 100, 60, 60)], 2.5)
     assert rows[round(1.6 * 30)] == [] and [track.id for track in rows[-1]] == [1]
 
 
-def test_a_face_that_walks_out_of_the_picture_is_gone_at_once() -> None:
+def test_face_outside_the_image_is_removed_at_once() -> None:
     tracker = FaceTracker()
     play(tracker, lambda now: [(500 + 200 * now, 100, 60, 60)] if now < 0.5 else [], 0.6)
     assert tracker.ids == set()
 
 
-def test_boxes_move_between_detections_and_jitter_less() -> None:
+def test_boxes_are_extrapolated_and_smoothed() -> None:
     rng = np.random.default_rng(0)
-    looks: list[tuple[float, float]] = []
+    detection_errors: list[tuple[float, float]] = []
 
     def faces(now: float) -> list[tuple[float, ...]]:
         x, y, w, h = np.array([100 + 100 * now, 120, 80, 90]) + rng.normal(0, 3, 4)
-        looks.append((now, x + w / 2 - (140 + 100 * now)))
+        detection_errors.append((now, x + w / 2 - (140 + 100 * now)))
         return [(x, y, w, h)]
 
     tracker = FaceTracker()
     rows = play(tracker, faces, 4.0)
-    raw = np.std([off for now, off in looks if now > 1])
-    kept = [(i / 30, row[0]) for i, row in enumerate(rows) if i > 30]
-    errors = [centre(track.box)[0] - (140 + 100 * now) for now, track in kept]
-    print(f"detections {raw:.2f} px, boxes {np.std(errors):.2f} px")
+    raw = np.std([error for now, error in detection_errors if now > 1])
+    tracks = [(i / 30, row[0]) for i, row in enumerate(rows) if i > 30]
+    errors = [centre(track.box)[0] - (140 + 100 * now) for now, track in tracks]
     assert np.std(errors) < 0.8 * raw
-    assert abs(np.mean(errors)) < 1.0  # constant velocity is followed without lag
-    widths = [track.box[2] for _, track in kept]
+    assert abs(np.mean(errors)) < 1.0  # no lag at constant velocity
+    widths = [track.box[2] for _, track in tracks]
     assert np.std(widths) < 0.7 * 3 and np.mean(widths) == pytest.approx(80, abs=1.5)
-    # Seen three times in nine frames, and it moved on in each of them.
-    assert sum(track.detected for _, track in kept[:9]) == 3
-    assert len({round(float(track.box[0]), 3) for _, track in kept[:9]}) == 9
-    # From frame to frame a still face is steadier than what the detector says of it.
+    # Three detections in nine frames; the box moves in each of them.
+    assert sum(track.detected for _, track in tracks[:9]) == 3
+    assert len({round(float(track.box[0]), 3) for _, track in tracks[:9]}) == 9
+    # The box of a still face changes less from frame to frame than its detections.
     rng = np.random.default_rng(1)
     still = FaceTracker({"detect_every": 1})
     raws, boxes = [], []
     for i in range(120):
         box = np.array([200, 120, 80, 90]) + rng.normal(0, 3, 4)
         raws.append(box)
-        boxes.append(still.update(found(tuple(box)), i / 30, SIZE)[0].box)
+        boxes.append(still.update(detected(tuple(box)), i / 30, SIZE)[0].box)
     steps = [np.abs(np.diff(np.array(rows)[30:], axis=0)).mean() for rows in (boxes, raws)]
     assert steps[0] < 0.4 * steps[1]
 
 
-def test_smoothing_holds_at_any_rate() -> None:
-    """After a jump the box is as far at 15 as at 60 frames a second."""
+def test_smoothing_does_not_depend_on_the_frame_rate() -> None:
+    """The step response after 0.2 s is equal at 15 and 60 frames per second."""
     settled = []
     for fps in (15, 30, 60):
         tracker = FaceTracker({"detect_every": 1})
         for i in range(2 * fps):
-            # Past 1 s the face stands 20 px further right.
+            # The face moves 20 px to the right at 1 s.
             box = (200 + 20 * (i > fps), 100, 80, 80)
             now = i / fps
-            (track,) = tracker.update(found(box), now, SIZE)
+            (track,) = tracker.update(detected(box), now, SIZE)
             if i == fps + round(0.2 * fps):
                 settled.append(float(track.box[0]) - 200)
     assert max(settled) - min(settled) < 2.0 and min(settled) > 12
     assert track.box[0] == pytest.approx(220, abs=1.5)
 
 
-def test_no_smoothing_takes_detections_as_they_are() -> None:
+def test_zero_time_constant_disables_smoothing() -> None:
     tracker = FaceTracker({"box_time_constant_s": 0})
     for i, x in enumerate((100, 108, 103, 111)):
-        (track,) = tracker.update(found((x, 50, 60, 60)), i / 10, SIZE)
+        (track,) = tracker.update(detected((x, 50, 60, 60)), i / 10, SIZE)
         assert track.box.tolist() == [x, 50, 60, 60]
 
 
-def test_a_small_fast_face_is_found_again_without_overlap() -> None:
+def test_small_fast_face_is_matched_without_overlap() -> None:
     tracker = FaceTracker()
-    tracker.update(found((100, 100, 30, 30)), 0.0, SIZE)
-    tracker.update(found((122, 100, 30, 30)), 0.2, SIZE)
-    (track,) = tracker.update(found((160, 100, 30, 30)), 0.4, SIZE)
+    tracker.update(detected((100, 100, 30, 30)), 0.0, SIZE)
+    tracker.update(detected((122, 100, 30, 30)), 0.2, SIZE)
+    (track,) = tracker.update(detected((160, 100, 30, 30)), 0.4, SIZE)
     assert track.id == 1
 
 
 @pytest.mark.parametrize("box", [(160, 100, 60, 60), (100, 100, 140, 140), (100, 100, 20, 20)])
-def test_too_far_or_of_another_size_is_another_face(box: tuple[float, ...]) -> None:
+def test_distant_or_differently_sized_box_is_a_new_face(box: tuple[float, ...]) -> None:
     tracker = FaceTracker()
-    tracker.update(found((100, 100, 60, 60)), 0.0, SIZE)
-    tracks = tracker.update(found(box), 0.05, SIZE)
+    tracker.update(detected((100, 100, 60, 60)), 0.0, SIZE)
+    tracks = tracker.update(detected(box), 0.05, SIZE)
     assert [(track.id, track.detected) for track in tracks] == [(1, False), (2, True)]
 
 
-def test_landmarks_move_with_the_box() -> None:
+def test_landmarks_follow_the_box() -> None:
     points = np.array([[[110, 115], [130, 115], [120, 125], [112, 135], [128, 135]]], np.float32)
     tracker = FaceTracker()
-    (track,) = tracker.update(found((100, 100, 40, 50), landmarks=points), 0.0, SIZE)
+    (track,) = tracker.update(detected((100, 100, 40, 50), landmarks=points), 0.0, SIZE)
     assert track.landmarks.dtype == np.float32 and track.landmarks == pytest.approx(points[0])
-    tracker.update(found((110, 100, 40, 50), landmarks=points + [10, 0]), 0.1, SIZE)
+    tracker.update(detected((110, 100, 40, 50), landmarks=points + np.array([10, 0])), 0.1, SIZE)
     (track,) = tracker.update(None, 0.15, SIZE)
     assert track.box[0] == pytest.approx(115, abs=0.5) and not track.detected
     assert track.landmarks == pytest.approx(points[0] + [15, 0], abs=0.5)
-    (track,) = tracker.update(found((115, 100, 40, 50)), 0.2, SIZE)
+    (track,) = tracker.update(detected((115, 100, 40, 50)), 0.2, SIZE)
     assert track.landmarks is None
 
 
-def test_broken_boxes_are_no_faces() -> None:
+def test_invalid_boxes_are_ignored() -> None:
     boxes = [(np.nan, 0, 10, 10), (0, 0, 0, 10), (5, 5, -3, 10), (0, 0, np.inf, 9), (9, 9, 20, 20)]
-    tracks = FaceTracker().update(found(*boxes), 0.0, SIZE)
+    tracks = FaceTracker().update(detected(*boxes), 0.0, SIZE)
     assert [track.box.tolist() for track in tracks] == [[9, 9, 20, 20]]
 
 
-def test_when_to_look() -> None:
+def test_detection_schedule() -> None:
     tracker = FaceTracker({"detect_every": 5, "detect_every_s": 0.5})
-    looked = []
+    needed = []
     for i in range(11):
-        looked.append(tracker.needs_detection(i / 30))
-        tracker.update(found((100, 100, 50, 50)) if looked[-1] else None, i / 30, SIZE)
-    assert looked == [i % 5 == 0 for i in range(11)]
-    # Frames were dropped: the time decides.
+        needed.append(tracker.needs_detection(i / 30))
+        tracker.update(detected((100, 100, 50, 50)) if needed[-1] else None, i / 30, SIZE)
+    assert needed == [i % 5 == 0 for i in range(11)]
+    # Dropped frames: the time limit applies.
     assert not tracker.needs_detection(11 / 30) and tracker.needs_detection(0.9)
-    # A face was missed: look at every frame while it is shown, then as before.
+    # A missed face: detect on every frame while it is returned.
     tracker.update(Detections.none(), 0.9, SIZE)
     assert tracker.needs_detection(0.93)
     tracker.update(Detections.none(), 0.93, SIZE)
     tracker.update(Detections.none(), 1.3, SIZE)
     assert not tracker.needs_detection(1.33)
-    # Nobody is there: still every fifth.
+    # No faces: every fifth frame.
     assert not any(tracker.needs_detection(1.33) for _ in range(3))
     for i in range(4):
         tracker.update(None, 1.34 + i / 100, SIZE)
     assert tracker.needs_detection(1.39)
 
 
-def test_a_slow_source_moves_on_in_between() -> None:
-    """At 4 frames a second each is looked at, and a walking face keeps its id."""
+def test_slow_source_detects_on_every_frame() -> None:
     rows = play(FaceTracker(), lambda now: [(20 + 120 * now, 100, 60, 60)], 4.0, fps=4)
     assert all([(track.id, track.detected) for track in row] == [(1, True)] for row in rows)
 
 
-def test_time_may_stand_still() -> None:
+def test_equal_times() -> None:
     tracker = FaceTracker()
     for x in (100, 104, 108):
-        (track,) = tracker.update(found((x, 100, 50, 50)), 1.0, SIZE)
+        (track,) = tracker.update(detected((x, 100, 50, 50)), 1.0, SIZE)
     assert track.id == 1 and np.isfinite(track.box).all()
 
 
-def test_deterministic_and_cheap() -> None:
+def test_deterministic_and_fast() -> None:
     rng = np.random.default_rng(2)
     steps = rng.normal(0, 2, (400, 6, 4)).astype(np.float32)
     start = np.array([(60 + 100 * i, 100, 60, 70) for i in range(6)], np.float32)
@@ -255,15 +251,14 @@ def test_deterministic_and_cheap() -> None:
     def run() -> tuple[list[list[float]], float]:
         tracker, boxes, spent = FaceTracker({"detect_every": 1}), [], []
         for i, step in enumerate(steps):
-            detections = found(*(start + step))
-            began = time.process_time()
+            detections = detected(*(start + step))
+            start_time = time.process_time()
             tracks = tracker.update(detections, i / 30, SIZE)
-            spent.append(time.process_time() - began)
+            spent.append(time.process_time() - start_time)
             boxes.append([float(v) for track in tracks for v in (track.id, *track.box)])
         assert tracker.ids == set(range(1, 7))
         return boxes, float(np.median(spent))
 
     first, cost = run()
     assert run()[0] == first
-    print(f"update with 6 faces: {1000 * cost:.3f} ms of processor time")
-    assert cost < 0.003  # 0.2 ms on a free core; a busy one must not fail the test
+    assert cost < 0.003  # 0.2 ms on an idle core; the margin is for busy machines

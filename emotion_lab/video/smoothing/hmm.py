@@ -1,4 +1,4 @@
-"""Hidden Markov model: what the person shows now, given all frames so far."""
+"""Forward filter of a hidden Markov model in continuous time."""
 
 from __future__ import annotations
 
@@ -11,30 +11,28 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.video.smoothing.base import distribution
 from emotion_lab.video.types import SMOOTHERS
 
-#: The network's zero is not certain: without a floor one frame could rule a class out for good.
-FLOOR = 1e-6
+#: Floor of a probability: without it one frame with a 0 could exclude a class forever.
+MIN_PROBABILITY = 1e-6
 
 
 @SMOOTHERS.register("hmm")
 class Hmm:
-    """Forward filter (Rabiner 1989) of a chain with K states in continuous time.
+    """Forward filter (Rabiner 1989) of a Markov chain with K states in continuous time.
 
-    A state is left ``transition_rate_hz`` times a second, for each other with the same chance. Seen as a
-    likelihood, a frame's ``probabilities / prior`` is raised to the power ``observation_rate_hz * dt``, at most
-    1: neighbouring frames show the same errors, so that a second counts as ``observation_rate_hz`` independent
-    observations however many frames it has.
+    A state is left ``transition_rate_hz`` times a second, for each other state with equal
+    probability. The likelihood of a frame, ``probabilities / prior``, is raised to the power
+    ``observation_rate_hz * dt``, at most 1: errors of neighbouring frames are correlated, so a
+    second counts as ``observation_rate_hz`` independent observations at any frame rate.
 
     Args:
-        cfg: ``transition_rate_hz`` (a second, above 0), ``observation_rate_hz`` (a second, above 0), ``prior`` (K shares
-            of the classes in the training data, or null for equal ones).
+        cfg: ``transition_rate_hz`` and ``observation_rate_hz`` (1/s, above 0), ``prior`` (K
+            relative class frequencies of the training data, or null for equal ones).
         num_classes: K.
-
-    Raises:
-        UserError: If ``prior`` is not K numbers above 0.
     """
 
     def __init__(self, cfg: dict[str, Any], num_classes: int) -> None:
-        self.switches, self.looks = float(cfg["transition_rate_hz"]), float(cfg["observation_rate_hz"])
+        self.transition_rate_hz = float(cfg["transition_rate_hz"])
+        self.observation_rate_hz = float(cfg["observation_rate_hz"])
         self.num_classes = num_classes
         prior = cfg.get("prior")
         try:
@@ -47,36 +45,33 @@ class Hmm:
                 "one for each class of the checkpoint, or null."
             )
         self._log_prior = np.log(values / values.sum())
-        self._belief: np.ndarray | None = None
+        self._posterior: np.ndarray | None = None
         self._time_s = 0.0
 
     def transition(self, dt: float) -> np.ndarray:
-        """Return float64 (K, K), the chance of going from row to column within ``dt`` seconds.
+        """Return float64 (K, K), the transition probabilities from row to column in ``dt`` seconds.
 
-        The closed form of the matrix exponential of the symmetric generator.
+        Closed form of the matrix exponential of the symmetric generator.
         """
         k = self.num_classes
         if k == 1:
             return np.ones((1, 1))
-        kept = math.exp(-self.switches * k / (k - 1) * dt)
-        return kept * np.eye(k) + (1 - kept) / k
+        stay = math.exp(-self.transition_rate_hz * k / (k - 1) * dt)
+        return stay * np.eye(k) + (1 - stay) / k
 
     def update(self, probabilities: np.ndarray, time_s: float) -> np.ndarray:
-        """Return float32 (K,), the posterior; it sums to 1.
-
-        Raises:
-            ValueError: If ``probabilities`` is no distribution.
-        """
+        """Return the posterior, float32 (K,) that sum to 1."""
         values = distribution(probabilities, self.num_classes)
-        evidence = np.log(np.maximum(values, FLOOR)) - self._log_prior
-        if self._belief is None:
-            log_belief = evidence  # all states alike before the first frame
+        log_likelihood = np.log(np.maximum(values, MIN_PROBABILITY)) - self._log_prior
+        if self._posterior is None:
+            log_posterior = log_likelihood  # uniform before the first frame
         else:
             dt = max(0.0, time_s - self._time_s)
-            moved = self._belief @ self.transition(dt)
-            # The smallest float keeps a state that underflowed from being lost, and log quiet.
-            moved = np.maximum(moved, np.finfo(np.float64).tiny)
-            log_belief = np.log(moved) + min(1.0, self.looks * dt) * evidence
-        belief = np.exp(log_belief - log_belief.max())
-        self._belief, self._time_s = belief / belief.sum(), time_s
-        return self._belief.astype(np.float32)
+            predicted = self._posterior @ self.transition(dt)
+            # Clip at the smallest float: a state that underflowed stays possible.
+            predicted = np.maximum(predicted, np.finfo(np.float64).tiny)
+            weight = min(1.0, self.observation_rate_hz * dt)
+            log_posterior = np.log(predicted) + weight * log_likelihood
+        posterior = np.exp(log_posterior - log_posterior.max())
+        self._posterior, self._time_s = posterior / posterior.sum(), time_s
+        return self._posterior.astype(np.float32)

@@ -1,4 +1,4 @@
-"""No smoothing: each frame speaks for itself."""
+"""No smoothing."""
 
 from __future__ import annotations
 
@@ -12,15 +12,11 @@ from emotion_lab.video.types import SMOOTHERS
 
 @SMOOTHERS.register("none")
 class NoSmoothing:
-    """Hand the probabilities through."""
+    """Return the probabilities of each frame unchanged."""
 
     def __init__(self, cfg: dict[str, Any], num_classes: int) -> None:
         self.num_classes = num_classes
 
     def update(self, probabilities: np.ndarray, time_s: float) -> np.ndarray:
-        """Return float32 (K,) that sum to 1.
-
-        Raises:
-            ValueError: If ``probabilities`` is no distribution.
-        """
+        """Return float32 (K,) that sum to 1."""
         return distribution(probabilities, self.num_classes).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Mean over a sliding window."""
+"""Moving average over a time window."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from emotion_lab.video.types import SMOOTHERS
 
 @SMOOTHERS.register("window")
 class MovingAverage:
-    """Mean of the frames of the last ``window_s`` seconds, the newest included.
+    """Mean of the frames of the last ``window_s`` seconds, including the current one.
 
     Args:
-        cfg: ``window_s``, seconds, above 0; a frame exactly that old no longer counts.
+        cfg: ``window_s``: seconds, above 0; a frame of exactly this age is excluded.
         num_classes: K.
     """
 
@@ -26,13 +26,9 @@ class MovingAverage:
         self._frames: deque[tuple[float, np.ndarray]] = deque()
 
     def update(self, probabilities: np.ndarray, time_s: float) -> np.ndarray:
-        """Return float32 (K,) that sum to 1.
-
-        Raises:
-            ValueError: If ``probabilities`` is no distribution.
-        """
+        """Return float32 (K,) that sum to 1."""
         self._frames.append((time_s, distribution(probabilities, self.num_classes)))
-        # A hair's breadth, or rounding of the times would decide over a frame on the edge.
+        # Tolerance for floating-point rounding of the times.
         while time_s - self._frames[0][0] >= self.window_s - 1e-9:
             self._frames.popleft()
         return np.mean([values for _, values in self._frames], axis=0).astype(np.float32)
