@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig
 
-from emotion_lab.config.compose import CONF, check_given, precheck
+from emotion_lab.config.compose import CONF, check_custom, precheck
 from emotion_lab.config.overrides import flags, quote_paths
 from emotion_lab.core import distributed
 from emotion_lab.core.errors import UserError
@@ -54,7 +54,7 @@ def _guarded(
     def guarded(cfg: DictConfig) -> Any:
         try:
             if custom:
-                check_given(cfg, entry)
+                check_custom(cfg, entry)
             with claim(cfg):
                 return task(cfg)
         except Exception as error:

@@ -1,7 +1,4 @@
-"""Compose a config with Hydra and explain what is wrong with the overrides.
-
-Nothing here imports torch.
-"""
+"""Composition of configs with Hydra, and one-line errors for invalid overrides. No torch here."""
 
 from __future__ import annotations
 
@@ -14,20 +11,20 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from emotion_lab.config import schema
-from emotion_lab.config.fields import Role, allows_null
+from emotion_lab.config.fields import Role, allows_null, describe
 from emotion_lab.config.overrides import choices, first, override_key, parse
 from emotion_lab.core.errors import UserError, unknown, unknown_key
 from emotion_lab.core.migrate import RENAMED_VALUES
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-#: In a wheel the configs lie inside the package, in a checkout beside it.
+#: Directory of the configs: inside the package in a wheel, beside it in a checkout.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
-#: Groups of which several can be chosen at once, ``logger=[csv,wandb]``.
+#: Groups that take several names, ``logger=[csv,wandb]``.
 LISTS = ("logger",)
 
 
 def options(group: str) -> list[str]:
-    """Return the names a user can choose for a config group."""
+    """Return the names that can be chosen for a config group."""
     return sorted(p.stem for p in (CONF / group).glob("*.yaml") if p.stem != "base")
 
 
@@ -35,16 +32,16 @@ def _is_group(name: str) -> bool:
     return (CONF / name).is_dir()
 
 
-def _leaves(cfg: Any, prefix: str = "") -> Iterator[str]:
+def leaves(cfg: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of a config, those of groups included; nothing is resolved."""
     if isinstance(cfg, DictConfig):
-        for key in cfg:
+        for key in map(str, cfg):
             yield f"{prefix}{key}"
-            node = cfg._get_node(key)
-            yield from _leaves(node, f"{prefix}{key}.")
+            yield from leaves(cfg._get_node(key), f"{prefix}{key}.")
 
 
 def _lookup(cfg: DictConfig, key: str) -> tuple[bool, Any]:
-    """Return (exists, default value) of a dotted key."""
+    """Return (whether a dotted key exists, its default value)."""
     node: Any = cfg
     for part in key.split("."):
         if not isinstance(node, DictConfig) or part not in node:
@@ -59,27 +56,17 @@ def _check_type(key: str, default: Any, value: Any) -> None:
     """Compare the type of a value without a schema (a plugin's key) with that of its default."""
     if default is None or _refers(default):
         return
-    text = f"{key}={value}"
-    if isinstance(default, DictConfig) and not isinstance(value, dict):
-        inner = next((f"{key}.{name}" for name in default), f"{key}.<name>")
-        raise UserError(f"{text} is not valid: expected keys, for instance {inner}=<value>.")
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise UserError(f"{text} is not valid: expected true or false.")
-    elif isinstance(default, (int, float)):
-        whole = isinstance(default, int)
-        number = isinstance(value, int) or (isinstance(value, float) and not whole)
-        if isinstance(value, bool) or not number:
-            kind = "a whole number" if whole else "a number"
-            raise UserError(f"{text} is not valid: expected {kind}, for instance {key}={default}.")
-    elif isinstance(default, ListConfig) and not isinstance(value, (list, ListConfig)):
-        raise UserError(f"{text} is not valid: expected a list, for instance {key}=[{value}].")
-    elif isinstance(default, str) and isinstance(value, (dict, list)):
-        raise UserError(f"{text} is not valid: expected one value.")
+    kind = {DictConfig: dict, ListConfig: list}.get(type(default), type(default))
+    accepted = {float: (int, float), str: (str, int, float)}.get(kind, kind)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind in (int, float)):
+        expected = {dict: "keys", list: "a list"}.get(kind) or describe(kind)
+        raise UserError(
+            f"{key}={value} is not valid: expected {expected}, for instance {key}={default}."
+        )
 
 
 def _refers(value: Any) -> bool:
-    """Tell whether a value is an interpolation, known only once the config is composed."""
+    """Return whether a value is an interpolation, which is resolved after composition."""
     return isinstance(value, str) and "${" in value
 
 
@@ -107,14 +94,14 @@ def _check_group(group: str, values: list[Any]) -> None:
 
 @functools.cache
 def _defaults(entry: str, conf: Path) -> DictConfig:
-    """Return ``conf/<entry>.yaml`` composed with no overrides; do not change it."""
+    """Return ``conf/<entry>.yaml`` composed without overrides; it is cached, do not change it."""
     from hydra import compose
 
     return compose(entry)
 
 
 def _check_hydra_group(override: Any) -> None:
-    """Refuse a name that a group of Hydra's own, ``hydra/launcher``, does not have."""
+    """Refuse a name that one of Hydra's own groups, for instance ``hydra/launcher``, lacks."""
     from hydra.core.global_hydra import GlobalHydra
 
     name = override.key_or_group
@@ -124,8 +111,8 @@ def _check_hydra_group(override: Any) -> None:
             raise unknown(name, value, known, f"Set it with {name}=<name>.")
 
 
-def _sort(parsed: list[Any], top: DictConfig, multirun: bool) -> tuple[list[str], list[Any]]:
-    """Return (choices of a group, first of each sweep; overrides of single keys)."""
+def _split(parsed: list[Any], top: DictConfig, multirun: bool) -> tuple[list[str], list[Any]]:
+    """Return (group choices, the first of each sweep; overrides of single keys)."""
     groups, keys = [], []
     for override in parsed:
         name = override.key_or_group
@@ -134,15 +121,14 @@ def _sort(parsed: list[Any], top: DictConfig, multirun: bool) -> tuple[list[str]
             raise UserError(f"'{override.input_line}' is a sweep: add -m to run every value.")
         if override.is_delete():
             raise UserError(
-                f"'{override.input_line}' takes away what is needed: set it instead, "
-                f"{name}=<value>."
+                f"'{override.input_line}' removes a required key: set it instead, {name}=<value>."
             )
         if name.startswith("hydra"):
             _check_hydra_group(override)
             groups.append(first(override))
         elif _is_group(name):
             if name not in top and name != "experiment":
-                raise unknown("option", name, [key for key in top if key != "hydra"])
+                raise unknown("option", name, [str(key) for key in top if key != "hydra"])
             _check_group(name, choices(override))
             groups.append(first(override))
         else:
@@ -152,7 +138,7 @@ def _sort(parsed: list[Any], top: DictConfig, multirun: bool) -> tuple[list[str]
 
 def _check_keys(keys: list[Any], base: DictConfig, entry: str) -> None:
     """Refuse keys that ``base`` does not have and invalid values, also of a sweep."""
-    known = list(_leaves(base))
+    known = list(leaves(base))
     for override in keys:
         name = override.key_or_group
         exists, default = _lookup(base, name)
@@ -181,25 +167,22 @@ def _compose(entry: str, overrides: list[str], **kwargs: Any) -> DictConfig:
     try:
         return compose(entry, overrides=overrides, **kwargs)
     except HydraException as error:
-        words = " ".join(str(error).split())
-        if "'hydra.launcher." in words:
-            words = words.split(" To append")[0] + " Name the launcher too, hydra/launcher=<name>."
-        raise UserError(words) from None
+        message = " ".join(str(error).split())
+        if "'hydra.launcher." in message:
+            message = message.split(" To append")[0] + " Add hydra/launcher=<name>."
+        raise UserError(message) from None
 
 
 def precheck(entry: str, overrides: list[str], multirun: bool = False) -> DictConfig:
-    """Compose ``conf/<entry>.yaml`` with ``overrides`` and explain what is wrong with them.
+    """Compose ``conf/<entry>.yaml`` and raise a one-line error for invalid overrides.
 
     Args:
-        entry: Entry point, for instance ``"train"``.
-        overrides: Hydra overrides as typed (paths already quoted).
+        entry: Entry point, for instance ``train``.
+        overrides: Hydra overrides, with quoted paths.
         multirun: Whether sweeps are allowed.
 
     Returns:
-        The composed config (of the first combination, when sweeping), with the ``hydra`` node.
-
-    Raises:
-        UserError: For an unknown option, group, key, or a value of the wrong kind.
+        The composed config with its ``hydra`` node; of a sweep, that of the first job.
     """
     from hydra import initialize_config_dir
 
@@ -207,25 +190,24 @@ def precheck(entry: str, overrides: list[str], multirun: bool = False) -> DictCo
     mode = ["hydra.mode=MULTIRUN"] if multirun else []
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         top = _defaults(entry, CONF)
-        groups, keys = _sort(parsed, top, multirun)
+        groups, keys = _split(parsed, top, multirun)
         _check_keys(keys, _compose(entry, groups) if groups else top, entry)
-        typed = groups + [first(override) for override in keys] + mode
-        cfg = _compose(entry, typed, return_hydra_config=True)
+        merged = groups + [first(override) for override in keys] + mode
+        cfg = _compose(entry, merged, return_hydra_config=True)
     check_values(cfg, entry)
     return cfg
 
 
 def to_container(cfg: Any) -> Any:
-    """Return a config as plain dicts, lists, strings and numbers, interpolations resolved."""
+    """Return a config as plain dicts, lists, strings and numbers with interpolations resolved."""
     return OmegaConf.to_container(cfg, resolve=True)
 
 
 def defaults(group: str, name: str) -> dict[str, Any]:
-    """Return ``conf/<group>/<name>.yaml`` with the values of its group's ``base.yaml``."""
-    folder = CONF / group
-    parts = [folder / "base.yaml", folder / f"{name}.yaml"]
+    """Return ``conf/<group>/<name>.yaml`` merged with the ``base.yaml`` of its group."""
+    files = [CONF / group / "base.yaml", CONF / group / f"{name}.yaml"]
     merged = to_container(
-        OmegaConf.merge(*(OmegaConf.load(part) for part in parts if part.is_file()))
+        OmegaConf.merge(*(OmegaConf.load(file) for file in files if file.is_file()))
     )
     return {key: value for key, value in merged.items() if key != "defaults"}
 
@@ -249,7 +231,7 @@ def check_unchanged(
     for text in overrides:
         if may_change(override_key(text)):
             continue
-        keys = [*groups, *(key for key in _leaves(cfg) if key.partition(".")[0] not in groups)]
+        keys = [*groups, *(key for key in leaves(cfg) if key.partition(".")[0] not in groups)]
         allowed = dict.fromkeys(
             "logger" if key.startswith("logger") else key
             for key in keys
@@ -258,17 +240,16 @@ def check_unchanged(
         raise UserError(f"{reason}; '{text}' cannot change. Allowed: {', '.join(allowed)}.")
 
 
-def check_given(cfg: DictConfig, entry: str) -> None:
-    """Hold a config of the user's own (``--config-path``), maybe an old one, against ours.
-
-    Raises:
-        UserError: Naming what is missing or wrong.
-    """
+def check_custom(cfg: DictConfig, entry: str) -> None:
+    """Check a config of the user (``--config-path``): values, and keys that the code needs."""
     check_values(cfg, entry)
     for group, node in cfg.items():
+        group = str(group)
         name = node.get("name") if isinstance(node, DictConfig) else None
         if name in options(group):
-            lacks = [f"{group}.{key}" for key in defaults(group, name) if key not in node]
-            if lacks:
-                what = f"this config lacks {', '.join(lacks)}: another version wrote it."
-                raise UserError(f"{what} {CONF / group / name}.yaml says what is needed.")
+            missing = [f"{group}.{key}" for key in defaults(group, name) if key not in node]
+            if missing:
+                raise UserError(
+                    f"this config lacks {', '.join(missing)}: another version wrote it. "
+                    f"Compare it with {CONF / group / name}.yaml."
+                )

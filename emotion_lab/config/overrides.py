@@ -1,4 +1,4 @@
-"""What was typed: flags, overrides, paths with blanks in them. Nothing here imports torch."""
+"""Parsing of the command line: flags, overrides and the quoting of paths. No torch here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from emotion_lab.core.errors import UserError, unknown
 
-#: Keys whose value is a path or address and is taken as the shell passes it.
+#: Keys whose value is a path or URL; it needs no quoting for Hydra's grammar.
 PATH_KEYS = (
     "data.path",
     "data.ferplus_csv",
@@ -40,12 +40,17 @@ PATH_KEYS = (
     "hydra.sweep.dir",
 )
 
-#: Of those, the ones that also take a list, ``[one,other]``.
+#: Path keys that also take a list, ``[first,second]``.
 LIST_KEYS = ("ckpt", "run_a", "run_b", "runs", "predictions", "exports")
 
 
 def quote(value: str, interpolate: bool = False) -> str:
-    """Return ``value`` quoted so that Hydra's grammar reads it back unchanged."""
+    """Return ``value`` quoted for Hydra's grammar.
+
+    Args:
+        value: Any text.
+        interpolate: Whether ``${...}`` in it is an interpolation.
+    """
     value = re.sub(r"(\\*)'", lambda match: match[1] * 2 + "\\'", value)
     value = re.sub(r"(\\+)$", lambda match: match[1] * 2, value)
     if not interpolate:
@@ -54,14 +59,14 @@ def quote(value: str, interpolate: bool = False) -> str:
 
 
 def quote_list(value: str) -> str:
-    """Quote every path of ``[one,other]``; a path with a comma must come quoted."""
+    """Quote every path of ``[first,second]``; a path with a comma must be quoted already."""
     parts = re.findall(r"""'[^']*'|"[^"]*"|[^,]+""", value[1:-1])
     parts = [part.strip() for part in parts]
     return f"[{','.join(part if part[0] in chr(39) + chr(34) else quote(part) for part in parts)}]"
 
 
 def quote_paths(argv: list[str]) -> list[str]:
-    """Quote the values of :data:`PATH_KEYS` so that blanks, ``=`` and brackets need no care."""
+    """Quote the values of :data:`PATH_KEYS`, which may contain blanks, ``=`` and brackets."""
     result = []
     for argument in argv:
         match = re.match(r"^(\+{0,2}([\w./]+))=(.*)$", argument, re.DOTALL)
@@ -70,16 +75,18 @@ def quote_paths(argv: list[str]) -> list[str]:
             quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
             swept = "," in value and ("-m" in argv or "--multirun" in argv)
             listed = match[2] in LIST_KEYS and value[0] == "[" and value[-1] == "]"
-            if listed and not os.path.exists(value):
+            # Path.exists() raises for a name that is too long, as a list of paths can be.
+            exists = os.path.exists(value)  # noqa: PTH110  # see above
+            if listed and not exists:
                 argument = f"{match[1]}={quote_list(value)}"
-            elif not (quoted or swept) or os.path.exists(value):
+            elif not (quoted or swept) or exists:
                 argument = f"{match[1]}={quote(value, match[2].startswith('hydra.'))}"
         result.append(argument)
     return result
 
 
 def choices(override: Any) -> list[Any]:
-    """Return the values an override takes: one, or those of a sweep."""
+    """Return the values of an override: one, or those of a sweep."""
     if override.is_sweep_override():
         from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 
@@ -87,7 +94,7 @@ def choices(override: Any) -> list[Any]:
             key = override.key_or_group
             raise UserError(
                 f"'{override.input_line}' cannot be swept: list the values, "
-                f"for instance {key}=<one>,<other>."
+                f"for instance {key}=<first>,<second>."
             )
         values = list(override.sweep_iterator())
     else:
@@ -96,9 +103,9 @@ def choices(override: Any) -> list[Any]:
 
 
 def values(overrides: list[str], key: str) -> list[Any] | None:
-    """Return what was typed for a key, each value of a sweep; None where it was not typed."""
-    typed = [one for one in parse(overrides) if one.key_or_group == key]
-    return choices(typed[-1]) if typed else None
+    """Return the values of a key on the command line, several for a sweep; None if it is absent."""
+    matches = [override for override in parse(overrides) if override.key_or_group == key]
+    return choices(matches[-1]) if matches else None
 
 
 def override_key(text: str) -> str:
@@ -107,17 +114,13 @@ def override_key(text: str) -> str:
 
 
 def check_different(overrides: list[str]) -> None:
-    """Refuse a sweep that names a value twice: the same run would count as two.
-
-    Raises:
-        UserError: Naming the override and the value.
-    """
+    """Refuse a sweep with a repeated value: the same run would count twice."""
     for override in parse(overrides):
-        found = [str(value) for value in choices(override)] if override.is_sweep_override() else []
-        twice = next((value for value in found if found.count(value) > 1), None)
-        if twice is not None:
+        texts = [str(value) for value in choices(override)] if override.is_sweep_override() else []
+        repeated = next((text for text in texts if texts.count(text) > 1), None)
+        if repeated is not None:
             raise UserError(
-                f"'{override.input_line}' names {twice} twice: equal runs are no new evidence. "
+                f"'{override.input_line}' names {repeated} twice: equal runs add no evidence. "
                 "Name every value once."
             )
 
@@ -126,7 +129,7 @@ def first(override: Any) -> str:
     """Return an override with the first value of its sweep."""
     if not override.is_sweep_override():
         return override.input_line
-    choices(override)  # refuses what cannot be listed
+    choices(override)  # raises for a sweep that cannot be listed
     value = next(override.sweep_string_iterator(), None)
     if value is None:
         return override.input_line
@@ -134,11 +137,7 @@ def first(override: Any) -> str:
 
 
 def parse(overrides: list[str]) -> list[Any]:
-    """Return Hydra's view of each override.
-
-    Raises:
-        UserError: For one that Hydra's grammar cannot read.
-    """
+    """Return Hydra's parsed form of each override."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -158,14 +157,18 @@ def parse(overrides: list[str]) -> list[Any]:
 
 
 def flags(argv: list[str]) -> tuple[list[str], bool, bool]:
-    """Return (overrides, multirun, custom): ``custom`` when Hydra shall handle it alone."""
+    """Return (overrides, multirun, custom).
+
+    ``custom`` is True for a config of the user (``--config-path``) and for Hydra's own output
+    (``--hydra-help``, shell completion): no config of this package is checked.
+    """
     from hydra._internal.utils import get_args_parser
 
-    def refuse(message: str) -> NoReturn:
+    def raise_user_error(message: str) -> NoReturn:
         raise UserError(f"Cannot read the command line: {message}.")
 
     parser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]
+    parser.error = raise_user_error  # type: ignore[method-assign]  # argparse would exit
     allowed = [flag for action in parser._actions for flag in action.option_strings]
     for argument in argv:
         flag = argument.split("=", 1)[0]

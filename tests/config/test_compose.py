@@ -20,6 +20,7 @@ from emotion_lab.cli.help import _groups, show
 from emotion_lab.config import compose
 from emotion_lab.config import overrides as command_line
 from emotion_lab.core.errors import UserError
+from emotion_lab.experiments.run import resume
 from tests.conftest import TINY
 
 GROUPS = sorted(p.name for p in compose.CONF.iterdir() if p.is_dir())
@@ -74,7 +75,7 @@ def test_experiments_set_what_they_say() -> None:
                 group = group.replace("override /", "")
                 if group in ("model", "loss", "data", "optim", "schedule", "augment"):
                     assert cfg[group].name == choice
-        for key in compose._leaves(own):
+        for key in compose.leaves(own):
             if not OmegaConf.is_config(OmegaConf.select(own, key)):
                 assert OmegaConf.select(cfg, key) == OmegaConf.select(own, key), key
     # What is typed wins over the experiment.
@@ -108,7 +109,7 @@ def test_help_names_every_group_choice_and_key(entry: str, capsys: Any) -> None:
         cfg = hydra.compose(entry)
         # A search takes all that train takes, and leads there instead of saying it again.
         elsewhere = [*hydra.compose("train")] if entry == "sweep" else []
-    for key in compose._leaves(cfg):
+    for key in compose.leaves(cfg):
         group = key.split(".")[0]
         if group in elsewhere:
             assert "emotion_lab.train --help" in text
@@ -226,7 +227,7 @@ def test_paths_reach_the_config() -> None:
         ("data.sampler=random", "expected one of shuffle, weighted."),
         ("test=1", "expected true or false."),
         ("mix=5", "expected keys, for instance mix.mixup=<value>."),
-        ("~optim.lr", "takes away what is needed"),
+        ("~optim.lr", "removes a required key"),
         ("foo", "Cannot read 'foo': options are written key=value."),
         ("optim.lr=[1", "Cannot read 'optim.lr=[1'"),
         ("model=cnn,senet", "is a sweep: add -m"),
@@ -356,7 +357,7 @@ def test_resume_takes_over_what_may_change() -> None:
 
     saved = compose.to_container(without_hydra(parse(*TINY, "seed=3", "schedule=step")))
     typed = ["resume=x", "data.path=a${b}", "trainer.max_epochs=9", "logger=csv"]
-    resumed = train._resumed(without_hydra(parse(*typed)), typed, {"config": saved})
+    resumed = resume.resumed_config(without_hydra(parse(*typed)), typed, {"config": saved})
     assert resumed["data"] == {**saved["data"], "path": "a${b}"}
     assert resumed["trainer"] == {**saved["trainer"], "max_epochs": 9}
     assert set(resumed["logger"]) == {"csv"} and not saved["logger"]
@@ -371,4 +372,4 @@ def test_resume_keeps_the_plan_of_a_schedule(schedule: str) -> None:
     saved = compose.to_container(without_hydra(parse(*TINY, f"schedule={schedule}")))
     typed = ["resume=x", "trainer.max_epochs=9"]
     with pytest.raises(UserError, match="cannot change on resume"):
-        train._resumed(without_hydra(parse(*typed)), typed, {"config": saved})
+        resume.resumed_config(without_hydra(parse(*typed)), typed, {"config": saved})

@@ -19,12 +19,12 @@ def conf_keys() -> Iterator[tuple[str, str, str | None]]:
     """Yield (entry, dotted key, choice of its group) of every key in ``conf/``."""
     for entry in schema.ENTRIES:
         content = OmegaConf.load(compose.CONF / f"{entry}.yaml")
-        for key in compose._leaves(content):
+        for key in compose.leaves(content):
             if key.split(".")[0] not in ("defaults", "hydra"):
                 yield entry, key, None
     for group in schema.GROUPS:
         for path in (compose.CONF / group).glob("*.yaml"):
-            for key in compose._leaves(OmegaConf.load(path)):
+            for key in compose.leaves(OmegaConf.load(path)):
                 if key not in ("defaults", "name"):
                     yield "train", f"{group}.{key}", path.stem
 
