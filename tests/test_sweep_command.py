@@ -1,4 +1,4 @@
-"""The command: mistakes are told at once, and a real search survives a kill."""
+"""The sweep command: validation, help, and resuming a killed search."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from emotion_lab.cli.help import show
 from emotion_lab.config import compose
 from emotion_lab.core import paths
 from emotion_lab.core.errors import UserError
+from emotion_lab.experiments.tuning import search, study
 from emotion_lab.experiments.tuning import space as spaces
-from emotion_lab.experiments.tuning import spec as asking
+from emotion_lab.experiments.tuning.spec import STUDY, SearchSpec
 from tests.conftest import TINY, command
 from tests.experiments.test_tuning import table
 
-ASKED = asking.SearchSpec([], [], compose.defaults("sweep", "optuna"), "val/macro_f1", "max")
+SPEC = SearchSpec([], [], compose.defaults("sweep", "optuna"), "val/macro_f1", "max")
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "message"),
     [
         (["test=true"], "never opens the test split"),
         (["experiment=demo"], "never opens the test split"),
-        (["monitor=train/loss"], "chooses on val"),
+        (["monitor=train/loss"], "selects on val"),
         (["sweep=halving", "sweep.pruner=median"], "hyperband or halving"),
         (["sweep=lr_find", "sweep.min_lr=2"], "is not below sweep.max_lr"),
-        (["trainer.devices=2"], "one device a trial"),
+        (["trainer.devices=2"], "one device per trial"),
         (["data.path=/nowhere"], "does not exist"),
-        (["resume=nowhere"], "no search to go on with"),
+        (["resume=nowhere"], "no search to resume"),
         (["sweep.trials=0"], "expected a whole number of 1 or more"),
         (["data.folds=5", "data.fold=5"], "expected 0 to 4"),
         (["hydra/launcher=joblib"], "'hydra/launcher=joblib' does not apply"),
@@ -45,18 +46,18 @@ ASKED = asking.SearchSpec([], [], compose.defaults("sweep", "optuna"), "val/macr
         (["optim.lr=1e-3", "optim.weight_decay=0"], "nothing to search"),
     ],
 )
-def test_a_mistake_is_told_before_anything_starts(
-    typed: list[str], said: str, tmp_path: Path
+def test_invalid_options_are_reported_before_anything_starts(
+    typed: list[str], message: str, tmp_path: Path
 ) -> None:
     overrides = ["data=synthetic", *typed, f"hydra.run.dir={tmp_path / 'never'}"]
     if typed[0].startswith("resume"):
         overrides = overrides[1:]
     with pytest.raises(UserError) as caught:
         sweep.validate(compose.precheck("sweep", overrides), overrides)
-    assert said in str(caught.value) and not (tmp_path / "never").exists()
+    assert message in str(caught.value) and not (tmp_path / "never").exists()
 
 
-def test_without_optuna_it_says_what_to_install(
+def test_missing_optuna_error_has_install_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -65,8 +66,8 @@ def test_without_optuna_it_says_what_to_install(
         sweep.validate(compose.precheck("sweep", overrides), overrides)
 
 
-def test_a_search_that_goes_on_cannot_change(tmp_path: Path) -> None:
-    ASKED.save(tmp_path)
+def test_resumed_search_cannot_change(tmp_path: Path) -> None:
+    SPEC.save(tmp_path)
     good = [f"resume={tmp_path}", "sweep.trials=50"]
     assert sweep.validate(compose.precheck("sweep", good), good)[0].startswith("hydra.run.dir=")
     bad = [f"resume={tmp_path}", "loss=ce"]
@@ -75,46 +76,43 @@ def test_a_search_that_goes_on_cannot_change(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"junk" * 600, b"SQLite format 3\0" + b"junk" * 600])
-def test_a_damaged_study_is_one_line(content: bytes, tmp_path: Path) -> None:
-    ASKED.save(tmp_path)
-    (tmp_path / asking.STUDY).write_bytes(content)
+def test_damaged_study_is_one_line(content: bytes, tmp_path: Path) -> None:
+    SPEC.save(tmp_path)
+    (tmp_path / STUDY).write_bytes(content)
     overrides = [f"resume={tmp_path}"]
-    with pytest.raises(UserError, match="study.db is damaged .*Move it away") as caught:
+    with pytest.raises(UserError, match=r"study.db is damaged .*Move it away") as caught:
         sweep.validate(compose.precheck("sweep", overrides), overrides)
     assert "\n" not in str(caught.value)
 
 
-def test_a_study_of_another_program_is_one_line(tmp_path: Path) -> None:
-    """A whole SQLite file whose tables are not Optuna's."""
-    from emotion_lab.experiments.tuning import study as studies
-
-    with sqlite3.connect(tmp_path / asking.STUDY) as base:
-        base.execute("CREATE TABLE studies (name TEXT)")
-    with pytest.raises(UserError, match="study.db is damaged"):
-        studies.open_study(tmp_path, ASKED, 3)
+def test_foreign_sqlite_file_is_one_line(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / STUDY) as connection:
+        connection.execute("CREATE TABLE studies (name TEXT)")
+    with pytest.raises(UserError, match=r"study.db is damaged"):
+        study.open_study(tmp_path, SPEC, 3)
 
 
-def test_a_damaged_search_is_one_line(tmp_path: Path) -> None:
-    asking.SearchSpec([], [], {"trials": 3}, "val/macro_f1", "max").save(tmp_path)
+def test_incomplete_search_file_is_one_line(tmp_path: Path) -> None:
+    SearchSpec([], [], {"trials": 3}, "val/macro_f1", "max").save(tmp_path)
     overrides = [f"resume={tmp_path}"]
     with pytest.raises(UserError, match=r"search.json cannot be read: it lacks sweep.timeout"):
         sweep.validate(compose.precheck("sweep", overrides), overrides)
 
 
-def test_what_is_planned_is_said_and_so_is_the_default_space() -> None:
+def test_plan_shows_default_space_and_existing_trials() -> None:
     cfg = compose.to_container(compose.precheck("sweep", ["data=synthetic"]).sweep)
     space = spaces.read(cfg.pop("space"), ["data=synthetic", "trainer.max_epochs=7"])
-    asked = asking.SearchSpec([], space.typed, {**cfg, "timeout": 60.0}, "val/macro_f1", "max")
-    first, second = sweep.plan(asked, space, 7, 0, default=True)
-    assert "planned: 30 trials, each of at most 7 epochs, none begins after 60 s" in first
+    spec = SearchSpec([], space.typed, {**cfg, "timeout": 60.0}, "val/macro_f1", "max")
+    first, second = search.plan(spec, space, 7, 0, default_space=True)
+    assert "planned: 30 trials of at most 7 epochs, no new trial after 60 s" in first
     assert "sampler tpe, pruner median" in first
-    assert "sweep.space: no key was typed with several values" in second
+    assert "sweep.space, as no option has several values" in second
     assert "optim.lr=tag(log,interval(1e-4,1e-2))" in second
-    first, second = sweep.plan(asked, space, 7, 4, default=False)
-    assert "30 trials, 4 of them begun before" in first and "sweep.space" not in second
+    first, second = search.plan(spec, space, 7, 4, default_space=False)
+    assert "30 trials (4 already in the study)" in first and "sweep.space" not in second
 
 
-def test_help_says_what_is_searched_by_default(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_describes_the_default_space(capsys: pytest.CaptureFixture[str]) -> None:
     show("sweep")
     text = " ".join(capsys.readouterr().out.split())
     space = compose.defaults("sweep", "optuna")
@@ -128,14 +126,14 @@ def _rows(file: Path) -> int:
     return len(file.read_text().splitlines()) - 1 if file.is_file() else 0
 
 
-def test_a_second_process_on_the_same_folder_is_refused(tmp_path: Path) -> None:
-    ASKED.save(tmp_path)
+def test_second_process_in_the_same_folder_is_rejected(tmp_path: Path) -> None:
+    SPEC.save(tmp_path)
     with paths.locked_run_dir(tmp_path):
         second = command(f"resume={tmp_path}", module="emotion_lab.sweep", cwd=tmp_path)
     assert second.returncode == 2 and "another process works in" in second.stderr
 
 
-def test_a_real_search_survives_sigkill(tmp_path: Path) -> None:
+def test_search_survives_sigkill(tmp_path: Path) -> None:
     typed = [*TINY, "trainer.max_epochs=15", "trainer.patience=null"]
     typed += ["optim.lr=1e-3,3e-3", "sweep.trials=2", "sweep.seed=1", "hydra.run.dir=s"]
     child = subprocess.Popen(
@@ -156,7 +154,7 @@ def test_a_real_search_survives_sigkill(tmp_path: Path) -> None:
     again = command("resume=s", module="emotion_lab.sweep", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert _rows(history) == 15
-    # It went on where it was, and did not train its first epochs again.
+    # It is resumed from its last checkpoint: its first epochs are not trained again.
     epochs = [line for line in again.stdout.splitlines() if line.startswith("[trial 0] epoch")]
     assert 0 < len(epochs) <= 15 - done + 1
     assert "[trial 0] epoch  1/15" not in again.stdout

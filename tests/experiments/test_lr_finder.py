@@ -1,4 +1,4 @@
-"""The learning-rate test: where the loss falls fastest, and that it is used as it is found."""
+"""Learning-rate range test: recovered batch losses, suggestion, files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RATES = np.logspace(-6, 0, 100)
 
 
 def smoothed(losses: Sequence[float], beta: float = 0.98) -> list[float]:
-    """Return the losses as Lightning's callback keeps them; its first batch is step 1."""
+    """Return the bias-corrected average of Lightning's callback; its first batch is step 1."""
     mean, result = 0.0, []
     for step, loss in enumerate(losses, 1):
         mean = beta * mean + (1 - beta) * loss
@@ -26,19 +26,18 @@ def smoothed(losses: Sequence[float], beta: float = 0.98) -> list[float]:
 
 
 def valley(at: float, noise: float = 0.0) -> np.ndarray:
-    """Return losses that fall fastest at a rate and explode two decades later."""
+    """Return losses that fall fastest at learning rate ``at`` and diverge two decades later."""
     x = np.log10(RATES) - np.log10(at)
     losses = 2 - 0.5 / (1 + np.exp(-4 * x)) + np.exp(3 * (x - 2))
     return losses + noise * np.random.default_rng(0).standard_normal(len(x))
 
 
-def test_the_losses_of_the_batches_are_got_back() -> None:
+def test_batch_losses_are_recovered() -> None:
     losses = valley(1e-3, noise=0.1)
-    np.testing.assert_allclose(lr_finder.raw(smoothed(losses)), losses, rtol=1e-9)
+    np.testing.assert_allclose(lr_finder.batch_losses(smoothed(losses)), losses, rtol=1e-9)
 
 
-def test_lightning_smooths_as_it_is_undone() -> None:
-    """Hold our copy of its smoothing against its callback."""
+def test_batch_losses_invert_lightnings_smoothing() -> None:
     from types import SimpleNamespace
 
     import torch
@@ -55,37 +54,39 @@ def test_lightning_smooths_as_it_is_undone() -> None:
             strategy=SimpleNamespace(broadcast=lambda value: value),
         )
         callback.on_train_batch_end(trainer, None, {"loss": torch.tensor(loss)}, None, step - 1)
-    np.testing.assert_allclose(lr_finder.raw(callback.losses), losses, rtol=1e-6)
+    np.testing.assert_allclose(lr_finder.batch_losses(callback.losses), losses, rtol=1e-6)
 
 
 @pytest.mark.parametrize("at", [1e-4, 1e-3, 1e-2])
-def test_the_steepest_fall_is_found(at: float) -> None:
+def test_steepest_decrease_is_suggested(at: float) -> None:
     for noise in (0.0, 0.02):
-        found = lr_finder.judged(RATES, smoothed(valley(at, noise)))
-        assert at / 2 < found["suggestion"] < at * 2
-        assert found["suggestion"] < found["lowest"]
+        result = lr_finder.suggest_lr(RATES, smoothed(valley(at, noise)))
+        assert at / 2 < result["suggestion"] < at * 2
+        assert result["suggestion"] < result["lowest"]
 
 
-def test_a_fall_after_the_explosion_does_not_count() -> None:
+def test_decrease_after_divergence_is_ignored() -> None:
     losses = valley(1e-4)
     losses[90:] = np.linspace(losses[89], 0.5, 10)
-    assert 5e-5 < lr_finder.judged(RATES, smoothed(losses))["suggestion"] < 2e-4
+    assert 5e-5 < lr_finder.suggest_lr(RATES, smoothed(losses))["suggestion"] < 2e-4
 
 
-def test_a_loss_that_does_not_fall_is_told() -> None:
-    with pytest.raises(UserError, match="does not fall between sweep.min_lr=1e-06 and sweep.max_lr=1"):
-        lr_finder.judged(RATES, smoothed(np.full(100, 1.9)))
+def test_loss_that_does_not_fall_is_an_error() -> None:
+    with pytest.raises(
+        UserError, match=r"does not fall between sweep\.min_lr=1e-06 and sweep\.max_lr=1"
+    ):
+        lr_finder.suggest_lr(RATES, smoothed(np.full(100, 1.9)))
     with pytest.raises(UserError, match="finite for 10 batches only"):
-        lr_finder.judged(RATES, smoothed([1.9] * 10 + [float("nan")] * 90))
+        lr_finder.suggest_lr(RATES, smoothed([1.9] * 10 + [float("nan")] * 90))
 
 
-def test_a_real_network_is_judged(tmp_path: Path) -> None:
+def test_range_test_of_a_real_network(tmp_path: Path) -> None:
     small = (*TINY, "data.n=400", "sweep=lr_find", "sweep.num_steps=60", "augment=none")
     cfg = composed(*small, entry="sweep")
-    found = lr_finder.find(cfg, tmp_path)
-    assert 1e-5 < found["suggestion"] < 1 and found["steps"] <= 60
-    assert json.loads((tmp_path / "lr_find.json").read_text()) == found
+    result = lr_finder.range_test(cfg, tmp_path)
+    assert 1e-5 < result["suggestion"] < 1 and result["steps"] <= 60
+    assert json.loads((tmp_path / "lr_find.json").read_text()) == result
     assert (tmp_path / "lr_find.png").stat().st_size > 5000
-    # Nothing else is left: no checkpoint, no half-written file.
+    # No checkpoint, no temporary file.
     assert sorted(p.name for p in tmp_path.iterdir()) == ["lr_find.json", "lr_find.png"]
-    assert lr_finder.find(cfg, tmp_path)["loss"] == found["loss"]
+    assert lr_finder.range_test(cfg, tmp_path)["loss"] == result["loss"]

@@ -1,7 +1,7 @@
-"""One job of a sweep: a training in a process of its own. Nothing here imports torch.
+"""One job of a sweep: a training in its own process. Does not import torch.
 
-A job that crashes, is killed or fills the memory harms no other, and memory, seeds and trackers
-begin fresh with each.
+A job that crashes, is killed or runs out of memory does not affect other jobs. Memory, random
+seeds and loggers start fresh with each job.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from typing import Any
 from emotion_lab.config.overrides import quote
 from emotion_lab.core import runs
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.io import atomic_write
+from emotion_lab.core.io import write_json
 
-#: What a job says of itself, in its folder.
+#: Status of a job, in its run directory.
 FILE = "job.json"
-#: Seconds a job has to save and leave once it was asked to stop.
+#: Seconds that a job has to save and exit after it was asked to stop.
 GRACE = 60.0
 
 
 @dataclass
 class JobResult:
-    """How a job ended.
+    """Result of a job.
 
     Attributes:
-        folder: Its run folder.
-        overrides: What the job was given.
+        folder: Its run directory.
+        overrides: Its overrides.
         status: ``finished``, ``failed``, ``killed``, ``stopped``, ``pruned`` or ``running``.
-        reason: Why it did not finish, one line; None where it did.
-        value: Best value of the monitored metric; None where it did not finish.
-        seconds: Wall time, of all its starts together.
+        reason: Why it did not finish, one line; None if it finished.
+        value: Best value of the monitored metric; None if it did not finish.
+        seconds: Wall time, summed over all starts.
     """
 
     folder: Path
@@ -51,18 +51,17 @@ class JobResult:
     seconds: float
 
     def save(self) -> None:
-        """Write ``job.json`` into the job's folder."""
+        """Write ``job.json``."""
         content = asdict(self)
         del content["folder"]
-        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-        atomic_write(self.folder / FILE, text.encode())
+        write_json(self.folder / FILE, content)
 
 
 def read(folder: Path) -> JobResult | None:
-    """Return what the job of a folder said of itself, None where there was none.
+    """Read the result of the job in ``folder``; None if there is no job.
 
     Raises:
-        UserError: If its ``job.json`` cannot be read.
+        UserError: If ``job.json`` cannot be read.
     """
     file = folder / FILE
     if not file.is_file():
@@ -73,8 +72,8 @@ def read(folder: Path) -> JobResult | None:
         raise UserError(f"{file} cannot be read: {error}.") from None
 
 
-def _scored(folder: Path) -> bool:
-    """Tell whether a job was trained to its end and its scores can be read."""
+def _has_scores(folder: Path) -> bool:
+    """Return whether a job finished its training and its scores can be read."""
     try:
         runs.read(folder)
     except UserError:
@@ -82,11 +81,11 @@ def _scored(folder: Path) -> bool:
     return True
 
 
-def finished(folder: Path) -> bool:
-    """Tell whether a job left all that ``compare``, ``ensemble`` and ``folds`` read, undamaged."""
+def is_complete(folder: Path) -> bool:
+    """Return whether a job has valid scores and val predictions, as other commands read them."""
     from emotion_lab.evaluation.predictions_file import read_predictions
 
-    if not _scored(folder):
+    if not _has_scores(folder):
         return False
     try:
         read_predictions(folder, "val")
@@ -96,24 +95,20 @@ def finished(folder: Path) -> bool:
 
 
 def _command(overrides: list[str], folder: Path) -> list[str]:
-    """Return what to run in a folder: what is missing there, and no more."""
-    place = quote(str(folder))
+    """Return module and arguments of the command that completes a job."""
+    run_dir = quote(str(folder))
     checkpoints = folder / "checkpoints"
-    if _scored(folder) and (checkpoints / "best.ckpt").is_file():
-        # It was trained to its end: going on would train an epoch more, or open test again.
-        return ["evaluate", f"ckpt={place}", "rescore=true", "trainer.enable_progress_bar=false"]
+    if _has_scores(folder) and (checkpoints / "best.ckpt").is_file():
+        # The training is finished: resuming could train another epoch, or open test again.
+        return ["evaluate", f"ckpt={run_dir}", "rescore=true", "trainer.enable_progress_bar=false"]
     if (checkpoints / "last.ckpt").is_file():
-        return ["train", f"resume={place}"]
-    # A job that never saved begins anew; what it left half-written is replaced by it.
+        return ["train", f"resume={run_dir}"]
+    # A job without a checkpoint starts from scratch and overwrites its incomplete files.
     return ["train", *overrides, f"hydra.run.dir={quote(str(folder), interpolate=True)}"]
 
 
-def wait_for(folder: Path) -> None:
-    """Wait until a process that a killed sweep has left behind is done saving.
-
-    Raises:
-        UserError: If it does not leave.
-    """
+def wait_until_free(folder: Path) -> None:
+    """Wait until a job that survived its killed sweep has saved and exited."""
     from filelock import FileLock, Timeout
 
     lock = folder / ".lock"
@@ -123,75 +118,80 @@ def wait_for(folder: Path) -> None:
         with FileLock(lock, timeout=GRACE):
             pass
     except Timeout:
-        raise UserError(f"another process trains in {folder}: end it, then go on.") from None
+        raise UserError(f"another process trains in {folder}: stop it, then resume.") from None
     lock.unlink(missing_ok=True)
 
 
 def run(
     overrides: list[str],
     folder: Path,
-    watch: Callable[[Path], bool] | None = None,
+    should_prune: Callable[[Path], bool] | None = None,
     title: str | None = None,
 ) -> JobResult:
-    """Train in a child process, ``python -m emotion_lab.train``; what it prints is passed on.
+    """Train in a child process, ``python -m emotion_lab.train``, and forward its output.
 
-    A job that is finished is not run again, one that lost its predictions is scored again, one
-    that was interrupted goes on from its last checkpoint, any other begins anew.
+    A finished job is not run again. A job without predictions is scored again. An interrupted job
+    is resumed from its last checkpoint. Any other job starts from scratch.
 
     Args:
         overrides: Hydra overrides, one value each.
-        folder: The run folder; of a former start of this job, or new.
-        watch: Called with the folder about once a second; True stops the job as ``pruned``.
-        title: Put before each line it prints; by default the folder's name.
+        folder: The run directory, new or from an earlier start of this job.
+        should_prune: Called with the run directory about once a second; True stops the job as
+            ``pruned``.
+        title: Prefix of each output line; by default the name of the directory.
 
     Raises:
-        UserError: If the folder holds a job with other overrides.
-        KeyboardInterrupt: Passed on once the child has saved and left.
+        UserError: If the directory holds a job with other overrides.
+        KeyboardInterrupt: After the child has saved and exited.
     """
-    wait_for(folder)
+    wait_until_free(folder)
     try:
-        before = read(folder)
+        previous = read(folder)
     except UserError:
-        # The sweep's own sweep.json says that this is the same job.
-        before = JobResult(folder, overrides, "killed", "its job.json is damaged", None, 0.0)
-    if before is not None and before.overrides != overrides:
+        # The overrides of the sweep are in sweep.json, so this is the same job.
+        previous = JobResult(folder, overrides, "killed", "its job.json is damaged", None, 0.0)
+    if previous is not None and previous.overrides != overrides:
         raise UserError(
-            f"{folder} holds another job ({' '.join(before.overrides)}): give the sweep a new "
-            "folder."
+            f"{folder} holds another job ({' '.join(previous.overrides)}): use a new folder for "
+            "the sweep."
         )
-    spent = before.seconds if before is not None else 0.0
-    if before is not None and finished(folder) and before.status != "pruned":
-        return _ended(before, "finished", None, spent)
+    seconds = previous.seconds if previous is not None else 0.0
+    if previous is not None and is_complete(folder) and previous.status != "pruned":
+        return _finish(previous, "finished", None, seconds)
     folder.mkdir(parents=True, exist_ok=True)
-    outcome = JobResult(folder, overrides, "running", None, None, spent)
-    outcome.save()
-    module, *given = _command(overrides, folder)
-    command = [sys.executable, "-m", f"emotion_lab.{module}", *given]
-    begin = time.perf_counter()
-    child = _Child(command, folder.name if title is None else title)
+    job = JobResult(folder, overrides, "running", None, None, seconds)
+    job.save()
+    module, *arguments = _command(overrides, folder)
+    start_time = time.perf_counter()
+    child = _Child(
+        [sys.executable, "-m", f"emotion_lab.{module}", *arguments],
+        folder.name if title is None else title,
+    )
     try:
-        pruned = child.follow(None if watch is None else lambda: watch(folder))
+        pruned = child.wait(None if should_prune is None else lambda: should_prune(folder))
     except BaseException:
         child.stop()
-        _ended(outcome, "stopped", "stopped by the user", spent + time.perf_counter() - begin)
+        seconds += time.perf_counter() - start_time
+        _finish(job, "stopped", "stopped by the user", seconds)
         raise
-    status, reason = ("pruned", "pruned") if pruned else child.verdict()
-    return _ended(outcome, status, reason, spent + time.perf_counter() - begin)
+    status, reason = ("pruned", "pruned") if pruned else child.exit_status()
+    return _finish(job, status, reason, seconds + time.perf_counter() - start_time)
 
 
-def _ended(outcome: JobResult, status: str, reason: str | None, seconds: float) -> JobResult:
-    outcome.status, outcome.reason, outcome.seconds = status, reason, round(seconds, 3)
+def _finish(job: JobResult, status: str, reason: str | None, seconds: float) -> JobResult:
+    """Set and save the result of a job that has ended."""
+    job.status, job.reason, job.seconds = status, reason, round(seconds, 3)
     if status == "finished":
         try:
-            outcome.value = float(runs.read(outcome.folder).metrics["monitor"]["best"])
+            job.value = float(runs.read(job.folder).metrics["monitor"]["best"])
         except UserError as error:
-            outcome.status, outcome.reason = "failed", str(error)
-    outcome.save()
-    return outcome
+            job.status, job.reason = "failed", str(error)
+    job.save()
+    return job
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to stop this process when the one that started it dies."""
+def _terminate_with_parent() -> None:
+    """Let Linux send SIGTERM to this process when its parent dies."""
     import ctypes
 
     with contextlib.suppress(OSError, AttributeError):
@@ -199,17 +199,17 @@ def _die_with_parent() -> None:
 
 
 class _Child:
-    """A process whose lines are passed on, each with a title, and that is stopped in order."""
+    """A subprocess with prefixed output and graceful shutdown."""
 
     def __init__(self, command: list[str], title: str) -> None:
         environment = dict(os.environ)
-        # config.run sets it for itself; the child shall answer a mistake in one line.
+        # app.run sets it for this process; the child reports a user error in one line.
         environment["HYDRA_FULL_ERROR"] = environment.get("EMOTION_LAB_FULL_ERROR", "0")
         environment["PYTHONUNBUFFERED"] = "1"
         options: dict[str, Any] = {}
         if sys.platform == "linux":
-            options["preexec_fn"] = _die_with_parent
-        # A session of its own: Ctrl-C reaches it once, from here, and not from the terminal too.
+            options["preexec_fn"] = _terminate_with_parent
+        # Its own session: Ctrl-C reaches it once, from here, and not from the terminal too.
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -222,56 +222,57 @@ class _Child:
             start_new_session=True,
             **options,
         )
-        self.title, self.last = title, ""
+        self.title, self.last_error = title, ""
         self._threads = [
-            threading.Thread(target=self._pass_on, args=pipe, daemon=True)
+            threading.Thread(target=self._forward, args=pipe, daemon=True)
             for pipe in ((self.process.stdout, "stdout"), (self.process.stderr, "stderr"))
         ]
         for thread in self._threads:
             thread.start()
 
-    def _pass_on(self, pipe: Any, name: str) -> None:
+    def _forward(self, pipe: Any, name: str) -> None:
+        """Print the lines of a pipe with the title to ``sys.stdout`` or ``sys.stderr``."""
         for line in pipe:
             text = line.rstrip()
             if name == "stderr" and text.strip():
-                self.last = text.strip()
-            # A reader that has left (head) must not block the child.
+                self.last_error = text.strip()
+            # A closed output (head) must not block the child.
             with contextlib.suppress(OSError, ValueError):
                 print(f"[{self.title}] {text}", file=getattr(sys, name), flush=True)
 
-    def follow(self, watch: Callable[[], bool] | None) -> bool:
-        """Wait for the end; returns whether ``watch`` stopped it before."""
+    def wait(self, should_prune: Callable[[], bool] | None) -> bool:
+        """Wait for the end of the process; return whether ``should_prune`` stopped it."""
         while True:
             try:
-                self.process.wait(timeout=None if watch is None else 1.0)
+                self.process.wait(timeout=None if should_prune is None else 1.0)
             except subprocess.TimeoutExpired:
-                assert watch is not None
-                if watch():
+                assert should_prune is not None
+                if should_prune():
                     self.stop()
                     return True
                 continue
-            self._drain()
+            self._join()
             return False
 
-    def _drain(self) -> None:
+    def _join(self) -> None:
         for thread in self._threads:
             thread.join(timeout=10)
 
     def stop(self) -> None:
-        """Ask it to save and leave, wait, and end it when it does not."""
+        """Ask the process to save and exit; kill it after :data:`GRACE` seconds."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
         try:
             self.process.wait(timeout=GRACE)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            # Its workers are in its session and go with it.
+            # Its data loader workers are in the same session.
             with contextlib.suppress(ProcessLookupError, AttributeError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.kill()
             self.process.wait()
-        self._drain()
+        self._join()
 
-    def verdict(self) -> tuple[str, str | None]:
+    def exit_status(self) -> tuple[str, str | None]:
         """Return status and reason of a process that has ended by itself."""
         code = self.process.returncode
         if code == 0:
@@ -283,5 +284,5 @@ class _Child:
                 name = f"signal {-code}"
             return "killed", f"the process was killed ({name})"
         if code == 130:
-            return "stopped", self.last or "stopped"
-        return "failed", self.last.removeprefix("error: ") or f"exit code {code}"
+            return "stopped", self.last_error or "stopped"
+        return "failed", self.last_error.removeprefix("error: ") or f"exit code {code}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from emotion_lab.core.environment import choose_accelerator, choose_precision, hardware
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.io import atomic_write
+from emotion_lab.core.io import atomic_write, write_json
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.experiments.tuning import figures
 from emotion_lab.models.base import build_model
@@ -26,52 +25,28 @@ from emotion_lab.reports.style import LIGHT, render
 from emotion_lab.training.factory import SafeCheckpointIO, make_module
 from emotion_lab.training.fit import make_card, quiet
 
-#: Batches with a finite loss without which nothing is suggested.
-LEAST = 15
-#: Batches at the start where smoothing sees one side only.
+#: Minimum number of batches with a finite loss.
+MIN_BATCHES = 15
+#: Batches at the start that are not suggested, because their smoothing is one-sided.
 EDGE = 3
-#: Standard deviation of the smoothing, as a share of the steps.
-WIDTH = 0.03
+#: Standard deviation of the smoothing, as a fraction of the steps.
+SMOOTHING = 0.03
 
 
-def find(cfg: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Raise the learning rate from batch to batch and see where the loss falls fastest.
-
-    Only train is opened; nothing is saved but ``lr_find.json`` and ``lr_find.png``.
-
-    Args:
-        cfg: The resolved config, plain dicts.
-        folder: The run folder.
-
-    Returns:
-        The content of ``lr_find.json``: ``suggestion``, ``lr``, ``loss`` (smoothed), ``steps``, ...
-
-    Raises:
-        UserError: If the loss never falls: then there is nothing to suggest.
-    """
-    quiet()
-    warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
-    options = cfg["sweep"]
-    # The test is about the rate alone: the schedule would change it too.
-    cfg = {**cfg, "schedule": {"name": "none"}}
-    accelerator = choose_accelerator(cfg["trainer"]["accelerator"])
-    if cfg["trainer"]["num_threads"]:
-        torch.set_num_threads(int(cfg["trainer"]["num_threads"]))
-    L.seed_everything(cfg["seed"], workers=True, verbose=False)
-    data = EmotionData(cfg["data"], ("train",), cfg["seed"], cfg["augment"]["name"])
-    net, spec = build_model(cfg["model"], len(data.classes))
-    apply_freeze(net, cfg["model"]["freeze"], cfg["model"]["unfreeze_last"])
-    data.prepare_for(spec.image_size, spec.channels)
-    module = make_module(cfg, data, net, make_card(cfg, data, spec, {}))
-    loader = data.train_dataloader()
-    trainer = L.Trainer(
+def _trainer(cfg: dict[str, Any], batches_per_epoch: int, folder: Path) -> L.Trainer:
+    """Build a trainer for ``sweep.num_steps`` optimiser steps that saves no files."""
+    trainer = cfg["trainer"]
+    accelerator = choose_accelerator(trainer["accelerator"])
+    batches = cfg["sweep"]["num_steps"] * trainer["accumulate_grad_batches"]
+    return L.Trainer(
         accelerator=accelerator,
         devices=1,
-        precision=choose_precision(cfg["trainer"]["precision"], accelerator),
-        # Enough for all steps; the tuner stops at the last.
-        max_epochs=1 + math.ceil(options["num_steps"] * cfg["trainer"]["accumulate_grad_batches"] / len(loader)),
-        gradient_clip_val=cfg["trainer"]["gradient_clip_val"],
-        accumulate_grad_batches=cfg["trainer"]["accumulate_grad_batches"],
+        # choose_precision returns Lightning's names only.
+        precision=choose_precision(trainer["precision"], accelerator),  # type: ignore[arg-type]
+        # At least num_steps; the tuner stops after the last one.
+        max_epochs=1 + math.ceil(batches / batches_per_epoch),
+        gradient_clip_val=trainer["gradient_clip_val"],
+        accumulate_grad_batches=trainer["accumulate_grad_batches"],
         deterministic=bool(cfg["deterministic"]),
         logger=False,
         plugins=[SafeCheckpointIO()],
@@ -82,42 +57,78 @@ def find(cfg: dict[str, Any], folder: Path) -> dict[str, Any]:
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+
+
+def range_test(cfg: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Increase the learning rate from batch to batch and find where the loss falls fastest.
+
+    Reads the train split only. Writes ``lr_find.json`` and ``lr_find.png``.
+
+    Args:
+        cfg: The resolved config as plain dicts.
+        folder: The run directory.
+
+    Returns:
+        The content of ``lr_find.json``: see :func:`suggest_lr`, and the conditions of the test.
+    """
+    quiet()
+    warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
+    # A schedule would change the learning rate too.
+    cfg = {**cfg, "schedule": {"name": "none"}}
+    if cfg["trainer"]["num_threads"]:
+        torch.set_num_threads(int(cfg["trainer"]["num_threads"]))
+    L.seed_everything(cfg["seed"], workers=True, verbose=False)
+    data = EmotionData(cfg["data"], ("train",), cfg["seed"], cfg["augment"]["name"])
+    net, spec = build_model(cfg["model"], len(data.classes))
+    apply_freeze(net, cfg["model"]["freeze"], cfg["model"]["unfreeze_last"])
+    data.prepare_for(spec.image_size, spec.channels)
+    module = make_module(cfg, data, net, make_card(cfg, data, spec, {}))
+    loader = data.train_dataloader()
+    trainer = _trainer(cfg, len(loader), folder)
     finder = Tuner(trainer).lr_find(
         module,
         train_dataloaders=loader,
-        min_lr=options["min_lr"],
-        max_lr=options["max_lr"],
-        num_training=options["num_steps"],
+        min_lr=cfg["sweep"]["min_lr"],
+        max_lr=cfg["sweep"]["max_lr"],
+        num_training=cfg["sweep"]["num_steps"],
         update_attr=False,
     )
     assert finder is not None  # None only under fast_dev_run
-    result = judged(finder.results["lr"], finder.results["loss"])
+    result = suggest_lr(finder.results["lr"], finder.results["loss"])
     result |= {
         "optim": cfg["optim"]["name"],
         "model": cfg["model"]["name"],
         "batch_size": cfg["data"]["batch_size"],
         "seed": cfg["seed"],
         "precision": str(trainer.precision),
-        "hardware": hardware(accelerator),
+        "hardware": hardware(choose_accelerator(cfg["trainer"]["accelerator"])),
     }
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    atomic_write(folder / "lr_find.json", text.encode())
-    suggestion = result["suggestion"]
-    picture = render(
-        lambda style: figures.lr_curve(result["lr"], result["loss"], suggestion, style), LIGHT
-    )
+    write_json(folder / "lr_find.json", result)
+    rates, losses, suggestion = result["lr"], result["loss"], result["suggestion"]
+    picture = render(lambda style: figures.lr_curve(rates, losses, suggestion, style), LIGHT)
     atomic_write(folder / "lr_find.png", picture)
     return result
 
 
-def raw(smoothed: Sequence[float], beta: float = 0.98) -> np.ndarray:
-    """Return the losses of the batches from the running mean that Lightning keeps of them.
+def find_lr(cfg: dict[str, Any], folder: Path) -> float:
+    """Run the range test, print and return the suggested learning rate."""
+    result = range_test(cfg, folder)
+    low, high = result["lr"][0], result["lr"][-1]
+    print(f"{result['steps']} steps, learning rate {low:.1e} to {high:.1e}")
+    print(f"steepest decrease of the loss at:\n  optim.lr={result['suggestion']:g}")
+    print(folder)
+    return float(result["suggestion"])
 
-    Over a hundred batches that mean is tens of batches late, decades of the learning rate.
+
+def batch_losses(smoothed: Sequence[float], beta: float = 0.98) -> np.ndarray:
+    """Recover the losses of the batches from Lightning's exponential moving average.
+
+    In a test of a hundred batches, the average lags by tens of batches, which are decades of the
+    learning rate.
 
     Args:
-        smoothed: (N,), as ``_LRCallback`` computes it.
-        beta: Its smoothing.
+        smoothed: Bias-corrected moving average (N,), as in Lightning's ``_LRCallback``.
+        beta: Its smoothing factor.
 
     Returns:
         float64 (N,).
@@ -127,43 +138,41 @@ def raw(smoothed: Sequence[float], beta: float = 0.98) -> np.ndarray:
     return np.diff(mean, prepend=0.0) / (1 - beta) + np.concatenate([[0.0], mean[:-1]])
 
 
-def judged(rates: Sequence[float], smoothed: Sequence[float]) -> dict[str, Any]:
-    """Return where the loss falls fastest as the logarithm of the learning rate grows.
+def suggest_lr(rates: Sequence[float], smoothed: Sequence[float]) -> dict[str, Any]:
+    """Find the learning rate with the steepest loss over the logarithm of the learning rate.
 
-    Lightning's own suggestion divides by differences of the rate itself: the smallest rates win,
-    whatever the loss does.
+    Lightning's own suggestion divides by differences of the learning rate itself, so that the
+    smallest rates win regardless of the loss.
 
     Args:
-        rates: Learning rates (N,), rising.
-        smoothed: The losses as Lightning has them (N,).
+        rates: Learning rates (N,), increasing.
+        smoothed: Lightning's smoothed losses (N,).
 
     Returns:
-        ``suggestion``; ``lowest``, the rate where the loss is lowest; ``lr`` and ``loss`` (smoothed
-        evenly to both sides) of every batch with a finite loss.
-
-    Raises:
-        UserError: If the loss never falls, or too few batches have one.
+        ``suggestion``; ``lowest``, the rate with the lowest loss; ``steps``, ``lr`` and ``loss``
+        (smoothed symmetrically) of all batches with a finite loss.
     """
-    losses = raw(smoothed)
+    losses = batch_losses(smoothed)
     finite = np.isfinite(losses)
     x, y = np.asarray(rates, dtype=float)[finite], losses[finite]
-    if len(x) < LEAST:
+    if len(x) < MIN_BATCHES:
         raise UserError(
-            f"the loss was finite for {len(x)} batches only: set a lower sweep.min_lr and sweep.max_lr."
+            f"the loss is finite for {len(x)} batches only: set lower values of sweep.min_lr and "
+            "sweep.max_lr."
         )
-    curve = gaussian_filter1d(y, WIDTH * len(rates))
-    # Once it has exploded it may fall again; that says nothing.
-    above = np.flatnonzero(curve > 1.1 * curve[0])
-    lowest = int(np.argmin(curve[: above[0]] if len(above) else curve))
+    curve = gaussian_filter1d(y, SMOOTHING * len(rates))
+    # A decrease after the loss has diverged is ignored.
+    diverged = np.flatnonzero(curve > 1.1 * curve[0])
+    lowest = int(np.argmin(curve[: diverged[0]] if len(diverged) else curve))
     if lowest <= EDGE or curve[lowest] > 0.98 * curve[0]:
         raise UserError(
             f"the loss does not fall between sweep.min_lr={min(rates):g} and sweep.max_lr="
             f"{max(rates):g}: raise sweep.max_lr or sweep.num_steps."
         )
     slope = np.gradient(curve, np.log(x))
-    at = int(np.argmin(slope[EDGE:lowest])) + EDGE
+    steepest = int(np.argmin(slope[EDGE:lowest])) + EDGE
     return {
-        "suggestion": float(f"{x[at]:.3g}"),
+        "suggestion": float(f"{x[steepest]:.3g}"),
         "lowest": float(f"{x[lowest]:.3g}"),
         "steps": len(x),
         "lr": [float(value) for value in x],

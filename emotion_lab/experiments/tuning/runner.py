@@ -1,4 +1,4 @@
-"""Trials: each a training in a process of its own, watched as its val curve grows."""
+"""Trials of a search: each is a training in a subprocess, whose val curve is monitored."""
 
 from __future__ import annotations
 
@@ -13,135 +13,150 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from emotion_lab.core.distributed import stoppable
-from emotion_lab.experiments.sweep import subprocess_job as jobs
+from emotion_lab.experiments.sweep import subprocess_job
 from emotion_lab.experiments.tuning import study as studies
 from emotion_lab.experiments.tuning.space import Space
 from emotion_lab.experiments.tuning.spec import SearchSpec
 
-#: Attributes of a trial in the study.
-OVERRIDES, STATUS, REASON, SECONDS, SAME = "overrides", "status", "reason", "seconds", "same_as"
+#: User attributes of a trial in the study.
+OVERRIDES, STATUS, REASON, SECONDS = "overrides", "status", "reason", "seconds"
+#: User attribute of a repeated trial: the number of the first trial with these settings.
+SAME_AS = "same_as"
 
 
 class PruningMonitor:
-    """Tells the study of every epoch of a trial, and whether the trial is to be pruned.
+    """Reports the epochs of a trial to the study and decides whether to prune the trial.
 
-    What is reported is the best value so far: it is what the trial will have been worth.
+    The reported value is the best one so far, because that is the final value of a trial.
     """
 
-    def __init__(self, trial: Trial, asked: SearchSpec, epochs: int) -> None:
-        self.trial, self.asked, self.epochs = trial, asked, epochs
-        known = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        self.told, self.best = set(known), known[max(known)] if known else None
+    def __init__(self, trial: Trial, spec: SearchSpec, max_epochs: int) -> None:
+        self.trial, self.spec, self.max_epochs = trial, spec, max_epochs
+        values = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        self.reported = set(values)
+        self.best = values[max(values)] if values else None
 
     def _report(self, folder: Path) -> Iterator[int]:
-        """Report the new rows of ``history.csv``; yields the epochs that are done at each."""
+        """Report the new rows of ``history.csv``; yield the number of epochs after each."""
         try:
-            with open(folder / "history.csv", encoding="utf-8", newline="") as stream:
+            with (folder / "history.csv").open(encoding="utf-8", newline="") as stream:
                 rows = list(csv.DictReader(stream))
         except FileNotFoundError:
             return
-        pick = max if self.asked.mode == "max" else min
-        for done, row in enumerate(rows, 1):
-            value = float(row[self.asked.monitor])
-            if done in self.told or math.isnan(value):
+        better = max if self.spec.mode == "max" else min
+        for epochs, row in enumerate(rows, 1):
+            value = float(row[self.spec.monitor])
+            if epochs in self.reported or math.isnan(value):
                 continue
-            self.best = value if self.best is None else pick(self.best, value)
-            self.trial.report(self.best, done)
-            self.told.add(done)
-            yield done
+            self.best = value if self.best is None else better(self.best, value)
+            self.trial.report(self.best, epochs)
+            self.reported.add(epochs)
+            yield epochs
 
     def __call__(self, folder: Path) -> bool:
-        """Report what is new; True where the trial is to be stopped."""
-        # In its last epoch there is nothing left to save.
+        """Report new epochs; return whether to prune the trial."""
+        # Pruning in the last epoch saves nothing.
         return any(
-            done < self.epochs and self.trial.should_prune() for done in self._report(folder)
+            epochs < self.max_epochs and self.trial.should_prune()
+            for epochs in self._report(folder)
         )
 
     def finish(self, folder: Path) -> None:
-        """Report the epochs that came since the last look."""
+        """Report the remaining epochs of a trial that has ended."""
         for _ in self._report(folder):
             pass
 
 
-def _note(trial: Trial, **attributes: Any) -> None:
+def _set_attributes(trial: Trial, **attributes: Any) -> None:
     for name, value in attributes.items():
         trial.set_user_attr(name, value)
 
 
-def _same(study: optuna.Study, overrides: list[str]) -> FrozenTrial | None:
-    """Return an earlier trial with the same settings; it would end as it did.
+def _repeated_trial(study: optuna.Study, overrides: list[str]) -> FrozenTrial | None:
+    """Return an earlier trial with the same settings, whose result is used again.
 
-    One that was killed is tried again.
+    A killed trial is not used: it is tried again.
     """
-    for other in study.get_trials(deepcopy=False):
-        notes = other.user_attrs
-        ended = other.state.is_finished() and notes.get(STATUS) in ("finished", "pruned", "failed")
-        if ended and notes.get(OVERRIDES) == overrides:
-            return other
+    for trial in study.get_trials(deepcopy=False):
+        attributes = trial.user_attrs
+        ended = trial.state.is_finished() and (
+            attributes.get(STATUS) in ("finished", "pruned", "failed")
+        )
+        if ended and attributes.get(OVERRIDES) == overrides:
+            return trial
     return None
 
 
-def run(study: optuna.Study, trial: Trial, space: Space, asked: SearchSpec, folder: Path) -> str:
-    """Run a trial to its end, tell the study, and return a line about it.
+def _reuse(study: optuna.Study, trial: Trial, first: FrozenTrial) -> str:
+    """Give a trial the result of an earlier one with the same settings; return a log line."""
+    _set_attributes(trial, **{STATUS: "repeated", SAME_AS: first.number})
+    if first.state == TrialState.COMPLETE:
+        study.tell(trial, first.value)
+    else:
+        study.tell(trial, state=first.state)
+    status = first.user_attrs[STATUS]
+    return f"trial {trial.number}: same settings as trial {first.number} ({status}), not repeated"
 
-    A trial that fails is told as failed, with its reason; the study goes on.
+
+def run_trial(
+    study: optuna.Study, trial: Trial, space: Space, spec: SearchSpec, folder: Path
+) -> str:
+    """Train one trial, report its result to the study and return a log line.
+
+    A failed trial is recorded with its reason, and the search continues.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; the trial stays open and goes on with the study.
+        KeyboardInterrupt: On Ctrl-C; the trial stays unfinished and is resumed with the study.
     """
-    own = studies.suggest(trial, space)
-    _note(trial, **{OVERRIDES: own})
+    overrides = studies.suggest(trial, space)
+    _set_attributes(trial, **{OVERRIDES: overrides})
     name = f"trial {trial.number}"
-    print(f"{name}: {' '.join(own)}", flush=True)
-    known = _same(study, own)
-    if known is not None:
-        _note(trial, **{STATUS: "repeated", SAME: known.number})
-        if known.state == TrialState.COMPLETE:
-            study.tell(trial, known.value)
-        else:
-            study.tell(trial, state=known.state)
-        ended = known.user_attrs[STATUS]
-        return f"{name}: the same settings as trial {known.number}, {ended}"
-    place = folder / str(trial.number)
-    watch = PruningMonitor(trial, asked, space.epochs(own))
-    jobs.wait_for(place)
-    outcome = jobs.read(place)
-    # Pruned, and the process was killed before the study knew.
-    if outcome is None or outcome.status != "pruned":
-        outcome = jobs.run([*space.fixed, *own], place, watch, title=name)
-    watch.finish(place)
-    status, reason = outcome.status, outcome.reason
-    if status == "finished" and (outcome.value is None or not math.isfinite(outcome.value)):
-        status, reason = "failed", f"{asked.monitor} is {outcome.value}"
+    print(f"{name}: {' '.join(overrides)}", flush=True)
+    first = _repeated_trial(study, overrides)
+    if first is not None:
+        return _reuse(study, trial, first)
+    run_dir = folder / str(trial.number)
+    monitor = PruningMonitor(trial, spec, space.epochs(overrides))
+    subprocess_job.wait_until_free(run_dir)
+    job = subprocess_job.read(run_dir)
+    # A pruned job is not run again, even if the process was killed before it told the study.
+    if job is None or job.status != "pruned":
+        job = subprocess_job.run([*space.fixed, *overrides], run_dir, monitor, title=name)
+    monitor.finish(run_dir)
+    status, reason = job.status, job.reason
+    if status == "finished" and (job.value is None or not math.isfinite(job.value)):
+        status, reason = "failed", f"{spec.monitor} is {job.value}"
     if status == "pruned":
-        reason = f"pruned after {len(watch.told)} of {watch.epochs} epochs"
-    _note(trial, **{STATUS: status, REASON: reason, SECONDS: outcome.seconds})
-    took = f"{outcome.seconds:.1f} s"
+        reason = f"pruned after {len(monitor.reported)} of {monitor.max_epochs} epochs"
+    _set_attributes(trial, **{STATUS: status, REASON: reason, SECONDS: job.seconds})
     if status == "finished":
-        study.tell(trial, outcome.value)
+        study.tell(trial, job.value)
         best = study.best_trial
         return (
-            f"{name}: {asked.monitor} {outcome.value:.4f}, {took}; best so far {best.value:.4f}, "
-            f"trial {best.number}"
+            f"{name}: {spec.monitor} {job.value:.4f}, {job.seconds:.1f} s; best so far: "
+            f"{best.value:.4f}, trial {best.number}"
         )
     study.tell(trial, state=TrialState.PRUNED if status == "pruned" else TrialState.FAIL)
-    value = "" if watch.best is None else f", {asked.monitor} {watch.best:.4f}"
-    return f"{name}: {status}{value}, {took}: {reason}"
+    value = "" if monitor.best is None else f", {spec.monitor} {monitor.best:.4f}"
+    return f"{name}: {status}{value}, {job.seconds:.1f} s: {reason}"
 
 
-def run_trials(study: optuna.Study, space: Space, asked: SearchSpec, folder: Path) -> None:
-    """Run what is left of a study: trials that were cut off first, then new ones.
+def run_trials(study: optuna.Study, space: Space, spec: SearchSpec, folder: Path) -> None:
+    """Run the remaining trials of a study: interrupted ones first, then new ones.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C or SIGTERM; everything up to now is kept.
+        KeyboardInterrupt: On Ctrl-C or SIGTERM; all results so far are saved.
     """
-    end = math.inf if asked.sweep["timeout"] is None else time.monotonic() + asked.sweep["timeout"]
+    timeout = spec.sweep["timeout"]
+    end = math.inf if timeout is None else time.monotonic() + timeout
     with stoppable():
-        left = studies.unfinished(study)
+        interrupted = studies.unfinished(study)
         while time.monotonic() < end:
-            if not left and len(study.get_trials(deepcopy=False)) >= asked.sweep["trials"]:
+            if interrupted:
+                trial = studies.reattach(study, spec, interrupted.pop(0))
+            elif len(study.get_trials(deepcopy=False)) < spec.sweep["trials"]:
+                trial = studies.ask(study, spec)
+            else:
                 return
-            again = studies.reopen(study, asked, left.pop(0)) if left else None
-            trial = again or studies.ask(study, asked)
-            print(run(study, trial, space, asked, folder), flush=True)
-    print(f"sweep.timeout={asked.sweep['timeout']}: no further trial begins")
+            print(run_trial(study, trial, space, spec, folder), flush=True)
+    print(f"sweep.timeout={timeout}: no further trial is started")

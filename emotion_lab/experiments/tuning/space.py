@@ -1,7 +1,7 @@
-"""What is searched: each dimension one override in Hydra's words. Nothing here imports torch.
+"""The search space: one Hydra override per dimension. Does not import torch.
 
 ``loss=ce,focal``, ``model.dropout=interval(0,0.5)``, ``optim.lr=tag(log,interval(1e-4,1e-2))``,
-``data.batch_size=range(32,129,32)``: the same words that Hydra's own sweepers read.
+``data.batch_size=range(32,129,32)``: the syntax of Hydra's own sweepers.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from emotion_lab.config import compose
 from emotion_lab.config.overrides import choices, parse, quote, quote_paths
 from emotion_lab.core.errors import UserError
 
-#: Combinations of group choices that are composed before anything starts; 0.2 s each.
-CHECKED = 64
-#: What may be searched of the data: nothing that changes which images val has, or their labels.
+#: Combinations of group choices to compose before the search starts; 0.2 s each.
+MAX_CHECKED = 64
+#: Searchable keys of the data: none that changes the images or labels of val.
 DATA_KEYS = (
     "data.batch_size",
     "data.sampler",
@@ -29,32 +29,32 @@ DATA_KEYS = (
     "data.drop_not_face",
 )
 _REFUSED = {
-    "seed": "the best of several seeds is luck, not a setting: search with one, then train the "
-    "best settings over several",
-    "experiment": "name one, and search over keys and groups",
+    "seed": "the best of several seeds is chance, not a setting: search with one seed, then train "
+    "the best settings with several",
+    "experiment": "give one experiment, and search over keys and groups",
     "data": "scores on different images cannot be compared",
-    "test": "the test split is not for choosing",
+    "test": "the test split must not be used for selection",
     "monitor": "trials are compared by one metric",
-    "trainer.monitor_mode": "trials are compared one way",
-    "resume": "it names one folder",
-    "test_ledger": "it names one file",
-    "logger": "it does not change what is learned",
+    "trainer.monitor_mode": "trials are compared in one direction",
+    "resume": "it is one folder",
+    "test_ledger": "it is one file",
+    "logger": "it does not change the training",
 }
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One setting that is searched.
+    """One dimension of the search space.
 
     Attributes:
-        key: A key or group of ``train``.
-        text: As it was typed.
-        options: Words to choose from; empty for a number from ``low`` to ``high``.
+        key: A config key or group of ``train``.
+        text: The override as typed.
+        options: Choices; empty for a number from ``low`` to ``high``.
         low: Smallest value.
         high: Largest value.
-        step: Distance between values; None for any.
-        log: Drawn evenly over powers of ten.
-        whole: Whole numbers only.
+        step: Distance between values; None for a continuous range.
+        log: Whether to sample uniformly on a logarithmic scale.
+        integer: Whether values are integers.
     """
 
     key: str
@@ -64,39 +64,36 @@ class Dimension:
     high: float = 0.0
     step: float | None = None
     log: bool = False
-    whole: bool = False
+    integer: bool = False
 
     @property
     def is_group(self) -> bool:
-        """Whether a config group is chosen, and with it which keys exist."""
+        """Whether the key is a config group, which determines the available keys."""
         return (compose.CONF / self.key).is_dir()
 
-    def word(self, value: Any) -> str:
-        """Return the override for a value; numbers have four digits, enough to type again."""
+    def override(self, value: Any) -> str:
+        """Return the override for a value; numbers are rounded to four significant digits."""
         if self.options:
             return f"{self.key}={value}"
-        if self.whole:
+        if self.integer:
             return f"{self.key}={int(value)}"
         digits = 4 if self.step is None else 10
         return f"{self.key}={min(max(float(f'{value:.{digits}g}'), self.low), self.high)!r}"
 
-    def ends(self) -> str:
-        """Return an override with every value that has to be checked."""
-        values = self.options or (self._number(self.low), self._number(self.high))
+    def bounds(self) -> str:
+        """Return a sweep override with all values to validate: the choices, or both bounds."""
+        number = int if self.integer else float
+        values = self.options or [repr(number(end)) for end in (self.low, self.high)]
         return f"{self.key}={','.join(values)}"
-
-    def _number(self, value: float) -> str:
-        return str(int(value)) if self.whole else repr(float(value))
 
 
 @dataclass
 class Space:
-    """Everything that is searched, and what is the same in every trial.
+    """The search space.
 
     Attributes:
-        fixed: Overrides of every trial.
-        dimensions: What is searched.
-        typed: The same as it was typed, to be written down.
+        fixed: Overrides common to all trials.
+        dimensions: The searched keys and groups.
     """
 
     fixed: list[str]
@@ -110,41 +107,47 @@ class Space:
 
     @property
     def groups(self) -> list[Dimension]:
-        """The dimensions that choose a config group."""
+        """The dimensions that are config groups."""
         return [d for d in self.dimensions if d.is_group]
 
-    def config(self, chosen: Sequence[str]) -> DictConfig:
-        """Return the config of ``train`` under some group choices, ``model=cnn``."""
-        key = tuple(chosen)
+    def config(self, groups: Sequence[str]) -> DictConfig:
+        """Return the config of ``train`` for some group choices, for instance ``model=cnn``."""
+        key = tuple(groups)
         if key not in self._configs:
-            self._configs[key] = _check("train", [*self.fixed, *chosen])
+            self._configs[key] = _precheck([*self.fixed, *groups])
         return self._configs[key]
 
-    def keys(self, chosen: Sequence[str]) -> list[Dimension]:
-        """Return the dimensions that are keys and exist under some group choices."""
-        cfg = self.config(chosen)
+    def keys(self, groups: Sequence[str]) -> list[Dimension]:
+        """Return the dimensions that are keys of the config for some group choices."""
+        cfg = self.config(groups)
         return [d for d in self.dimensions if not d.is_group and _exists(cfg, d.key)]
 
     def epochs(self, overrides: Sequence[str]) -> int:
-        """Return how many epochs a trial trains at most."""
-        chosen = [text for text in overrides if text.split("=", 1)[0] in self._names()]
-        given = [t for t in overrides if t.startswith("trainer.max_epochs=")]
-        return int(given[-1].split("=")[1]) if given else self.config(chosen).trainer.max_epochs
+        """Return the maximum number of epochs of a trial with these overrides."""
+        values = dict(text.split("=", 1) for text in overrides)
+        if "trainer.max_epochs" in values:
+            return int(values["trainer.max_epochs"])
+        groups = [f"{d.key}={values[d.key]}" for d in self.groups if d.key in values]
+        return int(self.config(groups).trainer.max_epochs)
 
-    def _names(self) -> set[str]:
-        return {d.key for d in self.groups}
+    def max_epochs(self) -> int:
+        """Return the maximum number of epochs of any trial."""
+        for dimension in self.dimensions:
+            if dimension.key == "trainer.max_epochs":
+                return max(map(int, dimension.options or (dimension.high,)))
+        return self.epochs([group.override(group.options[0]) for group in self.groups])
 
 
-def _check(entry: str, overrides: list[str], multirun: bool = False) -> DictConfig:
-    """Compose and check; also from within a task, where Hydra is at work already."""
+def _precheck(overrides: list[str], multirun: bool = False) -> DictConfig:
+    """Compose and validate the config of ``train``, also while Hydra runs a task."""
     from hydra.core.global_hydra import GlobalHydra
 
     instance = GlobalHydra.instance()
-    working, instance.hydra = instance.hydra, None
+    active, instance.hydra = instance.hydra, None
     try:
-        return compose.precheck(entry, overrides, multirun)
+        return compose.precheck("train", overrides, multirun)
     finally:
-        instance.hydra = working
+        instance.hydra = active
 
 
 def _exists(cfg: Any, key: str) -> bool:
@@ -156,90 +159,84 @@ def _exists(cfg: Any, key: str) -> bool:
 
 
 def gather(argv: list[str]) -> list[str]:
-    """Return a command line on which what was typed with several values stands in ``sweep.space``.
-
-    Raises:
-        UserError: Where nothing can be searched.
-    """
+    """Move overrides with several values into ``sweep.space``; return the new command line."""
     argv = quote_paths(argv)
     if any(flag in argv for flag in ("-h", "--help")):
         return argv
     if any(flag in argv for flag in ("-m", "--multirun")):
         raise UserError("a search takes no -m: type several values, optim.lr=1e-3,1e-2.")
-    several, single = [], []
-    for text in argv:
-        (several if _is_several(text) else single).append(text)
+    several = [text for text in argv if _has_several_values(text)]
+    single = [text for text in argv if text not in several]
     if "sweep=grid" in single:
-        raise UserError("sweep=grid is python -m emotion_lab.train -m and several values.")
+        raise UserError(
+            "sweep=grid is not a search: use python -m emotion_lab.train -m with several values."
+        )
     if not several:
         return argv
-    given = {text.split("=", 1)[0] for text in single}
-    both = next((text for text in several if text.split("=", 1)[0] in given), None)
-    if both is not None:
-        raise UserError(f"'{both}' is searched, and given one value too: leave one of them out.")
+    keys = {text.split("=", 1)[0] for text in single}
+    duplicate = next((text for text in several if text.split("=", 1)[0] in keys), None)
+    if duplicate is not None:
+        raise UserError(f"'{duplicate}' is searched and also has one value: remove one of them.")
     if "sweep=lr_find" in single:
         raise UserError(
-            f"sweep=lr_find tries learning rates with one setting of everything else: give "
-            f"'{several[0]}' one value."
+            f"sweep=lr_find varies the learning rate only: give one value instead of "
+            f"'{several[0]}'."
         )
-    if "sweep.space" in given or "resume" in given:
-        other = "sweep.space=" if "sweep.space" in given else "resume="
-        raise UserError(f"{other} says what is searched: leave '{several[0]}' out.")
+    if "sweep.space" in keys or "resume" in keys:
+        key = "sweep.space" if "sweep.space" in keys else "resume"
+        raise UserError(f"{key}= already sets the search space: remove '{several[0]}'.")
     return [*single, f"sweep.space=[{','.join(quote(text) for text in several)}]"]
 
 
-def _is_several(text: str) -> bool:
-    """Tell whether an argument names several values of an option of ``train``."""
+def _has_several_values(text: str) -> bool:
+    """Return whether an argument gives several values to a config key of ``train``."""
     if text.startswith(("-", "sweep", "hydra")) or "=" not in text:
         return False
     try:
         return bool(parse([text])[0].is_sweep_override())
     except UserError:
-        return False  # what cannot be read is explained with the rest
+        return False  # invalid syntax is reported together with all other arguments
 
 
 def _dimension(text: str) -> Dimension:
-    """Return the dimension that an override names.
-
-    Raises:
-        UserError: If it cannot be read or searched.
-    """
+    """Parse one searched override."""
     from hydra.core.override_parser.types import IntervalSweep, RangeSweep
 
     (override,) = parse([str(text)])
     key = override.key_or_group
-    _refuse(key, text)
+    _check_searchable(key, text)
     if not override.is_sweep_override():
         raise UserError(f"sweep.space: '{text}' has one value. Give several, {key}=<one>,<other>.")
     value = override.value()
-    known = sorted(set(getattr(value, "tags", ())) - {"log"})
-    if known:
-        raise UserError(f"'{text}': unknown tag '{known[0]}'. Available: log.")
+    unknown_tags = sorted(set(getattr(value, "tags", ())) - {"log"})
+    if unknown_tags:
+        raise UserError(f"'{text}': unknown tag '{unknown_tags[0]}'. Available: log.")
     log = "log" in getattr(value, "tags", ())
     if not isinstance(value, IntervalSweep):
-        found = list(choices(override))  # refuses glob(*)
-        ordered = isinstance(value, RangeSweep) and len(found) > 1
+        values = list(choices(override))  # refuses glob(*)
         if log:
-            raise UserError(f"'{text}': log is for an interval, {key}=tag(log,interval(a,b)).")
-        if len(found) < 2 or len({str(one) for one in found}) < len(found):
+            raise UserError(f"'{text}': log requires an interval, {key}=tag(log,interval(a,b)).")
+        if len(values) < 2 or len({str(option) for option in values}) < len(values):
             raise UserError(f"'{text}' needs two different values or more.")
-        if not ordered:
+        if not isinstance(value, RangeSweep):
             return Dimension(key, text, tuple(override.sweep_string_iterator()))
-        low, high = min(found), max(found)
-        whole = all(isinstance(one, int) for one in found)
-        return Dimension(key, text, (), low, high, abs(value.step), whole=whole)
+        integer = all(isinstance(number, int) for number in values)
+        step = abs(value.step)
+        return Dimension(key, text, (), min(values), max(values), step, integer=integer)
     low, high = value.start, value.end
+    assert low is not None and high is not None  # Hydra's parser requires both
     if not low < high:
         raise UserError(f"'{text}': {high:g} is not above {low:g}.")
     if log and low <= 0:
-        raise UserError(f"'{text}': log needs a low end above 0.")
-    return Dimension(key, text, (), low, high, log=log, whole=isinstance(low, int))
+        raise UserError(f"'{text}': log requires a lower bound above 0.")
+    return Dimension(key, text, (), low, high, log=log, integer=isinstance(low, int))
 
 
-def _refuse(key: str, text: str) -> None:
+def _check_searchable(key: str, text: str) -> None:
+    """Raise for keys that must be the same in all trials."""
     name = key if key in _REFUSED else key.split(".")[0]
     if key.startswith(("sweep", "hydra")):
-        raise UserError(f"'{text}' cannot be searched: it is no option of a training.")
+        raise UserError(f"'{text}' cannot be searched: it is not an option of a training.")
     if key in DATA_KEYS:
         return
     if name in _REFUSED and (name == key or name in ("data", "logger")):
@@ -247,62 +244,58 @@ def _refuse(key: str, text: str) -> None:
         raise UserError(f"'{text}' cannot be searched: {_REFUSED[name]}{allowed}.")
 
 
-def _wholly(dimension: Dimension, default: Any) -> Dimension:
-    """Return an interval of whole numbers where the key's default is one."""
-    whole = isinstance(default, int) and not isinstance(default, bool)
-    if dimension.options or dimension.whole or not whole or dimension.step is not None:
+def _as_integer(dimension: Dimension, default: Any) -> Dimension:
+    """Return an integer dimension if the default of its key is an integer."""
+    integer = isinstance(default, int) and not isinstance(default, bool)
+    if dimension.options or dimension.integer or not integer or dimension.step is not None:
         return dimension
     if dimension.low != int(dimension.low) or dimension.high != int(dimension.high):
         raise UserError(
             f"'{dimension.text}': {dimension.key} takes whole numbers, for instance "
             f"{dimension.key}=int(interval(1,{max(2, round(dimension.high))}))."
         )
-    return replace(dimension, whole=True)
+    return replace(dimension, integer=True)
 
 
 def _combinations(space: Space) -> Iterator[list[str]]:
-    words = [[d.word(option) for option in d.options] for d in space.groups]
-    return (list(chosen) for chosen in itertools.product(*words))
+    choices_by_group = [[d.override(option) for option in d.options] for d in space.groups]
+    return (list(groups) for groups in itertools.product(*choices_by_group))
 
 
 def read(texts: Sequence[str], fixed: Sequence[str]) -> Space:
-    """Return the space, every value of it held against the config of ``train``.
+    """Parse a search space and validate its values with the config of ``train``.
 
     Args:
-        texts: What is searched, an override each. A key that is fixed leaves the space.
-        fixed: What is the same in every trial.
-
-    Raises:
-        UserError: For an unknown key, a choice or number that is not allowed, or an empty space.
+        texts: One override per dimension. Keys that are also in ``fixed`` are not searched.
+        fixed: Overrides common to all trials.
     """
-    taken = {text.lstrip("+~").split("=", 1)[0] for text in fixed}
-    found = [_dimension(text) for text in texts]
-    space = Space(list(fixed), [d for d in found if d.key not in taken])
+    fixed_keys = {text.lstrip("+~").split("=", 1)[0] for text in fixed}
+    dimensions = [_dimension(text) for text in texts]
+    space = Space(list(fixed), [d for d in dimensions if d.key not in fixed_keys])
     if not space.dimensions:
-        raise UserError("nothing to search: type several values, optim.lr=1e-3,1e-2 for instance.")
+        raise UserError("nothing to search: give several values, for instance optim.lr=1e-3,1e-2.")
     names = [d.key for d in space.dimensions]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(f"{twice} is searched twice: name all its values once.")
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate is not None:
+        raise UserError(f"{duplicate} is searched twice: give all its values once.")
     for group in space.groups:
         if not group.options:
             raise UserError(f"'{group.text}': a group takes names, {group.key}=<one>,<other>.")
-        _check("train", [*fixed, group.ends()], multirun=True)
-    met: set[str] = set()
-    for chosen in itertools.islice(_combinations(space), CHECKED):
-        cfg = space.config(chosen)
-        there = space.keys(chosen)
-        for one in there:
-            if one.key not in met:
-                at = space.dimensions.index(one)
-                space.dimensions[at] = _wholly(one, _default(cfg, one.key))
-        met |= {one.key for one in there}
-        ends = [one.ends() for one in space.keys(chosen)]
-        _check("train", [*fixed, *chosen, *ends], multirun=True)
-    for one in space.dimensions:
-        if not one.is_group and one.key not in met:
-            # No choice has it: train says what there is instead.
-            _check("train", [*fixed, *next(_combinations(space)), one.ends()], True)
+        _precheck([*fixed, group.bounds()], multirun=True)
+    checked: set[str] = set()
+    for groups in itertools.islice(_combinations(space), MAX_CHECKED):
+        cfg = space.config(groups)
+        for dimension in space.keys(groups):
+            if dimension.key not in checked:
+                index = space.dimensions.index(dimension)
+                space.dimensions[index] = _as_integer(dimension, _default(cfg, dimension.key))
+                checked.add(dimension.key)
+        bounds = [dimension.bounds() for dimension in space.keys(groups)]
+        _precheck([*fixed, *groups, *bounds], multirun=True)
+    for dimension in space.dimensions:
+        if not dimension.is_group and dimension.key not in checked:
+            # No combination has this key: composing fails and lists the available keys.
+            _precheck([*fixed, *next(_combinations(space)), dimension.bounds()], multirun=True)
     return space
 
 

@@ -1,39 +1,42 @@
-"""What a search was asked for, written down in its folder: going on needs nothing else."""
+"""The specification of a search, saved in its directory so that ``resume=`` needs nothing else."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.io import atomic_write
+from emotion_lab.core.io import write_json
 from emotion_lab.core.migrate import migrate_config, migrate_override
 
-#: In the folder of the search.
+#: The specification, in the search directory.
 FILE = "search.json"
-#: Beside it, Optuna's; optuna-dashboard sqlite:///study.db shows it.
+#: Optuna's study, in the same directory; ``optuna-dashboard sqlite:///study.db`` displays it.
 STUDY = "study.db"
-#: What the ``sweep`` group must say.
+#: Required keys of the ``sweep`` group.
 SWEEP = (
     *("trials", "timeout", "seed", "sampler", "n_startup_trials"),
     *("min_epochs", "pruner", "n_warmup_trials", "reduction_factor"),
 )
+#: Keys that may change when a search is resumed.
+RESUME_KEYS = ("sweep.trials", "sweep.timeout")
 
 
 @dataclass
 class SearchSpec:
-    """What was asked for.
+    """The specification of a search.
 
     Attributes:
-        overrides: Of every trial, as typed.
-        space: What is searched, an override each.
+        overrides: Overrides of every trial, as typed.
+        space: One override per searched dimension.
         sweep: The ``sweep`` group: trials, sampler, pruner, seed, ...
-        monitor: The metric that is searched for.
-        mode: ``max`` or ``min``: what is better.
+        monitor: The metric to optimise.
+        mode: ``max`` or ``min``: whether higher or lower is better.
     """
 
     overrides: list[str]
@@ -44,55 +47,65 @@ class SearchSpec:
 
     def save(self, folder: Path) -> None:
         """Write ``search.json``."""
-        atomic_write(folder / FILE, (json.dumps(asdict(self), indent=2) + "\n").encode())
+        write_json(folder / FILE, asdict(self))
 
 
-def damaged(file: Path, reason: str) -> UserError:
-    """Build the error for a study that cannot be read.
+def trial_overrides(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that apply to every trial, without those of the search itself."""
+    search = ("sweep.", "sweep=", "hydra", "resume=")
+    return [text for text in overrides if not text.lstrip("+~").startswith(search)]
 
-    A study that is gone begins anew and is told what its finished trials are worth, since the same
-    seed draws the same settings.
+
+def check_resume(folder: Path, overrides: Sequence[str]) -> None:
+    """Raise if ``resume=`` names no search, or if an override would change the search."""
+    for text in overrides:
+        key = text.lstrip("+~").split("=", 1)[0]
+        if key not in ("resume", *RESUME_KEYS) and not key.startswith("hydra."):
+            raise UserError(
+                f"resume= continues the search with its original options; '{text}' cannot change. "
+                f"Allowed: {', '.join(RESUME_KEYS)}."
+            )
+    load(folder)
+
+
+def study_error(file: Path, reason: str) -> UserError:
+    """Return the error for an unreadable study.
+
+    A study that is moved away is recreated: the same seed draws the same settings, and finished
+    trials are read from their run directories.
     """
     return UserError(
-        f"{file} is damaged ({reason}). Move it away and the same command begins the study anew; "
-        "trials that are finished in this folder are not trained again."
+        f"{file} is damaged ({reason}). Move it away and run the same command again: the study is "
+        "recreated, and trials that are finished in this folder are not trained again."
     )
 
 
-def check_whole(file: Path) -> None:
-    """Make sure that the study is a whole SQLite file, where it is there.
-
-    Raises:
-        UserError: If it is not.
-    """
+def check_study_file(file: Path) -> None:
+    """Raise if the study exists and is not an intact SQLite file."""
     if not file.exists():
         return
     try:
-        with closing(sqlite3.connect(file)) as base:
-            (said,) = base.execute("PRAGMA quick_check(1)").fetchone()
+        with closing(sqlite3.connect(file)) as connection:
+            (status,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.Error as error:
-        raise damaged(file, str(error)) from None
-    if said != "ok":
-        raise damaged(file, str(said).splitlines()[0])
+        raise study_error(file, str(error)) from None
+    if status != "ok":
+        raise study_error(file, str(status).splitlines()[0])
 
 
 def load(folder: Path) -> SearchSpec:
-    """Return what the search of a folder was asked for.
-
-    Raises:
-        UserError: If there is none, or it cannot be read.
-    """
+    """Read the specification of the search in ``folder``."""
     file = folder / FILE
     if not file.is_file():
-        raise UserError(f"resume={folder}: no search to go on with (no {FILE}).")
-    check_whole(folder / STUDY)
+        raise UserError(f"resume={folder}: no search to resume (no {FILE}).")
+    check_study_file(folder / STUDY)
     try:
-        asked = SearchSpec(**json.loads(file.read_text(encoding="utf-8")))
-        asked.sweep = migrate_config({"sweep": asked.sweep})["sweep"]
-        asked.overrides = [migrate_override(str(text)) for text in asked.overrides]
-        lost = [key for key in SWEEP if key not in asked.sweep]
-        if lost:
-            raise ValueError(f"it lacks sweep.{lost[0]}")
-        return asked
+        spec = SearchSpec(**json.loads(file.read_text(encoding="utf-8")))
+        spec.sweep = migrate_config({"sweep": spec.sweep})["sweep"]
+        spec.overrides = [migrate_override(str(text)) for text in spec.overrides]
+        missing = [key for key in SWEEP if key not in spec.sweep]
+        if missing:
+            raise ValueError(f"it lacks sweep.{missing[0]}")
+        return spec
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{file} cannot be read: {error}.") from None

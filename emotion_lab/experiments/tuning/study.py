@@ -1,7 +1,7 @@
-"""The study: Optuna's, in an SQLite file of the sweep's folder. Nothing here imports torch.
+"""Optuna's study, stored as an SQLite file in the search directory. Does not import torch.
 
 Hydra's Optuna plugin is not used: its last release pins optuna 2.10, whose storage does not work
-with SQLAlchemy 2.1, so its studies live in memory only and die with the process.
+with SQLAlchemy 2.1, so its studies are in memory only and are lost with the process.
 """
 
 from __future__ import annotations
@@ -14,87 +14,87 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from emotion_lab.experiments.tuning import spec as search_spec
 from emotion_lab.experiments.tuning.space import Dimension, Space
-from emotion_lab.experiments.tuning.spec import STUDY as FILE
-from emotion_lab.experiments.tuning.spec import SearchSpec, check_whole, damaged
+from emotion_lab.experiments.tuning.spec import SearchSpec
 
-#: Hyperband draws a trial's bracket from this name and the trial's number.
+#: Hyperband assigns a trial to a bracket by this name and the trial's number.
 _NAME = "study"
-#: Finished trials without which nothing is said of what mattered.
-LEAST = 8
+#: Minimum number of completed trials to estimate importances.
+MIN_TRIALS = 8
 
 
-def _pruner(asked: SearchSpec, epochs: int) -> optuna.pruners.BasePruner:
-    """Build the pruner; its steps are epochs that are done, counted from 1."""
-    options = asked.sweep
-    name, least, reduction = options["pruner"], options["min_epochs"], options["reduction_factor"]
-    if name == "median":
-        return optuna.pruners.MedianPruner(options["n_warmup_trials"], least)
-    if name == "halving":
-        return optuna.pruners.SuccessiveHalvingPruner(least, reduction)
-    if name == "hyperband":
-        return optuna.pruners.HyperbandPruner(least, max(least, epochs), reduction)
+def _pruner(spec: SearchSpec, max_epochs: int) -> optuna.pruners.BasePruner:
+    """Build the pruner; its steps are completed epochs, counted from 1."""
+    sweep = spec.sweep
+    min_epochs, reduction = sweep["min_epochs"], sweep["reduction_factor"]
+    if sweep["pruner"] == "median":
+        return optuna.pruners.MedianPruner(sweep["n_warmup_trials"], min_epochs)
+    if sweep["pruner"] == "halving":
+        return optuna.pruners.SuccessiveHalvingPruner(min_epochs, reduction)
+    if sweep["pruner"] == "hyperband":
+        return optuna.pruners.HyperbandPruner(min_epochs, max(min_epochs, max_epochs), reduction)
     return optuna.pruners.NopPruner()
 
 
-def _sampler(asked: SearchSpec, number: int) -> optuna.samplers.BaseSampler:
+def _sampler(spec: SearchSpec, number: int) -> optuna.samplers.BaseSampler:
     """Build the sampler of one trial.
 
-    Its seed is drawn from the study's seed and the trial's number: a study that was killed and
-    goes on draws what it would have drawn, and not its first trials again.
+    Its seed is derived from the search seed and the trial number, so that a resumed study draws the
+    same settings as an uninterrupted one, and does not repeat those of its first trials.
     """
-    words = np.random.SeedSequence([asked.sweep["seed"], number]).generate_state(1)
-    if asked.sweep["sampler"] == "random":
-        return optuna.samplers.RandomSampler(seed=int(words[0]))
-    return optuna.samplers.TPESampler(n_startup_trials=asked.sweep["n_startup_trials"], seed=int(words[0]))
+    seed = int(np.random.SeedSequence([spec.sweep["seed"], number]).generate_state(1)[0])
+    if spec.sweep["sampler"] == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    n_startup_trials = spec.sweep["n_startup_trials"]
+    return optuna.samplers.TPESampler(n_startup_trials=n_startup_trials, seed=seed)
 
 
-def open_study(folder: Path, asked: SearchSpec, epochs: int) -> optuna.Study:
-    """Open the study of a folder, or begin it. SQLite keeps it whole when the process is killed.
+def open_study(folder: Path, spec: SearchSpec, max_epochs: int) -> optuna.Study:
+    """Open the study of a search directory, or create it.
+
+    SQLite keeps the file intact when the process is killed.
 
     Args:
-        folder: Of the search.
-        asked: What was asked for.
-        epochs: The most that a trial may train.
-
-    Raises:
-        UserError: If the file is there and no study of Optuna's can be read from it.
+        folder: The search directory.
+        spec: The specification of the search.
+        max_epochs: Maximum number of epochs of a trial.
     """
     from sqlalchemy.exc import SQLAlchemyError
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    file = folder / FILE
-    check_whole(file)
+    file = folder / search_spec.STUDY
+    search_spec.check_study_file(file)
     try:
         study = optuna.create_study(
-            # Relative to nothing: three slashes and an absolute path.
+            # Three slashes, then an absolute path.
             storage=f"sqlite:///{file.resolve()}",
             study_name=_NAME,
-            direction="maximize" if asked.mode == "max" else "minimize",
-            pruner=_pruner(asked, epochs),
+            direction="maximize" if spec.mode == "max" else "minimize",
+            pruner=_pruner(spec, max_epochs),
             load_if_exists=True,
         )
         study.get_trials(deepcopy=False)
     except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
-        raise damaged(file, str(error).splitlines()[0]) from None
+        raise search_spec.study_error(file, str(error).splitlines()[0]) from None
     return study
 
 
 def unfinished(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials that a killed or stopped process left behind, to go on with."""
+    """Return the trials that an earlier process left unfinished."""
     return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
-def reopen(study: optuna.Study, asked: SearchSpec, trial: FrozenTrial) -> Trial:
-    """Return a trial that was left behind as one that can be told about."""
-    study.sampler = _sampler(asked, trial.number)
+def reattach(study: optuna.Study, spec: SearchSpec, trial: FrozenTrial) -> Trial:
+    """Re-attach an interrupted trial so that results can be reported to it."""
+    study.sampler = _sampler(spec, trial.number)
     return Trial(study, trial._trial_id)
 
 
-def ask(study: optuna.Study, asked: SearchSpec) -> Trial:
-    """Begin the next trial."""
-    study.sampler = _sampler(asked, len(study.get_trials(deepcopy=False)))
+def ask(study: optuna.Study, spec: SearchSpec) -> Trial:
+    """Create the next trial."""
+    study.sampler = _sampler(spec, len(study.get_trials(deepcopy=False)))
     return study.ask()
 
 
@@ -103,29 +103,35 @@ def _draw(trial: Trial, dimension: Dimension) -> Any:
     if dimension.options:
         return trial.suggest_categorical(name, dimension.options)
     low, high, step = dimension.low, dimension.high, dimension.step
-    if dimension.whole:
+    if dimension.integer:
         return trial.suggest_int(name, int(low), int(high), step=int(step or 1), log=dimension.log)
     return trial.suggest_float(name, low, high, step=step, log=dimension.log)
 
 
 def suggest(trial: Trial, space: Space) -> list[str]:
-    """Return the overrides of a trial; what it was given before, it is given again.
+    """Return the overrides of a trial; a re-attached trial gets its previous values.
 
-    Groups come first: which keys there are to choose depends on them.
+    Groups are drawn first, because the available keys depend on them.
     """
-    chosen = [group.word(_draw(trial, group)) for group in space.groups]
-    return [*chosen, *(one.word(_draw(trial, one)) for one in space.keys(chosen))]
+    groups = [group.override(_draw(trial, group)) for group in space.groups]
+    return [*groups, *(key.override(_draw(trial, key)) for key in space.keys(groups))]
+
+
+def importance_evaluator() -> optuna.importance.FanovaImportanceEvaluator:
+    """Return the evaluator of importances; its seed makes them reproducible."""
+    return optuna.importance.FanovaImportanceEvaluator(seed=0)
 
 
 def importances(study: optuna.Study) -> dict[str, float] | None:
-    """Return the share of each setting in the variance of the result, by fANOVA.
+    """Return each setting's share of the variance of the value, 0 to 1 (fANOVA).
 
-    None where fewer than eight trials finished or all came out alike: that says nothing yet.
-    Settings that not every finished trial had are left out.
+    Settings that some completed trial lacks are left out.
+
+    Returns:
+        None for fewer than :data:`MIN_TRIALS` completed trials, or if all have the same value.
     """
-    done: list[FrozenTrial] = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(done) < LEAST or len({trial.value for trial in done}) < 2:
+    complete: list[FrozenTrial] = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(complete) < MIN_TRIALS or len({trial.value for trial in complete}) < 2:
         return None
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    return {name: round(float(value), 4) for name, value in found.items()} or None
+    shares = optuna.importance.get_param_importances(study, evaluator=importance_evaluator())
+    return {name: round(float(share), 4) for name, share in shares.items()} or None

@@ -1,10 +1,7 @@
-"""What a search found: a row a trial, the best by val, and what to type next."""
+"""Summary of a search: one row per trial, the best by val, and commands to continue with."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -15,39 +12,49 @@ from optuna.trial import FrozenTrial, TrialState
 from emotion_lab.config.overrides import quote
 from emotion_lab.core import runs
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.io import atomic_write
-from emotion_lab.experiments.sweep.subprocess_job import read
-from emotion_lab.experiments.tuning import runner as t
+from emotion_lab.core.io import write_json
+from emotion_lab.core.tables import TextTable, write_csv
+from emotion_lab.experiments.sweep import subprocess_job
+from emotion_lab.experiments.tuning import runner
 from emotion_lab.experiments.tuning import study as studies
 from emotion_lab.experiments.tuning.space import Space
 from emotion_lab.experiments.tuning.spec import SearchSpec
 
-#: Scores of val that a row shows.
-SCORES = ("accuracy", "macro_f1", "loss")
-#: How many trials the printed table shows.
-SHOWN = 10
+#: Metrics of val in each row.
+METRICS = ("accuracy", "macro_f1", "loss")
+#: Maximum number of trials in the printed table.
+MAX_ROWS = 10
 
 
-def _row(trial: FrozenTrial, space: Space, asked: SearchSpec, folder: Path) -> dict[str, Any]:
-    """Return the row of a trial; scores are None where it did not finish."""
-    notes = trial.user_attrs
-    own = notes.get(t.OVERRIDES, [])
-    row: dict[str, Any] = {"trial": trial.number, "status": notes.get(t.STATUS), "value": None}
-    row |= {f"val_{name}": None for name in SCORES}
-    row |= {"epochs": len(trial.intermediate_values) or None, "seed": None}
-    row |= {"seconds": notes.get(t.SECONDS), "reason": notes.get(t.REASON)}
-    chosen = dict(text.split("=", 1) for text in own)
-    row |= {d.key: chosen.get(d.key) for d in space.dimensions}
-    row |= {"overrides": shlex.join([*space.fixed, *own]), "folder": str(trial.number)}
+def _row(trial: FrozenTrial, space: Space, folder: Path) -> dict[str, Any]:
+    """Return the row of a trial; metrics are None if it did not finish."""
+    attributes = trial.user_attrs
+    overrides = attributes.get(runner.OVERRIDES, [])
+    settings = dict(text.split("=", 1) for text in overrides)
+    row: dict[str, Any] = {
+        "trial": trial.number,
+        "status": attributes.get(runner.STATUS),
+        "value": None,
+        **{f"val_{name}": None for name in METRICS},
+        "epochs": len(trial.intermediate_values) or None,
+        "seed": None,
+        "seconds": attributes.get(runner.SECONDS),
+        "reason": attributes.get(runner.REASON),
+        **{d.key: settings.get(d.key) for d in space.dimensions},
+        "overrides": shlex.join([*space.fixed, *overrides]),
+        "folder": str(trial.number),
+    }
     if trial.state == TrialState.RUNNING:
-        left = read(folder / str(trial.number))
-        cut = left is None or left.status == "running"
-        row["status"] = "killed" if cut else left.status
-        row["reason"] = "cut off; resume= goes on with it" if cut else left.reason
-        row["seconds"] = None if left is None else left.seconds
+        job = subprocess_job.read(folder / str(trial.number))
+        if job is None or job.status == "running":
+            row |= {"status": "killed", "reason": "interrupted; resume= continues it"}
+        else:
+            row |= {"status": job.status, "reason": job.reason}
+        row["seconds"] = None if job is None else job.seconds
     if row["status"] == "repeated":
-        row |= {"value": trial.value, "folder": str(notes[t.SAME]), "seconds": 0.0}
-        row["reason"] = f"the same settings as trial {notes[t.SAME]}"
+        first = attributes[runner.SAME_AS]
+        row |= {"value": trial.value, "folder": str(first), "seconds": 0.0}
+        row["reason"] = f"same settings as trial {first}"
     elif trial.intermediate_values:
         row["value"] = trial.intermediate_values[max(trial.intermediate_values)]
     if trial.state == TrialState.COMPLETE:
@@ -55,129 +62,111 @@ def _row(trial: FrozenTrial, space: Space, asked: SearchSpec, folder: Path) -> d
         try:
             run = runs.read(folder / row["folder"])
         except UserError as error:
-            # The study knows its value still, and goes on.
+            # The value is still in the study, so the search can continue.
             row["reason"] = str(error)
             return row
-        row |= {f"val_{name}": run.metrics["val"][name] for name in SCORES}
+        row |= {f"val_{name}": run.metrics["val"][name] for name in METRICS}
         row |= {"epochs": run.metrics["epochs"], "seed": run.seed}
     return row
 
 
-def rows(
-    study: optuna.Study, space: Space, asked: SearchSpec, folder: Path
-) -> list[dict[str, Any]]:
-    """Return a row for each trial, in order."""
-    found = study.get_trials(deepcopy=False)
-    return [_row(trial, space, asked, folder) for trial in found]
-
-
-def ranked(found: list[dict[str, Any]], mode: str) -> list[dict[str, Any]]:
-    """Return the trials that finished, the best by val first."""
-    done = [row for row in found if row["status"] == "finished"]
-    return sorted(done, key=lambda row: row["value"], reverse=mode == "max")
+def ranked(rows: list[dict[str, Any]], mode: str) -> list[dict[str, Any]]:
+    """Return the rows of finished trials, the best by val first."""
+    finished = [row for row in rows if row["status"] == "finished"]
+    return sorted(finished, key=lambda row: row["value"], reverse=mode == "max")
 
 
 def _commands(best: dict[str, Any], folder: Path) -> dict[str, str]:
-    """Return what to type next, ready for a shell."""
-    typed = shlex.split(best["overrides"])
-    typed = [text for text in typed if not text.startswith("seed=")]
+    """Return shell commands that evaluate the best trial and repeat it with several seeds."""
+    overrides = [text for text in shlex.split(best["overrides"]) if not text.startswith("seed=")]
     ckpt = quote(str(folder / best["folder"])) if " " in str(folder) else folder / best["folder"]
+    python = ["python", "-m"]
     return {
-        "evaluate": shlex.join(
-            ["python", "-m", "emotion_lab.evaluate", f"ckpt={ckpt}", "split=val"]
-        ),
-        "over_seeds": shlex.join(
-            ["python", "-m", "emotion_lab.train", "-m", *typed, "seed=1,2,3"],
-        ),
+        "evaluate": shlex.join([*python, "emotion_lab.evaluate", f"ckpt={ckpt}", "split=val"]),
+        "over_seeds": shlex.join([*python, "emotion_lab.train", "-m", *overrides, "seed=1,2,3"]),
     }
 
 
 def write(
-    study: optuna.Study, space: Space, asked: SearchSpec, folder: Path, whole: bool
-) -> dict[str, Any]:
+    study: optuna.Study, space: Space, spec: SearchSpec, folder: Path
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Write ``summary.csv`` and ``summary.json``.
-
-    Args:
-        study: The study.
-        space: What is searched.
-        asked: What was asked for.
-        folder: Of the search.
-        whole: Also reckon what mattered, which takes seconds.
 
     Returns:
         The content of ``summary.json``: ``monitor``, ``mode``, ``trials`` (counts by status),
-        ``best`` (the best trial), ``commands``, ``importances``, ``space``, ``seconds``.
+        ``best`` (row of the best trial), ``commands``, ``importances``, ``space``, ``seconds``;
+        and the rows of ``summary.csv``.
     """
-    found = rows(study, space, asked, folder)
-    text = io.StringIO(newline="")
-    table = csv.DictWriter(text, list(found[0]) if found else ["trial"])
-    table.writeheader()
-    table.writerows(found)
-    atomic_write(folder / "summary.csv", text.getvalue().encode())
-    counts: dict[str, int] = {"all": len(found), "asked": asked.sweep["trials"]}
-    for row in found:
+    rows = [_row(trial, space, folder) for trial in study.get_trials(deepcopy=False)]
+    write_csv(folder / "summary.csv", list(rows[0]) if rows else ["trial"], rows)
+    counts: dict[str, int] = {"all": len(rows), "asked": spec.sweep["trials"]}
+    for row in rows:
         counts[row["status"]] = counts.get(row["status"], 0) + 1
-    best = next(iter(ranked(found, asked.mode)), None)
+    best = next(iter(ranked(rows, spec.mode)), None)
     summary = {
-        "monitor": asked.monitor,
-        "mode": asked.mode,
+        "monitor": spec.monitor,
+        "mode": spec.mode,
         "trials": counts,
         "best": best,
         "commands": None if best is None else _commands(best, folder),
-        "importances": studies.importances(study) if whole else None,
-        "space": asked.space,
-        "seconds": round(sum(row["seconds"] or 0.0 for row in found), 3),
+        "importances": studies.importances(study),
+        "space": spec.space,
+        "seconds": round(sum(row["seconds"] or 0.0 for row in rows), 3),
     }
-    content = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-    atomic_write(folder / "summary.json", content.encode())
-    return summary
+    write_json(folder / "summary.json", summary)
+    return summary, rows
 
 
 def _settings(row: dict[str, Any], space: Space) -> str:
     return " ".join(f"{d.key}={row[d.key]}" for d in space.dimensions if row[d.key] is not None)
 
 
-def _accuracy(row: dict[str, Any]) -> str:
-    return "its files lost" if row["val_accuracy"] is None else f"{row['val_accuracy']:.4f}"
+def _table(finished: list[dict[str, Any]], monitor: str, space: Space) -> TextTable:
+    cells = []
+    for row in finished[:MAX_ROWS]:
+        accuracy = row["val_accuracy"]
+        cells.append(
+            [
+                row["trial"],
+                f"{row['value']:.4f}",
+                "files missing" if accuracy is None else f"{accuracy:.4f}",
+                f"{row['seconds']:.1f}",
+                _settings(row, space),
+            ]
+        )
+    return TextTable(["trial", monitor, "val/accuracy", "seconds", "settings"], cells, left=(4,))
 
 
 def lines(
-    found: list[dict[str, Any]], summary: dict[str, Any], space: Space, folder: Path
-) -> list[str]:
-    """Return the summary for the terminal: the best trials, what failed, what to type next."""
+    summary: dict[str, Any], rows: list[dict[str, Any]], space: Space
+) -> list[str | TextTable]:
+    """Return the printed summary: best trials, failed trials, importances, next commands."""
     counts, monitor = summary["trials"], summary["monitor"]
     names = ("finished", "pruned", "repeated", "failed", "killed", "stopped")
-    parts = [f"{counts[name]} {name}" for name in names if name in counts]
-    shown = [f"{counts['all']} of {counts['asked']} trials: {', '.join(parts) or 'none'}"]
-    best = ranked(found, summary["mode"])
-    width = max([len(monitor), 8])
-    if best:
-        shown.append(
-            f"\n{'trial':>5}  {monitor:>{width}}  {'val/accuracy':>12}  {'s':>7}  settings"
-        )
-    for row in best[:SHOWN]:
-        shown.append(
-            f"{row['trial']:>5}  {row['value']:>{width}.4f}  {_accuracy(row):>12}  "
-            f"{row['seconds']:>7.1f}  {_settings(row, space)}"
-        )
-    if len(best) > SHOWN:
-        shown.append(f"       {len(best) - SHOWN} more in summary.csv")
-    for row in found:
+    by_status = ", ".join(f"{counts[name]} {name}" for name in names if name in counts)
+    text: list[str | TextTable] = [
+        f"\n{counts['all']} of {counts['asked']} trials: {by_status or 'none'}"
+    ]
+    finished = ranked(rows, summary["mode"])
+    if finished:
+        text += ["", _table(finished, monitor, space)]
+    if len(finished) > MAX_ROWS:
+        text.append(f"... and {len(finished) - MAX_ROWS} more in summary.csv")
+    for row in rows:
         if row["status"] in ("failed", "killed", "stopped"):
             reason = f"{row['reason']} ({_settings(row, space)})"
-            shown.append(f"trial {row['trial']} {row['status']}: {reason}")
+            text.append(f"trial {row['trial']} {row['status']}: {reason}")
     if summary["importances"]:
-        parts = [f"{name} {100 * share:.0f} %" for name, share in summary["importances"].items()]
-        shown.append(f"\nwhat mattered (fANOVA over the finished trials): {', '.join(parts)}")
-    elif 0 < len(best) < studies.LEAST:
-        shown.append(f"\nwhat mattered is not known: it takes {studies.LEAST} finished trials")
-    if best:
-        # Chosen as the best of many on val, its own score flatters it.
-        shown.append(
-            f"\nbest by val: trial {best[0]['trial']}, {monitor} {best[0]['value']:.4f}, the best "
-            f"of {len(best)}: over new seeds expect less"
-        )
-        commands = summary["commands"]
-        shown.append(f"look at it with:\n  {commands['evaluate']}")
-        shown.append(f"train it over seeds with:\n  {commands['over_seeds']}")
-    return shown
+        shares = [f"{name} {100 * share:.0f} %" for name, share in summary["importances"].items()]
+        text.append(f"\nimportances (fANOVA over completed trials): {', '.join(shares)}")
+    elif 0 < len(finished) < studies.MIN_TRIALS:
+        text.append(f"\nimportances: not estimated below {studies.MIN_TRIALS} completed trials")
+    if finished:
+        best, expected = finished[0], "lower" if summary["mode"] == "max" else "higher"
+        text += [
+            f"\nbest by val: trial {best['trial']}, {monitor} {best['value']:.4f}, the best of "
+            f"{len(finished)}: expect {expected} values with new seeds",
+            f"evaluate it:\n  {summary['commands']['evaluate']}",
+            f"repeat it with several seeds:\n  {summary['commands']['over_seeds']}",
+        ]
+    return text
