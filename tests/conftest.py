@@ -1,7 +1,10 @@
-"""Shared fixtures: where real data is, and tiny configs to run with."""
+"""Shared fixtures and helpers: composed configs, tiny runs, commands, real data."""
 
 from __future__ import annotations
 
+import copy
+import functools
+import json
 import multiprocessing
 import os
 import signal
@@ -18,23 +21,23 @@ from tests import forked
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
-# A job in the background of a script has Ctrl-C ignored, and its children inherit that: the tests
-# that send it would wait in vain.
+# Background jobs of a shell script ignore SIGINT, and child processes inherit that. The tests that
+# send Ctrl-C would wait forever.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def few_threads() -> None:
-    """Small tensors are slower on many threads, and results must not depend on the machine."""
+def single_thread() -> None:
+    """Use one torch thread: small tensors are faster, results do not depend on the machine."""
     import torch
 
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def absl_lets_go() -> Iterator[None]:
-    """absl, which nncf brings, would close pytest's capture once Hydra sets logging up anew."""
+def release_absl_stream() -> Iterator[None]:
+    """Detach absl's log handler (imported by nncf), which would close pytest's captured stream."""
     yield
     if "absl.logging" in sys.modules:
         sys.modules["absl.logging"].get_absl_handler().python_handler.stream = sys.__stderr__
@@ -42,19 +45,19 @@ def absl_lets_go() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def fer2013_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the real fer2013.csv: $EMOTION_LAB_FER2013, or unpacked from the shared material."""
-    given = os.environ.get("EMOTION_LAB_FER2013")
-    if given:
-        return Path(given)
+    """Return the real fer2013.csv: $EMOTION_LAB_FER2013, or unpacked from the shared folder."""
+    path = os.environ.get("EMOTION_LAB_FER2013")
+    if path:
+        return Path(path)
     unpack = SHARED / "data" / "fer2013" / "unpack.py"
     if not unpack.is_file():
-        pytest.skip("the real FER2013 is not here (set EMOTION_LAB_FER2013=<fer2013.csv>)")
+        pytest.skip("the real FER2013 is missing (set EMOTION_LAB_FER2013=<fer2013.csv>)")
     out = tmp_path_factory.mktemp("fer2013")
     subprocess.run([sys.executable, str(unpack), str(out), "csv"], check=True, timeout=200)
     return out / "fer2013.csv"
 
 
-#: Overrides that make a run take seconds: a tiny senet on a few synthetic faces.
+#: Overrides of a run that takes seconds: a tiny senet on a few synthetic faces.
 TINY = (
     "data=synthetic",
     "data.n=80",
@@ -70,14 +73,19 @@ TINY = (
 )
 
 
-def composed(*overrides: str, entry: str = "train") -> dict[str, Any]:
-    """Compose the real configs, as plain dicts."""
-    from emotion_lab.config import compose
-
-    cfg = compose.precheck(entry, [*overrides])
+@functools.cache
+def _composed(entry: str, overrides: tuple[str, ...]) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
+    from emotion_lab.config import compose
+
+    cfg = compose.precheck(entry, list(overrides))
     return compose.to_container(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+
+
+def composed(*overrides: str, entry: str = "train") -> dict[str, Any]:
+    """Return ``conf/<entry>.yaml`` composed with overrides, as plain dicts."""
+    return copy.deepcopy(_composed(entry, overrides))
 
 
 @pytest.fixture
@@ -86,8 +94,24 @@ def tiny() -> Callable[..., dict[str, Any]]:
     return lambda *overrides: composed(*TINY, *overrides)
 
 
+def run_training(
+    cfg: dict[str, Any], run_dir: Path, resume: bool = False, callbacks: Any = ()
+) -> dict[str, Any]:
+    """Train, evaluate and close the loggers as the command does; return ``metrics.json``."""
+    from emotion_lab.experiments.run.final_evaluation import finish_run
+    from emotion_lab.training.fit import fit
+    from emotion_lab.training.loggers import close
+
+    run_dir.mkdir(parents=True, exist_ok=True)
+    last = run_dir / "checkpoints" / "last.ckpt"
+    result = fit(cfg, run_dir, last if resume else None, callbacks=callbacks)
+    finish_run(cfg, run_dir, result)
+    close(result.loggers, "success")
+    return json.loads((run_dir / "metrics.json").read_text())
+
+
 def command(*arguments: str, module: str = "emotion_lab.train", cwd: Path) -> Any:
-    """Run an entry point in a process of its own and return the finished process."""
+    """Run ``python -m <module> <arguments>`` and return the completed process."""
     if "forkserver" in multiprocessing.get_all_start_methods():
         return forked.run(module, [*arguments], cwd, timeout=200)
     return subprocess.run(
@@ -100,7 +124,7 @@ def command(*arguments: str, module: str = "emotion_lab.train", cwd: Path) -> An
 
 
 def make_checkpoint(cfg: dict[str, Any], path: Path, classes: list[str], seed: int = 0) -> Path:
-    """Write an untrained network as a run would have left it; its answers differ by image."""
+    """Write a checkpoint of an untrained network with BatchNorm whose outputs vary by image."""
     import torch
 
     from emotion_lab.core import checkpoint as ckpt

@@ -1,7 +1,7 @@
-"""Runs a command of ours in a process of its own that has torch and Lightning imported already.
+"""Run an entry point in a process forked from a server that has imported torch and Lightning.
 
-Their import takes seconds, many times what most commands do in a test. A server that has done it
-once forks for each command; what a command sees is otherwise what ``python -m`` shows it.
+These imports take seconds, more than most commands take in a test. The server imports them once;
+otherwise a command runs as with ``python -m``.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ import sys
 import tempfile
 from pathlib import Path
 
-PRELOAD = ["emotion_lab.training.fit"]
+PRELOAD = ["emotion_lab.experiments.run.training"]
 
 
-def _child(module: str, arguments: list[str], cwd: str, env: dict[str, str], to: str) -> None:
+def _run_module(
+    module: str, arguments: list[str], cwd: str, env: dict[str, str], output_dir: str
+) -> None:
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
-    # What the test process had on its path comes along; of python -m the folder is first.
+    # Like python -m, search the working directory first.
     sys.path.insert(0, cwd)
-    for number, name in ((0, os.devnull), (1, f"{to}/out"), (2, f"{to}/err")):
-        os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), number)
+    for fd, path in ((0, os.devnull), (1, f"{output_dir}/out"), (2, f"{output_dir}/err")):
+        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), fd)
     sys.stdin, sys.stdout, sys.stderr = (
-        open(number, mode, encoding="utf-8") for number, mode in ((0, "r"), (1, "w"), (2, "w"))
+        os.fdopen(fd, mode, encoding="utf-8") for fd, mode in ((0, "r"), (1, "w"), (2, "w"))
     )
     sys.argv = [module, *arguments]
     try:
@@ -42,21 +44,21 @@ def _child(module: str, arguments: list[str], cwd: str, env: dict[str, str], to:
 def run(
     module: str, arguments: list[str], cwd: Path, timeout: float
 ) -> subprocess.CompletedProcess:
-    """Run ``python -m module arguments``; returns what ``subprocess.run`` would.
+    """Run ``python -m module arguments`` and return the completed process.
 
     Raises:
-        TimeoutError: If it takes longer than ``timeout`` seconds; it is killed.
+        TimeoutError: After ``timeout`` seconds; the process is killed.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    with tempfile.TemporaryDirectory() as to:
+    with tempfile.TemporaryDirectory() as output_dir:
         process = context.Process(
-            target=_child, args=(module, arguments, str(cwd), dict(os.environ), to)
+            target=_run_module, args=(module, arguments, str(cwd), dict(os.environ), output_dir)
         )
         process.start()
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
-            raise TimeoutError(f"{module} {' '.join(arguments)}: not done after {timeout:g} s")
-        out, err = ((Path(to) / name).read_text(encoding="utf-8") for name in ("out", "err"))
+            raise TimeoutError(f"{module} {' '.join(arguments)}: not finished after {timeout:g} s")
+        out, err = (Path(output_dir, name).read_text(encoding="utf-8") for name in ("out", "err"))
     return subprocess.CompletedProcess([module, *arguments], process.exitcode, out, err)

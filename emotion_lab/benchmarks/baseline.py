@@ -1,8 +1,12 @@
-"""The plain way, as public FER code does it: one file, one image, one transform at a time."""
+"""Baseline pipelines that public FER repositories use, to compare this package with.
+
+Training: PNG files, one PIL image and one transform at a time. Live: Haar cascade, one face at a
+time through eager PyTorch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -15,19 +19,20 @@ from torchvision.datasets import ImageFolder
 
 from emotion_lab.data.types import Split
 from emotion_lab.models.base import EmotionNet, InputSpec
+from emotion_lab.models.network import Network
 
 
 def write_folder(
     split: Split, classes: list[str], count: int, folder: Path, side: int | None = None
 ) -> None:
-    """Write ``count`` images of a split as PNG files, a folder for each class.
+    """Write images of a split as PNG files, one folder for each class.
 
     Args:
-        split: Read from its beginning, and again where it has fewer.
-        classes: Its class names.
+        split: Read from its start, repeatedly if it has fewer images than ``count``.
+        classes: Class names of the split.
         count: Number of files.
-        folder: Where to.
-        side: Enlarge to this many pixels.
+        folder: Output directory.
+        side: Height and width to resize to, in pixels.
     """
     for index, name in enumerate(classes):
         (folder / f"{index:02d}_{name}").mkdir(parents=True)
@@ -43,7 +48,7 @@ def write_folder(
 
 
 def loader(folder: Path, spec: InputSpec, batch_size: int, workers: int) -> DataLoader:
-    """Return the loader that tutorials write: PIL, transforms on single images, workers.
+    """Return a typical loader: ImageFolder, transforms of single PIL images, worker processes.
 
     The transforms are those of ``augment=device`` with its defaults.
     """
@@ -69,16 +74,15 @@ def loader(folder: Path, spec: InputSpec, batch_size: int, workers: int) -> Data
     )
 
 
-def epochs(batches: DataLoader, net: EmotionNet, device: str) -> Iterator[int]:
-    """Train float32 and contiguous, with Adam; yield the number of images after each epoch.
+def train_epochs(batches: DataLoader, net: EmotionNet, device: str) -> Iterator[int]:
+    """Train in float32 with Adam; yield the number of images after each epoch.
 
-    The backbone is used without the normalisation of :class:`EmotionNet`, which the transforms
-    have already done.
+    Only the backbone is trained: the transforms have already normalised the images.
     """
     backbone = net.backbone.to(device).train()
     optimizer = torch.optim.Adam(backbone.parameters(), lr=1e-3)
     while True:
-        count, total, right = 0, 0.0, 0
+        count, total_loss, correct = 0, 0.0, 0
         for images, labels in batches:
             images, labels = images.to(device), labels.to(device)
             optimizer.zero_grad()
@@ -87,14 +91,14 @@ def epochs(batches: DataLoader, net: EmotionNet, device: str) -> Iterator[int]:
             loss: Tensor = nn.functional.cross_entropy(logits, labels)
             loss.backward()
             optimizer.step()
-            total += loss.item()
-            right += int((logits.argmax(1) == labels).sum().item())
+            total_loss += loss.item()
+            correct += int((logits.argmax(1) == labels).sum().item())
             count += len(labels)
         yield count
 
 
-def read(batches: DataLoader, device: str) -> Iterator[int]:
-    """Bring every batch to the device; yield the number of images after each epoch."""
+def load_epochs(batches: DataLoader, device: str) -> Iterator[int]:
+    """Copy every batch to the device; yield the number of images after each epoch."""
     while True:
         count = 0
         for images, _ in batches:
@@ -103,3 +107,27 @@ def read(batches: DataLoader, device: str) -> Iterator[int]:
         if device == "cuda":
             torch.cuda.synchronize()
         yield count
+
+
+def live_pipeline(net: Network) -> Callable[[np.ndarray], int]:
+    """Return a function that detects and classifies the faces of an RGB frame.
+
+    It runs a Haar cascade on the whole frame and each face through eager float32 PyTorch, and
+    returns the number of faces.
+    """
+    cascade = Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_default.xml"
+    detector = cv2.CascadeClassifier(str(cascade))
+    size, channels = net.spec.image_size, net.spec.channels
+
+    @torch.inference_mode()
+    def process(image: np.ndarray) -> int:
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        boxes = detector.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5)
+        for x, y, width, height in boxes:
+            source = grey if channels == 1 else image
+            face = cv2.resize(source[y : y + height, x : x + width], (size, size))
+            tensor = torch.from_numpy(face.reshape(size, size, channels)).permute(2, 0, 1)
+            int(net(tensor[None]).softmax(1).argmax(1))
+        return len(boxes)
+
+    return process

@@ -1,4 +1,4 @@
-"""How fast images come: the plain way against ours, and how cost grows with the work."""
+"""Benchmark of data loading: baseline against ours, and how time and memory scale."""
 
 from __future__ import annotations
 
@@ -8,38 +8,36 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from emotion_lab.benchmarks import baseline
-from emotion_lab.core.timing import calls, in_turn, peak_of, summary
+from emotion_lab.core.timing import calls, time_interleaved, peak_memory_mib, summary
 from emotion_lab.data.batch_augment import BatchAugment
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.types import Split
 from emotion_lab.models.base import InputSpec, input_spec
 
-#: Reads a folder the way training does without memory to spare, and forgets every image.
+#: Iterates over an image folder once with ``data.cache=none``, so no image stays in memory.
 _READER = """
 import sys
-from emotion_lab.config import precheck, plain
-from omegaconf import OmegaConf
-cfg = precheck("train", ["data=image_folder", "data.path=" + sys.argv[1], "data.cache=none"])
-cfg = plain(OmegaConf.masked_copy(cfg, ["data"]))["data"]
+from emotion_lab.config import compose
+overrides = ["data=image_folder", "data.path=" + sys.argv[1], "data.cache=none"]
+cfg = compose.precheck("train", overrides)
 from emotion_lab.data.datamodule import EmotionData
-data = EmotionData(cfg, ("train",))
+data = EmotionData(compose.to_container(cfg.data), ("train",))
 data.prepare_for(48, 1)
 for batch in data.train_dataloader():
     pass
 """
 
 
-def ours(data: EmotionData, augment: BatchAugment | None, device: str) -> Iterator[int]:
-    """Bring every augmented batch to the device; yield the number of images after each epoch."""
+def load_epochs(data: EmotionData, augment: BatchAugment | None, device: str) -> Iterator[int]:
+    """Copy every augmented batch to the device; yield the number of images after each epoch."""
     epoch = 0
     batches = data.train_dataloader()
     while True:
         count = 0
-        data.begin_epoch(epoch)
+        data.set_epoch(epoch)
         for batch in batches:
             images = batch.images.to(device, non_blocking=True)
             images = augment(images) if augment is not None else images
@@ -50,72 +48,70 @@ def ours(data: EmotionData, augment: BatchAugment | None, device: str) -> Iterat
         yield count
 
 
-def prepared(cfg: dict[str, Any], spec: InputSpec) -> EmotionData:
-    """Return the data module with ``images`` training images, as training would make it."""
+def build_data(cfg: dict[str, Any], spec: InputSpec) -> EmotionData:
+    """Return the data module of a training run with ``images`` training images."""
     data = EmotionData(cfg["data"], ("train",), cfg["seed"], cfg["augment"]["name"])
-    part = data.split("train")
-    # Fewer images than asked for are taken several times over.
-    data.source.splits["train"] = part.subset(np.resize(np.arange(len(part)), cfg["images"]))
+    data.set_split_size("train", cfg["images"])
     data.prepare_for(spec.image_size, spec.channels)
     data.dataset("train")
     return data
 
 
-def augmenter(cfg: dict[str, Any], spec: InputSpec) -> BatchAugment | None:
-    """Return ``augment=device`` where that is chosen."""
+def build_augment(cfg: dict[str, Any], spec: InputSpec) -> BatchAugment | None:
+    """Return the batch augmentation of ``augment=device``, None for other presets."""
     if cfg["augment"]["name"] != "device":
         return None
     return BatchAugment(cfg["augment"], spec.image_size, spec.channels)
 
 
 def epoch_times(cfg: dict[str, Any], spec: InputSpec, device: str) -> list[dict[str, float]]:
-    """Return the seconds that the images of one epoch take, for each of ``sizes``."""
+    """Return the seconds of loading one epoch, for each number of images in ``sizes``."""
     rows = []
     for n in cfg["sizes"]:
-        one = ours(prepared({**cfg, "images": n}, spec), augmenter(cfg, spec), device)
-        next(one)
-        begin = time.perf_counter()
-        next(one)
-        seconds = time.perf_counter() - begin
+        augment = build_augment(cfg, spec)
+        epochs = load_epochs(build_data({**cfg, "images": n}, spec), augment, device)
+        next(epochs)
+        start = time.perf_counter()
+        next(epochs)
+        seconds = time.perf_counter() - start
         rows.append(
             {"n": n, "seconds": round(seconds, 4), "us_per_image": round(seconds / n * 1e6)}
         )
     return rows
 
 
-def folder_memory(part: Split, classes: list[str], count: int) -> list[dict[str, float]]:
-    """Return the peak memory of reading a folder and one ten times as large, without a cache."""
+def folder_memory(split: Split, classes: list[str], count: int) -> list[dict[str, float]]:
+    """Return the peak memory of reading ``count`` and 10 x ``count`` files without a cache."""
     rows = []
-    for times in (1, 10):
+    for n in (count, 10 * count):
         with tempfile.TemporaryDirectory() as folder:
-            # Large enough that keeping them would show: 50 kB each, decoded.
-            baseline.write_folder(part, classes, count * times, Path(folder) / "train", side=224)
-            peak = peak_of(["-c", _READER, folder])
-        rows.append({"images": count * times, "peak_memory_mib": peak})
+            # 50 kB each when decoded, so that images kept in memory would show.
+            baseline.write_folder(split, classes, n, Path(folder) / "train", side=224)
+            rows.append({"images": n, "peak_memory_mib": peak_memory_mib(["-c", _READER, folder])})
     return rows
 
 
 def bench(cfg: dict[str, Any], device: str) -> dict[str, Any]:
-    """Measure; ``cfg`` is the composed ``bench`` config."""
+    """Run the benchmark; ``cfg`` is the composed ``bench`` config."""
     spec = input_spec(cfg["model"])
-    data = prepared(cfg, spec)
+    data = build_data(cfg, spec)
     batch_size = cfg["data"]["batch_size"]
     with tempfile.TemporaryDirectory() as folder:
         baseline.write_folder(data.split("train"), data.classes, cfg["images"], Path(folder))
         files = baseline.loader(Path(folder), spec, batch_size, cfg["workers"])
-        rates = in_turn(
+        rates = time_interleaved(
             {
-                "plain": calls(baseline.read(files, device)),
-                "ours": calls(ours(data, augmenter(cfg, spec), device)),
+                "baseline": calls(baseline.load_epochs(files, device)),
+                "ours": calls(load_epochs(data, build_augment(cfg, spec), device)),
             },
             cfg["rounds"],
         )
-    slow, fast = summary(rates["plain"]), summary(rates["ours"])
+    baseline_rates, our_rates = summary(rates["baseline"]), summary(rates["ours"])
     return {
-        "plain_images_per_s": slow["median"],
-        "ours_images_per_s": fast["median"],
-        "ratio": round(fast["median"] / slow["median"], 2),
-        "rounds": {"plain": slow, "ours": fast},
+        "plain_images_per_s": baseline_rates["median"],
+        "ours_images_per_s": our_rates["median"],
+        "ratio": round(our_rates["median"] / baseline_rates["median"], 2),
+        "rounds": {"plain": baseline_rates, "ours": our_rates},
         "epoch": epoch_times(cfg, spec, device),
         "folder": folder_memory(data.split("train"), data.classes, cfg["folder"]),
     }

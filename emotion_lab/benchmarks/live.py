@@ -1,4 +1,4 @@
-"""How fast and how steady the live pipeline is, beside the way of public projects."""
+"""Benchmark of the live pipeline: speed against a baseline, latency and label stability."""
 
 from __future__ import annotations
 
@@ -12,67 +12,44 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
+from emotion_lab.benchmarks import baseline
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.labels import EMOTIONS
-from emotion_lab.core.timing import in_turn, summary
-from emotion_lab.models.base import EmotionNet
+from emotion_lab.core.timing import time_interleaved, summary
 from emotion_lab.models.load import restore
 from emotion_lab.synthetic.video import render_video
 from emotion_lab.video import factory
 from emotion_lab.video.pipeline import Pipeline
-from emotion_lab.video.smoothing.base import TrackSmoother
+from emotion_lab.video.smoothing import TrackSmoother
 from emotion_lab.video.sources.open import open_source, read_photo
 from emotion_lab.video.types import Frame
 
-#: What is compared on, as bench.json and as people call it.
-PARTS = {"one_face": "clip", "six_faces": "photo"}
-#: Frames, and their rate, of a photo that is moved about.
-_MOVING, _FPS = 150, 30.0
-#: Clips that smoothers are measured on, each of another person.
-CLIPS = 4
-#: Seconds of each emotion of such a clip, and how often it is shown.
-_PART_S, _CYCLES = 2.5, 2
-
-
-def baseline_pipeline(net: EmotionNet) -> Callable[[np.ndarray], int]:
-    """Return what public projects do with a frame; it says how many faces it found.
-
-    Haar cascade on the whole frame, every face by itself through eager float32 PyTorch.
-    """
-    finder = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
-    size, channels = net.spec.image_size, net.spec.channels
-
-    @torch.inference_mode()
-    def look(image: np.ndarray) -> int:
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        boxes = finder.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5)
-        for x, y, width, height in boxes:
-            part = grey if channels == 1 else image
-            face = cv2.resize(part[y : y + height, x : x + width], (size, size))
-            tensor = torch.from_numpy(face.reshape(size, size, channels)).permute(2, 0, 1)
-            int(net(tensor[None]).softmax(1).argmax(1))
-        return len(boxes)
-
-    return look
+#: Key in ``bench.json`` -> name in the output of the sources that speed is measured on.
+SOURCES = {"one_face": "clip", "six_faces": "photo"}
+#: Number of frames and frame rate of a moving photo.
+_PHOTO_FRAMES, _FPS = 150, 30.0
+#: Number of synthetic clips for the smoothing benchmark, each with another person.
+NUM_CLIPS = 4
+#: Seconds of each emotion in such a clip, and how often the emotions are repeated.
+_EMOTION_S, _CYCLES = 2.5, 2
 
 
 def clip_frames(path: Path, limit: int) -> list[Frame]:
-    """Decode a clip; reading it is no part of what is compared."""
+    """Decode a clip in advance: reading it is not timed."""
     with open_source({"source": str(path), "max_frames": limit}) as source:
         return list(source)
 
 
 def moving_photo(path: Path) -> list[Frame]:
-    """Return a photo as a clip: it drifts in circles by up to 3 % of its width."""
+    """Return a photo as a clip: it moves in a circle with a diameter of 3 % of its width."""
     image = read_photo(path)
     scale = 960 / max(image.shape[:2])
     if scale < 1:
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     height, width = image.shape[:2]
     frames = []
-    for index in range(_MOVING):
+    for index in range(_PHOTO_FRAMES):
         angle = 2 * np.pi * index / 60
         shift = 0.015 * width * np.array([np.cos(angle), np.sin(angle)])
         matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
@@ -82,48 +59,51 @@ def moving_photo(path: Path) -> list[Frame]:
 
 
 def compare(
-    frames: list[Frame], seed: Callable[[np.ndarray], int], make: Callable[[], Pipeline], turns: int
+    frames: list[Frame],
+    baseline_pipeline: Callable[[np.ndarray], int],
+    make_pipeline: Callable[[], Pipeline],
+    rounds: int,
 ) -> dict[str, Any]:
-    """Run both ways over the same decoded frames, in turn."""
-    faces = {"seed": 0, "ours": 0}
+    """Time both pipelines in alternation on the same decoded frames."""
+    faces = {"baseline": 0, "ours": 0}
     stages: dict[str, float] = {}
 
-    def theirs() -> int:
-        faces["seed"] = sum(seed(frame.image) for frame in frames)
+    def run_baseline() -> int:
+        faces["baseline"] = sum(baseline_pipeline(frame.image) for frame in frames)
         return len(frames)
 
-    def ours() -> int:
-        pipeline, count = make(), 0
+    def run_ours() -> int:
+        pipeline = make_pipeline()
+        faces["ours"] = 0
         stages.clear()
         for frame in frames:
             frame.wall = time.time()
             result = pipeline(frame)
-            count += len(result.faces)
+            faces["ours"] += len(result.faces)
             for name, ms in result.stages_ms.items():
                 stages[name] = stages.get(name, 0.0) + ms / len(frames)
-        faces["ours"] = count
         return len(frames)
 
-    rates = in_turn({"plain": theirs, "ours": ours}, turns, unit="frames")
-    slow, fast = summary(rates["plain"]), summary(rates["ours"])
+    rates = time_interleaved({"baseline": run_baseline, "ours": run_ours}, rounds, unit="frames")
+    baseline_rates, our_rates = summary(rates["baseline"]), summary(rates["ours"])
     n = len(frames)
     return {
         "frames": n,
         "size": [frames[0].image.shape[1], frames[0].image.shape[0]],
-        "seed_fps": slow["median"],
-        "ours_fps": fast["median"],
-        "ratio": round(fast["median"] / slow["median"], 2),
-        "seed_faces": round(faces["seed"] / n, 3),
+        "seed_fps": baseline_rates["median"],
+        "ours_fps": our_rates["median"],
+        "ratio": round(our_rates["median"] / baseline_rates["median"], 2),
+        "seed_faces": round(faces["baseline"] / n, 3),
         "ours_faces": round(faces["ours"] / n, 3),
-        "rounds": {"seed": slow, "ours": fast},
+        "rounds": {"seed": baseline_rates, "ours": our_rates},
         "ours_ms_per_frame": {name: round(ms, 3) for name, ms in stages.items()},
     }
 
 
 def latency(path: Path, pipeline: Pipeline, seconds: float) -> dict[str, Any]:
-    """Play a clip at 30 frames a second as if it were a camera; from capture to label.
+    """Play a clip like a camera and measure the milliseconds from capture to label.
 
-    Frames that newer ones overtake are counted as dropped, not as late.
+    Frames that are replaced by newer ones before processing are counted as dropped.
     """
     delays = []
     cfg = {"source": str(path), "realtime": True, "loop": True, "max_frames": round(seconds * 30)}
@@ -146,141 +126,142 @@ def latency(path: Path, pipeline: Pipeline, seconds: float) -> dict[str, Any]:
 
 @dataclass
 class LiveMeasurement:
-    """What the pipeline saw in a clip whose truth is known, frame by frame where there was a face.
+    """Predictions of a clip with known emotions, for each frame with a detected face.
 
     Attributes:
-        rows: (start in seconds, emotion) of the truth, from 0.
+        changes: (start in seconds, emotion) of the ground truth; the first starts at 0.
         frames: Number of frames of the clip.
-        times: Seconds.
-        ids: The track's; another one is another face.
-        raw: float32 (K,), the classifier's own answer.
+        times: Seconds of each frame with a face.
+        ids: Track id of the face; a new id means a new track.
+        raw: Probabilities before smoothing, float32 (K,).
     """
 
-    rows: list[tuple[float, str]]
+    changes: list[tuple[float, str]]
     frames: int
     times: list[float] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     raw: list[np.ndarray] = field(default_factory=list)
 
 
-def watch(seed: int, pipeline: Pipeline) -> LiveMeasurement:
-    """Draw a clip of a person who shows every emotion in turn, and watch it.
+def measure_clip(seed: int, pipeline: Pipeline) -> LiveMeasurement:
+    """Render a clip of a person who shows every emotion in turn, and classify it.
 
     Args:
-        seed: Of the person.
-        pipeline: Knows no face yet; how it smooths makes no difference.
+        seed: Determines the person.
+        pipeline: A new one, without tracks; its smoothing does not matter.
     """
     emotions = [*EMOTIONS] * _CYCLES
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "truth.mp4"
-        render_video(path, [(_PART_S, e) for e in emotions], fps=_FPS, size=(480, 360), seed=seed)
+        segments = [(_EMOTION_S, emotion) for emotion in emotions]
+        render_video(path, segments, fps=_FPS, size=(480, 360), seed=seed)
         frames = clip_frames(path, 100_000)
-    seen = LiveMeasurement(
-        [(i * _PART_S, emotion) for i, emotion in enumerate(emotions)], len(frames)
-    )
+    changes = [(i * _EMOTION_S, emotion) for i, emotion in enumerate(emotions)]
+    measurement = LiveMeasurement(changes, len(frames))
     for frame in frames:
         faces = pipeline(frame).faces
         if faces:
-            seen.times.append(frame.time_s)
-            seen.ids.append(faces[0].id)
-            seen.raw.append(faces[0].probabilities)
-    return seen
+            measurement.times.append(frame.time_s)
+            measurement.ids.append(faces[0].id)
+            measurement.raw.append(faces[0].probabilities)
+    return measurement
 
 
-def labels(
-    seen: LiveMeasurement, smoothing: dict[str, Any], classes: list[str]
+def smoothed_labels(
+    measurement: LiveMeasurement, smoothing: dict[str, Any], classes: list[str]
 ) -> list[str | None]:
-    """Return the label shown in each frame, as the pipeline would with that smoothing."""
-    calm: dict[int, TrackSmoother] = {}
-    shown = []
-    for time_s, face, raw in zip(seen.times, seen.ids, seen.raw, strict=True):
-        if face not in calm:
-            calm[face] = TrackSmoother(smoothing, len(classes))
-        _, label = calm[face].update(raw, time_s)
-        shown.append(None if label is None else classes[label])
-    return shown
+    """Return the label of each frame that the pipeline shows with a smoothing config."""
+    smoothers: dict[int, TrackSmoother] = {}
+    labels = []
+    for time_s, track, raw in zip(measurement.times, measurement.ids, measurement.raw, strict=True):
+        if track not in smoothers:
+            smoothers[track] = TrackSmoother(smoothing, len(classes))
+        _, label = smoothers[track].update(raw, time_s)
+        labels.append(None if label is None else classes[label])
+    return labels
 
 
-def steadiness(clips: list[tuple[LiveMeasurement, list[str | None]]]) -> dict[str, Any]:
-    """Return label switches a minute and the delay after a true change, over all clips.
+def stability(clips: list[tuple[LiveMeasurement, list[str | None]]]) -> dict[str, Any]:
+    """Return label switches per minute and the delay after a true change, over all clips.
 
     Args:
         clips: Each with the label shown in each of its frames, None while uncertain.
 
-    A change counts as followed when the new emotion is shown before the next change; the delay is
-    the time until then. ``followed`` says how many of ``changes`` were, ``right`` in what share of
-    the frames the true emotion was shown. ``flicker_per_min`` leaves out of the switches one for
-    every change that was followed: they are no flicker.
+    Returns:
+        ``switches_per_min``; ``flicker_per_min``, the switches without one for each followed
+        change; ``delay_ms_median``, the median time until the new emotion is shown; ``followed``,
+        the number of ``changes`` whose new emotion is shown before the next change; ``right``, the
+        share of frames that show the true emotion; ``frames_with_face``.
     """
-    switches, right, count, seconds = 0, 0, 0, 0.0
+    switches, correct, count, seconds = 0, 0, 0, 0.0
     delays: list[float] = []
-    for seen, shown in clips:
-        told = [label for label in shown if label is not None]
-        switches += sum(label != last for last, label in itertools.pairwise(told))
-        starts = [start for start, _ in seen.rows]
-        for (start, emotion), until in zip(seen.rows, [*starts[1:], np.inf], strict=True):
-            part = [
-                (time_s, label == emotion)
-                for time_s, label in zip(seen.times, shown, strict=True)
-                if start - 1e-9 <= time_s < until - 1e-9
+    for measurement, labels in clips:
+        certain = [label for label in labels if label is not None]
+        switches += sum(label != last for last, label in itertools.pairwise(certain))
+        ends = [start for start, _ in measurement.changes[1:]]
+        for (start, emotion), end in zip(measurement.changes, [*ends, np.inf], strict=True):
+            hits = [
+                time_s - start
+                for time_s, label in zip(measurement.times, labels, strict=True)
+                if start - 1e-9 <= time_s < end - 1e-9 and label == emotion
             ]
-            hits = [time_s - start for time_s, hit in part if hit]
-            right += len(hits)
+            correct += len(hits)
             if hits and start > 0:
                 delays.append(hits[0])
-        count += len(shown)
-        seconds += seen.times[-1] - seen.times[0] if seen.times else 0.0
+        count += len(labels)
+        seconds += measurement.times[-1] - measurement.times[0] if measurement.times else 0.0
     flicker = max(0, switches - len(delays))
     return {
         "switches_per_min": round(60 * switches / seconds, 2) if seconds else None,
         "flicker_per_min": round(60 * flicker / seconds, 2) if seconds else None,
         "delay_ms_median": round(1000 * float(np.median(delays)), 1) if delays else None,
         "followed": len(delays),
-        "changes": sum(len(seen.rows) - 1 for seen, _ in clips),
-        "right": round(right / count, 3) if count else None,
+        "changes": sum(len(measurement.changes) - 1 for measurement, _ in clips),
+        "right": round(correct / count, 3) if count else None,
         "frames_with_face": count,
     }
 
 
-def smoothers(
-    seed: int, make: Callable[[], Pipeline], choices: dict[str, dict[str, Any]]
+def compare_smoothing(
+    seed: int, make_pipeline: Callable[[], Pipeline], configs: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """Measure every smoother on drawn clips, whose truth is known.
+    """Evaluate every smoothing config on synthetic clips with known emotions.
 
-    Faces are found and classified once; every smoother is given the same answers of the network.
-    One clip is not enough: which of its changes are followed at all decides over the median delay.
+    Faces are detected and classified once; all configs smooth the same probabilities. Several clips
+    are used because the median delay depends on which changes are followed.
     """
     clips = []
-    for index in range(CLIPS):
-        pipeline = make()
-        clips.append(watch(seed + index, pipeline))
-        print(f"  clip {index + 1}/{CLIPS}: {clips[-1].frames} frames", flush=True)
+    for index in range(NUM_CLIPS):
+        pipeline = make_pipeline()
+        clips.append(measure_clip(seed + index, pipeline))
+        print(f"  clip {index + 1}/{NUM_CLIPS}: {clips[-1].frames} frames", flush=True)
     results = {}
-    for name, smoothing in choices.items():
-        shown = [labels(seen, smoothing, pipeline.classes) for seen in clips]
-        results[name] = steadiness(list(zip(clips, shown, strict=True)))
-    none = results.get("none", {}).get("switches_per_min")
-    for found in results.values():
-        rate = found["switches_per_min"]
-        found["fewer_switches"] = round(none / rate, 2) if none and rate else None
+    for name, smoothing in configs.items():
+        labels = [smoothed_labels(clip, smoothing, pipeline.classes) for clip in clips]
+        results[name] = stability(list(zip(clips, labels, strict=True)))
+    unsmoothed = results.get("none", {}).get("switches_per_min")
+    for result in results.values():
+        rate = result["switches_per_min"]
+        result["fewer_switches"] = round(unsmoothed / rate, 2) if unsmoothed and rate else None
     return {
-        "frames": sum(seen.frames for seen in clips),
+        "frames": sum(clip.frames for clip in clips),
         "clips": len(clips),
         "smoothing": results,
     }
 
 
 def bench(cfg: dict[str, Any], smoothing: dict[str, Any]) -> dict[str, Any]:
-    """Measure; ``cfg`` is the composed ``bench`` config, ``smoothing`` every smoother's config.
+    """Run the benchmark.
 
-    Raises:
-        UserError: For a bad checkpoint, clip or photo.
+    Args:
+        cfg: The composed ``bench`` config.
+        smoothing: Name -> config of every smoothing method.
     """
     net, _ = restore(ckpt.find(cfg["ckpt"]))
-    seed = baseline_pipeline(net.eval())
+    baseline_pipeline = baseline.live_pipeline(net.eval())
     first = factory.build_pipeline(cfg, stills=False)
 
-    def make() -> Pipeline:
+    def make_pipeline() -> Pipeline:
         smooth, track = cfg["smoothing"], cfg["tracking"]
         return Pipeline(first.detector, first.classifier, smooth, track, cfg["align"])
 
@@ -288,20 +269,19 @@ def bench(cfg: dict[str, Any], smoothing: dict[str, Any]) -> dict[str, Any]:
         "runtime": first.classifier.runtime_name,
         "detector": first.detector.name,
     }
-    for name, path, frames_of in _sources(cfg):
-        print(f"{PARTS[name]}: {path}", flush=True)
-        result[name] = compare(frames_of(), seed, make, cfg["rounds"])
+    for name, path, read_frames in _sources(cfg):
+        print(f"{SOURCES[name]}: {path}", flush=True)
+        result[name] = compare(read_frames(), baseline_pipeline, make_pipeline, cfg["rounds"])
     if cfg["clip"] is not None:
-        print("latency: the clip, paced", flush=True)
-        result["latency"] = latency(Path(cfg["clip"]), make(), cfg["seconds"])
+        print("latency: the clip at its own frame rate", flush=True)
+        result["latency"] = latency(Path(cfg["clip"]), make_pipeline(), cfg["seconds"])
         result["latency_p95_ms"] = result["latency"]["p95_ms"]
-    print("smoothing: drawn clips with a known truth", flush=True)
-    result |= smoothers(cfg["seed"], make, smoothing)
-    return result
+    print("smoothing: synthetic clips with known emotions", flush=True)
+    return result | compare_smoothing(cfg["seed"], make_pipeline, smoothing)
 
 
 def _sources(cfg: dict[str, Any]) -> Iterator[tuple[str, Path, Callable[[], list[Frame]]]]:
-    """Yield what to compare on: the clip and the photo that were given."""
+    """Yield (key, path, function that returns the frames) of the given clip and photo."""
     if cfg["clip"] is not None:
         clip = Path(cfg["clip"])
         yield "one_face", clip, lambda: clip_frames(clip, 400)

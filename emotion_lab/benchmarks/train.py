@@ -1,4 +1,4 @@
-"""How fast training goes: the plain way, ours from data to weights, and our step alone."""
+"""Benchmark of training: baseline, ours from data to weights, and our training step alone."""
 
 from __future__ import annotations
 
@@ -12,58 +12,62 @@ import lightning as L
 import torch
 
 from emotion_lab.benchmarks import baseline
-from emotion_lab.benchmarks import data as reading
+from emotion_lab.benchmarks.data import build_data
 from emotion_lab.core.environment import choose_precision
-from emotion_lab.core.timing import calls, peak_of, per_second, summary
+from emotion_lab.core.timing import calls, peak_memory_mib, per_second, summary
 from emotion_lab.models.base import EmotionNet, InputSpec, build_model, input_spec
 from emotion_lab.training.callbacks import DataPositionCallback
 from emotion_lab.training.factory import compile_backbone, make_module
 from emotion_lab.training.fit import quiet
-from emotion_lab.training.optim import build_optimizer, fuses
+from emotion_lab.training.optim import build_optimizer, supports_fused
 
 
 class InterleavedTimer(L.Callback):
-    """Times each epoch of our training and, between the epochs, the other ways.
+    """Times each epoch of our training, and the other pipelines between the epochs.
 
-    The first round warms up and is not counted.
+    The first round is a warm-up and is not counted.
+
+    Args:
+        images: Number of images in an epoch.
+        others: Name -> function that trains one epoch and returns its number of images.
     """
 
     def __init__(self, images: int, others: dict[str, Callable[[], int]]) -> None:
         self.images, self.others = images, others
         self.rates: dict[str, list[float]] = {name: [] for name in ("ours", *others)}
-        self._begin = 0.0
+        self._start = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
-        _wait(pl_module.device)
-        self._begin = time.perf_counter()
+        _synchronize(pl_module.device)
+        self._start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop it, then time the others."""
-        _wait(pl_module.device)
-        took = {"ours": self.images / (time.perf_counter() - self._begin)}
+        """Stop the clock and time the other pipelines."""
+        _synchronize(pl_module.device)
+        rates = {"ours": self.images / (time.perf_counter() - self._start)}
         for name, work in self.others.items():
             with torch.enable_grad():
-                took[name] = per_second(work)
-        turn = trainer.current_epoch
-        for name, rate in took.items():
-            print(f"  round {turn} {name}: {rate:,.0f} images/s", flush=True)
-            if turn:
+                rates[name] = per_second(work)
+        round_ = trainer.current_epoch
+        for name, rate in rates.items():
+            print(f"  round {round_} {name}: {rate:,.0f} images/s", flush=True)
+            if round_:
                 self.rates[name].append(rate)
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def ceiling(
-    cfg: dict[str, Any], net: EmotionNet, spec: InputSpec, device: str, precision: str, classes: int
+def train_step_alone(
+    cfg: dict[str, Any], net: EmotionNet, spec: InputSpec, device: str, precision: str
 ) -> Iterator[int]:
-    """Take steps on one batch that is ready on the device: no data, no metrics, no Trainer.
+    """Train on one batch that is already on the device: no data, metrics or Trainer.
 
     Yields:
-        The number of images of as many steps as an epoch of the other ways has.
+        The number of images after as many steps as an epoch has.
     """
     batch_size = cfg["data"]["batch_size"]
     shape = (batch_size, spec.channels, spec.image_size, spec.image_size)
@@ -72,71 +76,66 @@ def ceiling(
         images = images.contiguous(memory_format=torch.channels_last)
         net = net.to(memory_format=torch.channels_last)
     net = net.to(device).train()
-    labels = torch.arange(batch_size, device=device) % classes
+    labels = torch.arange(batch_size, device=device) % 2
     groups = [{"params": list(net.parameters()), "weight_decay": cfg["optim"]["weight_decay"]}]
-    optimizer = build_optimizer(cfg["optim"], groups, fuses(cfg, images.device, precision, False))
+    fused = supports_fused(cfg, images.device, precision, sharded=False)
+    optimizer = build_optimizer(cfg["optim"], groups, fused)
     steps = cfg["images"] // batch_size
-    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     while True:
         for _ in range(steps):
             optimizer.zero_grad()
-            with torch.autocast(device, half, enabled=half is not None):
+            with torch.autocast(device, dtype, enabled=dtype is not None):
                 output = net(images)
                 logits = output[0] if isinstance(output, tuple) else output
                 loss = torch.nn.functional.cross_entropy(logits, labels)
             loss.backward()
             optimizer.step()
-        _wait(images.device)
+        _synchronize(images.device)
         yield steps * batch_size
 
 
-def memory(cfg: dict[str, Any], overrides: list[str]) -> float:
+def peak_memory(cfg: dict[str, Any], overrides: list[str]) -> float:
     """Return the peak MiB of a process that trains a few steps on the whole training split."""
     groups = ("data", "model", "loss", "optim", "augment")
-    keep = (*groups, "trainer", "seed")
-    given = [text for text in overrides if text.split("=")[0].split(".")[0] in keep]
-    # bench and train have defaults of their own: say all of bench's.
+    allowed = (*groups, "trainer", "seed")
+    arguments = [text for text in overrides if text.split("=")[0].split(".")[0] in allowed]
+    # bench.yaml and train.yaml have different defaults: choose those of bench explicitly.
     for group in groups:
-        if not any(text.startswith(f"{group}=") for text in given):
-            given.insert(0, f"{group}={cfg[group]['name']}")
+        if not any(text.startswith(f"{group}=") for text in arguments):
+            arguments.insert(0, f"{group}={cfg[group]['name']}")
     with tempfile.TemporaryDirectory() as folder:
-        arguments = [
-            *given,
+        arguments += [
             "trainer.max_epochs=1",
             "trainer.limit_train_batches=8",
             "trainer.limit_val_batches=1",
             "logger=none",
             f"hydra.run.dir={folder}/run",
         ]
-        return peak_of(["-m", "emotion_lab.train", *arguments])
+        return peak_memory_mib(["-m", "emotion_lab.train", *arguments])
 
 
-def bench(cfg: dict[str, Any], device: str, overrides: list[str]) -> dict[str, Any]:
-    """Measure; ``cfg`` is the composed ``bench`` config."""
-    quiet()
+def _time_all(cfg: dict[str, Any], device: str, precision: str) -> dict[str, dict[str, float]]:
+    """Return the images a second of ``ours``, ``baseline`` and ``ceiling``, measured in turn."""
     spec = input_spec(cfg["model"])
-    data = reading.prepared(cfg, spec)
-    batch_size = cfg["data"]["batch_size"]
+    data = build_data(cfg, spec)
+    batch_size, classes = cfg["data"]["batch_size"], data.classes
     steps = cfg["images"] // batch_size
-    precision = choose_precision(cfg["trainer"]["precision"], device)
-    net, _ = build_model(cfg["model"], len(data.classes))
-    module = make_module(cfg, data, net, {"classes": data.classes})
-    classes = len(data.classes)
+    net, baseline_net, ceiling_net = (build_model(cfg["model"], len(classes))[0] for _ in range(3))
+    module = make_module(cfg, data, net, {"classes": classes})
+    if cfg["model"]["compile"]:
+        compile_backbone(ceiling_net)
+    ceiling = train_step_alone(cfg, ceiling_net, spec, device, precision)
     with tempfile.TemporaryDirectory() as folder:
-        baseline.write_folder(data.split("train"), data.classes, cfg["images"], Path(folder))
+        baseline.write_folder(data.split("train"), classes, cfg["images"], Path(folder))
         files = baseline.loader(Path(folder), spec, batch_size, cfg["workers"])
-        slow = baseline.epochs(files, build_model(cfg["model"], classes)[0], device)
-        alone = build_model(cfg["model"], classes)[0]
-        if cfg["model"]["compile"]:
-            compile_backbone(alone)
-        ready = ceiling(cfg, alone, spec, device, precision, classes)
-        timer = InterleavedTimer(
-            steps * batch_size, {"plain": calls(slow), "ceiling": calls(ready)}
-        )
+        epochs = baseline.train_epochs(files, baseline_net, device)
+        others = {"baseline": calls(epochs), "ceiling": calls(ceiling)}
+        timer = InterleavedTimer(steps * batch_size, others)
         trainer = L.Trainer(
             accelerator=device,
             devices=1,
-            precision=precision,
+            precision=precision,  # type: ignore[arg-type] # choose_precision returns valid names
             max_epochs=cfg["rounds"] + 1,
             limit_train_batches=steps,
             limit_val_batches=0,
@@ -150,16 +149,28 @@ def bench(cfg: dict[str, Any], device: str, overrides: list[str]) -> dict[str, A
             benchmark=device == "cuda",
         )
         trainer.fit(module, datamodule=data)
-    rates = {name: summary(values) for name, values in timer.rates.items()}
+    return {name: summary(rates) for name, rates in timer.rates.items()}
+
+
+def bench(cfg: dict[str, Any], device: str, overrides: list[str]) -> dict[str, Any]:
+    """Run the benchmark; ``cfg`` is the composed ``bench`` config."""
+    quiet()
+    precision = choose_precision(cfg["trainer"]["precision"], device)
+    rates = _time_all(cfg, device, precision)
+    medians = {name: rate["median"] for name, rate in rates.items()}
     result = {
-        "plain_images_per_s": rates["plain"]["median"],
-        "ours_images_per_s": rates["ours"]["median"],
-        "ceiling_images_per_s": rates["ceiling"]["median"],
-        "ratio": round(rates["ours"]["median"] / rates["plain"]["median"], 2),
-        "of_ceiling": round(rates["ours"]["median"] / rates["ceiling"]["median"], 3),
-        "rounds": rates,
+        "plain_images_per_s": medians["baseline"],
+        "ours_images_per_s": medians["ours"],
+        "ceiling_images_per_s": medians["ceiling"],
+        "ratio": round(medians["ours"] / medians["baseline"], 2),
+        "of_ceiling": round(medians["ours"] / medians["ceiling"], 3),
+        "rounds": {
+            "ours": rates["ours"],
+            "plain": rates["baseline"],
+            "ceiling": rates["ceiling"],
+        },
         "precision": precision,
-        "peak_memory_mib": memory(cfg, overrides),
+        "peak_memory_mib": peak_memory(cfg, overrides),
     }
     if device == "cuda":
         result["peak_gpu_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)

@@ -1,0 +1,1 @@
+"""LightningModule, Trainer setup, callbacks and loggers."""

@@ -1,4 +1,4 @@
-"""Callbacks: history and summary lines, checkpoints, stopping on Ctrl-C, the progress bar."""
+"""Callbacks: metrics history, early stopping, checkpoints, graceful stop, progress bar."""
 
 from __future__ import annotations
 
@@ -17,77 +17,79 @@ from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from emotion_lab.core import distributed
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import atomic_write
+from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.training.module import EmotionModule
 
-#: Seconds between two looks of the progress bar at loss and accuracy.
-LOOK_S = 0.5
+#: Seconds between two updates of loss and accuracy on the progress bar.
+REFRESH_S = 0.5
+#: Column of ``history.csv`` -> its short name in the line printed after each epoch.
+_LINE_METRICS = {
+    "loss": "loss",
+    "accuracy": "acc",
+    "macro_precision": "prec",
+    "macro_recall": "rec",
+    "macro_f1": "f1",
+}
 
 
 class RunInterruptedError(UserError):
-    """The user stopped the run; everything needed to go on is saved."""
+    """Raised when the user stopped the run; its state is saved, so it can be resumed."""
 
     exit_code = 130
 
 
-def better(value: float, best: float | None, mode: str) -> bool:
-    """Tell whether ``value`` improves on ``best`` (None: nothing yet)."""
+def is_better(value: float, best: float | None, mode: str) -> bool:
+    """Return whether ``value`` improves on ``best`` (None: no value so far)."""
     if best is None:
         return True
     return value > best if mode == "max" else value < best
 
 
 class MetricsHistory(L.Callback):
-    """Writes ``history.csv``, one row an epoch, prints one line for each, and stops early.
+    """Collects the metrics of every epoch, writes ``history.csv`` and prints one line an epoch.
 
-    Early stopping is here and not Lightning's, which looks before the training metrics are known.
+    The rows are part of the checkpoint, so a resumed run writes the same file as an uninterrupted
+    one. Durations are kept out of the file: two runs with the same seed write equal files.
 
-    The rows travel in the checkpoint, so a resumed run rewrites the file as if it had never
-    stopped. Times are kept apart: two runs with one seed write the same file.
+    Args:
+        run_dir: Directory of ``history.csv``.
+        monitor: Name of the monitored metric, for instance ``val/macro_f1``.
+        mode: ``max`` or ``min``.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        monitor: str,
-        mode: str,
-        patience: int | None = None,
-        show: bool = True,
-    ) -> None:
-        self.folder, self.monitor, self.mode, self.show = folder, monitor, mode, show
-        self.patience = patience
+    def __init__(self, run_dir: Path, monitor: str, mode: str) -> None:
+        self.run_dir, self.monitor, self.mode = run_dir, monitor, mode
         self.rows: list[dict[str, Any]] = []
         self.seconds: list[float] = []
         self.best: float | None = None
-        self._begin = 0.0
-        # Seconds spent on the half-done epoch before the run was stopped.
-        self._carried = 0.0
+        self._start = 0.0
+        # Seconds spent on an unfinished epoch before the run was stopped.
+        self._previous_seconds = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock of this epoch (not called for an epoch resumed half-way)."""
-        self._begin, self._carried = time.perf_counter(), 0.0
+        """Start the clock of this epoch (not called for an epoch resumed in the middle)."""
+        self._start, self._previous_seconds = time.perf_counter(), 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock of a run resumed in mid-epoch, and write what is known."""
-        self._begin = time.perf_counter()
+        """Start the clock of a run resumed in the middle of an epoch; rewrite restored rows."""
+        self._start = time.perf_counter()
         if self.rows and trainer.is_global_zero:
             self.write()
-        # A run that had stopped early and lost its results is scored anew, not trained on.
-        trainer.should_stop |= self._waited_long()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Collect, log, write and print the epoch."""
+        """Collect, log, write and print the metrics of the epoch."""
         assert isinstance(pl_module, EmotionModule)
-        pl_module.check_finite()
-        values = pl_module.collect("train")
-        pl_module.log_dict(values)
+        pl_module.check_loss()
+        train_metrics = pl_module.compute_and_reset("train")
+        pl_module.log_dict(train_metrics)
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        metrics |= values
+        metrics |= train_metrics
         pl_module.step_plateau(metrics)
         if self.monitor not in metrics:
-            known = ", ".join(sorted(key for key in metrics if "/" in key))
-            raise UserError(f"monitor={self.monitor} is not logged. Available: {known}.")
+            available = ", ".join(sorted(key for key in metrics if "/" in key))
+            raise UserError(f"monitor={self.monitor} is not logged. Available: {available}.")
         pl_module.check_scores({k: metrics[k] for k in ("val/loss", self.monitor) if k in metrics})
-        improved = better(metrics[self.monitor], self.best, self.mode)
+        improved = is_better(metrics[self.monitor], self.best, self.mode)
         if improved:
             self.best = metrics[self.monitor]
         rate = trainer.optimizers[0].param_groups[-1]["lr"]
@@ -96,190 +98,221 @@ class MetricsHistory(L.Callback):
         row.pop("train/loss_step", None)
         row["best"] = improved
         self.rows.append(row)
-        trainer.should_stop |= self._waited_long()
-        self.seconds.append(self._carried + time.perf_counter() - self._begin)
+        self.seconds.append(self._epoch_seconds())
         if trainer.is_global_zero:
             self.write()
-            if self.show:
-                print(self.line(row, trainer.max_epochs or 0), flush=True)
+            print(self.line(row, trainer.max_epochs or 0), flush=True)
 
-    def _waited_long(self) -> bool:
-        """Tell whether the last ``patience`` epochs brought nothing better."""
-        if self.patience is None or not self.rows:
-            return False
-        last_best = max(i for i, row in enumerate(self.rows) if row["best"])
-        return len(self.rows) - 1 - last_best >= self.patience
+    def _epoch_seconds(self) -> float:
+        return self._previous_seconds + time.perf_counter() - self._start
 
     def line(self, row: dict[str, Any], epochs: int) -> str:
-        """Return the summary line of an epoch."""
+        """Return the line that is printed after an epoch."""
 
-        def part(stage: str) -> str:
-            names = (("loss", "loss"), ("acc", "accuracy"), ("prec", "macro_precision"))
-            names += (("rec", "macro_recall"), ("f1", "macro_f1"))
-            return " ".join(f"{short} {row[f'{stage}/{name}']:.4f}" for short, name in names)
+        def metrics(stage: str) -> str:
+            return " ".join(
+                f"{s} {row[f'{stage}/{name}']:.4f}" for name, s in _LINE_METRICS.items()
+            )
 
         width = len(str(epochs))
         return (
-            f"epoch {row['epoch'] + 1:>{width}}/{epochs} | train {part('train')} | "
-            f"val {part('val')} | lr {row['lr']:.2e} | {self.seconds[-1]:.1f} s"
+            f"epoch {row['epoch'] + 1:>{width}}/{epochs} | train {metrics('train')} | "
+            f"val {metrics('val')} | lr {row['lr']:.2e} | {self.seconds[-1]:.1f} s"
             + (" | best" if row["best"] else "")
         )
 
     def write(self) -> None:
-        """Write all rows anew, completely or not at all."""
+        """Write all rows to ``history.csv`` atomically."""
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, list(self.rows[0]))
         writer.writeheader()
         writer.writerows(self.rows)
-        atomic_write(self.folder / "history.csv", text.getvalue().encode())
+        atomic_write(self.run_dir / "history.csv", text.getvalue().encode())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return rows, seconds and the best value so far."""
-        open_epoch = self._carried + time.perf_counter() - self._begin
+        """Return rows, durations and the best value so far."""
         return {
             "rows": [dict(row) for row in self.rows],
             "seconds": list(self.seconds),
             "best": self.best,
-            "open_epoch": open_epoch,
+            "open_epoch": self._epoch_seconds(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with saved rows."""
+        """Restore rows, durations and the best value."""
         self.rows, self.seconds = list(state["rows"]), list(state["seconds"])
         self.best = state["best"]
-        self._carried = float(state["open_epoch"])
+        self._previous_seconds = float(state["open_epoch"])
+
+
+class EarlyStopping(L.Callback):
+    """Stops training after ``patience`` epochs without a better value of the monitored metric.
+
+    Lightning's EarlyStopping runs before the metrics of the training epoch are logged, so it
+    cannot monitor them.
+
+    Args:
+        history: Must precede this callback in the Trainer's list.
+        patience: Number of epochs.
+    """
+
+    def __init__(self, history: MetricsHistory, patience: int) -> None:
+        self.history, self.patience = history, patience
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop a resumed run that had stopped early already: only its evaluation is repeated."""
+        self._check(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop when the patience is exhausted."""
+        self._check(trainer)
+
+    def _check(self, trainer: L.Trainer) -> None:
+        best_epochs = [i for i, row in enumerate(self.history.rows) if row["best"]]
+        if best_epochs:
+            trainer.should_stop |= len(self.history.rows) - 1 - best_epochs[-1] >= self.patience
 
 
 class BestLastCheckpoint(Checkpoint):
     """Writes ``best.ckpt`` when the monitored metric improves and ``last.ckpt`` every epoch.
 
-    Lightning's ModelCheckpoint forgets the best value when the run folder was moved, and would
-    then overwrite the best weights with worse ones; this one does not care where the folder is.
+    Lightning's ModelCheckpoint loses the best value when the run directory was moved, and would
+    then overwrite the best weights with worse ones.
     """
 
     def __init__(self, folder: Path, history: MetricsHistory) -> None:
         self.folder, self.history = folder, history
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save at the very end of an epoch, after every other callback."""
+        """Save at the end of an epoch; Lightning calls checkpoint callbacks last."""
         if self.history.rows[-1]["best"]:
             trainer.save_checkpoint(self.folder / "best.ckpt")
         trainer.save_checkpoint(self.folder / "last.ckpt")
 
 
 class GracefulStop(L.Callback):
-    """On Ctrl-C (or SIGTERM) finishes the batch, saves ``last.ckpt`` and says how to resume.
+    """On Ctrl-C or SIGTERM, finishes the batch, saves ``last.ckpt`` and prints how to resume.
 
-    A second Ctrl-C stops at once, with what was saved before. Of several processes one is enough to
-    stop them all, after the same batch; on GPUs they ask each other every ``trainer.log_every_n_steps``
-    steps only, for the answer makes them wait.
+    A second Ctrl-C stops at once and keeps the last saved checkpoint. With several processes, a
+    signal to one of them stops all after the same batch. On GPUs they synchronise only every
+    ``trainer.log_every_n_steps`` steps, because each synchronisation waits for the device.
     """
 
     def __init__(self, folder: Path, run_dir: Path) -> None:
         self.folder, self.run_dir = folder, run_dir
-        self.wanted = False
-        self._old: dict[int, Any] = {}
+        self.stop_requested = False
+        self._old_handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen for the signals while training."""
+        """Install the signal handlers."""
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
-                self._old[number] = signal.signal(number, self._handle)
+                self._old_handlers[number] = signal.signal(number, self._handle)
             except ValueError:  # not the main thread: a notebook or a launcher handles signals
                 return
 
     def _handle(self, number: int, frame: Any) -> None:
-        if self.wanted:
+        if self.stop_requested:
             raise KeyboardInterrupt
-        self.wanted = True
+        self.stop_requested = True
         if distributed.is_rank_zero():
             print("\nstopping: saving after this batch (again to stop at once)", file=sys.stderr)
 
-    def _agreed(self, trainer: L.Trainer) -> bool:
-        """Tell whether any process of the run was asked to stop."""
+    def _stop_requested_anywhere(self, trainer: L.Trainer) -> bool:
+        """Return whether any process of the run was asked to stop."""
         if trainer.world_size > 1:
-            self.wanted |= trainer.strategy.reduce_boolean_decision(self.wanted, all=False)
-        return self.wanted
+            self.stop_requested |= trainer.strategy.reduce_boolean_decision(
+                self.stop_requested, all=False
+            )
+        return self.stop_requested
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        """Save in mid-epoch when asked to stop; after the last batch the epoch ends first.
+        """Save and stop in the middle of an epoch; after its last batch, the epoch ends first.
 
-        Gradients that wait for more batches are in no checkpoint, so those batches come first.
+        Accumulated gradients are not part of a checkpoint, so their optimiser step is awaited.
         """
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return
-        every = trainer.accumulate_grad_batches
+        interval = trainer.accumulate_grad_batches
         if trainer.world_size > 1 and trainer.strategy.root_device.type != "cpu":
-            every *= trainer.log_every_n_steps
-        if (index + 1) % every == 0 and self._agreed(trainer):
+            assert isinstance(pl_module, EmotionModule)
+            interval *= pl_module.cfg["trainer"]["log_every_n_steps"]
+        if (index + 1) % interval == 0 and self._stop_requested_anywhere(trainer):
             trainer.save_checkpoint(self.folder / "last.ckpt")
-            self._leave()
+            self._raise()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop between epochs: ``last.ckpt`` is already written."""
-        if self._agreed(trainer):
-            self._leave()
+        if self._stop_requested_anywhere(trainer):
+            self._raise()
 
-    def _leave(self) -> None:
+    def _raise(self) -> None:
         raise RunInterruptedError(
-            f"stopped and saved. Go on with: resume={shlex.quote(str(self.run_dir))}"
+            f"stopped and saved. Resume with: resume={shlex.quote(str(self.run_dir))}"
         )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Give the signals back."""
-        for number, handler in self._old.items():
+        """Restore the signal handlers."""
+        for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
-        self._old = {}
+        self._old_handlers = {}
 
 
 class DataPositionCallback(L.Callback):
-    """Tells the data module how far training is: which order comes next, where to resume."""
+    """Keeps epoch and batch in the data module, which shuffles by epoch and resumes by batch."""
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin the epoch, before Lightning asks the loader for its batches."""
-        trainer.datamodule.begin_epoch(trainer.current_epoch)
+        """Set the epoch before Lightning iterates over the loader."""
+        _datamodule(trainer).set_epoch(trainer.current_epoch)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        """Mark the batch as done."""
-        trainer.datamodule.mark(trainer.current_epoch, index + 1, trainer.num_training_batches)
+        """Set the position after a batch."""
+        _datamodule(trainer).record_position(
+            trainer.current_epoch, index + 1, int(trainer.num_training_batches)
+        )
+
+
+def _datamodule(trainer: L.Trainer) -> EmotionData:
+    # Lightning sets Trainer.datamodule at run time.
+    return trainer.datamodule  # type: ignore[attr-defined]
 
 
 class ProgressBar(RichProgressBar):
-    """The rich bar, with running loss and accuracy and images a second."""
+    """Rich progress bar with loss and accuracy of the epoch so far and images a second."""
 
     def __init__(self) -> None:
         super().__init__(leave=False)
-        self._images, self._since = 0, time.perf_counter()
-        self._looked = 0.0
-        self._shown: dict[str, int | str | float | dict[str, float]] = {}
+        self._images, self._start = 0, time.perf_counter()
+        self._refreshed = 0.0
+        self._metrics_text: dict[str, int | str | float | dict[str, float]] = {}
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count images from here."""
+        """Reset the image count."""
         super().on_train_epoch_start(trainer, pl_module)
-        self._images, self._since = 0, time.perf_counter()
+        self._images, self._start = 0, time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        """Refresh what the bar shows."""
+        """Count the images of the batch and update the bar."""
         self._images += len(batch.labels)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, index)
 
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """Return running loss and accuracy of the epoch and images a second."""
+        """Return loss and accuracy of the epoch so far and images a second."""
         if not trainer.training or not self._images:
             return {}
         assert isinstance(pl_module, EmotionModule)
         now = time.perf_counter()
-        # Asked at every batch; an accelerator has to finish its work before it can answer.
-        if now - self._looked > LOOK_S:
-            rate = self._images / max(1e-9, now - self._since)
-            shown = {key: f"{value:.3f}" for key, value in pl_module.running().items()}
-            self._looked, self._shown = now, {**shown, "images/s": f"{rate:.0f}"}
-        return self._shown
+        # Lightning calls this for every batch, but reading the values waits for the accelerator.
+        if now - self._refreshed > REFRESH_S:
+            rate = self._images / max(1e-9, now - self._start)
+            text = {key: f"{value:.3f}" for key, value in pl_module.running_metrics().items()}
+            self._refreshed, self._metrics_text = now, {**text, "images/s": f"{rate:.0f}"}
+        return self._metrics_text

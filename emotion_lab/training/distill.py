@@ -1,4 +1,4 @@
-"""Distillation: a student learns what a teacher says, not the labels alone (Hinton et al. 2015)."""
+"""Knowledge distillation from a trained teacher network (Hinton et al. 2015, arXiv:1503.02531)."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ from torch.nn import functional as F
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
-from emotion_lab.models.base import EmotionNet, InputSpec
-from emotion_lab.models.ensemble import Ensemble
+from emotion_lab.models.base import InputSpec
 from emotion_lab.models.load import restore
+from emotion_lab.models.network import Network
 
 
 class Distillation:
-    """Mixes the loss on labels with the divergence from a teacher's soft targets.
+    """Combines the loss on labels with the KL divergence from the teacher's soft targets.
 
-    No module: the teacher belongs neither into the student's checkpoint nor to its parameters.
+    It is not a module, so checkpoints of the student do not include the teacher.
 
     Args:
-        teacher: In eval mode; it is moved to where the images are.
-        order: For each class of the student, where the teacher has it.
-        spec: What the student takes: images are fitted from this to the teacher's own input.
+        teacher: In eval mode; it is moved to the device of the images.
+        class_order: For each class of the student, its index in the teacher's output.
+        spec: Input of the student; images are converted to the teacher's input.
         temperature: T > 0; both distributions are softened by it.
-        share: Of the soft targets, 0 to 1; the labels have the rest.
+        alpha: Weight of the soft targets, 0 to 1; the labels have weight 1 - alpha.
     """
 
     def __init__(
         self,
-        teacher: EmotionNet | Ensemble,
-        order: list[int],
+        teacher: Network,
+        class_order: list[int],
         spec: InputSpec,
         temperature: float,
-        share: float,
+        alpha: float,
     ) -> None:
         self.teacher = teacher.requires_grad_(False).eval()
-        self.order, self.spec = order, spec
-        self.temperature, self.share = temperature, share
+        self.class_order, self.spec = class_order, spec
+        self.temperature, self.alpha = temperature, alpha
 
-    def _fitted(self, images: Tensor) -> Tensor:
-        """Return images (B, C, H, W), 0..255, with the teacher's channels and size."""
-        wanted = self.teacher.spec
+    def _teacher_input(self, images: Tensor) -> Tensor:
+        """Convert images (B, C, H, W), 0..255, to the teacher's channels and size."""
+        spec = self.teacher.spec
         images = images.float()
-        if wanted.channels != images.shape[1]:
-            if wanted.channels == 3:
+        if spec.channels != images.shape[1]:
+            if spec.channels == 3:
                 images = images.expand(-1, 3, -1, -1)
             else:
-                # The weights of ITU-R BT.601, as OpenCV turns RGB to grey.
+                # ITU-R BT.601 weights, as in OpenCV's conversion of RGB to grey.
                 weights = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
                 images = (images * weights).sum(1, keepdim=True)
-        size = wanted.image_size
+        size = spec.image_size
         if images.shape[-1] != size:
             images = F.interpolate(
                 images, (size, size), mode="bilinear", antialias=images.shape[-1] > size
@@ -64,47 +64,50 @@ class Distillation:
         """Return the teacher's softened probabilities (B, K) in the student's class order."""
         if next(self.teacher.parameters()).device != images.device:
             self.teacher.to(images.device)
-        logits = self.teacher(self._fitted(images)).float()[:, self.order]
+        logits = self.teacher(self._teacher_input(images)).float()[:, self.class_order]
         return (logits / self.temperature).softmax(1)
 
     def __call__(self, loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
-        """Return the mixed loss.
+        """Return the distillation loss.
 
         Args:
-            loss: On the labels, scalar.
-            logits: Of the student (B, K).
-            images: What the student saw, 0..255 (B, C, H, W).
+            loss: Loss on the labels, scalar.
+            logits: Logits of the student (B, K).
+            images: Input of the student, 0..255 (B, C, H, W).
 
         Returns:
-            ``(1 - share) * loss + share * T^2 * KL(teacher || student)``, both softened by T; the
-            square keeps the gradients' size as T changes.
+            ``(1 - alpha) * loss + alpha * T^2 * KL(teacher || student)``, both softened by T. The
+            factor T^2 keeps the scale of the gradients independent of T.
         """
-        own = F.log_softmax(logits.float() / self.temperature, 1)
-        divergence = F.kl_div(own, self.targets(images), reduction="batchmean")
-        return (1 - self.share) * loss + self.share * self.temperature**2 * divergence
+        student = F.log_softmax(logits.float() / self.temperature, 1)
+        divergence = F.kl_div(student, self.targets(images), reduction="batchmean")
+        return (1 - self.alpha) * loss + self.alpha * self.temperature**2 * divergence
 
 
-def _order(teacher: list[str], student: list[str]) -> list[int]:
+def _class_order(teacher: list[str], student: list[str]) -> list[int]:
     missing = [name for name in student if name not in teacher]
     if missing:
         raise UserError(
-            f"distill.teacher does not know {', '.join(missing)}: it has {', '.join(teacher)}. "
-            f"Leave them out with data.exclude=[{','.join(missing)}], or give another teacher."
+            f"distill.teacher lacks the classes {', '.join(missing)}: it has {', '.join(teacher)}. "
+            f"Leave them out with data.exclude=[{','.join(missing)}], or choose another teacher."
         )
     return [teacher.index(name) for name in student]
 
 
-def _seen(cards: list[dict[str, Any]], fingerprints: dict[str, Any]) -> str | None:
-    """Return a warning where the teacher may have learnt from the student's val images."""
+def _leakage_warning(cards: list[dict[str, Any]], fingerprints: dict[str, Any]) -> str | None:
+    """Return a warning if the teacher may have been trained on the student's val images."""
     val = fingerprints["val"]["hash"]
     for card in cards:
-        known = card.get("fingerprints", {})
-        if known.get("train", {}).get("hash") == val:
-            return "warning: the teacher was trained on what is val here; val says too much"
-        if known.get("val", {}).get("hash") != val:
+        saved = card.get("fingerprints", {})
+        if saved.get("train", {}).get("hash") == val:
             return (
-                "warning: the teacher had another val split: it may have been trained on images "
-                "that are val here, and val would say too much"
+                "warning: the teacher was trained on the val split of this run, so val scores are "
+                "too high"
+            )
+        if saved.get("val", {}).get("hash") != val:
+            return (
+                "warning: the teacher had another val split: it may have been trained on val "
+                "images of this run, so val scores may be too high"
             )
     return None
 
@@ -112,27 +115,24 @@ def _seen(cards: list[dict[str, Any]], fingerprints: dict[str, Any]) -> str | No
 def build(
     cfg: dict[str, Any], spec: InputSpec, classes: list[str], fingerprints: dict[str, Any]
 ) -> tuple[Distillation | None, dict[str, Any] | None]:
-    """Build what ``distill.teacher`` asks for and say what the teacher is.
+    """Build the distillation for ``distill.teacher`` and print the teacher.
 
     Args:
-        cfg: The ``distill`` node of the config.
-        spec: The student's input.
-        classes: The student's, in order.
-        fingerprints: Of the splits of this run.
+        cfg: The ``distill`` group.
+        spec: Input of the student.
+        classes: Class names of the student, in order.
+        fingerprints: Fingerprints of the splits of this run.
 
     Returns:
-        The distillation and the facts for ``metrics.json``; both None without a teacher.
-
-    Raises:
-        UserError: If the teacher cannot be read or lacks a class.
+        The distillation, and the teacher's entry in ``metrics.json``; both None without a teacher.
     """
     if cfg["teacher"] is None:
         return None, None
     path = ckpt.find(cfg["teacher"])
     net, card = restore(path)
-    order = _order(list(card["classes"]), classes)
+    class_order = _class_order(list(card["classes"]), classes)
     cards = card.get("members") or [card]
-    warning = _seen(cards, fingerprints)
+    warning = _leakage_warning(cards, fingerprints)
     if warning is not None:
         print(warning)
     facts = {
@@ -144,6 +144,6 @@ def build(
     }
     print(
         f"teacher: {path}, {facts['parameters']:,} parameters, {net.spec.image_size} px, "
-        f"temperature {cfg['temperature']:g}, share {cfg['share']:g}"
+        f"temperature {cfg['temperature']:g}, alpha {cfg['alpha']:g}"
     )
-    return Distillation(net, order, spec, cfg["temperature"], cfg["alpha"]), facts
+    return Distillation(net, class_order, spec, cfg["temperature"], cfg["alpha"]), facts

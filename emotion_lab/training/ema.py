@@ -1,4 +1,4 @@
-"""Averaged weights: what is scored and saved while the optimiser goes on with its own."""
+"""Exponential moving average of the weights; validation and checkpoints use the average."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 def decay_at(step: int, decay: float) -> float:
     """Return the decay of the update after ``step`` optimiser steps, counted from 1.
 
-    The first averages are short, (1 + step) / (10 + step) as in TensorFlow's
-    ExponentialMovingAverage: with a plain average of 500 steps the random weights of the beginning
-    would spoil the scores of several epochs, and early stopping with them.
+    The decay warms up as (1 + step) / (10 + step), as in TensorFlow's ExponentialMovingAverage.
+    With a constant decay, the random initial weights would lower the scores of several epochs and
+    could trigger early stopping.
     """
     return min(decay, (1 + step) / (10 + step))
 
@@ -23,12 +24,12 @@ def decay_at(step: int, decay: float) -> float:
 class EMACallback(WeightAveraging):
     """Exponential moving average of weights and buffers, updated at every optimiser step.
 
-    Lightning's own makes its copy before the network goes to the accelerator, and leaves it on the
-    CPU: every step would wait for all weights to come over. Here the copy follows the network, all
-    tensors are averaged in one call, and the step is counted on the CPU.
+    Lightning's EMAWeightAveraging copies the network before it moves to the accelerator and keeps
+    the copy on the CPU, so every step would transfer all weights. Here the copy is moved with the
+    network, all tensors are averaged in one call, and the steps are counted on the CPU.
 
     Args:
-        decay: Between 0 and 1; the average reaches back some 1 / (1 - decay) steps.
+        decay: Between 0 and 1; the average covers about 1 / (1 - decay) steps.
     """
 
     def __init__(self, decay: float) -> None:
@@ -36,38 +37,40 @@ class EMACallback(WeightAveraging):
         self.decay = decay
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Bring the average to where the network is by now; its count stays on the CPU."""
+        """Move the average to the device of the network; the step count stays on the CPU."""
         assert self._average_model is not None
         self._average_model.module.to(pl_module.device)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Go on from the last step: every one before it is in the average."""
+        """Continue after the last step of a resumed run, which the average includes."""
         self._latest_update_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        """Average, where the batch ended in an optimiser step."""
+        """Update the average if the batch ended with an optimiser step."""
         if trainer.global_step == self._latest_update_step:
             return
         self._latest_update_step = trainer.global_step
         assert self._average_model is not None
-        kept, net = self._average_model.module, pl_module
+        average = self._average_model.module
         pairs = zip(
-            (tensor.detach() for tensor in itertools.chain(kept.parameters(), kept.buffers())),
-            (tensor.detach() for tensor in itertools.chain(net.parameters(), net.buffers())),
+            itertools.chain(average.parameters(), average.buffers()),
+            itertools.chain(pl_module.parameters(), pl_module.buffers()),
             strict=True,
         )
-        floats, others = [], []
-        for pair in pairs:
-            (floats if pair[0].is_floating_point() else others).append(pair)
+        floats: list[tuple[Tensor, Tensor]] = []
+        others: list[tuple[Tensor, Tensor]] = []
+        for target, source in pairs:
+            kind = floats if target.is_floating_point() else others
+            kind.append((target.detach(), source.detach()))
         if self._average_model.n_averaged:
             decay = decay_at(trainer.global_step, self.decay)
-            averaged, current = zip(*floats, strict=True)
-            get_ema_multi_avg_fn(decay)(list(averaged), list(current), None)
+            targets, sources = (list(tensors) for tensors in zip(*floats, strict=True))
+            get_ema_multi_avg_fn(decay)(targets, sources, None)
         else:
             others += floats
-        # Counters and indices have no average.
-        for averaged, current in others:
-            averaged.copy_(current, non_blocking=True)
+        # Integer buffers, such as counters, are copied.
+        for target, source in others:
+            target.copy_(source, non_blocking=True)
         self._average_model.n_averaged += 1

@@ -1,8 +1,9 @@
-"""What a fit is made of: the module with its loss and augmentation, the Trainer, how it saves."""
+"""Build the LightningModule and the Trainer from a config."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from emotion_lab.training import strategy
 from emotion_lab.training.callbacks import (
     BestLastCheckpoint,
     DataPositionCallback,
+    EarlyStopping,
     GracefulStop,
     MetricsHistory,
     ProgressBar,
@@ -30,21 +32,20 @@ from emotion_lab.training.ema import EMACallback
 from emotion_lab.training.failure_propagation import FailurePropagation
 from emotion_lab.training.module import EmotionModule
 
-#: What ``best.ckpt`` keeps: it is for use, ``last.ckpt`` is for going on.
-SHIPPED = ("state_dict", ckpt.CARD, "epoch", "global_step", "pytorch-lightning_version")
+#: Keys of ``best.ckpt``, which is for inference; ``last.ckpt`` has everything to resume.
+BEST_KEYS = ("state_dict", ckpt.CARD, "epoch", "global_step", "pytorch-lightning_version")
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Writes through :mod:`emotion_lab.core.checkpoint`: whole or not at all, builtins only."""
+    """Checkpoint plugin: atomic writes, builtins only; see :mod:`emotion_lab.core.checkpoint`."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
         """Write a checkpoint; see :func:`emotion_lab.core.checkpoint.write`."""
-        # Not by Lightning's weights_only=True: that skips the callbacks, and with them the
-        # averaged weights.
+        # Lightning's weights_only=True would skip the callbacks, and so the averaged weights.
         if Path(path).name == "best.ckpt":
-            checkpoint = {key: checkpoint[key] for key in SHIPPED}
+            checkpoint = {key: checkpoint[key] for key in BEST_KEYS}
         ckpt.write(Path(path), checkpoint)
 
     def load_checkpoint(
@@ -55,14 +56,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 
 def device_augment(cfg: dict[str, Any], net: EmotionNet) -> BatchAugment:
-    """Build ``augment=device``.
-
-    Raises:
-        UserError: If it changes the size for a network that is built for one.
-    """
+    """Build ``augment=device`` and check that the network accepts every image size it produces."""
     if cfg["progressive_resize"] and not net.backbone.conv:
         raise UserError(
-            "augment.progressive_resize needs a convolutional network: this one takes "
+            "augment.progressive_resize needs a convolutional network: this one accepts "
             f"{net.spec.image_size} pixels only. Set augment.progressive_resize=null."
         )
     augment = BatchAugment(cfg, net.spec.image_size, net.spec.channels)
@@ -75,8 +72,8 @@ def device_augment(cfg: dict[str, Any], net: EmotionNet) -> BatchAugment:
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0][:100]
             raise UserError(
-                f"augment.progressive_resize: this network cannot take {size} pixels ({reason}). "
-                "Set larger ones, or augment.progressive_resize=null."
+                f"augment.progressive_resize: this network does not accept {size} pixels "
+                f"({reason}). Set larger sizes, or augment.progressive_resize=null."
             ) from None
     net.train(training)
     return augment
@@ -88,33 +85,34 @@ def compile_backbone(net: EmotionNet) -> None:
         import torch._inductor  # noqa: F401
 
         net.backbone.compile()
-        print("model: compiled (the first batches are slow)")
+        print("model: compiled with torch.compile (the first batches are slow)")
     except (ImportError, RuntimeError) as error:
-        print(f"model: not compiled, {str(error).splitlines()[0]}; going on without")
+        print(f"warning: model not compiled: {str(error).splitlines()[0]}")
 
 
 def make_module(
     cfg: dict[str, Any], data: EmotionData, net: EmotionNet, card: dict[str, Any]
 ) -> EmotionModule:
-    """Return what the Trainer trains: loss, augmentation on the device, memory format, compiled.
+    """Build the LightningModule: loss, batch augmentation, memory format and compilation.
 
     Args:
         cfg: The resolved config.
-        data: With an opened train split.
+        data: With a loaded train split.
         net: Changed in place (memory format, compilation).
-        card: What checkpoints will say of themselves; ``classes`` at least.
+        card: The metadata of checkpoints; needs ``classes`` at least.
     """
-    weights, counts = data.weights(), data.counts("train")
+    weights, counts = data.class_weights(), data.class_counts("train")
     criterion = build_loss(
         cfg["loss"], len(data.classes), [float(w) for w in weights], [int(n) for n in counts]
     )
     module = EmotionModule(net, criterion, cfg, card)
     if cfg["augment"]["name"] == "device":
         module.augment = device_augment(cfg["augment"], net)
-    wanted = cfg["trainer"]["channels_last"]
-    # What is split among devices has to lie in one piece.
-    fits = net.backbone.conv and cfg["trainer"]["strategy"] != "fsdp"
-    module.channels_last = fits if wanted == "auto" else bool(wanted)
+    channels_last = cfg["trainer"]["channels_last"]
+    if channels_last == "auto":
+        # fsdp shards contiguous parameters only.
+        channels_last = net.backbone.conv and cfg["trainer"]["strategy"] != "fsdp"
+    module.channels_last = bool(channels_last)
     if module.channels_last:
         net.to(memory_format=torch.channels_last)
     if cfg["model"]["compile"]:
@@ -128,25 +126,32 @@ def make_trainer(
     history: MetricsHistory,
     loggers: list[Logger],
     accelerator: str,
+    more_callbacks: Sequence[L.Callback] = (),
 ) -> L.Trainer:
-    """Build the Trainer with its callbacks, in the order that resume depends on."""
+    """Build the Trainer with its callbacks; ``more_callbacks`` run after all others."""
     options = cfg["trainer"]
     folder = run_dir / "checkpoints"
-    world = strategy.check(cfg, accelerator)
+    world_size = strategy.check(cfg, accelerator)
     callbacks: list[L.Callback] = [FailurePropagation(run_dir), DataPositionCallback()]
     if options["ema_decay"]:
         callbacks.append(EMACallback(options["ema_decay"]))
-    # History before StopCleanly and Checkpoints: both save what it has just counted.
-    callbacks += [history, GracefulStop(folder, run_dir), BestLastCheckpoint(folder, history)]
-    bar = options["enable_progress_bar"]
-    if bar is True or (bar == "auto" and sys.stdout.isatty()):
+    # MetricsHistory precedes the callbacks that save its state or read it.
+    callbacks.append(history)
+    if options["patience"] is not None:
+        callbacks.append(EarlyStopping(history, options["patience"]))
+    callbacks += [GracefulStop(folder, run_dir), BestLastCheckpoint(folder, history)]
+    progress_bar = options["enable_progress_bar"]
+    if progress_bar == "auto":
+        progress_bar = sys.stdout.isatty()
+    if progress_bar:
         callbacks.append(ProgressBar())
-    return L.Trainer(
+    trainer = L.Trainer(
         accelerator=accelerator,
         devices=options["devices"],
         num_nodes=options["num_nodes"],
-        strategy=strategy.strategy(options, world),
-        precision=choose_precision(options["precision"], accelerator),
+        strategy=strategy.build(options, world_size),
+        # choose_precision returns Lightning's names only.
+        precision=choose_precision(options["precision"], accelerator),  # type: ignore[arg-type]
         max_epochs=options["max_epochs"],
         max_time=options["max_time"],
         gradient_clip_val=options["gradient_clip_val"],
@@ -159,10 +164,13 @@ def make_trainer(
         logger=loggers or False,
         plugins=[SafeCheckpointIO()],
         default_root_dir=run_dir,
-        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        enable_progress_bar=bool(progress_bar),
         enable_model_summary=False,
         enable_checkpointing=True,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         benchmark=accelerator == "cuda" and not cfg["deterministic"],
     )
+    # Lightning moves checkpoint callbacks to the end of the list it is given.
+    trainer.callbacks.extend(more_callbacks)  # type: ignore[attr-defined] # set at run time
+    return trainer

@@ -1,4 +1,4 @@
-"""Several processes of one run: one voice, one end."""
+"""Propagate the failure of one rank to all others and print a single error message."""
 
 from __future__ import annotations
 
@@ -17,142 +17,141 @@ import lightning as L
 from emotion_lab.core import distributed
 from emotion_lab.core.errors import UserError
 
-#: Made by the process that fails first: it tells why, the others leave in silence.
-FILE = ".failed"
-#: Seconds in which processes leave by themselves once the run has ended.
-GRACE = 20.0
+#: Marker file written by the first failing rank; only that rank reports the error.
+MARKER = ".failed"
+#: Seconds that processes have to exit by themselves once the run has ended.
+GRACE_S = 20.0
 
 
 @contextlib.contextmanager
 def rank_zero_stdout() -> Iterator[None]:
-    """Let only the first process of a run print."""
+    """Discard standard output in all processes but rank 0."""
     if distributed.is_rank_zero():
         yield
         return
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with Path(os.devnull).open("w") as devnull, contextlib.redirect_stdout(devnull):
         yield
 
 
 class FailurePropagation(L.Callback):
-    """Ends all processes of a run when one of them fails, with one message.
+    """Ends all processes of a run when one of them fails, with one error message.
 
-    Lightning's own watch kills the first process too, and with it the message and the exit code.
+    Lightning's own process monitor kills rank 0 as well, which loses the message and the exit code.
 
     Args:
-        run_dir: The run folder; on several machines without a common disk each has its own.
+        run_dir: The run directory. Machines without a shared disk use one marker file each.
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self.file = run_dir / FILE
+        self.marker = run_dir / MARKER
         self.children: list[subprocess.Popen] = []
-        self._world = 1
-        self._mine = False
-        self._over = threading.Event()
-        # config.run has Hydra pass exceptions on; the processes that Lightning is about to start
-        # shall know what the user asked for.
-        self._full = os.environ.get("HYDRA_FULL_ERROR")
+        self._world_size = 1
+        self._failed_first = False
+        self._run_ended = threading.Event()
+        # cli.app sets HYDRA_FULL_ERROR for this process; the processes that Lightning starts need
+        # the value that the user had set.
+        self._full_error = os.environ.get("HYDRA_FULL_ERROR")
         if "EMOTION_LAB_FULL_ERROR" in os.environ:
             os.environ["HYDRA_FULL_ERROR"] = os.environ["EMOTION_LAB_FULL_ERROR"]
         if distributed.is_rank_zero():
-            self.file.unlink(missing_ok=True)
+            self.marker.unlink(missing_ok=True)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Take over the processes that Lightning started."""
-        self._restore()
-        self._world = trainer.world_size
-        procs = getattr(trainer.strategy.launcher, "procs", None) or []
-        # Lightning's watch holds this list: once empty, it leaves.
-        self.children = list(procs)
-        procs.clear()
+        """Take over the monitoring of the processes that Lightning started."""
+        self._restore_environment()
+        self._world_size = trainer.world_size
+        processes = getattr(trainer.strategy.launcher, "procs", None) or []
+        # Lightning's monitor thread shares this list and ends when it is empty.
+        self.children = list(processes)
+        processes.clear()
         if self.children:
-            threading.Thread(target=self._watch_children, daemon=True).start()
+            threading.Thread(target=self._monitor_children, daemon=True).start()
         elif os.environ.get("LOCAL_RANK", "0") != "0":
-            threading.Thread(target=self._watch_parent, daemon=True).start()
+            threading.Thread(target=self._monitor_parent, daemon=True).start()
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Be the first to fail, or not: only then do the others notice."""
+        """Write the marker file with the exit code, unless another rank failed before."""
         with contextlib.suppress(FileExistsError):
-            with open(self.file, "x", encoding="utf-8") as file:
+            with self.marker.open("x", encoding="utf-8") as file:
                 file.write(str(getattr(exception, "exit_code", 2)))
-            self._mine = True
+            self._failed_first = True
 
-    def leave(self, error: BaseException) -> None:
-        """End the other processes after a failure.
-
-        Returns where this process is to tell of ``error``.
+    def end_others(self, error: BaseException) -> None:
+        """End the other processes after a failure; return if this process reports ``error``.
 
         Raises:
-            SystemExit: Where another process does.
-            UserError: Where the failure is that another process was killed.
+            SystemExit: If another process reports the failure.
+            UserError: If the failure was caused by another process being killed.
         """
-        self._restore()
-        if self._world == 1:
-            self.file.unlink(missing_ok=True)
+        self._restore_environment()
+        if self._world_size == 1:
+            self.marker.unlink(missing_ok=True)
             return
-        stopped = getattr(error, "exit_code", 2) == 130
-        mistake = isinstance(error, UserError)
-        lost = None if mistake else self._lost()
-        # Those that stop as they were asked to, or that tell of the failure, need a moment.
-        self._end(GRACE if stopped or not self._mine else 0.0)
-        code = 130 if stopped else 2
+        interrupted = getattr(error, "exit_code", 2) == 130
+        killed = None if isinstance(error, UserError) else self._killed_child()
+        # Processes that save after Ctrl-C, or that report the failure, need time to finish.
+        self._end_children(GRACE_S if interrupted or not self._failed_first else 0.0)
+        code = 130 if interrupted else 2
         if distributed.is_rank_zero():
             with contextlib.suppress(OSError, ValueError):
-                code = int(self.file.read_text(encoding="utf-8"))
-            self.file.unlink(missing_ok=True)
-        if not (distributed.is_rank_zero() if stopped else self._mine):
+                code = int(self.marker.read_text(encoding="utf-8"))
+            self.marker.unlink(missing_ok=True)
+        if not (distributed.is_rank_zero() if interrupted else self._failed_first):
             raise SystemExit(code)
-        if lost is not None:
-            raise UserError(lost) from None
+        if killed is not None:
+            raise UserError(killed) from None
 
-    def _restore(self) -> None:
-        if self._full is not None:
-            os.environ["HYDRA_FULL_ERROR"] = self._full
+    def _restore_environment(self) -> None:
+        if self._full_error is not None:
+            os.environ["HYDRA_FULL_ERROR"] = self._full_error
 
-    def finish(self) -> None:
-        """Wait for the other processes after a fit that went well."""
-        self._end(GRACE)
+    def wait_for_others(self) -> None:
+        """Wait for the other processes after a successful fit."""
+        self._end_children(GRACE_S)
 
-    def _end(self, grace: float) -> None:
-        self._over.set()
-        until = time.monotonic() + grace
+    def _end_children(self, grace: float) -> None:
+        """Wait ``grace`` seconds for the child processes, then kill them."""
+        self._run_ended.set()
+        deadline = time.monotonic() + grace
         for child in self.children:
             try:
-                child.wait(timeout=max(0.0, until - time.monotonic()))
+                child.wait(timeout=max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
 
-    def _lost(self) -> str | None:
-        """Return what to say when another process was killed; None if none was."""
-        until = time.monotonic() + 2.0
-        while self.children and time.monotonic() < until:
-            for number, child in enumerate(self.children, 1):
+    def _killed_child(self) -> str | None:
+        """Return the error message if a child process was killed by a signal, else None."""
+        deadline = time.monotonic() + 2.0
+        while self.children and time.monotonic() < deadline:
+            for rank, child in enumerate(self.children, 1):
                 if child.poll() is not None and child.returncode < 0:
                     name = signal.Signals(-child.returncode).name
                     return (
-                        f"process {number} of this run was killed ({name}; out of memory?). Go on "
-                        f"from the last checkpoint with resume={self.file.parent}."
+                        f"process {rank} of this run was killed ({name}; out of memory?). Resume "
+                        f"from the last checkpoint with resume={self.marker.parent}."
                     )
             time.sleep(0.05)
         return None
 
-    def _watch_children(self) -> None:
-        """End a run that goes on waiting for a process that is gone."""
-        while not self._over.wait(1.0):
-            ended = [child.returncode for child in self.children if child.poll()]
-            # Most often the next exchange of gradients fails, and this process leaves in order.
-            if ended and not self._over.wait(GRACE):
-                if not self.file.exists():
-                    print(f"error: {self._lost() or 'a process ended'}", file=sys.stderr)
+    def _monitor_children(self) -> None:
+        """End the run if it keeps waiting for a child process that has ended."""
+        while not self._run_ended.wait(1.0):
+            failed = any(child.poll() for child in self.children)
+            # Usually the next gradient exchange fails and this process handles the error.
+            if failed and not self._run_ended.wait(GRACE_S):
+                if not self.marker.exists():
+                    message = self._killed_child() or "a process of this run ended unexpectedly"
+                    print(f"error: {message}", file=sys.stderr)
                 for child in self.children:
                     child.kill()
                 os._exit(2)
 
-    def _watch_parent(self) -> None:
-        """Leave when the process that started this one was killed."""
+    def _monitor_parent(self) -> None:
+        """Exit if the parent process was killed."""
         parent = os.getppid()
-        while not self._over.wait(1.0):
+        while not self._run_ended.wait(1.0):
             if os.getppid() != parent:
                 os._exit(1)

@@ -1,4 +1,4 @@
-"""One fit, from a checked config to checkpoints in a run folder."""
+"""Train one model: from a resolved config to checkpoints and a history in a run directory."""
 
 from __future__ import annotations
 
@@ -19,62 +19,67 @@ from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.environment import choose_accelerator, git_commit, hardware, versions
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.runs import monitor_mode
+from emotion_lab.core.tables import TextTable, show
 from emotion_lab.data.datamodule import EmotionData
-from emotion_lab.models.base import InputSpec, build_model
+from emotion_lab.models.base import EmotionNet, InputSpec, build_model
 from emotion_lab.models.finetune import apply_freeze, count_parameters
 from emotion_lab.training import distill, strategy
 from emotion_lab.training.callbacks import MetricsHistory
 from emotion_lab.training.factory import make_module, make_trainer
 from emotion_lab.training.failure_propagation import FailurePropagation, rank_zero_stdout
-from emotion_lab.training.loggers import LoggerContext, build_loggers, close, trackers
+from emotion_lab.training.loggers import LoggerContext, build_loggers, close, media_loggers
+from emotion_lab.training.module import EmotionModule
+
+#: Warnings of Lightning, torch and W&B that do not concern the user of this program.
+_IGNORED_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*smaller than the logging interval.*",
+    ".*Checkpoint directory.*exists.*",
+    ".*`isinstance\\(treespec, LeafSpec\\)`.*",
+    ".*No device id is provided.*",
+    # fsdp with weight averaging is refused earlier, with our own message.
+    ".*overrides the configure_model.*",
+    ".*ModuleAvailableCache.*",
+    ".*lr_scheduler.step.*before.*optimizer.step.*",
+    ".*found .* module.*in eval mode.*",
+    ".*epoch parameter in `scheduler.step.*",
+    ".*experiment.*already been.*",
+    ".*sync_dist=True.*",
+    ".*Experiment logs directory.*",
+)
 
 
 @dataclass
 class FitResult:
-    """What a fit leaves behind.
+    """Result of :func:`fit`.
 
     Attributes:
         data: The data module (train and val only).
         loggers: Still open; the caller closes them.
-        history: Rows and seconds of every epoch.
+        history: Metrics and duration of every epoch.
         facts: Builtins for ``metrics.json``: epochs, seconds, hardware, parameters, ...
-        main: Whether this process writes the results; of several, one does.
+        is_global_zero: Whether this process writes the results; true in one process of a run.
     """
 
     data: EmotionData
     loggers: list[Logger]
     history: MetricsHistory
     facts: dict[str, Any]
-    main: bool = True
+    is_global_zero: bool = True
 
 
 def quiet() -> None:
-    """Silence what libraries say that helps nobody who runs an experiment."""
+    """Silence the info messages of Lightning and :data:`_IGNORED_WARNINGS`."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for text in (
-        ".*does not have many workers.*",
-        ".*smaller than the logging interval.*",
-        ".*Checkpoint directory.*exists.*",
-        ".*`isinstance\\(treespec, LeafSpec\\)`.*",
-        ".*No device id is provided.*",
-        # Of networks that are split among devices: those cannot be averaged, and say so.
-        ".*overrides the configure_model.*",
-        ".*ModuleAvailableCache.*",
-        ".*lr_scheduler.step.*before.*optimizer.step.*",
-        ".*found .* module.*in eval mode.*",
-        ".*epoch parameter in `scheduler.step.*",
-        ".*experiment.*already been.*",
-        ".*sync_dist=True.*",
-        ".*Experiment logs directory.*",
-    ):
-        warnings.filterwarnings("ignore", message=text)
+    for pattern in _IGNORED_WARNINGS:
+        warnings.filterwarnings("ignore", message=pattern)
 
 
 def make_card(
     cfg: dict[str, Any], data: EmotionData, spec: InputSpec, fingerprints: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return what a checkpoint says of itself; builtins only."""
+    """Return the metadata of a checkpoint; builtins only."""
     return {
         "format": ckpt.FORMAT,
         "config": cfg,
@@ -95,35 +100,136 @@ def make_card(
     }
 
 
-def _show_data(data: EmotionData) -> None:
-    names = list(data.source.splits)
-    width = max(len(name) for name in data.classes) + 2
-    print(f"data: {data.source.location}")
-    for note in data.source.notes:
-        print(f"  {note}")
-    table = {name: data.counts(name) for name in names}
-    print("  " + " " * width + "".join(f"{name:>8}" for name in names))
-    for index, label in enumerate(data.classes):
-        print(f"  {label:<{width}}" + "".join(f"{table[name][index]:>8}" for name in names))
-    print(f"  {'all':<{width}}" + "".join(f"{int(table[name].sum()):>8}" for name in names))
+def check_same_data(saved: dict[str, Any], current: dict[str, Any]) -> None:
+    """Refuse to resume with other images or labels than the run started with.
 
-
-def check_same_data(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to go on with other images or labels than the run began with.
-
-    Raises:
-        UserError: Naming the split.
+    Args:
+        saved: The fingerprints of the splits in the checkpoint.
+        current: The fingerprints of the splits now.
     """
-    for name, found in now.items():
-        old = before.get(name)
-        if old is not None and old["hash"] != found["hash"]:
+    for split, fingerprint in current.items():
+        old = saved.get(split)
+        if old is not None and old["hash"] != fingerprint["hash"]:
             raise UserError(
-                f"the {name} split is not what this run began with: {found['n']} images, then "
-                f"{old['n']} (fingerprint {found['hash'][:8]}, then {old['hash'][:8]}). Give "
-                "data.path=<the same data>, or start a new run."
+                f"the {split} split differs from the one this run started with: "
+                f"{fingerprint['n']} images, then {old['n']} (fingerprint "
+                f"{fingerprint['hash'][:8]}, then {old['hash'][:8]}). Give data.path=<the same "
+                "data>, or start a new run."
             )
 
 
+def _print_class_counts(data: EmotionData) -> None:
+    print(f"data: {data.source.location}")
+    for note in data.source.notes:
+        print(f"  {note}")
+    counts = [data.class_counts(split) for split in data.source.splits]
+    rows = [(name, *(n[i] for n in counts)) for i, name in enumerate(data.classes)]
+    rows.append(("all", *(n.sum() for n in counts)))
+    show(TextTable(("class", *data.source.splits), rows))
+
+
+def _build_network(
+    cfg: dict[str, Any], num_classes: int
+) -> tuple[EmotionNet, InputSpec, dict[str, int]]:
+    """Return the network, its input and its numbers of parameters; print one line."""
+    net, spec = build_model(cfg["model"], num_classes)
+    apply_freeze(net, cfg["model"]["freeze"], cfg["model"]["unfreeze_last"])
+    trainable, total = count_parameters(net)
+    print(
+        f"model: {cfg['model']['name']}, {spec.image_size} px, "
+        f"{'RGB' if spec.channels == 3 else 'grey'}, {trainable:,} of {total:,} parameters "
+        f"trainable; {net.weights_report}"
+    )
+    return net, spec, {"trainable": trainable, "total": total}
+
+
+def _print_undecodable(data: EmotionData) -> None:
+    for split in ("train", "val"):
+        skipped = data.dataset(split).skipped
+        if skipped:
+            examples = ", ".join(skipped[:3]) + (" ..." if len(skipped) > 3 else "")
+            print(f"  {split}: {len(skipped)} images could not be decoded, left out: {examples}")
+
+
+def _restore_position(resume: Path, data: EmotionData, fingerprints: dict[str, Any]) -> int:
+    """Check the data of a resumed run, restore the data module and return the optimiser step.
+
+    Lightning restores the data module too, but with fsdp only after it has counted the batches.
+    """
+    content = ckpt.read(resume)
+    check_same_data(content[ckpt.CARD].get("fingerprints", {}), fingerprints)
+    data.load_state_dict(content[type(data).__qualname__])
+    return int(content["global_step"])
+
+
+def _print_trainer(accelerator: str, trainer: L.Trainer, module: EmotionModule) -> None:
+    engine = "fsdp" if module.cfg["trainer"]["strategy"] == "fsdp" else "ddp"
+    parallel = f"{engine}, {trainer.world_size} processes, " if trainer.world_size > 1 else ""
+    print(
+        f"trainer: {accelerator}, precision {trainer.precision}, "
+        f"{'channels_last' if module.channels_last else 'contiguous'} memory format, "
+        f"{parallel}{torch.get_num_threads()} threads, seed {module.cfg['seed']}",
+        flush=True,
+    )
+
+
+def _run_trainer(
+    trainer: L.Trainer, module: EmotionModule, data: EmotionData, resume: Path | None
+) -> float:
+    """Run ``trainer.fit`` and return its seconds; a failure closes the loggers and all ranks."""
+    # Lightning sets Trainer.callbacks at run time.
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    propagation = next(c for c in callbacks if isinstance(c, FailurePropagation))
+    start = time.perf_counter()
+    try:
+        for logger in trainer.loggers:
+            logger.log_hyperparams(module.cfg)
+        for media_logger in media_loggers(trainer.loggers):
+            media_logger.log_network(module.model)
+        trainer.fit(module, datamodule=data, ckpt_path=str(resume) if resume else None)
+    except BaseException as error:
+        close(trainer.loggers, "failed")
+        propagation.end_others(error)
+        raise
+    propagation.wait_for_others()
+    return time.perf_counter() - start
+
+
+def _facts(
+    cfg: dict[str, Any], trainer: L.Trainer, data: EmotionData, history: MetricsHistory
+) -> dict[str, Any]:
+    """Return the facts of a finished fit: epochs, steps, durations, throughput, hardware."""
+    epochs, seconds = len(history.rows), sum(history.seconds)
+    # With limit_train_batches, an epoch is shorter than the split.
+    steps_images = (
+        trainer.global_step * data.global_batch_size * cfg["trainer"]["accumulate_grad_batches"]
+    )
+    images = min(steps_images, len(data.split("train")) * epochs)
+    return {
+        "epochs": epochs,
+        "steps": trainer.global_step,
+        "best_epoch": max(i for i, row in enumerate(history.rows) if row["best"]),
+        "seconds": round(seconds, 3),
+        "epoch_seconds": [round(value, 3) for value in history.seconds],
+        "images_per_s": round(images / seconds, 2) if seconds else None,
+        "precision": str(trainer.precision),
+        "monitor": {"name": cfg["monitor"], "best": history.best},
+        "processes": trainer.world_size,
+    }
+
+
+def _setup(cfg: dict[str, Any]) -> str:
+    """Set verbosity, threads and seed of the process; return the accelerator."""
+    quiet()
+    accelerator = choose_accelerator(cfg["trainer"]["accelerator"])
+    if cfg["trainer"]["num_threads"]:
+        torch.set_num_threads(int(cfg["trainer"]["num_threads"]))
+    strategy.check(cfg, accelerator)
+    L.seed_everything(cfg["seed"], workers=True, verbose=False)
+    return accelerator
+
+
+@rank_zero_stdout()
 def fit(
     cfg: dict[str, Any],
     run_dir: Path,
@@ -131,120 +237,51 @@ def fit(
     check: Callable[[dict[str, Any]], None] | None = None,
     callbacks: Sequence[L.Callback] = (),
 ) -> FitResult:
-    """Train as ``cfg`` says; everything of value lands in ``run_dir``.
+    """Train a model; checkpoints, history and logs are written to ``run_dir``.
+
+    With several processes, only rank 0 prints.
 
     Args:
         cfg: The resolved config, plain dicts.
-        run_dir: The run folder.
-        resume: A ``last.ckpt`` to go on from.
-        check: Called with the fingerprints of the splits before anything is trained; it may raise.
-        callbacks: Further ones, which only look on.
-
-    Of several processes the first prints, and the one that fails first tells why.
-
-    Raises:
-        UserError: For a user's mistake, a full disk, a NaN loss, or Ctrl-C (its subclass).
+        run_dir: The run directory.
+        resume: A ``last.ckpt`` to resume from.
+        check: Called with the fingerprints of the splits before training; it may raise.
+        callbacks: Additional callbacks, for instance for monitoring; they run last.
     """
-    with rank_zero_stdout():
-        return _fit(cfg, run_dir, resume, check, callbacks)
-
-
-def _fit(
-    cfg: dict[str, Any],
-    run_dir: Path,
-    resume: Path | None,
-    check: Callable[[dict[str, Any]], None] | None,
-    callbacks: Sequence[L.Callback],
-) -> FitResult:
-    quiet()
-    # Asked now: by the end of a long run the checkout may have moved on.
+    # Read first: the checkout may change during a long run.
     commit = git_commit()
-    accelerator = choose_accelerator(cfg["trainer"]["accelerator"])
-    if cfg["trainer"]["num_threads"]:
-        torch.set_num_threads(int(cfg["trainer"]["num_threads"]))
-    strategy.check(cfg, accelerator)
-    L.seed_everything(cfg["seed"], workers=True, verbose=False)
+    accelerator = _setup(cfg)
     data = EmotionData(cfg["data"], ("train", "val"), cfg["seed"], cfg["augment"]["name"])
-    _show_data(data)
-    net, spec = build_model(cfg["model"], len(data.classes))
-    apply_freeze(net, cfg["model"]["freeze"], cfg["model"]["unfreeze_last"])
-    trainable, total = count_parameters(net)
-    print(
-        f"model: {cfg['model']['name']}, {spec.image_size} px, "
-        f"{'RGB' if spec.channels == 3 else 'grey'}, {trainable:,} of {total:,} parameters train; "
-        f"{net.weights_report}"
-    )
+    _print_class_counts(data)
+    net, spec, parameters = _build_network(cfg, len(data.classes))
     data.prepare_for(spec.image_size, spec.channels)
-    for name in ("train", "val"):
-        skipped = data.dataset(name).skipped
-        if skipped:
-            some = ", ".join(skipped[:3]) + (" ..." if len(skipped) > 3 else "")
-            print(f"  {name}: {len(skipped)} images could not be decoded, left out: {some}")
+    _print_undecodable(data)
     fingerprints = data.fingerprints()
     if check is not None:
         check(fingerprints)
-    step = None
-    if resume is not None:
-        content = ckpt.read(resume)
-        step = int(content["global_step"])
-        check_same_data(content[ckpt.CARD].get("fingerprints", {}), fingerprints)
-        # Now and not by Lightning alone: with fsdp it counts the batches before it restores.
-        data.load_state_dict(content[type(data).__qualname__])
+    step = None if resume is None else _restore_position(resume, data, fingerprints)
+
     card = make_card(cfg, data, spec, fingerprints)
     module = make_module(cfg, data, net, card)
     module.distillation, teacher = distill.build(cfg["distill"], spec, data.classes, fingerprints)
-    # What a killed process was writing when it died; the files themselves are whole.
-    for torn in (run_dir / "checkpoints").glob(".*.tmp"):
-        torn.unlink(missing_ok=True)
-    history = MetricsHistory(run_dir, cfg["monitor"], monitor_mode(cfg), cfg["trainer"]["patience"])
+    # Temporary files of a process that was killed while saving.
+    for temporary in (run_dir / "checkpoints").glob(".*.tmp"):
+        temporary.unlink(missing_ok=True)
+    history = MetricsHistory(run_dir, cfg["monitor"], monitor_mode(cfg))
     loggers = build_loggers(LoggerContext(cfg, run_dir, step))
-    trainer = make_trainer(cfg, run_dir, history, loggers, accelerator)
-    trainer.callbacks.extend(callbacks)
-    together = next(c for c in trainer.callbacks if isinstance(c, FailurePropagation))
-    engine = "fsdp" if cfg["trainer"]["strategy"] == "fsdp" else "ddp"
-    shared = f"{engine} of {trainer.world_size} processes, "
-    print(
-        f"trainer: {accelerator}, {trainer.precision}, "
-        f"{'channels_last' if module.channels_last else 'contiguous'}, "
-        f"{shared if trainer.world_size > 1 else ''}"
-        f"{torch.get_num_threads()} threads, seed {cfg['seed']}",
-        flush=True,
-    )
-    begin = time.perf_counter()
-    try:
-        for logger in loggers:
-            logger.log_hyperparams(cfg)
-        for tracker in trackers(loggers):
-            tracker.network(net)
-        trainer.fit(module, datamodule=data, ckpt_path=str(resume) if resume else None)
-    except BaseException as error:
-        close(loggers, "failed")
-        together.leave(error)
-        raise
-    together.finish()
-    seconds = time.perf_counter() - begin
+    trainer = make_trainer(cfg, run_dir, history, loggers, accelerator, callbacks)
+    _print_trainer(accelerator, trainer, module)
+
+    seconds = _run_trainer(trainer, module, data, resume)
     if not (run_dir / "checkpoints" / "best.ckpt").exists():
-        raise UserError("training ended before the first epoch was over: nothing was saved.")
-    epochs = len(history.rows)
-    # limit_train_batches may have left most of an epoch out.
-    done = trainer.global_step * data.step * cfg["trainer"]["accumulate_grad_batches"]
-    images = min(done, len(data.split("train")) * epochs)
-    spent = sum(history.seconds)
+        raise UserError("training ended before the first epoch was complete: nothing was saved.")
     facts = {
         "commit": commit,
-        "epochs": epochs,
-        "steps": trainer.global_step,
-        "best_epoch": max(i for i, row in enumerate(history.rows) if row["best"]),
-        "seconds": round(spent, 3),
+        **_facts(cfg, trainer, data, history),
         "seconds_this_session": round(seconds, 3),
-        "epoch_seconds": [round(value, 3) for value in history.seconds],
-        "images_per_s": round(images / spent, 2) if spent else None,
-        "parameters": {"trainable": trainable, "total": total},
-        "precision": str(trainer.precision),
+        "parameters": parameters,
         "channels_last": module.channels_last,
-        "monitor": {"name": cfg["monitor"], "best": history.best},
         "hardware": hardware(accelerator),
-        "processes": trainer.world_size,
         "versions": card["versions"],
         "fingerprints": fingerprints,
         **({} if teacher is None else {"teacher": teacher}),

@@ -1,4 +1,4 @@
-"""The metrics of a split, by torchmetrics."""
+"""Classification metrics of a split, computed with torchmetrics."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from torchmetrics.classification import (
 def scalar_metrics(num_classes: int) -> MetricCollection:
     """Return accuracy and macro and weighted precision, recall and F1.
 
-    Macro averages leave out classes that neither occur nor are predicted, as torchmetrics does.
+    As in torchmetrics, macro averages ignore classes that neither occur nor are predicted.
     """
     k = num_classes
-    metrics = {"accuracy": MulticlassAccuracy(k, average="micro")}
+    metrics: dict[str, Metric | MetricCollection] = {
+        "accuracy": MulticlassAccuracy(k, average="micro")
+    }
     for average in ("macro", "weighted"):
         metrics[f"{average}_precision"] = MulticlassPrecision(k, average=average)
         metrics[f"{average}_recall"] = MulticlassRecall(k, average=average)
@@ -42,14 +44,14 @@ def class_metrics(num_classes: int) -> MetricCollection:
 
 
 class EpochMetrics(Metric):
-    """Loss and scores of an epoch, counted where the batches are.
+    """Loss and classification metrics of an epoch, accumulated without device synchronisation.
 
-    torchmetrics' own updates look at the numbers (``unique``, ``bincount``, ``isnan().any()``), and
-    an accelerator has to finish its work before it can show them. This one only adds; what
-    :func:`scalar_metrics` makes of the counts is asked for once an epoch.
+    The updates of torchmetrics' classification metrics read values (``unique``, ``bincount``,
+    ``isnan().any()``), so each would wait for the accelerator. This metric only accumulates a
+    confusion matrix; :func:`scalar_metrics` is computed from it once an epoch.
 
     Args:
-        num_classes: K.
+        num_classes: Number of classes K.
     """
 
     full_state_update = False
@@ -59,31 +61,31 @@ class EpochMetrics(Metric):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        pairs = torch.zeros(num_classes**2, dtype=torch.long)
-        self.add_state("confusion", pairs, dist_reduce_fx="sum")
+        counts = torch.zeros(num_classes**2, dtype=torch.long)
+        self.add_state("confusion", counts, dist_reduce_fx="sum")
         self.add_state("loss", torch.tensor(0.0), dist_reduce_fx="sum")
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch.
+        """Add a batch.
 
         Args:
             loss: Mean of the batch, scalar.
             logits: (B, K).
             labels: int64 (B,).
         """
-        pair = labels * self.num_classes + logits.argmax(1)
-        self.confusion = self.confusion.index_add(0, pair, torch.ones_like(pair))
+        cells = labels * self.num_classes + logits.argmax(1)
+        self.confusion = self.confusion.index_add(0, cells, torch.ones_like(cells))
         self.loss = self.loss + loss.float() * len(labels)
 
     def means(self) -> dict[str, Tensor]:
-        """Return mean loss and accuracy of what this process has counted."""
+        """Return mean loss and accuracy of the batches of this process."""
         counts = self.confusion.view(self.num_classes, -1)
         return {"loss": self.loss / counts.sum(), "accuracy": counts.diag().sum() / counts.sum()}
 
     def compute(self) -> dict[str, Tensor]:
         """Return ``loss``, ``accuracy``, ``macro_f1`` and the rest of :func:`scalar_metrics`."""
-        pairs = torch.arange(self.num_classes**2).repeat_interleave(self.confusion.cpu())
-        labels, predicted = pairs // self.num_classes, pairs % self.num_classes
+        cells = torch.arange(self.num_classes**2).repeat_interleave(self.confusion.cpu())
+        labels, predicted = cells // self.num_classes, cells % self.num_classes
         return {
             "loss": self.means()["loss"],
             **scalar_metrics(self.num_classes)(predicted, labels),

@@ -1,4 +1,4 @@
-"""Mixup and CutMix, by torchvision."""
+"""Mixup and CutMix with torchvision's transforms."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class MixupCutmix:
             raise UserError("mix needs at least two classes")
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images float (B, C, S, S) and targets as given, or (B, K) when mixed.
+        """Return images float (B, C, S, S) and the labels, (B, K) if the batch was mixed.
 
-        All randomness comes from torch's generator, which training seeds at every step.
+        Random numbers come from torch's generator, which training seeds at every step.
         """
         if self.transform is None or len(images) < 2:
             return images, labels

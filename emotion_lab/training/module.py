@@ -1,9 +1,9 @@
-"""The one LightningModule: any network, any loss."""
+"""LightningModule for every network and loss."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -25,20 +25,30 @@ from emotion_lab.training import strategy
 from emotion_lab.training.distill import Distillation
 from emotion_lab.training.metrics import EpochMetrics
 from emotion_lab.training.mixup import MixupCutmix
-from emotion_lab.training.optim import align, build_optimizer, build_schedule, fuses, plateau_value
+from emotion_lab.training.optim import (
+    build_optimizer,
+    build_schedule,
+    match_memory_format,
+    plateau_value,
+    supports_fused,
+)
 
-#: Weight of each auxiliary head's loss (Szegedy et al. 2015).
+#: Weight of each auxiliary head's loss (Szegedy et al. 2015, arXiv:1409.4842).
 AUX_WEIGHT = 0.3
 
 
 class EmotionModule(L.LightningModule):
-    """Train a network: loss, optimiser, schedule, metrics and what a checkpoint must hold.
+    """Trains a network: loss, optimiser, schedule, metrics and the contents of checkpoints.
 
     Args:
         net: The network, normalisation included.
         criterion: (logits (B, K), target (B,) or (B, K)) -> scalar.
         cfg: The whole resolved config as plain dicts.
-        card: What the checkpoint says of itself (builtins only).
+        card: The metadata of checkpoints (builtins only).
+
+    Attributes:
+        augment: Augmentation of whole batches; set for ``augment=device``.
+        distillation: Set for ``distill.teacher``.
     """
 
     def __init__(
@@ -50,27 +60,31 @@ class EmotionModule(L.LightningModule):
         self.criterion = criterion
         self.cfg, self.card = cfg, card
         self.mix = MixupCutmix(cfg["mix"], num_classes)
-        #: Set for ``augment=device``.
         self.augment: BatchAugment | None = None
-        #: Set for ``distill.teacher``.
         self.distillation: Distillation | None = None
         self.channels_last = False
+        self.train_metrics = EpochMetrics(num_classes)
+        self.val_metrics = EpochMetrics(num_classes)
         self._schedule: Any = None
-        self._metrics = nn.ModuleDict()
-        for stage in ("train", "val"):
-            self._metrics[f"{stage}_tally"] = EpochMetrics(num_classes)
-        # The step at which the loss first was not finite; -1 while all is well. It stays on the
-        # device so that looking at it need not wait for the accelerator. No buffer: weight
-        # averaging would average it.
-        self._bad_step: Tensor | None = None
+        # First step with a loss that is not finite; -1 if there is none. It stays on the device:
+        # reading it waits for the accelerator. It is no buffer, because weight averaging would
+        # average it.
+        self._non_finite_step: Tensor | None = None
+        # State of on_load_checkpoint, applied in on_train_start.
+        self._restored_metrics: dict[str, Any] = {}
+        self._restored_plateau: dict[str, Any] | None = None
 
     # -- fine-tuning -------------------------------------------------------------------------
 
     def set_frozen(self, epoch: int) -> None:
-        """Freeze and unfreeze as ``model.freeze`` and friends say for ``epoch`` (from 0)."""
+        """Apply ``model.freeze``, ``unfreeze_last`` and ``unfreeze_at_epoch`` for ``epoch``.
+
+        Args:
+            epoch: Counted from 0.
+        """
         model = self.cfg["model"]
-        at = model["unfreeze_at_epoch"]
-        if at is not None and epoch >= at:
+        unfreeze_epoch = model["unfreeze_at_epoch"]
+        if unfreeze_epoch is not None and epoch >= unfreeze_epoch:
             unfreeze_all(self.model)
         else:
             apply_freeze(self.model, model["freeze"], model["unfreeze_last"])
@@ -78,32 +92,32 @@ class EmotionModule(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Apply the freezing policy of this epoch."""
         self.set_frozen(self.current_epoch)
-        self._ready_to_train()
+        self._set_train_mode()
 
     def on_validation_end(self) -> None:
-        """Lightning puts everything back into train mode after validation; frozen BN stays out."""
-        self._ready_to_train()
+        """Keep frozen BatchNorm in eval mode: Lightning sets train mode after validation."""
+        self._set_train_mode()
 
-    def _ready_to_train(self) -> None:
+    def _set_train_mode(self) -> None:
         self.model.train()
         frozen_batchnorm_eval(self.model)
 
     def configure_model(self) -> None:
-        """Split the network among the devices (``trainer=fsdp``)."""
+        """Shard the network across devices (``trainer=fsdp``)."""
         if self._device_mesh is not None:
             strategy.shard(self.model, self._device_mesh)
 
     # -- steps -------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed this step from (seed, epoch, batch, process): dropout and mixing can be replayed."""
+        """Seed the step from (seed, epoch, batch, rank): a resumed run repeats the random draws."""
         key = (self.cfg["seed"], self.current_epoch, batch_idx, self.global_rank)
         value = 0
         for part in key:
             value = (value * 1_000_003 + part + 1) % (2**63)
         torch.manual_seed(value)
         if batch_idx == 0 or not self.model.training:
-            self._ready_to_train()
+            self._set_train_mode()
 
     def _images(self, images: Tensor) -> Tensor:
         if self.channels_last:
@@ -123,91 +137,82 @@ class EmotionModule(L.LightningModule):
             loss = self.distillation(loss, logits, images)
         for extra in auxiliary:
             loss = loss + AUX_WEIGHT * self.criterion(extra, target)
-        self._watch(loss)
-        # With mixing, accuracy is counted against the first of the two labels.
-        self._metrics["train_tally"].update(loss.detach(), logits.detach(), batch.labels)
+        self._track_non_finite(loss)
+        # With mixing, accuracy is computed against the first of the two labels.
+        self.train_metrics.update(loss.detach(), logits.detach(), batch.labels)
         self.log("train/loss_step", loss, on_step=True, on_epoch=False)
-        # Lightning would bring a plain number to the accelerator, and wait for that.
-        rate = torch.tensor(self.optimizers().param_groups[0]["lr"])
+        # A tensor on the CPU: Lightning copies a plain number to the accelerator and waits.
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        rate = torch.tensor(optimizer.param_groups[0]["lr"])
         self.log("lr", rate, on_step=True, on_epoch=False)
         return loss
 
-    def _watch(self, loss: Tensor) -> None:
-        if self._bad_step is None:
-            self._bad_step = torch.tensor(-1, device=loss.device)
-        bad = ~torch.isfinite(loss.detach()) & (self._bad_step < 0)
-        self._bad_step = torch.where(bad, self.global_step, self._bad_step)
-        if loss.device.type == "cpu" or self.global_step % self.cfg["trainer"]["log_every_n_steps"] == 0:
-            self.check_finite()
+    def _track_non_finite(self, loss: Tensor) -> None:
+        if self._non_finite_step is None:
+            self._non_finite_step = torch.tensor(-1, device=loss.device)
+        is_first = ~torch.isfinite(loss.detach()) & (self._non_finite_step < 0)
+        self._non_finite_step = torch.where(is_first, self.global_step, self._non_finite_step)
+        interval = self.cfg["trainer"]["log_every_n_steps"]
+        if loss.device.type == "cpu" or self.global_step % interval == 0:
+            self.check_loss()
 
-    def check_finite(self) -> None:
-        """Stop when the loss has become NaN or infinite.
-
-        Raises:
-            UserError: Naming the step.
-        """
-        step = -1 if self._bad_step is None else int(self._bad_step)
+    def check_loss(self) -> None:
+        """Raise if the loss has become NaN or infinite."""
+        step = -1 if self._non_finite_step is None else int(self._non_finite_step)
         if step >= 0:
-            raise UserError(
-                f"the loss became NaN or infinite at step {step} (epoch {self.current_epoch}); "
-                f"stopped, the last good checkpoint is kept. Try a smaller optim.lr "
-                f"(now {self.cfg['optim']['lr']:g}) or trainer.gradient_clip_val=1."
+            raise self._diverged(
+                f"the loss became NaN or infinite at step {step} (epoch {self.current_epoch})"
             )
 
     def check_scores(self, scores: dict[str, float]) -> None:
-        """Stop when the weights after the last step are broken, before they are saved.
-
-        Raises:
-            UserError: Naming the score.
-        """
+        """Raise if a score is not finite: the last step of the epoch broke the weights."""
         for name, value in scores.items():
             if not math.isfinite(value):
-                raise UserError(
-                    f"{name} became {value} after epoch {self.current_epoch}; stopped, the last "
-                    f"good checkpoint is kept. Try a smaller optim.lr (now "
-                    f"{self.cfg['optim']['lr']:g}) or trainer.gradient_clip_val=1."
-                )
+                raise self._diverged(f"{name} became {value} after epoch {self.current_epoch}")
+
+    def _diverged(self, reason: str) -> UserError:
+        return UserError(
+            f"{reason}; stopped, the last good checkpoint is kept. Try a smaller optim.lr "
+            f"(now {self.cfg['optim']['lr']:g}) or trainer.gradient_clip_val=1."
+        )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Score a batch; the loss is the training loss on hard labels.
+        """Evaluate a batch; the loss is the training loss on hard labels.
 
         Returns:
-            The logits (B, K), for callbacks that look on.
+            The logits (B, K), for callbacks.
         """
         logits = self.model(self._images(batch.images))
-        self._metrics["val_tally"].update(
-            self.criterion(logits, batch.labels), logits, batch.labels
-        )
+        self.val_metrics.update(self.criterion(logits, batch.labels), logits, batch.labels)
         return logits
 
     def on_validation_epoch_start(self) -> None:
-        """Do not score weights that are already broken; score what a checkpoint will hold."""
+        """Check the loss, and synchronise buffers between processes."""
         if not self.trainer.sanity_checking:
-            self.check_finite()
+            self.check_loss()
         if self.trainer.world_size > 1:
-            # Every process counts running statistics of its own images; those of the first are
-            # saved.
+            # Running statistics differ between processes; checkpoints hold those of rank 0.
             for buffer in self.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the validation metrics; checkpoints and early stopping watch these."""
-        self.log_dict(self.collect("val"))
+        """Log the validation metrics, which checkpoints and early stopping monitor."""
+        self.log_dict(self.compute_and_reset("val"))
 
-    def collect(self, stage: str) -> dict[str, float]:
-        """Return and reset a stage's metrics: ``<stage>/loss``, ``<stage>/accuracy``, ..."""
-        tally = self._metrics[f"{stage}_tally"]
-        values = {f"{stage}/{name}": float(value) for name, value in tally.compute().items()}
-        tally.reset()
+    def compute_and_reset(self, stage: Literal["train", "val"]) -> dict[str, float]:
+        """Return and reset the metrics of a stage: ``<stage>/loss``, ``<stage>/accuracy``, ..."""
+        metrics = self.train_metrics if stage == "train" else self.val_metrics
+        values = {f"{stage}/{name}": float(value) for name, value in metrics.compute().items()}
+        metrics.reset()
         return values
 
-    def running(self) -> dict[str, float]:
+    def running_metrics(self) -> dict[str, float]:
         """Return loss and accuracy of the epoch so far in this process, for the progress bar."""
-        tally = self._metrics["train_tally"]
-        if not tally.update_called:
+        if not self.train_metrics.update_called:
             return {}
-        found = tally.means()
-        return {"loss": float(found["loss"]), "acc": float(found["accuracy"])}
+        means = self.train_metrics.means()
+        return {"loss": float(means["loss"]), "acc": float(means["accuracy"])}
 
     # -- optimisation ------------------------------------------------------------------------
 
@@ -222,8 +227,9 @@ class EmotionModule(L.LightningModule):
             model["layer_decay"],
             optim["decay_norm_and_bias"],
         )
-        optimizer = build_optimizer(optim, groups, self._fuses())
+        optimizer = build_optimizer(optim, groups, self._is_fused())
         epochs = self.trainer.max_epochs
+        assert epochs is not None
         total = self.trainer.estimated_stepping_batches
         steps = max(1, round(total / epochs))
         self._schedule = build_schedule(self.cfg["schedule"], optimizer, steps, epochs)
@@ -234,16 +240,15 @@ class EmotionModule(L.LightningModule):
             "lr_scheduler": {"scheduler": self._schedule, "interval": "step"},
         }
 
-    def _fuses(self) -> bool:
+    def _is_fused(self) -> bool:
         device = self.trainer.strategy.root_device
         precision = str(self.trainer.precision)
-        return fuses(self.cfg, device, precision, self._device_mesh is not None)
+        return supports_fused(self.cfg, device, precision, self._device_mesh is not None)
 
     def step_plateau(self, metrics: dict[str, float]) -> None:
         """Step ``schedule=plateau`` at the end of an epoch.
 
-        Done here and not by Lightning, which steps it after the checkpoint is written and so
-        forgets it on resume.
+        Lightning would step it after the checkpoint is written, and lose the step on resume.
         """
         if isinstance(self._schedule, ReduceLROnPlateau):
             self._schedule.step(plateau_value(self.cfg["schedule"], metrics))
@@ -251,70 +256,73 @@ class EmotionModule(L.LightningModule):
     # -- checkpoint --------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the card, the half-done epoch's metrics and the plateau schedule's state."""
+        """Add the card, the metrics of the current epoch and the state of the plateau schedule."""
         checkpoint[ckpt.CARD] = {**self.card, "epoch": self.current_epoch}
         if self._device_mesh is None:
-            self._number_states(checkpoint.get("optimizer_states", []))
-        tally = self._metrics["train_tally"]
+            self._index_states_by_parameter(checkpoint.get("optimizer_states", []))
         checkpoint["half_epoch"] = {
-            # Of all processes; each state is a sum.
+            # Summed over the processes; every state of the metrics is a sum.
             "state": {
                 key: self.trainer.strategy.reduce(value.clone(), reduce_op="sum")
-                for key, value in tally.metric_state.items()
+                for key, value in self.train_metrics.metric_state.items()
+                if isinstance(value, Tensor)
             },
-            "updates": int(tally._update_count),
+            "updates": self.train_metrics._update_count,
         }
         if isinstance(self._schedule, ReduceLROnPlateau):
             state = dict(self._schedule.state_dict())
-            checkpoint["plateau"] = {k: _builtin(v) for k, v in state.items()}
+            checkpoint["plateau"] = {key: _to_builtin(value) for key, value in state.items()}
 
-    def _number_states(self, states: list[dict[str, Any]]) -> None:
-        """Number an optimiser's states as the network's parameters, in place.
+    def _index_states_by_parameter(self, states: list[dict[str, Any]]) -> None:
+        """Renumber optimiser states in the order of the network's parameters, in place.
 
-        An optimiser numbers them by its groups, and does not mind another numbering; ``fsdp`` knows
-        this one only, and would take one parameter's state for another's.
+        Optimisers number their states by parameter group and accept any other numbering. ``fsdp``
+        requires the order of the parameters.
         """
-        numbers = {id(parameter): n for n, parameter in enumerate(self.parameters())}
+        index = {id(parameter): n for n, parameter in enumerate(self.parameters())}
         for state, optimizer in zip(states, self.trainer.optimizers, strict=False):
-            own = [numbers[id(p)] for group in optimizer.param_groups for p in group["params"]]
-            state["state"] = {own[old]: value for old, value in state["state"].items()}
+            new = [index[id(p)] for group in optimizer.param_groups for p in group["params"]]
+            state["state"] = {new[old]: value for old, value in state["state"].items()}
             state["param_groups"] = [
-                {**group, "params": [own[old] for old in group["params"]]}
+                {**group, "params": [new[old] for old in group["params"]]}
                 for group in state["param_groups"]
             ]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what :meth:`on_save_checkpoint` added."""
-        self._restored = checkpoint.get("half_epoch", {}), checkpoint.get("plateau")
+        """Keep what :meth:`on_save_checkpoint` added until training starts."""
+        self._restored_metrics = checkpoint.get("half_epoch", {})
+        self._restored_plateau = checkpoint.get("plateau")
         for state in checkpoint.get("optimizer_states", []):
             for group in state["param_groups"]:
-                # As it suits this run: another device may have written the checkpoint.
-                group["fused"] = self._fuses() or None
+                # The checkpoint may come from another device, where fused was supported or not.
+                group["fused"] = self._is_fused() or None
 
     def on_train_start(self) -> None:
-        """Put restored metrics and schedule in place, once Lightning has built everything."""
-        half, plateau = getattr(self, "_restored", ({}, None))
-        tally = self._metrics["train_tally"]
-        older = half.get("train_scores.accuracy", {})
-        if older.get("updates") and self.global_rank == 0:
-            print("resumed from an older version: this epoch's train scores count from here on")
-        # What all had counted goes on in the first process.
-        if half.get("updates") and self.global_rank == 0:
-            for key, value in half["state"].items():
-                setattr(tally, key, value.to(self.device))
-            tally._update_count = half["updates"]
-        if plateau is not None and isinstance(self._schedule, ReduceLROnPlateau):
-            self._schedule.load_state_dict(plateau)
-        self._restored = {}, None
+        """Restore metrics and schedule, after Lightning has built and restored the optimiser."""
+        saved = self._restored_metrics
+        if self.global_rank == 0:
+            if saved.get("train_scores.accuracy", {}).get("updates"):
+                print(
+                    "resumed from a checkpoint of an older version: the training metrics of this "
+                    "epoch cover only the batches after it"
+                )
+            # The metrics of all processes are restored in rank 0.
+            if saved.get("updates"):
+                for key, value in saved["state"].items():
+                    setattr(self.train_metrics, key, value.to(self.device))
+                self.train_metrics._update_count = saved["updates"]
+        if self._restored_plateau is not None and isinstance(self._schedule, ReduceLROnPlateau):
+            self._schedule.load_state_dict(self._restored_plateau)
+        self._restored_metrics, self._restored_plateau = {}, None
         for optimizer in self.trainer.optimizers:
-            if self._fuses():
-                align(optimizer)
-            else:  # fsdp reads the optimiser before on_load_checkpoint
+            if self._is_fused():
+                match_memory_format(optimizer)
+            else:  # with fsdp, optimisers are restored before on_load_checkpoint
                 for group in optimizer.param_groups:
                     group["fused"] = None
         self.set_frozen(self.current_epoch)
-        self._ready_to_train()
+        self._set_train_mode()
 
 
-def _builtin(value: Any) -> Any:
+def _to_builtin(value: Any) -> Any:
     return value.item() if hasattr(value, "item") and not isinstance(value, Tensor) else value

@@ -27,11 +27,8 @@ def build_optimizer(
 
     Args:
         cfg: The ``optim`` group.
-        groups: What the optimiser takes.
-        fused: Whether one kernel updates everything; see :func:`fuses`.
-
-    Raises:
-        UserError: For an unknown ``optim.name``.
+        groups: Parameter groups of torch.
+        fused: Whether to use torch's fused kernels; see :func:`supports_fused`.
     """
     name, lr = cfg["name"], cfg["lr"]
     if name == "adam":
@@ -46,48 +43,50 @@ def build_optimizer(
     raise unknown("optim", name, ("adam", "adamw", "sgd"), "Set it with optim=<name>.")
 
 
-def fuses(cfg: dict[str, Any], device: torch.device, precision: str, split: bool) -> bool:
-    """Tell whether a fused optimiser is safe.
+def supports_fused(
+    cfg: dict[str, Any], device: torch.device, precision: str, sharded: bool
+) -> bool:
+    """Return whether torch's fused optimiser kernels give correct results.
 
     Args:
         cfg: The whole config.
-        device: Of the parameters.
-        precision: Of the Trainer, for instance ``"bf16-mixed"``.
-        split: Whether ``trainer=fsdp`` has split them.
+        device: Device of the parameters.
+        precision: The Trainer's precision, for instance ``"bf16-mixed"``.
+        sharded: Whether ``trainer=fsdp`` has sharded the parameters.
     """
-    # It would undo the scaling of 16-bit gradients itself, and Lightning clips none that might be.
-    scaled = precision == "16-mixed" or (cfg["trainer"]["gradient_clip_val"] and precision.endswith("-mixed"))
-    # Fused SGD wants the momentum of all parameters, or of none.
+    clips = cfg["trainer"]["gradient_clip_val"]
+    # A fused optimiser unscales fp16 gradients itself; Lightning refuses to clip such gradients.
+    scaled = precision == "16-mixed" or (clips and precision.endswith("-mixed"))
+    # Fused SGD needs momentum buffers for all parameters or for none.
     late = cfg["optim"]["name"] == "sgd" and cfg["model"]["unfreeze_at_epoch"] is not None
-    return device.type in ("cpu", "cuda") and not (scaled or late or split)
+    return device.type in ("cpu", "cuda") and not (scaled or late or sharded)
 
 
-def align(optimizer: Optimizer) -> None:
-    """Lay out what an optimiser remembers of its parameters in memory as they are, in place.
+def match_memory_format(optimizer: Optimizer) -> None:
+    """Convert the optimiser's states to the memory format of their parameters, in place.
 
-    A checkpoint may hold it otherwise (channels_last against contiguous), and PyTorch's fused
-    kernels for the CPU go through both without looking: they would mix up the numbers.
+    A checkpoint may hold another format (channels_last or contiguous). PyTorch's fused CPU kernels
+    do not compare the strides of a parameter and its states, and would pair the wrong numbers.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
-            same = isinstance(value, Tensor) and value.shape == parameter.shape
-            if same and value.stride() != parameter.stride():
+            same_shape = isinstance(value, Tensor) and value.shape == parameter.shape
+            if same_shape and value.stride() != parameter.stride():
                 state[name] = torch.empty_like(parameter).copy_(value)
 
 
 def build_schedule(
     cfg: dict[str, Any], optimizer: Optimizer, steps: int, epochs: int
 ) -> LRScheduler | ReduceLROnPlateau | None:
-    """Build the schedule. All but ``plateau`` are stepped after every optimiser step.
+    """Build the learning-rate schedule.
+
+    All schedules but ``plateau`` are stepped after every optimiser step.
 
     Args:
         cfg: The ``schedule`` group.
-        optimizer: Its groups keep their relative rates.
+        optimizer: Its parameter groups keep the ratios of their learning rates.
         steps: Optimiser steps in an epoch.
         epochs: Epochs of the run.
-
-    Raises:
-        UserError: For an unknown ``schedule.name``, or a warm-up longer than the run.
     """
     name, total = cfg["name"], max(1, steps * epochs)
     if name == "none":
@@ -111,30 +110,25 @@ def build_schedule(
         return SequentialLR(optimizer, [start, cosine], milestones=[warm])
     if name == "onecycle":
         rates = [group["lr"] for group in optimizer.param_groups]
-        # Momentum stays as it is set: cycling it is a second idea, and Adam's betas are none.
+        # Only the learning rate cycles; momentum keeps its configured value.
         return OneCycleLR(
             optimizer,
             rates,
             total_steps=max(2, total),
-            # torch divides by the steps of the warm-up less one.
-            pct_start=_not_one_step(cfg["warmup_fraction"], max(2, total)),
+            pct_start=_avoid_one_step(cfg["warmup_fraction"], max(2, total)),
             cycle_momentum=False,
         )
     names = ("none", "plateau", "step", "cosine", "onecycle")
     raise unknown("schedule", name, names, "Set it with schedule=<name>.")
 
 
-def _not_one_step(share: float, total: int) -> float:
-    """Return a share of the steps that is not exactly one step, where torch would divide by 0."""
-    return share if share * total != 1 else share * 0.99
+def _avoid_one_step(fraction: float, total: int) -> float:
+    """Return the warm-up fraction; slightly less if it is one step, where torch divides by zero."""
+    return fraction if fraction * total != 1 else fraction * 0.99
 
 
 def plateau_value(cfg: dict[str, Any], metrics: dict[str, Any]) -> float:
-    """Return the metric that ``schedule=plateau`` watches.
-
-    Raises:
-        UserError: If it is not logged, or is of the test split.
-    """
+    """Return the metric that ``schedule=plateau`` monitors."""
     key = cfg["monitor"]
     if key not in metrics:
         raise unknown("metric", key, metrics, "Set it with schedule.monitor=<metric>.")

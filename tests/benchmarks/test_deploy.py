@@ -1,4 +1,4 @@
-"""benchmark=deploy: what it times, whom it asks, what it leaves behind."""
+"""benchmark=deploy: timing, agreement with PyTorch, candidates and the command."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ import torch
 
 from emotion_lab import bench as entry
 from emotion_lab.benchmarks.deploy import matrix
+from emotion_lab.benchmarks.deploy.candidates import (
+    BenchmarkCandidate,
+    load_candidates,
+    random_candidates,
+)
 from emotion_lab.config import compose
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
@@ -24,12 +29,9 @@ from tests.conftest import TINY, command, composed, make_checkpoint
 NAMES = list(EMOTIONS)
 
 
-# --- the measuring --------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a run folder with a checkpoint and what it scored."""
+    """Return a run directory with a checkpoint and its val accuracy."""
     folder = tmp_path_factory.mktemp("run")
     cfg = composed(*TINY, "data.n=200", "data.size=32", "model.image_size=32")
     make_checkpoint(cfg, folder / "checkpoints" / "best.ckpt", NAMES)
@@ -37,85 +39,91 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def contender(run: Path, folder: Path) -> matrix.BenchmarkCandidate:
-    (found,) = matrix.trained([str(run)], folder)
-    return found
+@pytest.fixture
+def candidate(run: Path, tmp_path: Path) -> BenchmarkCandidate:
+    (candidate,) = load_candidates([str(run)], tmp_path)
+    return candidate
 
 
-def test_times_are_those_of_the_calls(run: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """Runtimes that sleep: a call's milliseconds and the ratio to eager PyTorch come out."""
+def test_times_and_ratios(candidate: BenchmarkCandidate, monkeypatch: Any) -> None:
+    """Backends that sleep: the rows have their milliseconds and the ratio to eager PyTorch."""
     monkeypatch.setattr(matrix, "ROUND_S", 0.02)
 
-    def sleeps(ms: float) -> InferenceBackend:
-        return InferenceBackend("", lambda images: time.sleep(ms * len(images) / 1000))  # type: ignore
+    def sleep(ms: float) -> InferenceBackend:
+        def run(images: np.ndarray) -> np.ndarray:
+            time.sleep(ms * len(images) / 1000)
+            return images
 
-    ways = {("torch", "fp32", 1): sleeps(6), ("openvino", "fp32", 1): sleeps(2)}
-    rows = matrix.measured(contender(run, tmp_path), ways, [1, 4], rounds=3)
+        return InferenceBackend("", run)
+
+    backends = {("torch", "fp32", 1): sleep(6), ("openvino", "fp32", 1): sleep(2)}
+    rows = matrix.measure(candidate, backends, [1, 4], rounds=3)
     assert [(r["runtime"], r["batch"]) for r in rows] == [
         *(("torch", 1), ("openvino", 1)),
         *(("torch", 4), ("openvino", 4)),
     ]
-    for one in rows:
-        ms = (6 if one["runtime"] == "torch" else 2) * one["batch"]
-        assert ms <= one["ms_min"] <= one["ms"] <= one["ms_max"]
-        assert one["faces_per_s"] == pytest.approx(1000 * one["batch"] / one["ms"], rel=0.01)
-        assert one["accuracy"] == 0.5 and one["agreement"] is None
-    assert all(one["ratio"] == 1 for one in rows if one["runtime"] == "torch")
+    for r in rows:
+        ms = (6 if r["runtime"] == "torch" else 2) * r["batch"]
+        assert ms <= r["ms_min"] <= r["ms"] <= r["ms_max"]
+        assert r["faces_per_s"] == pytest.approx(1000 * r["batch"] / r["ms"], rel=0.01)
+        assert r["accuracy"] == 0.5 and r["agreement"] is None
+    assert all(r["ratio"] == 1 for r in rows if r["runtime"] == "torch")
     for eager, other in (rows[:2], rows[2:]):
         assert other["ratio"] == pytest.approx(eager["ms"] / other["ms"], rel=0.01)
 
 
-def test_what_cannot_run_is_said(run: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    honest = auto_select.RUNTIMES.get
+def test_unavailable_backends_have_a_reason(
+    candidate: BenchmarkCandidate, monkeypatch: Any
+) -> None:
+    original = matrix.BACKENDS.get
 
     def get(name: str) -> Any:
         def refuse(cfg: Any, source: Any) -> InferenceBackend:
-            raise BackendUnavailableError(f"{name} has no luck")
+            raise BackendUnavailableError(f"{name} is unavailable")
 
-        return honest(name) if name == "torch" else refuse
+        return original(name) if name == "torch" else refuse
 
-    monkeypatch.setattr(matrix.RUNTIMES, "get", get)
-    before = torch.get_num_threads()
-    usable, reasons = matrix.variants(contender(run, tmp_path), 1)
-    torch.set_num_threads(before)
-    assert list(usable) == [matrix.EAGER]
+    monkeypatch.setattr(matrix.BACKENDS, "get", get)
+    threads = torch.get_num_threads()
+    backends, reasons = matrix.open_backends(candidate, 1)
+    torch.set_num_threads(threads)
+    assert list(backends) == [matrix.EAGER]
     assert set(reasons) == set(auto_select.CANDIDATES) - {matrix.EAGER}
-    assert reasons["openvino", "fp32"] == "openvino has no luck"
+    assert reasons["openvino", "fp32"] == "openvino is unavailable"
 
 
-def test_agreement_is_counted_on_the_same_images(run: Path, tmp_path: Path) -> None:
-    given = contender(run, tmp_path)
-    eager = matrix.RUNTIMES.get("torch")(
-        {"name": "torch", "precision": "fp32", "device": "cpu", "threads": 1}, given.source
+def test_agreement_and_accuracy(candidate: BenchmarkCandidate) -> None:
+    eager = matrix.BACKENDS.get("torch")(
+        {"name": "torch", "precision": "fp32", "device": "cpu", "threads": 1}, candidate.source
     ).run
 
     def wrong(images: np.ndarray) -> np.ndarray:
         return np.roll(eager(images), 1, axis=1)
 
     runs = {matrix.EAGER: eager, ("openvino", "fp32"): eager, ("openvino", "bf16"): wrong}
-    found = matrix.predict_all(given, runs, 1000, {"path": None})
-    first = found[matrix.EAGER]
-    assert first["agreement"] == 1 and first["n"] == 20
-    assert found["openvino", "fp32"] == first
-    assert found["openvino", "bf16"]["agreement"] == 0
+    scores = matrix.predict_all(candidate, runs, 1000, None)
+    reference = scores[matrix.EAGER]
+    assert reference["agreement"] == 1 and reference["n"] == 20
+    assert scores["openvino", "fp32"] == reference
+    assert scores["openvino", "bf16"]["agreement"] == 0
     rows = [
         row("m", 0.5, 1, 1, runtime=runtime, precision=precision) for runtime, precision in runs
     ]
-    matrix._judge(rows, found)
-    drop = found["openvino", "bf16"]["accuracy"] - first["accuracy"]
-    assert [one["accuracy"] for one in rows] == pytest.approx([0.5, 0.5, 0.5 + drop])
-    # Where no run wrote down its score, these images' counts.
+    matrix.add_scores(rows, scores)
+    drop = scores["openvino", "bf16"]["accuracy"] - reference["accuracy"]
+    assert [r["accuracy"] for r in rows] == pytest.approx([0.5, 0.5, 0.5 + drop])
+    # Without the val accuracy of the run, the accuracy on these images is used.
     rows[0]["accuracy"] = None
-    matrix._judge(rows[:1], found)
-    assert rows[0]["accuracy"] == pytest.approx(first["accuracy"])
+    matrix.add_scores(rows[:1], scores)
+    assert rows[0]["accuracy"] == pytest.approx(reference["accuracy"])
 
 
-def test_random_weights_say_something(tmp_path: Path) -> None:
-    (found,) = matrix.untrained(["senet"], tmp_path)
-    assert found.accuracy is None and found.card is None
-    net = found.source.net()
-    assert not net.training and net is not found.source.held
-    images = torch.randint(0, 256, (4, found.source.spec.channels, 48, 48), dtype=torch.uint8)
+def test_random_weights_give_varying_logits(tmp_path: Path) -> None:
+    (candidate,) = random_candidates(["senet"], tmp_path)
+    assert candidate.accuracy is None and candidate.card is None
+    net = candidate.source.net()
+    assert not net.training and net is not candidate.source.original()
+    images = torch.randint(0, 256, (4, candidate.source.spec.channels, 48, 48), dtype=torch.uint8)
     with torch.no_grad():
         logits = net(images)
     assert logits.shape == (4, 7) and logits.std(0).max() > 1e-3 and logits.abs().max() < 1e3
@@ -124,15 +132,15 @@ def test_random_weights_say_something(tmp_path: Path) -> None:
 def test_names_and_accuracy_of_checkpoints(run: Path, tmp_path: Path) -> None:
     cfg = composed(*TINY, "data.n=80", "data.size=32", "model.image_size=32")
     make_checkpoint(cfg, tmp_path / "other" / "checkpoints" / "best.ckpt", NAMES)
-    both = matrix.trained([str(run), str(tmp_path / "other")], tmp_path)
-    assert [one.name for one in both] == [f"senet ({run.name})", "senet (other)"]
-    assert [one.accuracy for one in both] == [0.5, None]
-    assert [one.name for one in matrix.trained([str(run)], tmp_path)] == ["senet"]
+    both = load_candidates([str(run), str(tmp_path / "other")], tmp_path)
+    assert [c.name for c in both] == [f"senet ({run.name})", "senet (other)"]
+    assert [c.accuracy for c in both] == [0.5, None]
+    assert [c.name for c in load_candidates([str(run)], tmp_path)] == ["senet"]
 
 
-def test_the_command(run: Path, tmp_path: Path) -> None:
+def test_command(run: Path, candidate: BenchmarkCandidate, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    kept = sorted(path.name for path in (run / "checkpoints").iterdir())
+    files = sorted(path.name for path in (run / "checkpoints").iterdir())
     done = command(
         "benchmark=deploy",
         f"ckpt={run}",
@@ -146,36 +154,33 @@ def test_the_command(run: Path, tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads((out / "bench.json").read_text())["deploy"]
-    rows = found["rows"]
-    kinds = [(one["runtime"], one["precision"]) for one in rows if one["batch"] == 1]
+    result = json.loads((out / "bench.json").read_text())["deploy"]
+    rows = result["rows"]
+    kinds = [(r["runtime"], r["precision"]) for r in rows if r["batch"] == 1]
     assert kinds[0] == matrix.EAGER and len(set(kinds)) == len(kinds)
-    assert len(rows) == 2 * len(kinds) and {one["threads"] for one in rows} == {1}
-    left_out = {(one["runtime"], one["precision"]) for one in found["left_out"]}
+    assert len(rows) == 2 * len(kinds) and {r["threads"] for r in rows} == {1}
+    left_out = {(r["runtime"], r["precision"]) for r in result["left_out"]}
     assert left_out | set(kinds) == set(auto_select.CANDIDATES)
     weights = sum(
         value.numel() * value.element_size()
-        for value in contender(run, tmp_path).source.net().state_dict().values()
+        for value in candidate.source.net().state_dict().values()
     )
-    assert all(weights / 1e6 * 0.8 < one["size_mb"] < weights / 1e6 + 1 for one in rows)
-    exact = [one for one in rows if one["precision"] == "fp32"]
-    assert all(one["agreement"] == 1 and one["accuracy"] == 0.5 for one in exact)
-    assert found["pareto"] and all(one in rows for one in found["pareto"])
-    assert found["choice"]["row"] is None and found["choice"]["nearest"] in rows
+    assert all(weights / 1e6 * 0.8 < r["size_mb"] < weights / 1e6 + 1 for r in rows)
+    exact = [r for r in rows if r["precision"] == "fp32"]
+    assert all(r["agreement"] == 1 and r["accuracy"] == 0.5 for r in exact)
+    assert result["pareto"] and all(r in rows for r in result["pareto"])
+    assert result["choice"]["row"] is None and result["choice"]["nearest"] in rows
     assert "nothing fits within 1e-05 ms; nearest is senet" in done.stdout
     assert (out / "deploy.png").stat().st_size > 5000
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == kept
-
-
-# --- bad input ------------------------------------------------------------------------------
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == files
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("arguments", "message"),
     [
         (("models=[sennet]",), "Did you mean 'senet'"),
         (("models=[]",), "nothing to measure"),
-        (("num_images=1000",), "ckpt=\\[one,other\\]"),
+        (("num_images=1000",), "add ckpt="),
         (("exports=somewhere",), "add ckpt=<path> num_images=1000"),
         (("num_images=10",), "num_images=10 is not valid"),
         (("ckpt=nowhere.ckpt",), "no such checkpoint"),
@@ -185,7 +190,7 @@ def test_the_command(run: Path, tmp_path: Path) -> None:
         (("threads=0",), "threads=0 is not valid"),
     ],
 )
-def test_mistakes(typed: tuple[str, ...], said: str, tmp_path: Path) -> None:
-    overrides = ["benchmark=deploy", *typed, f"hydra.run.dir='{tmp_path / 'out'}'"]
-    with pytest.raises(UserError, match=said):
+def test_invalid_arguments(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    overrides = ["benchmark=deploy", *arguments, f"hydra.run.dir='{tmp_path / 'out'}'"]
+    with pytest.raises(UserError, match=message):
         entry.validate(compose.precheck("bench", overrides), overrides)

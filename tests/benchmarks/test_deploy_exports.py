@@ -1,21 +1,23 @@
-"""benchmark=deploy: exported files beside the checkpoint they were made of."""
+"""benchmark=deploy: exported files compared with their checkpoint."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from emotion_lab.benchmarks.deploy import exports, matrix
+from emotion_lab.benchmarks.deploy.candidates import load_candidates
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
 from emotion_lab.core.labels import EMOTIONS
-from emotion_lab.exporters.base import CalibrationData
-from emotion_lab.exporters.writer import export
+from emotion_lab.inference.conversion.base import CalibrationData
+from emotion_lab.inference.conversion.writer import export
 from emotion_lab.inference.converted_model import reference
-from emotion_lab.inference.exported_model import faces
+from emotion_lab.inference.exported_model import to_rgb_batch
 from emotion_lab.inference.loader import load
 from emotion_lab.models.load import restore
 from tests.conftest import TINY, composed, make_checkpoint
@@ -23,13 +25,29 @@ from tests.conftest import TINY, composed, make_checkpoint
 NAMES = list(EMOTIONS)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_exported_files_beside_their_checkpoint(
-    channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A real file, with the right answers; one of another checkpoint is left alone."""
+def options(checkpoint: Path, files: Path, batch_size: int) -> dict[str, Any]:
+    return composed(
+        "benchmark=deploy",
+        f"ckpt={checkpoint}",
+        f"exports={files}",
+        "num_images=1000",
+        f"batches=[{batch_size}]",
+        "rounds=1",
+        "threads=1",
+        entry="bench",
+    )
+
+
+@pytest.fixture(autouse=True)
+def eager_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare exported files with eager PyTorch only, in short rounds."""
     monkeypatch.setattr(matrix, "CANDIDATES", (matrix.EAGER,))
     monkeypatch.setattr(matrix, "ROUND_S", 0.01)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_exported_file_agrees_with_its_checkpoint(channels: int, tmp_path: Path) -> None:
+    """Files of other checkpoints are ignored."""
     cfg = composed(*TINY, "data.n=200", "model.image_size=32", f"model.channels={channels}")
     path = make_checkpoint(cfg, tmp_path / "checkpoints" / "best.ckpt", NAMES)
     net, card = restore(path)
@@ -37,38 +55,24 @@ def test_exported_files_beside_their_checkpoint(
     for name, digest in (("ours", file_hash(path)), ("theirs", "0" * 64)):
         file = out / f"{name}.torchscript"
         export(net, card, "torchscript", "fp32", file, checkpoint=digest)
-    options = composed(
-        "benchmark=deploy",
-        f"ckpt={path}",
-        f"exports={out}",
-        "num_images=1000",
-        "batches=[2]",
-        "rounds=1",
-        "threads=1",
-        entry="bench",
-    )
-    found = matrix.bench(options, tmp_path)
-    rows = {one["runtime"]: one for one in found["rows"]}
+    cfg = options(path, out, 2)
+    rows = {row["runtime"]: row for row in matrix.bench(cfg, tmp_path)["rows"]}
     assert set(rows) == {"torch", "exported torchscript"}
     other = rows["exported torchscript"]
     assert other["agreement"] == 1 and other["accuracy"] == rows["torch"]["accuracy"]
     assert other["size_mb"] == round((out / "ours.torchscript").stat().st_size / 1e6, 3)
     assert other["ratio"] > 0 and other["ms"] > 0
     (out / "again.torchscript").write_bytes((out / "ours.torchscript").read_bytes())
-    with pytest.raises(UserError, match="are alike"):
-        matrix.bench(options, tmp_path)
+    with pytest.raises(UserError, match="same format and precision"):
+        matrix.bench(cfg, tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no exported file there"):
-        exports.find([str(tmp_path / "empty")])
+    with pytest.raises(UserError, match="no exported file found"):
+        exports.find_exports([str(tmp_path / "empty")])
 
 
-def test_a_quantised_file_beside_its_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Really int8, and judged by its own answers, not by PyTorch's."""
+def test_quantised_file_has_its_own_accuracy(tmp_path: Path) -> None:
+    """The file has int8 weights, and its accuracy comes from its own predictions."""
     pytest.importorskip("nncf")
-    monkeypatch.setattr(matrix, "CANDIDATES", (matrix.EAGER,))
-    monkeypatch.setattr(matrix, "ROUND_S", 0.01)
     cfg = composed(*TINY, "data.n=200", "model.image_size=32")
     path = make_checkpoint(cfg, tmp_path / "checkpoints" / "best.ckpt", NAMES)
     net, card = restore(path)
@@ -79,32 +83,24 @@ def test_a_quantised_file_beside_its_checkpoint(
     for precision in ("fp32", "int8"):
         file = out / f"senet.{precision}.xml"
         export(net, card, "openvino", precision, file, known, checkpoint=file_hash(path))
-    options = composed(
-        "benchmark=deploy",
-        f"ckpt={path}",
-        f"exports={out}",
-        "num_images=1000",
-        "batches=[1]",
-        "rounds=1",
-        "threads=1",
-        entry="bench",
-    )
-    asked = {
+    loaded = {
         precision: load(out / f"senet.{precision}.xml", 1).run for precision in ("fp32", "int8")
     }
-    found = matrix.bench(options, tmp_path)
-    rows = {one["precision"]: one for one in found["rows"] if one["runtime"] != "torch"}
+    cfg = options(path, out, 1)
+    rows = {
+        r["precision"]: r for r in matrix.bench(cfg, tmp_path)["rows"] if r["runtime"] != "torch"
+    }
     assert set(rows) == {"fp32", "int8"}
     assert rows["fp32"]["agreement"] == 1 and 0 < rows["int8"]["agreement"] <= 1
-    (contender,) = matrix.trained([str(path)], tmp_path)
-    runs = {matrix.EAGER: reference(contender.source.net())}
-    for precision, run in asked.items():
-        runs["ours", precision] = lambda x, run=run: run(faces(x))
-    said = matrix.predict_all(contender, runs, 1000, options["data"])
+    (candidate,) = load_candidates([str(path)], tmp_path)
+    runs = {matrix.EAGER: reference(candidate.source.net())}
+    for precision, run in loaded.items():
+        runs["ours", precision] = lambda x, run=run: run(to_rgb_batch(x))
+    scores = matrix.predict_all(candidate, runs, 1000, None)
     for precision, row in rows.items():
-        assert row["agreement"] == said["ours", precision]["agreement"]
-        assert row["accuracy"] == round(said["ours", precision]["accuracy"], 6)
+        assert row["agreement"] == scores["ours", precision]["agreement"]
+        assert row["accuracy"] == round(scores["ours", precision]["accuracy"], 6)
     face = np.stack(images[:4])
-    assert np.abs(asked["int8"](face) - asked["fp32"](face)).max() > 1e-4, "it is quantised"
-    weights = [(out / f"senet.{precision}.bin").stat().st_size for precision in asked]
+    assert np.abs(loaded["int8"](face) - loaded["fp32"](face)).max() > 1e-4, "it is quantised"
+    weights = [(out / f"senet.{precision}.bin").stat().st_size for precision in loaded]
     assert weights[1] < 0.75 * weights[0], weights

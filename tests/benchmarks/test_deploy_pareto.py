@@ -1,4 +1,4 @@
-"""benchmark=deploy: what it chooses of what it timed, and how it shows it."""
+"""benchmark=deploy: Pareto front, choice within a budget, table and figure."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ POOR = row("poor", 0.60, 4.1, 20.0)
 ROWS = [POOR, BEST, FAST, SMALL]
 
 
-def test_the_front() -> None:
+def test_front() -> None:
     assert pareto.front(ROWS) == [FAST, SMALL, BEST]
-    # The same weights in another wrapping are no smaller file.
+    # Formats of the same weights differ by their headers only.
     twin = {**FAST, "ms": 1.5, "size_mb": 19.8}
     assert pareto.front([FAST, twin]) == [FAST]
     assert pareto.front([FAST, {**FAST, "threads": 2}]) == [FAST, {**FAST, "threads": 2}]
-    unknown = [{**one, "accuracy": None} for one in ROWS]
+    unknown = [{**r, "accuracy": None} for r in ROWS]
     assert [r["model"] for r in pareto.front(unknown)] == ["fast", "small"]
     assert pareto.front([]) == []
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_nothing_on_the_front_is_beaten_and_all_else_is(seed: int) -> None:
+def test_front_agrees_with_numpy(seed: int) -> None:
     draws = random.Random(seed)
     sizes = (1.0, 2.0, 4.0)
     rows = [
@@ -60,9 +60,9 @@ def test_nothing_on_the_front_is_beaten_and_all_else_is(seed: int) -> None:
     ]
     front = pareto.front(rows)
     costs = np.array([(-r["accuracy"], r["ms"], r["size_mb"]) for r in rows])
-    for one, cost in zip(rows, costs, strict=True):
-        beaten = ((costs <= cost).all(1) & (costs < cost).any(1)).any()
-        assert (one in front) == (not beaten)
+    for candidate, cost in zip(rows, costs, strict=True):
+        dominated = ((costs <= cost).all(1) & (costs < cost).any(1)).any()
+        assert (candidate in front) == (not dominated)
 
 
 @pytest.mark.parametrize(
@@ -76,20 +76,20 @@ def test_nothing_on_the_front_is_beaten_and_all_else_is(seed: int) -> None:
         (20, 50, "best"),
     ],
 )
-def test_the_budget_names_the_most_accurate(
+def test_most_accurate_row_within_the_budget(
     latency: float | None, size: float | None, model: str
 ) -> None:
-    found = pareto.choose(ROWS, latency, size)
-    assert found["row"]["model"] == model
-    line = pareto.choice_line(found, True)
+    choice = pareto.choose(ROWS, latency, size)
+    assert choice["row"]["model"] == model
+    line = pareto.choice_line(choice, True)
     assert line.startswith("most accurate with") and f": {model}, torch fp32, 1 thread (" in line
     assert ("without a budget" in line) == (latency is None and size is None)
 
 
-def test_an_impossible_budget_names_the_nearest() -> None:
-    found = pareto.choose(ROWS, 0.5, 10)
-    assert found["row"] is None and found["nearest"] == FAST and found["over"] == 2.0
-    line = pareto.choice_line(found, True)
+def test_nearest_row_if_none_fits_the_budget() -> None:
+    choice = pareto.choose(ROWS, 0.5, 10)
+    assert choice["row"] is None and choice["nearest"] == FAST and choice["over"] == 2.0
+    line = pareto.choice_line(choice, True)
     assert line == (
         "nothing fits within 0.5 ms and 10 MB; nearest is fast, torch fp32, 1 thread "
         "(accuracy 60.00%, 1.00 ms, 20.0 MB), 2 times the budget"
@@ -97,54 +97,55 @@ def test_an_impossible_budget_names_the_nearest() -> None:
     assert "nothing was measured" in pareto.choice_line(pareto.choose([], 1, 1), True)
 
 
-def test_of_equal_accuracy_the_fastest() -> None:
+def test_fastest_row_of_equal_accuracy() -> None:
     rows = [row("a", 0.5, 3, 1), row("a", 0.5, 2, 1, threads=2), row("b", 0.4, 1, 1)]
     assert pareto.choose(rows, None, None)["row"] == rows[1]
-    unknown = [{**one, "accuracy": None} for one in rows]
-    found = pareto.choose(unknown, None, None)
-    assert found["row"]["model"] == "b"
-    assert pareto.choice_line(found, False).startswith("fastest (accuracy not measured)")
+    unknown = [{**r, "accuracy": None} for r in rows]
+    choice = pareto.choose(unknown, None, None)
+    assert choice["row"]["model"] == "b"
+    assert pareto.choice_line(choice, False).startswith("fastest (accuracy not measured)")
 
 
-def test_what_is_chosen_from() -> None:
+def test_comparable_rows() -> None:
     eight = row("a", 0.9, 1, 1, batch=8)
-    assert pareto.contenders([*ROWS, eight]) == ROWS
-    assert pareto.contenders([eight]) == [eight]
+    assert pareto.comparable_rows([*ROWS, eight]) == ROWS
+    assert pareto.comparable_rows([eight]) == [eight]
     unknown = row("new", None, 0.1, 0.1)
-    assert pareto.contenders([*ROWS, unknown]) == ROWS
-    assert pareto.contenders([]) == []
+    assert pareto.comparable_rows([*ROWS, unknown]) == ROWS
+    assert pareto.comparable_rows([]) == []
 
 
-def test_the_table_says_what_there_is() -> None:
-    found = {
+def test_report() -> None:
+    result = {
         "rounds": 5,
         "rows": [BEST, POOR, {**FAST, "agreement": 0.998}, SMALL],
         "pareto": pareto.front(ROWS),
         "choice": pareto.choose(ROWS, None, None),
         "left_out": [{"model": "fast", "runtime": "x", "precision": "y", "why": "no luck"}],
     }
-    lines = pareto.lines(found)
-    by_name = {line.split()[1 if line.split()[0] == "*" else 0]: line for line in lines[2:6]}
-    assert by_name["best"].lstrip().startswith("*") and by_name["best"].endswith("70.00%")
-    assert not by_name["poor"].lstrip().startswith("*")
-    assert not any("not measured" in line for line in lines)
-    assert any("left out: fast, x y: no luck" in line for line in lines)
-    found["rows"] = [{**one, "accuracy": None} for one in ROWS]
-    assert any("accuracy not measured" in line for line in pareto.lines(found))
+
+    def printed(**changes: Any) -> str:
+        return "\n".join(map(str, pareto.report({**result, **changes})))
+
+    text = printed()
+    assert any(line.startswith("*  best") and line.endswith("70.00%") for line in text.splitlines())
+    assert any(line.lstrip().startswith("poor") for line in text.splitlines())
+    assert "99.80%" in text and "not measured" not in text
+    assert "left out: fast, x y: no luck" in text
+    assert "accuracy not measured" in printed(rows=[{**r, "accuracy": None} for r in ROWS])
     for load, busy in ((None, False), (0.9, False), (6.7, True)):
-        said = pareto.lines({**found, "load": load, "cores": 2})
-        assert any("busy (load 6.7, 2 cores)" in line for line in said) == busy
+        assert ("busy (load 6.7, 2 cores)" in printed(load=load, cores=2)) == busy
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_the_picture(known: bool) -> None:
-    rows = ROWS if known else [{**one, "accuracy": None} for one in ROWS]
+@pytest.mark.parametrize("has_accuracy", [True, False])
+def test_figure(has_accuracy: bool) -> None:
+    rows = ROWS if has_accuracy else [{**r, "accuracy": None} for r in ROWS]
     front = pareto.front(rows)
-    pictures = [render(partial(draw, rows, front), style) for style in (LIGHT, DARK)]
-    assert pictures[0] != pictures[1] and min(map(len, pictures)) > 5000
+    images = [render(partial(draw, rows, front), style) for style in (LIGHT, DARK)]
+    assert images[0] != images[1] and min(map(len, images)) > 5000
     figure = draw(rows, front, LIGHT)
     axis = figure.axes[0]
     assert {text.get_text() for text in axis.texts} == {"best", "fast", "small", "poor"}
     areas = sorted(float(marks.get_sizes()[0]) for marks in axis.collections)
     assert len(areas) == 4 and areas[0] < areas[1] == areas[2] < areas[3]
-    assert ("accuracy" in axis.get_ylabel()) == known
+    assert ("accuracy" in axis.get_ylabel()) == has_accuracy

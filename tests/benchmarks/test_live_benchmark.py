@@ -1,4 +1,4 @@
-"""What the live benchmark counts: switches, flicker and delays against a known truth."""
+"""Live benchmark: label switches, flicker and delays against known emotions, and the report."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from emotion_lab.benchmarks import live
+from emotion_lab.benchmarks.report import live_report
+from emotion_lab.core import timing
 from emotion_lab.video.pipeline import Pipeline
 from emotion_lab.video.types import Detections, Frame
 from tests.conftest import composed
@@ -19,51 +21,53 @@ def config(name: str, **changes: Any) -> dict[str, Any]:
     return {**composed(f"smoothing={name}", entry="live")["smoothing"], **changes}
 
 
-def seen(answers: list[int], ids: list[int] | None = None) -> live.LiveMeasurement:
-    """Return what was seen at 10 frames a second of someone who is happy for 2 s, then sad."""
-    rows = [(0.0, "happy"), (2.0, "sad")]
-    raw = [np.eye(2, dtype=np.float32)[answer] for answer in answers]
-    times = [i / 10 for i in range(len(answers))]
-    return live.LiveMeasurement(rows, len(answers), times, ids or [1] * len(answers), raw)
+def measurement(predicted: list[int], ids: list[int] | None = None) -> live.LiveMeasurement:
+    """Return predictions at 10 frames a second of a person who is happy for 2 s, then sad."""
+    changes = [(0.0, "happy"), (2.0, "sad")]
+    raw = [np.eye(2, dtype=np.float32)[label] for label in predicted]
+    times = [i / 10 for i in range(len(predicted))]
+    return live.LiveMeasurement(changes, len(predicted), times, ids or [1] * len(raw), raw)
 
 
 def test_switches_delays_and_flicker() -> None:
-    # One flicker while happy (two switches), and sad is seen 0.3 s late.
-    clip = seen([0] * 10 + [1] + [0] * 12 + [1] * 18)
-    shown = live.labels(clip, config("none"), CLASSES)
+    # One flicker while happy (two switches); sad is shown after 0.3 s.
+    clip = measurement([0] * 10 + [1] + [0] * 12 + [1] * 18)
+    shown = live.smoothed_labels(clip, config("none"), CLASSES)
     assert shown == ["happy"] * 10 + ["sad"] + ["happy"] * 12 + ["sad"] * 18
-    found = live.steadiness([(clip, shown)])
-    assert found["switches_per_min"] == pytest.approx(3 / (4.0 / 60), abs=0.01)
-    assert found["flicker_per_min"] == pytest.approx(2 / (4.0 / 60), abs=0.01)
-    assert found["delay_ms_median"] == pytest.approx(300)
-    assert (found["followed"], found["changes"], found["frames_with_face"]) == (1, 1, 41)
-    assert found["right"] == pytest.approx(37 / 41, abs=1e-3)
-    # Over two clips: switches of both by the time of both, and none between them.
-    wrong = seen([0] * 41)
-    both = live.steadiness([(clip, shown), (wrong, live.labels(wrong, config("none"), CLASSES))])
+    result = live.stability([(clip, shown)])
+    assert result["switches_per_min"] == pytest.approx(3 / (4.0 / 60), abs=0.01)
+    assert result["flicker_per_min"] == pytest.approx(2 / (4.0 / 60), abs=0.01)
+    assert result["delay_ms_median"] == pytest.approx(300)
+    assert (result["followed"], result["changes"], result["frames_with_face"]) == (1, 1, 41)
+    assert result["right"] == pytest.approx(37 / 41, abs=1e-3)
+    # Two clips: the switches of both in the time of both, none between the clips.
+    wrong = measurement([0] * 41)
+    both = live.stability(
+        [(clip, shown), (wrong, live.smoothed_labels(wrong, config("none"), CLASSES))]
+    )
     assert both["switches_per_min"] == pytest.approx(3 / (8.0 / 60), abs=0.01)
     assert (both["followed"], both["changes"]) == (1, 2)
 
 
-def test_uncertain_is_no_switch_and_nothing_seen_has_no_numbers() -> None:
-    clip = seen([0] * 20)
-    found = live.steadiness([(clip, ["happy"] * 5 + [None] * 5 + ["happy"] * 10)])
-    assert found["switches_per_min"] == 0 and found["right"] == 0.75
-    found = live.steadiness([(seen([]), [])])
-    assert found["switches_per_min"] is None and found["delay_ms_median"] is None
+def test_uncertain_frames_and_clips_without_faces() -> None:
+    clip = measurement([0] * 20)
+    result = live.stability([(clip, ["happy"] * 5 + [None] * 5 + ["happy"] * 10)])
+    assert result["switches_per_min"] == 0 and result["right"] == 0.75
+    result = live.stability([(measurement([]), [])])
+    assert result["switches_per_min"] is None and result["delay_ms_median"] is None
 
 
-class _Still:
-    """A detector of one face in the middle."""
+class FixedDetector:
+    """Detects one face in the centre."""
 
-    name = "given"
+    name = "fixed"
 
     def __call__(self, image: np.ndarray) -> Detections:
         return Detections(np.array([[140, 80, 200, 200]], np.float32), np.ones(1, np.float32))
 
 
-class _Noisy:
-    """A classifier whose answers are random, and counted."""
+class RandomClassifier:
+    """Returns random probabilities and counts the calls."""
 
     crop_margin = 0.0
 
@@ -76,11 +80,10 @@ class _Noisy:
         return self._rng.dirichlet([1, 1], len(crops)).astype(np.float32)
 
 
-def test_labels_are_those_of_the_pipeline() -> None:
-    """Smoothing what was recorded says what the pipeline itself would have said."""
+def test_smoothed_labels_equal_those_of_the_pipeline() -> None:
     frames = [Frame(np.zeros((360, 480, 3), np.uint8), i, i / 30, 0.0) for i in range(90)]
     for name in ("ema", "hmm"):
-        pipeline = Pipeline(_Still(), _Noisy(), config(name))
+        pipeline = Pipeline(FixedDetector(), RandomClassifier(), config(name))
         faces = [pipeline(frame).faces[0] for frame in frames]
         clip = live.LiveMeasurement(
             [(0.0, "happy")],
@@ -90,25 +93,55 @@ def test_labels_are_those_of_the_pipeline() -> None:
             [face.probabilities for face in faces],
         )
         shown = [None if face.label is None else CLASSES[face.label] for face in faces]
-        assert live.labels(clip, config(name), CLASSES) == shown
+        assert live.smoothed_labels(clip, config(name), CLASSES) == shown
         assert len(set(shown)) == 2
-    # Another track begins anew.
-    clip = seen([0] * 10 + [1] * 10, [1] * 10 + [2] * 10)
+    # A new track starts without history.
+    clip = measurement([0] * 10 + [1] * 10, [1] * 10 + [2] * 10)
     slow = config("ema", tau_s=50, switch_evidence_s=50)
-    assert live.labels(clip, slow, CLASSES) == ["happy"] * 10 + ["sad"] * 10
+    assert live.smoothed_labels(clip, slow, CLASSES) == ["happy"] * 10 + ["sad"] * 10
 
 
-def test_every_frame_is_classified_once_for_all_smoothers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "CLIPS", 2)
-    monkeypatch.setattr(live, "_PART_S", 0.2)
+def test_frames_are_classified_once_for_all_smoothing_methods(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "NUM_CLIPS", 2)
+    monkeypatch.setattr(live, "_EMOTION_S", 0.2)
     monkeypatch.setattr(live, "_CYCLES", 1)
-    classifier = _Noisy()
-    choices = {name: config(name) for name in ("none", "ema", "window")}
-    result = live.smoothers(3, lambda: Pipeline(_Still(), classifier, config("none")), choices)
+    classifier = RandomClassifier()
+    configs = {name: config(name) for name in ("none", "ema", "window")}
+    result = live.compare_smoothing(
+        3, lambda: Pipeline(FixedDetector(), classifier, config("none")), configs
+    )
     assert result["clips"] == 2 and result["frames"] == classifier.calls == 2 * 42
-    found = result["smoothing"]
-    assert set(found) == set(choices)
-    rates = {name: row["switches_per_min"] for name, row in found.items()}
+    methods = result["smoothing"]
+    assert set(methods) == set(configs)
+    rates = {name: row["switches_per_min"] for name, row in methods.items()}
     assert rates["none"] > 3 * rates["ema"] > 0
-    assert found["ema"]["fewer_switches"] == pytest.approx(rates["none"] / rates["ema"], abs=0.01)
-    assert all(row["frames_with_face"] == 84 for row in found.values())
+    assert methods["ema"]["fewer_switches"] == pytest.approx(rates["none"] / rates["ema"], abs=0.01)
+    assert all(row["frames_with_face"] == 84 for row in methods.values())
+
+
+def test_report_and_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    speed = {"frames": 72, "size": [640, 360], "seed_fps": 4.0, "ours_fps": 132.0, "ratio": 33.0}
+    speed |= {"seed_faces": 1.0, "ours_faces": 1.0}
+    row = {"switches_per_min": 25.7, "fewer_switches": 6.2, "flicker_per_min": 10.9}
+    row |= {"delay_ms_median": 266.7, "followed": 52, "changes": 78}
+    empty = dict.fromkeys(row) | {"followed": 0, "changes": 78}
+    result = {"detector": "yunet", "runtime": "torch", "one_face": speed}
+    blocks = live_report({**result, "smoothing": {"ema": row, "none": empty}})
+    text = "\n".join(map(str, blocks))
+    assert "clip (72 frames of 640x360)" in text and "33.0x" in text
+    assert "seed" not in text and "one_face" not in text
+    header, ema, none = text.splitlines()[-3:]
+    assert "flicker/min" in header and "52 of 78" in ema
+    for number, column in (
+        ("25.7", "switches/min"),
+        ("10.9", "flicker/min"),
+        ("266.7", "delay ms"),
+    ):
+        assert ema.index(number) + len(number) == header.index(column) + len(column)
+    assert none.count(" -") == 3
+    timing.time_interleaved({"baseline": lambda: 1}, 1, unit="frames")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("  warm-up baseline: ") and first.endswith(" frames/s")
+    assert second.startswith("  round 1/1 baseline: ")

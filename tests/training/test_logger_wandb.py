@@ -1,4 +1,4 @@
-"""W&B offline: what was written is read back record by record, and ``wandb sync`` takes it."""
+"""W&B offline: the written records are read back, and ``wandb sync`` accepts them."""
 
 from __future__ import annotations
 
@@ -17,22 +17,21 @@ import pytest
 import torch
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.evaluation.final import finish
 from emotion_lab.training.fit import fit
-from emotion_lab.training.loggers import LoggerContext, close
-from emotion_lab.training.loggers import wandb as ours
-from tests.conftest import TINY, composed
+from emotion_lab.training.loggers import LoggerContext
+from emotion_lab.training.loggers import wandb as wandb_logger
+from tests.conftest import TINY, composed, run_training
 
 wandb = pytest.importorskip("wandb")
 
-GIVEN = (*TINY, "logger=wandb", "trainer.log_every_n_steps=1", "trainer.precision=fp32")
-#: A port where nobody listens.
-NOWHERE = "http://127.0.0.1:9"
+OVERRIDES = (*TINY, "logger=wandb", "trainer.log_every_n_steps=1", "trainer.precision=fp32")
+#: A port without a server.
+UNREACHABLE = "http://127.0.0.1:9"
 
 
 @pytest.fixture(autouse=True, scope="module")
-def nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
-    """Nobody is logged in, whoever runs the tests."""
+def logged_out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
+    """Hide the W&B login of the user who runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         for key in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "NETRC"):
             patch.delenv(key, raising=False)
@@ -41,33 +40,33 @@ def nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPa
 
 
 def records(folder: Path) -> Iterator[Any]:
-    """Yield W&B's records of a run folder's offline directories, oldest first.
+    """Yield W&B's records of the offline directories of a run, oldest first.
 
-    The frames are those of LevelDB's log; what is in them W&B's own protobuf reads.
+    The file has the frames of a LevelDB log with W&B's protobuf messages.
     """
     from wandb.proto.wandb_internal_pb2 import Record
 
     for file in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
-        data, place, parts = file.read_bytes(), 7, b""
+        data, offset, message = file.read_bytes(), 7, b""
         assert data[:4] == b":W&B"
-        while place + 7 <= len(data):
-            left = 32768 - place % 32768
-            _, size, kind = struct.unpack_from("<IHB", data, place)
-            if left < 7 or kind == 0:  # the rest of a block
-                place += left
+        while offset + 7 <= len(data):
+            remaining = 32768 - offset % 32768
+            _, size, kind = struct.unpack_from("<IHB", data, offset)
+            if remaining < 7 or kind == 0:  # padding at the end of a block
+                offset += remaining
                 continue
-            parts += data[place + 7 : place + 7 + size]
-            place += 7 + size
-            if kind in (1, 4):  # whole, or the last part
-                yield Record.FromString(parts)
-                parts = b""
+            message += data[offset + 7 : offset + 7 + size]
+            offset += 7 + size
+            if kind in (1, 4):  # a complete record, or its last part
+                yield Record.FromString(message)
+                message = b""
 
 
-def written(folder: Path) -> None:
-    """Wait for W&B's own process, which may still write when ``finish`` returns."""
-    until = time.monotonic() + 20
+def wait_until_written(folder: Path) -> None:
+    """Wait for W&B's service process, which may still write when ``finish`` returns."""
+    deadline = time.monotonic() + 20
     runs = len(list(folder.glob("wandb/offline-run-*")))
-    while time.monotonic() < until:
+    while time.monotonic() < deadline:
         kinds = [record.WhichOneof("record_type") for record in records(folder)]
         if kinds.count("exit") == runs:
             return
@@ -75,7 +74,7 @@ def written(folder: Path) -> None:
     raise AssertionError(f"W&B did not finish writing in {folder}")
 
 
-def of(folder: Path, kind: str) -> list[Any]:
+def records_of(folder: Path, kind: str) -> list[Any]:
     return [getattr(r, kind) for r in records(folder) if r.WhichOneof("record_type") == kind]
 
 
@@ -84,38 +83,33 @@ def values(items: Any) -> dict[str, Any]:
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
-    return [values(row.item) for row in of(folder, "history")]
+    return [values(row.item) for row in records_of(folder, "history")]
 
 
 def train(run: Path, *overrides: str, resume: bool = False) -> dict[str, Any]:
-    run.mkdir(parents=True, exist_ok=True)
-    cfg = composed(*GIVEN, *overrides)
-    last = run / "checkpoints" / "last.ckpt"
-    fitted = fit(cfg, run, last if resume else None)
-    finish(cfg, run, fitted)
-    close(fitted.loggers, "success")
-    written(run)
-    return json.loads((run / "metrics.json").read_text())
+    metrics = run_training(composed(*OVERRIDES, *overrides), run, resume)
+    wait_until_written(run)
+    return metrics
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Return the first job of a sweep, and its ``metrics.json``."""
+def sweep_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Return the run directory of the first job of a sweep, and its ``metrics.json``."""
     sweep = tmp_path_factory.mktemp("outputs") / "2026-01-31" / "12-00-00"
     sweep.mkdir(parents=True)
     (sweep / "sweep.json").write_text("{}")
     return sweep / "0", train(sweep / "0", "logger.wandb.tags=[a,b]", "seed=4")
 
 
-def test_run_config_and_curves(swept: tuple[Path, dict[str, Any]]) -> None:
-    folder, metrics = swept
-    (run,) = of(folder, "run")
+def test_run_config_and_curves(sweep_job: tuple[Path, dict[str, Any]]) -> None:
+    folder, metrics = sweep_job
+    (run,) = records_of(folder, "run")
     card = json.loads((folder / "wandb.json").read_text())
     assert run.run_id == card["id"] and card["mode"] == "offline" and card["url"] is None
     assert run.run_group == card["group"] == "2026-01-31_12-00-00"
     assert run.job_type == "train" and run.project == "emotion_lab" and list(run.tags) == ["a", "b"]
     assert run.display_name == "senet, ce, seed 4"
-    config = values(item for record in of(folder, "config") for item in record.update)
+    config = values(item for record in records_of(folder, "config") for item in record.update)
     assert config["seed"] == 4 and config["model"]["widths"] == [8, 8, 8, 8]
     rows = history(folder)
     assert [row["_step"] for row in rows] == list(range(9))
@@ -124,9 +118,9 @@ def test_run_config_and_curves(swept: tuple[Path, dict[str, Any]]) -> None:
     assert max(row["val/macro_f1"] for row in scored) == pytest.approx(metrics["monitor"]["best"])
 
 
-def test_summary_pictures_and_graph(swept: tuple[Path, dict[str, Any]]) -> None:
-    folder, metrics = swept
-    summary = values(item for record in of(folder, "summary") for item in record.update)
+def test_summary_pictures_and_graph(sweep_job: tuple[Path, dict[str, Any]]) -> None:
+    folder, metrics = sweep_job
+    summary = values(item for record in records_of(folder, "summary") for item in record.update)
     for name in ("accuracy", "macro_f1", "loss"):
         assert summary[f"best/val/{name}"] == metrics["val"][name]
     assert summary["run/parameters_total"] == metrics["parameters"]["total"]
@@ -139,22 +133,22 @@ def test_summary_pictures_and_graph(swept: tuple[Path, dict[str, Any]]) -> None:
     (graph,) = folder.glob("wandb/offline-run-*/files/media/graph/*.json")
     nodes = json.loads(graph.read_text())["nodes"]
     assert {"stem", "classifier"} <= {node["name"].split(".")[0] for node in nodes}
-    assert of(folder, "exit")[-1].exit_code == 0
+    assert records_of(folder, "exit")[-1].exit_code == 0
 
 
-def test_what_is_not_sent(swept: tuple[Path, dict[str, Any]]) -> None:
-    """Neither host nor packages nor repository; no checkpoint while offline."""
-    folder, _ = swept
-    (run,) = of(folder, "run")
+def test_private_data_is_not_sent(sweep_job: tuple[Path, dict[str, Any]]) -> None:
+    """No host name, packages, repository or console output; offline, no checkpoint."""
+    folder, _ = sweep_job
+    (run,) = records_of(folder, "run")
     assert not run.host and not run.git.remote_url and not run.git.commit
     for kind in ("environment", "artifact", "output", "output_raw"):
-        assert not of(folder, kind), kind
+        assert not records_of(folder, kind), kind
     files = {path.name for path in folder.glob("wandb/offline-run-*/files/*") if path.is_file()}
     assert not files & {"wandb-metadata.json", "requirements.txt", "output.log", "diff.patch"}
 
 
-def test_wandb_sync_takes_it(swept: tuple[Path, dict[str, Any]]) -> None:
-    folder, _ = swept
+def test_wandb_sync_accepts_the_run(sweep_job: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = sweep_job
     (offline,) = folder.glob("wandb/offline-run-*")
     done = subprocess.run(
         [sys.executable, "-m", "wandb", "sync", "--dry-run", str(offline)],
@@ -166,8 +160,16 @@ def test_wandb_sync_takes_it(swept: tuple[Path, dict[str, Any]]) -> None:
     assert "Would sync 1 run" in done.stdout + done.stderr
 
 
-class Stop(L.Callback):
-    """Ends a run at the beginning of a step, as a crash does."""
+def test_two_runs_in_one_process(sweep_job: tuple[Path, Any], tmp_path: Path) -> None:
+    """The second run gets its own offline directory: the first one was finished."""
+    train(tmp_path, "trainer.max_epochs=1")
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1
+    assert len(list(sweep_job[0].glob("wandb/offline-run-*"))) == 1
+    assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/**/*.png"))
+
+
+class Crash(L.Callback):
+    """Raises at the start of step 8."""
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
         if trainer.global_step == 8:
@@ -175,41 +177,41 @@ class Stop(L.Callback):
 
 
 def test_resumed_run_keeps_its_id(tmp_path: Path) -> None:
-    """The second directory goes on with the id and the steps of the first."""
-    cfg = composed(*GIVEN, "trainer.max_epochs=3", "logger.wandb.faces=false")
+    """The second offline directory continues the id and the steps of the first."""
+    cfg = composed(*OVERRIDES, "trainer.max_epochs=3", "logger.wandb.faces=false")
     with pytest.raises(RuntimeError, match="crash"):
-        fit(cfg, tmp_path, callbacks=[Stop()])
-    written(tmp_path)
-    assert of(tmp_path, "exit")[-1].exit_code == 1
-    before = json.loads((tmp_path / "wandb.json").read_text())["id"]
-    time.sleep(1.1)  # W&B names its directories by the second
+        fit(cfg, tmp_path, callbacks=[Crash()])
+    wait_until_written(tmp_path)
+    assert records_of(tmp_path, "exit")[-1].exit_code == 1
+    run_id = json.loads((tmp_path / "wandb.json").read_text())["id"]
+    time.sleep(1.1)  # the names of W&B's directories have a resolution of one second
     train(tmp_path, "trainer.max_epochs=3", "logger.wandb.faces=false", resume=True)
-    runs = of(tmp_path, "run")
-    assert [run.run_id for run in runs] == [before, before] and all(run.resume for run in runs)
+    runs = records_of(tmp_path, "run")
+    assert [run.run_id for run in runs] == [run_id, run_id] and all(run.resume for run in runs)
     rows = history(tmp_path)
     assert [row["_step"] for row in rows] == list(range(13))
-    # faces=false: no image of a person.
+    # faces=false: no image shows a face.
     assert {key for key in rows[-1] if key.endswith("/path")} == {
         "curves/path",
         "val/confusion/path",
     }
-    # A run that begins anew in the folder of one that never saved is another run.
-    assert ours.known_id(LoggerContext(cfg, tmp_path, None)) is None
+    # A new run in the same directory gets a new id.
+    assert wandb_logger.saved_run_id(LoggerContext(cfg, tmp_path, None)) is None
     (tmp_path / "wandb.json").write_text("{")
     with pytest.raises(UserError, match=r"wandb\.json cannot be read"):
-        ours.known_id(LoggerContext(cfg, tmp_path, 8))
+        wandb_logger.saved_run_id(LoggerContext(cfg, tmp_path, 8))
 
 
 def test_artifact_holds_the_checkpoint(tmp_path: Path) -> None:
-    """Written into an offline run here: nothing can be sent where the tests run."""
-    cfg = composed(*GIVEN)
-    logger = ours.build(cfg["logger"]["wandb"], LoggerContext(cfg, tmp_path))
+    """The artifact is written to an offline run: tests have no W&B server."""
+    cfg = composed(*OVERRIDES)
+    logger = wandb_logger.build(cfg["logger"]["wandb"], LoggerContext(cfg, tmp_path))
     file = tmp_path / "best.ckpt"
     torch.save({"weights": torch.zeros(3)}, file)
-    logger.keep(file, {"best/val/accuracy": 0.5})
+    logger.log_checkpoint(file, {"best/val/accuracy": 0.5})
     logger.close("success")
-    written(tmp_path)
-    (artifact,) = of(tmp_path, "artifact")
+    wait_until_written(tmp_path)
+    (artifact,) = records_of(tmp_path, "artifact")
     assert artifact.name == f"best-{logger.run.id}" and artifact.type == "model"
     assert "best" in artifact.aliases
     assert json.loads(artifact.metadata) == {"best/val/accuracy": 0.5}
@@ -217,67 +219,79 @@ def test_artifact_holds_the_checkpoint(tmp_path: Path) -> None:
     assert content.path == "best.ckpt" and content.size == file.stat().st_size
 
 
-def test_checkpoint_is_kept_online_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = []
-    monkeypatch.setattr(ours.Wandb, "keep", lambda self, file, facts: kept.append(file))
-    cfg = composed(*GIVEN)
-    for offline, wanted in ((True, True), (False, False), (False, True)):
+def test_checkpoint_is_uploaded_online_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploaded = []
+    monkeypatch.setattr(
+        wandb_logger.Wandb, "log_checkpoint", lambda self, file, results: uploaded.append(file)
+    )
+    cfg = composed(*OVERRIDES)
+    for offline, upload in ((True, True), (False, False), (False, True)):
         run = type("Run", (), {"offline": offline, "summary": {}})()
-        options = {**cfg["logger"]["wandb"], "checkpoint": wanted}
-        ours.Wandb(run, options, tmp_path).results({"best/epoch": 1}, tmp_path / "b", 3)
-    assert kept == [tmp_path / "b"]
+        options = {**cfg["logger"]["wandb"], "checkpoint": upload}
+        wandb_logger.Wandb(run, options, tmp_path).log_results({"best/epoch": 1}, tmp_path / "b", 3)
+    assert uploaded == [tmp_path / "b"]
 
 
 def test_mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """``auto`` is online with a key for the server in use, and only then."""
-    assert ours.offline("auto") and ours.offline("offline") and not ours.offline("online")
+    """``auto`` is online only with an API key for the configured server."""
+    assert (
+        wandb_logger.is_offline("auto")
+        and wandb_logger.is_offline("offline")
+        and not wandb_logger.is_offline("online")
+    )
     netrc = tmp_path / "netrc"
     monkeypatch.setenv("NETRC", str(netrc))
-    own = urlsplit(wandb.Settings().base_url).netloc
-    for machine, offline in (("example.org", True), ("api.wandb.ai", False), (own, False)):
+    default = urlsplit(wandb.Settings().base_url).netloc
+    for machine, offline in (("example.org", True), ("api.wandb.ai", False), (default, False)):
         netrc.write_text(f"machine {machine} login user password secret\n")
-        assert ours.offline("auto") == offline, machine
+        assert wandb_logger.is_offline("auto") == offline, machine
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org:8080")
-    assert ours.offline("auto")
+    assert wandb_logger.is_offline("auto")
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    assert not ours.offline("auto") and ours.offline("offline")
+    assert not wandb_logger.is_offline("auto") and wandb_logger.is_offline("offline")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert ours.offline("auto")
-    with pytest.raises(UserError, match="Unknown logger.wandb.mode 'on'"):
-        ours.offline("on")
+    assert wandb_logger.is_offline("auto")
+    with pytest.raises(UserError, match=r"Unknown logger\.wandb\.mode 'on'"):
+        wandb_logger.is_offline("on")
 
 
 def test_sweep_name(tmp_path: Path) -> None:
     for parts, name in ((("2026-01-31", "12-00-00"), "2026-01-31_12-00-00"), (("x", "y"), "y")):
         sweep = tmp_path.joinpath(*parts)
         sweep.mkdir(parents=True)
-        assert ours.sweep_of(sweep / "0") is None
+        assert wandb_logger.sweep_name(sweep / "0") is None
         (sweep / "multirun.yaml").write_text("")
-        assert ours.sweep_of(sweep / "0") == name
+        assert wandb_logger.sweep_name(sweep / "0") == name
 
 
-def test_server_that_is_not_there(
+def test_unreachable_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Asked for online: an error before the training. Else offline, which is said."""
+    """mode=online is an error before training; mode=auto logs offline and prints a line."""
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    monkeypatch.setenv("WANDB_BASE_URL", NOWHERE)
-    monkeypatch.setattr(ours, "INIT_S", 2.0)
-    cfg = composed(*GIVEN)
-    begin = time.monotonic()
-    with pytest.raises(UserError, match="W&B cannot be used online .* logger.wandb.mode=offline"):
-        ours.build({**cfg["logger"]["wandb"], "mode": "online"}, LoggerContext(cfg, tmp_path))
-    logger = ours.build(cfg["logger"]["wandb"], LoggerContext(cfg, tmp_path))
-    assert time.monotonic() - begin < 40
+    monkeypatch.setenv("WANDB_BASE_URL", UNREACHABLE)
+    monkeypatch.setattr(wandb_logger, "INIT_TIMEOUT_S", 2.0)
+    cfg = composed(*OVERRIDES)
+    start = time.monotonic()
+    with pytest.raises(
+        UserError, match=r"W&B cannot be used online .* logger\.wandb\.mode=offline"
+    ):
+        wandb_logger.build(
+            {**cfg["logger"]["wandb"], "mode": "online"}, LoggerContext(cfg, tmp_path)
+        )
+    logger = wandb_logger.build(cfg["logger"]["wandb"], LoggerContext(cfg, tmp_path))
+    assert time.monotonic() - start < 40
     assert logger.run.offline
     logger.log_metrics({"val/loss": 1.0}, 0)
     logger.close("success")
-    written(tmp_path)
-    assert "going on offline" in capfd.readouterr().out
+    wait_until_written(tmp_path)
+    assert "logging offline" in capfd.readouterr().out
     assert history(tmp_path)[-1]["val/loss"] == 1.0
 
 
-def test_failing_tracker_loses_no_training(
+def test_training_continues_without_a_failing_logger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = [0]
@@ -286,11 +300,11 @@ def test_failing_tracker_loses_no_training(
     def log(self: Any, *args: Any, **kwargs: Any) -> None:
         calls[0] += 1
         if calls[0] == 3:
-            raise BrokenPipeError(32, "its process is gone")
+            raise BrokenPipeError(32, "process is gone")
         original(self, *args, **kwargs)
 
     monkeypatch.setattr(wandb.Run, "log", log)
     metrics = train(tmp_path)
     out = capsys.readouterr().out
     assert metrics["epochs"] == 2 and calls[0] == 3
-    assert out.count("wandb: [Errno 32] its process is gone; going on without it") == 1
+    assert out.count("wandb failed and is disabled for this run: [Errno 32] process is gone") == 1

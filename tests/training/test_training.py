@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,16 @@ import torch
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
-from emotion_lab.evaluation.final import finish
 from emotion_lab.losses import LOSSES, build_loss
 from emotion_lab.models import MODELS, build_model
 from emotion_lab.models.load import restore
 from emotion_lab.training.fit import fit
-from emotion_lab.training.loggers import close
 from emotion_lab.training.module import EmotionModule
-from tests.conftest import TINY, command, composed
+from tests.conftest import TINY, command, composed, run_training
 
 Tiny = Callable[..., dict[str, Any]]
 
-#: What makes each family small; a family not named here runs at 48 px as it is.
+#: Overrides that make a model family small; other families run at 48 px.
 SMALL = {
     "vit": ("model.image_size=64", "model.depth=2", "model.embed_dim=48", "model.heads=2"),
     "senet": ("model.widths=[8,8,8,8]", "model.stem=8"),
@@ -39,6 +36,11 @@ SMALL = {
 
 def small_model(name: str) -> list[str]:
     return [f"model={name}", *SMALL.get(name, ("model.image_size=48",))]
+
+
+def history(run: Path) -> list[dict[str, str]]:
+    with (run / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("model", MODELS.names())
@@ -81,34 +83,27 @@ def test_every_backbone_with_every_loss(model: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model", ["cnn", "googlenet", "mobilenetv3", "efficientnet_b3", "vit"])
 def test_every_backbone_fits(model: str, tmp_path: Path) -> None:
-    """The whole way on 64 images: fit, checkpoint, metrics, same numbers on reading back."""
+    """Train one epoch on 64 images; the checkpoint evaluates to the scores of the history."""
     cfg = composed(
         *TINY[:3], "data.limit=64", *TINY[6:], *small_model(model), "trainer.max_epochs=1"
     )
-    fitted = fit(cfg, tmp_path)
-    finish(cfg, tmp_path, fitted)
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    metrics = run_training(cfg, tmp_path)
     assert metrics["val"]["n"] == 8 and metrics["epochs"] == 1
-    assert metrics["val"]["accuracy"] == pytest.approx(
-        float(fitted.history.rows[0]["val/accuracy"]), abs=1e-6
+    (row,) = history(tmp_path)
+    assert metrics["val"]["accuracy"] == pytest.approx(float(row["val/accuracy"]), abs=1e-6)
+
+
+def test_run_directory(tiny: Tiny, tmp_path: Path) -> None:
+    """All public files exist and agree; the averaged weights are evaluated."""
+    cfg = tiny(
+        "trainer.ema_decay=0.8", "logger=[csv,tensorboard]", "test=true", "loss=weighted_focal"
     )
-
-
-def test_run_folder(tiny: Tiny, tmp_path: Path) -> None:
-    """What scripts rely on is there, and agrees with itself; the averaged weights are scored."""
-    cfg = tiny("trainer.ema_decay=0.8", "logger=[csv,tensorboard]", "test=true", "loss=weighted_focal")
     cfg["test_ledger"] = str(tmp_path / "ledger.jsonl")
     run = tmp_path / "run"
-    run.mkdir()
-    fitted = fit(cfg, run)
-    value = finish(cfg, run, fitted)
-    close(fitted.loggers, "success")
-    metrics = json.loads((run / "metrics.json").read_text())
-    with open(run / "history.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    best = [row for row in rows if row["best"] == "True"][-1]
-    assert value == pytest.approx(float(best["val/macro_f1"]))
-    # The scores of best.ckpt are those that chose it, so the weights in it are the averaged ones.
+    metrics = run_training(cfg, run)
+    best = [row for row in history(run) if row["best"] == "True"][-1]
+    assert metrics["monitor"]["best"] == pytest.approx(float(best["val/macro_f1"]))
+    # best.ckpt was selected by the scores of the averaged weights, so it must contain them.
     for name in ("accuracy", "macro_f1", "macro_recall"):
         assert metrics["val"][name] == pytest.approx(float(best[f"val/{name}"]), abs=1e-6)
     for split in ("val", "test"):
@@ -145,7 +140,9 @@ def test_same_seed_same_run(tiny: Tiny, tmp_path: Path) -> None:
     assert text[0] == text[1] != text[2]
 
 
-def test_every_epoch_has_its_own_order_and_augmentation(tiny: Tiny, tmp_path: Path) -> None:
+def test_every_epoch_has_its_own_order_and_augmentation(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: dict[int, list[Any]] = {}
     original = EmotionModule.training_step
 
@@ -153,11 +150,8 @@ def test_every_epoch_has_its_own_order_and_augmentation(tiny: Tiny, tmp_path: Pa
         seen.setdefault(self.current_epoch, []).append(batch)
         return original(self, batch, index)
 
-    EmotionModule.training_step = spy  # type: ignore[method-assign]
-    try:
-        fit(tiny("augment=light", "trainer.max_epochs=3"), tmp_path)
-    finally:
-        EmotionModule.training_step = original  # type: ignore[method-assign]
+    monkeypatch.setattr(EmotionModule, "training_step", spy)
+    fit(tiny("augment=light", "trainer.max_epochs=3"), tmp_path)
     orders = [torch.cat([b.positions for b in seen[e]]) for e in range(3)]
     for order in orders:
         assert sorted(order.tolist()) == list(range(64))
@@ -167,34 +161,32 @@ def test_every_epoch_has_its_own_order_and_augmentation(tiny: Tiny, tmp_path: Pa
 
 
 def test_training_cannot_read_the_test_split(tiny: Tiny, tmp_path: Path) -> None:
-    fitted = fit(tiny("trainer.max_epochs=1"), tmp_path)
-    assert set(fitted.data.source.splits) == {"train", "val"}
+    data = fit(tiny("trainer.max_epochs=1"), tmp_path).data
+    assert set(data.source.splits) == {"train", "val"}
     with pytest.raises(UserError, match="sealed"):
-        fitted.data.plain_loader("test")
+        data.eval_dataloader("test")
 
 
 @pytest.mark.parametrize("option", ["monitor=test/accuracy", "schedule.monitor=test/loss"])
-def test_choosing_on_test_is_refused(option: str, tiny: Tiny) -> None:
+def test_monitoring_a_test_metric_is_refused(option: str, tiny: Tiny) -> None:
     with pytest.raises(UserError, match="never test/"):
         tiny("schedule=plateau", option)
 
 
-def test_nan_loss_names_the_step_and_keeps_the_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
-    cfg = tiny("trainer.max_epochs=3")
+def test_nan_loss_names_the_step_and_keeps_the_checkpoint(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = EmotionModule.training_step
 
-    def poisoned(self: EmotionModule, batch: Any, index: int) -> Any:
+    def diverge(self: EmotionModule, batch: Any, index: int) -> Any:
         if self.global_step == 6:
             with torch.no_grad():
                 next(self.model.parameters()).fill_(float("nan"))
         return original(self, batch, index)
 
-    EmotionModule.training_step = poisoned  # type: ignore[method-assign]
-    try:
-        with pytest.raises(UserError, match="at step 6 .*epoch 1") as caught:
-            fit(cfg, tmp_path)
-    finally:
-        EmotionModule.training_step = original  # type: ignore[method-assign]
+    monkeypatch.setattr(EmotionModule, "training_step", diverge)
+    with pytest.raises(UserError, match=r"at step 6 .*epoch 1") as caught:
+        fit(tiny("trainer.max_epochs=3"), tmp_path)
     assert "last good checkpoint is kept" in str(caught.value)
     _, card = restore(tmp_path / "checkpoints" / "best.ckpt")
     assert card["epoch"] == 0
@@ -214,7 +206,7 @@ def test_full_disk_keeps_the_last_good_checkpoint(
         real(content, file, *args, **kwargs)
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match="disk is full; the last good .* is kept"):
+    with pytest.raises(UserError, match=r"disk is full; the last good .* is kept"):
         fit(tiny(), tmp_path)
     monkeypatch.undo()
     assert ckpt.read(tmp_path / "checkpoints" / "last.ckpt")["epoch"] == 0
@@ -228,21 +220,19 @@ def test_optimisers_and_schedules(schedule: str, optim: str, tiny: Tiny, tmp_pat
     options += ["schedule.step_size=1"] if schedule == "step" else []
     if schedule == "plateau":
         options += ["schedule.monitor=val/loss", "schedule.mode=max"]
-    fitted = fit(
-        tiny(f"schedule={schedule}", f"optim={optim}", "optim.lr=0.01", *options), tmp_path
-    )
-    rates = [row["lr"] for row in fitted.history.rows]
+    cfg = tiny(f"schedule={schedule}", f"optim={optim}", "optim.lr=0.01", *options)
+    rates = [row["lr"] for row in fit(cfg, tmp_path).history.rows]
     if schedule == "none":
         assert rates == [0.01, 0.01]
     elif schedule == "step":
         assert rates == pytest.approx([0.001, 0.0001])
     elif schedule != "plateau":
-        # Eight steps are coarse: the last one is close to the end of the curve, not on it.
+        # With eight steps, the last learning rate is close to the end of the curve.
         assert rates[-1] < rates[0] and rates[-1] < 1e-3
 
 
-def test_early_stopping_and_unfreezing(tiny: Tiny, tmp_path: Path) -> None:
-    """A frozen backbone moves only from the epoch it is unfrozen at; its BatchNorm stays."""
+def test_unfreezing(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen backbone is trained from unfreeze_at_epoch on; its BatchNorm stays frozen."""
     cfg = tiny("model.freeze=backbone", "model.unfreeze_at_epoch=1", "trainer.max_epochs=2")
     torch.manual_seed(0)
     seen: dict[int, dict[str, torch.Tensor]] = {}
@@ -252,24 +242,18 @@ def test_early_stopping_and_unfreezing(tiny: Tiny, tmp_path: Path) -> None:
         original(self)
         seen[self.current_epoch] = {k: v.clone() for k, v in self.model.state_dict().items()}
 
-    EmotionModule.on_train_epoch_start = spy  # type: ignore[method-assign]
-    try:
-        fitted = fit(cfg, tmp_path)
-    finally:
-        EmotionModule.on_train_epoch_start = original  # type: ignore[method-assign]
+    monkeypatch.setattr(EmotionModule, "on_train_epoch_start", spy)
+    parameters = fit(cfg, tmp_path).facts["parameters"]
     moved = [k for k in seen[0] if not torch.equal(seen[0][k], seen[1][k])]
     assert moved and all("head" in k or "fc" in k or "classifier" in k for k in moved), moved
     last = ckpt.read(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]
     assert any(not torch.equal(seen[1][k], last[f"model.{k}"]) for k in seen[1] if "conv" in k)
-    assert fitted.facts["parameters"]["trainable"] < fitted.facts["parameters"]["total"]
+    assert parameters["trainable"] < parameters["total"]
 
 
-def test_patience_stops(tiny: Tiny, tmp_path: Path) -> None:
-    fitted = fit(
-        tiny("trainer.max_epochs=8", "trainer.patience=1", "optim.lr=1e-9", "schedule=none"),
-        tmp_path,
-    )
-    assert len(fitted.history.rows) < 8
+def test_early_stopping(tiny: Tiny, tmp_path: Path) -> None:
+    options = ("trainer.max_epochs=8", "trainer.patience=1", "optim.lr=1e-9", "schedule=none")
+    assert len(fit(tiny(*options), tmp_path).history.rows) < 8
 
 
 @pytest.mark.parametrize("mix", ["mix.mixup=0.4", "mix.cutmix=1.0"])
@@ -279,32 +263,8 @@ def test_mixing_with_every_loss(mix: str, loss: str, tiny: Tiny, tmp_path: Path)
     assert 0 < fitted.history.rows[0]["train/loss"] < 10
 
 
-def test_wandb_offline_twice(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two runs in one process make two offline runs: each was finished."""
-    pytest.importorskip("wandb")
-    for key in ("WANDB_API_KEY", "WANDB_MODE"):
-        monkeypatch.delenv(key, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("a", "b"):
-        run = tmp_path / name
-        run.mkdir()
-        cfg = tiny("logger=wandb", "trainer.max_epochs=1")
-        fitted = fit(cfg, run)
-        finish(cfg, run, fitted)
-        close(fitted.loggers, "success")
-        folders = list(run.glob("wandb/offline-run-*"))
-        assert len(folders) == 1
-        file = next(folders[0].glob("run-*.wandb"))
-        # W&B's own process may still be writing when finish() returns.
-        until = time.monotonic() + 20
-        while file.stat().st_size <= 1000 and time.monotonic() < until:
-            time.sleep(0.1)
-        assert file.stat().st_size > 1000
-        assert list(folders[0].glob("files/media/images/**/*.png"))
-
-
 def test_command_line(tmp_path: Path) -> None:
-    """The command prints the run folder last; evaluate gives the very same numbers."""
+    """The command prints the run directory last; evaluate computes the same scores."""
     run = tmp_path / "a run = [ä]"
     done = command(*TINY, f"hydra.run.dir={run}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Exported files beside the runtimes of ``benchmark=deploy``: int8, half precision, other formats."""
+"""Exported files in the deployment benchmark: int8, half precision and other formats."""
 
 from __future__ import annotations
 
@@ -10,43 +10,36 @@ from emotion_lab.core.io import EXPORT_SUFFIXES
 from emotion_lab.inference.base import InferenceBackend
 from emotion_lab.inference.loader import load
 
-#: What the runtime of an exported file is called in the table: so, and its format.
+#: Prefix of the backend name of an exported file in tables; its format follows.
 EXPORTED = "exported"
 
 
-def is_exported(runtime: str) -> bool:
-    """Tell whether a row's runtime is that of an exported file."""
-    return runtime.startswith(f"{EXPORTED} ")
+def is_exported(backend: str) -> bool:
+    """Return whether a row's backend is an exported file."""
+    return backend.startswith(f"{EXPORTED} ")
 
 
-def find(places: Sequence[str]) -> list[Path]:
-    """Return the exported files among ``places`` and in the folders among them, sorted by name.
-
-    Raises:
-        UserError: If a place is missing or holds none.
-    """
-    found: list[Path] = []
-    for place in map(Path, places):
-        inside = sorted(place.iterdir()) if place.is_dir() else [place]
-        files = [file for file in inside if file.is_file() and file.suffix in EXPORT_SUFFIXES]
+def find_exports(paths: Sequence[str]) -> list[Path]:
+    """Return the exported files among ``paths``; of directories those inside, sorted by name."""
+    result: list[Path] = []
+    for path in map(Path, paths):
+        candidates = sorted(path.iterdir()) if path.is_dir() else [path]
+        files = [file for file in candidates if file.is_file() and file.suffix in EXPORT_SUFFIXES]
         if not files:
             raise UserError(
-                f"exports={place}: no exported file there. Write some with "
+                f"exports={path}: no exported file found. Create some with "
                 "python -m emotion_lab.export ckpt=<path>."
             )
-        found += [file for file in files if file not in found]
-    return found
+        result += [file for file in files if file not in result]
+    return result
 
 
-def opened(path: Path, threads: int) -> tuple[tuple[str, str], str | None, InferenceBackend]:
-    """Open a file.
+def open_export(path: Path, threads: int) -> tuple[tuple[str, str], str | None, InferenceBackend]:
+    """Open an exported file.
 
     Returns:
-        (runtime, precision) as in the table; the sha256 of its checkpoint; what runs it, which
+        (backend, precision) as in the table; the sha256 of its checkpoint; the backend, which
         maps RGB faces, uint8 (B, S, S, 3), to probabilities (B, K).
-
-    Raises:
-        UserError: If it is damaged, or its runtime is not installed.
     """
     model = load(path, threads)
     key = (f"{EXPORTED} {model.meta['format']}", str(model.meta["precision"]))
@@ -54,6 +47,6 @@ def opened(path: Path, threads: int) -> tuple[tuple[str, str], str | None, Infer
 
 
 def size_mb(path: Path) -> float:
-    """Return 10**6 bytes of a file and what belongs to it."""
-    parts = [path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else [])]
-    return sum(part.stat().st_size for part in parts) / 1e6
+    """Return the size of an exported file, with OpenVINO's ``.bin``, in 10**6 bytes."""
+    files = [path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else [])]
+    return sum(file.stat().st_size for file in files) / 1e6

@@ -1,16 +1,11 @@
-"""What a deployment costs here: networks x runtimes x precisions x batches x threads, in turn."""
+"""Deployment benchmark: time networks x backends x precisions x batch sizes x threads."""
 
 from __future__ import annotations
 
-import copy
-import io
-import json
 import os
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -18,371 +13,288 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from emotion_lab.benchmarks.deploy import exports, pareto
+from emotion_lab.benchmarks.deploy.candidates import (
+    BenchmarkCandidate,
+    load_candidates,
+    random_candidates,
+)
 from emotion_lab.benchmarks.deploy.figure import draw
-from emotion_lab.config import compose
-from emotion_lab.core import checkpoint, paths
+from emotion_lab.core import paths
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.io import file_hash
-from emotion_lab.core.labels import EMOTIONS
-from emotion_lab.core.timing import in_turn
-from emotion_lab.data.datamodule import EmotionData
-from emotion_lab.evaluate import data_config
-from emotion_lab.evaluation.evaluate import match_classes
+from emotion_lab.core.timing import time_interleaved
+from emotion_lab.data.checkpoint_data import CheckpointData, data_config
 from emotion_lab.evaluation.predict import predict
 from emotion_lab.inference.auto_select import CANDIDATES, cores
 from emotion_lab.inference.base import (
+    BACKENDS,
     DEFAULTS,
-    RUNTIMES,
     BackendUnavailableError,
     InferenceBackend,
-    ModelSource,
 )
-from emotion_lab.inference.exported_model import faces
-from emotion_lab.models.base import EmotionNet, build_model
-from emotion_lab.models.ensemble import Ensemble
-from emotion_lab.models.load import restore
+from emotion_lab.inference.exported_model import to_rgb_batch
 from emotion_lab.reports.style import both
 
-#: Calls of one way are repeated for so long in each round.
+#: Seconds that a variant is called repeatedly in each round.
 ROUND_S = 0.1
-#: What everything is compared with: PyTorch as it comes.
+#: The reference (backend, precision): eager PyTorch.
 EAGER = ("torch", "fp32")
 
 Run = Callable[[np.ndarray], np.ndarray]
+#: (backend, precision)
+Kind = tuple[str, str]
+#: (backend, precision, threads)
+Variant = tuple[str, str, int]
 
 
-@dataclass(frozen=True)
-class InMemoryModel(ModelSource):
-    """A network that is at hand, as runtimes see it; what is converted lies in a folder of ours."""
-
-    held: EmotionNet | Ensemble | None = None
-
-    def net(self) -> EmotionNet | Ensemble:
-        """Return a copy: converters change its memory format."""
-        assert self.held is not None
-        return copy.deepcopy(self.held)
-
-
-@dataclass(frozen=True)
-class BenchmarkCandidate:
-    """A network that is measured.
-
-    Attributes:
-        name: For people.
-        source: The network.
-        accuracy: On val, as its run found it; None where nobody knows.
-        card: The checkpoint's; None for random weights.
-        sha256: Of the checkpoint's file; empty for random weights.
-    """
-
-    name: str
-    source: InMemoryModel
-    accuracy: float | None = None
-    card: dict[str, Any] | None = None
-    sha256: str = ""
-
-
-def settle(net: EmotionNet) -> None:
-    """Fit BatchNorm's statistics to noise, so that random weights keep activations in range.
-
-    Left alone they fade from layer to layer to numbers so small that a CPU handles them slowly.
-    """
-    spec, generator = net.spec, torch.Generator().manual_seed(0)
-    shape = (8, spec.channels, spec.image_size, spec.image_size)
-    images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-    for module in net.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = 1.0
-    with torch.no_grad():
-        net.train()(images)
-    net.eval()
-
-
-def untrained(names: Sequence[str], folder: Path) -> list[BenchmarkCandidate]:
-    """Build backbones of the registry with random weights."""
-    found = []
-    for i, name in enumerate(names):
-        torch.manual_seed(0)
-        net, spec = build_model(compose.defaults("model", name), len(EMOTIONS))
-        settle(net)
-        source = InMemoryModel(folder / f"{i}.ckpt", uuid.uuid4().hex, spec, 1.0, net)
-        found.append(BenchmarkCandidate(name, source))
-    return found
-
-
-def _val_accuracy(file: Path) -> float | None:
-    """Return what the checkpoint's run scored on val, None where that is not written down."""
-    folder = file.parent.parent if file.parent.name == "checkpoints" else file.parent
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        return float(metrics["val"]["accuracy"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def trained(paths: Sequence[str], folder: Path) -> list[BenchmarkCandidate]:
-    """Read checkpoints; those of one kind are told apart by their run folders.
-
-    Raises:
-        UserError: For a bad checkpoint.
-    """
-    files = [checkpoint.find(path) for path in paths]
-    read = [restore(file) for file in files]
-    kinds = [
-        "ensemble" if "members" in card else str(card["config"]["model"]["name"])
-        for _, card in read
-    ]
-    found = []
-    for i, (file, (net, card), kind) in enumerate(zip(files, read, kinds, strict=True)):
-        run = file.parent.parent if file.parent.name == "checkpoints" else file
-        name = kind if kinds.count(kind) == 1 else f"{kind} ({run.name})"
-        given = float(card["temperature"])
-        source = InMemoryModel(folder / f"{i}.ckpt", uuid.uuid4().hex, net.spec, given, net)
-        found.append(BenchmarkCandidate(name, source, _val_accuracy(file), card, file_hash(file)))
-    return found
-
-
-def size_mb(contender: BenchmarkCandidate, runtime: str, exported: Path | None = None) -> float:
-    """Return 10**6 bytes of what this runtime loads; of PyTorch the saved weights."""
+def size_mb(candidate: BenchmarkCandidate, backend: str, exported: Path | None = None) -> float:
+    """Return the size of the files that a backend loads in 10**6 bytes."""
     if exported is not None:
         return exports.size_mb(exported)
-    path = contender.source.path
-    if runtime == "torch":
-        buffer = io.BytesIO()
-        assert contender.source.held is not None
-        torch.save(contender.source.held.state_dict(), buffer)
-        return buffer.tell() / 1e6
-    kind = {"onnxruntime": "onnx"}.get(runtime, runtime)
-    files = [f for f in path.parent.glob(f"{path.stem}.*") if kind in f.name.split(".")]
+    if backend == "torch":
+        return candidate.torch_size_mb()
+    path = candidate.source.path
+    file_format = {"onnxruntime": "onnx"}.get(backend, backend)
+    files = [f for f in path.parent.glob(f"{path.stem}.*") if file_format in f.name.split(".")]
     return sum(file.stat().st_size for file in files) / 1e6
 
 
-def variants(
-    contender: BenchmarkCandidate, threads: int
-) -> tuple[dict[tuple[str, str], InferenceBackend], dict[tuple[str, str], str]]:
-    """Return what can run the network here and gives PyTorch's answers, and why the rest cannot."""
-    usable, reasons = {}, {}
-    for name, precision in sorted(CANDIDATES, key=lambda pair: pair != EAGER):
+def open_backends(
+    candidate: BenchmarkCandidate, threads: int
+) -> tuple[dict[Kind, InferenceBackend], dict[Kind, str]]:
+    """Return the backends that agree with PyTorch, and the reasons why others are unavailable."""
+    backends, reasons = {}, {}
+    for name, precision in sorted(CANDIDATES, key=lambda kind: kind != EAGER):
         cfg = {**DEFAULTS, "name": name, "device": "cpu", "threads": threads}
         try:
-            usable[name, precision] = RUNTIMES.get(name)(
-                {**cfg, "precision": precision}, contender.source
+            backends[name, precision] = BACKENDS.get(name)(
+                {**cfg, "precision": precision}, candidate.source
             )
         except BackendUnavailableError as error:
             reasons[name, precision] = str(error)
-    return usable, reasons
+    return backends, reasons
 
 
-def exported(
-    contender: BenchmarkCandidate, files: Sequence[Path], threads: int
-) -> dict[tuple[str, str], tuple[Path, InferenceBackend]]:
-    """Open those of the files that were exported from this checkpoint.
-
-    Raises:
-        UserError: If one is damaged, or two are the same but for their names.
-    """
-    found: dict[tuple[str, str], tuple[Path, InferenceBackend]] = {}
+def open_exports(
+    candidate: BenchmarkCandidate, files: Sequence[Path], threads: int
+) -> dict[Kind, tuple[Path, InferenceBackend]]:
+    """Open the files that were exported from this checkpoint."""
+    opened: dict[Kind, tuple[Path, InferenceBackend]] = {}
     for file in files:
-        key, digest, runtime = exports.opened(file, threads)
-        if digest != contender.sha256:
+        kind, checkpoint_sha256, backend = exports.open_export(file, threads)
+        if checkpoint_sha256 != candidate.sha256:
             continue
-        if key in found:
-            raise UserError(f"{file} and {found[key][0]} are alike: name one of them in exports.")
-        found[key] = (file, runtime)
-    return found
+        if kind in opened:
+            raise UserError(
+                f"{file} and {opened[kind][0]} have the same format and precision: list only one "
+                "of them in exports."
+            )
+        opened[kind] = (file, backend)
+    return opened
 
 
-def block(run: Run, images: np.ndarray, threads: int) -> Callable[[], int]:
-    """Return what a round does: call for a while; it returns how many images it did."""
+def timed_block(run: Run, images: np.ndarray, threads: int) -> Callable[[], int]:
+    """Return a function that calls ``run`` for ROUND_S seconds and returns the image count."""
 
     def work() -> int:
-        torch.set_num_threads(threads)  # of the process: torch knows no threads of one network
-        done, begin = 0, time.perf_counter()
-        while done < 2 or time.perf_counter() - begin < ROUND_S:
+        torch.set_num_threads(threads)  # a setting of the process, not of a network
+        calls, start = 0, time.perf_counter()
+        while calls < 2 or time.perf_counter() - start < ROUND_S:
             run(images)
-            done += 1
-        return done * len(images)
+            calls += 1
+        return calls * len(images)
 
     return work
 
 
-def measured(
-    contender: BenchmarkCandidate,
-    ways: dict[tuple[str, str, int], InferenceBackend],
-    batches: Sequence[int],
+def measure(
+    candidate: BenchmarkCandidate,
+    backends: Mapping[Variant, InferenceBackend],
+    batch_sizes: Sequence[int],
     rounds: int,
-    files: Mapping[tuple[str, str], Path] = MappingProxyType({}),
+    files: Mapping[Kind, Path] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """Time one network in every way in turn.
+    """Time all variants of one network in alternation.
 
     Args:
-        contender: The network.
-        ways: (runtime, precision, threads) -> runtime.
-        batches: Images in a call.
-        rounds: Each is timed so often, and once before; the median counts.
-        files: (runtime, precision) -> its file, of what was exported.
+        candidate: The network.
+        backends: (backend, precision, threads) -> backend; eager PyTorch among them.
+        batch_sizes: Images in a call.
+        rounds: Timed rounds after one warm-up round; the median is reported.
+        files: (backend, precision) -> exported file.
+
+    Returns:
+        One row for each variant and batch size, see ``bench.json``.
     """
-    spec = contender.source.spec
+    spec = candidate.source.spec
     generator = np.random.default_rng(0)
-    shape = (max(batches), spec.channels, spec.image_size, spec.image_size)
+    shape = (max(batch_sizes), spec.channels, spec.image_size, spec.image_size)
     images = generator.integers(0, 256, shape, dtype=np.uint8)
-    keys = [(*way, batch) for batch in batches for way in ways]
     work = {}
-    for key in keys:
-        given = images[: key[3]].copy()
-        if exports.is_exported(key[0]):
-            given = faces(given)
-        work[str(key)] = block(ways[key[:3]].run, given, key[2])
-    rates = in_turn(work, rounds, progress=False, at_least=0)  # a block goes on by itself
-    rows = []
-    for key in keys:
-        runtime, precision, threads, batch = key
-        ms = 1000 * batch / np.asarray(rates[str(key)])
+    for batch_size in batch_sizes:
+        for (name, precision, threads), backend in backends.items():
+            batch = images[:batch_size].copy()
+            if exports.is_exported(name):
+                batch = to_rgb_batch(batch)
+            key = (name, precision, threads, batch_size)
+            work[key] = timed_block(backend.run, batch, threads)
+    by_name = {str(key): block for key, block in work.items()}
+    rates = time_interleaved(
+        by_name, rounds, progress=False, at_least=0
+    )  # a block has its own duration
+    rows: list[dict[str, Any]] = []
+    for name, precision, threads, batch_size in work:
+        ms = 1000 * batch_size / np.asarray(rates[str((name, precision, threads, batch_size))])
+        median = float(np.median(ms))
         rows.append(
             {
-                "model": contender.name,
+                "model": candidate.name,
                 "image_size": spec.image_size,
-                "runtime": runtime,
+                "runtime": name,
                 "precision": precision,
-                "name": ways[key[:3]].name,
-                "batch": batch,
+                "name": backends[name, precision, threads].name,
+                "batch": batch_size,
                 "threads": threads,
-                "ms": round(float(np.median(ms)), 4),
+                "ms": round(median, 4),
                 "ms_min": round(float(ms.min()), 4),
                 "ms_max": round(float(ms.max()), 4),
-                "faces_per_s": round(1000 * batch / float(np.median(ms)), 1),
-                "size_mb": round(size_mb(contender, runtime, files.get(key[:2])), 3),
-                "accuracy": contender.accuracy,
+                "faces_per_s": round(1000 * batch_size / median, 1),
+                "size_mb": round(size_mb(candidate, name, files.get((name, precision))), 3),
+                "accuracy": candidate.accuracy,
                 "agreement": None,
             }
         )
-    eager = {(r["threads"], r["batch"]): r["ms"] for r in rows if r["runtime"] == EAGER[0]}
-    for row in rows:
-        row["ratio"] = round(eager[row["threads"], row["batch"]] / row["ms"], 3)
-    return rows
+    eager_ms = {(r["threads"], r["batch"]): r["ms"] for r in rows if r["runtime"] == EAGER[0]}
+    return [
+        {**row, "ratio": round(eager_ms[row["threads"], row["batch"]] / row["ms"], 3)}
+        for row in rows
+    ]
 
 
 def predict_all(
-    contender: BenchmarkCandidate, runs: dict[tuple[str, str], Run], n: int, data: dict[str, Any]
-) -> dict[tuple[str, str], dict[str, float]]:
-    """Ask every runtime the same images of the checkpoint's own val split.
+    candidate: BenchmarkCandidate, runs: Mapping[Kind, Run], num_images: int, path: str | None
+) -> dict[Kind, dict[str, float]]:
+    """Predict the same images of the checkpoint's val split with every backend.
 
     Args:
-        contender: A checkpoint.
-        runs: (runtime, precision) -> its function; eager PyTorch's among them.
-        n: At most so many images, every class by its share.
-        data: The ``data`` group: where the data lies now, if not where it was.
+        candidate: A checkpoint.
+        runs: (backend, precision) -> function; eager PyTorch among them.
+        num_images: Maximum number of images, stratified by class.
+        path: ``data.path``, if the data was moved.
 
     Returns:
-        ``accuracy`` on these images and ``agreement``, the share of PyTorch's labels, of each.
-
-    Raises:
-        UserError: If the data is not there.
+        For each backend: ``accuracy``, ``agreement`` (share of images with the label that PyTorch
+        predicts) and ``n``, the number of images.
     """
-    assert contender.card is not None and contender.source.held is not None
-    card = contender.card.get("members", [contender.card])[0]
-    path = {"path": data["path"]} if data.get("path") else {}
-    cfg = data_config({"data": {"name": "checkpoint", **path, "limit": n}}, card)
-    found = EmotionData(cfg, ("val",), card["seed"])
-    classes = list(contender.card["classes"])
-    part, _ = match_classes(found, classes, "val")
-    found.source.classes, found.source.splits["val"] = classes, part
-    found.prepare_for(contender.source.spec.image_size, contender.source.spec.channels)
-    said, labels = {}, np.zeros(0)
-    for key, run in runs.items():
-        given = predict(contender.source.held, found.plain_loader("val"), "cpu", run=run)
-        said[key], labels = given.logits.numpy().argmax(1), given.labels.numpy()
+    assert candidate.card is not None
+    card = candidate.card.get("members", [candidate.card])[0]
+    cfg = data_config({"name": "checkpoint", "path": path, "limit": num_images}, card)
+    data = CheckpointData.open(candidate.card, cfg, "val")
+    predicted, labels = {}, np.zeros(0)
+    for kind, run in runs.items():
+        predictions = predict(candidate.source.original(), data.loader(), "cpu", run=run)
+        predicted[kind] = predictions.logits.numpy().argmax(1)
+        labels = predictions.labels.numpy()
     return {
-        key: {
-            "accuracy": float((guess == labels).mean()),
-            "agreement": float((guess == said[EAGER]).mean()),
+        kind: {
+            "accuracy": float((classes == labels).mean()),
+            "agreement": float((classes == predicted[EAGER]).mean()),
             "n": len(labels),
         }
-        for key, guess in said.items()
+        for kind, classes in predicted.items()
     }
 
 
-def _judge(rows: list[dict[str, Any]], found: dict[tuple[str, str], dict[str, float]]) -> None:
-    """Write agreement and accuracy into the rows.
+def add_scores(rows: list[dict[str, Any]], scores: Mapping[Kind, dict[str, float]]) -> None:
+    """Set agreement and accuracy of the rows, in place.
 
-    The run scored PyTorch on all of val; a runtime has that and what it differs on these images.
+    The training run evaluated PyTorch on all of val. The accuracy of another backend is that
+    accuracy plus its difference to PyTorch on the images of ``scores``.
     """
+    eager = scores[EAGER]["accuracy"]
     for row in rows:
-        own = found[row["runtime"], row["precision"]]
-        base = found[EAGER]["accuracy"] if row["accuracy"] is None else row["accuracy"]
-        row["accuracy"] = round(base + own["accuracy"] - found[EAGER]["accuracy"], 6)
-        row["agreement"], row["n"] = own["agreement"], own["n"]
+        score = scores[row["runtime"], row["precision"]]
+        accuracy = eager if row["accuracy"] is None else row["accuracy"]
+        row["accuracy"] = round(accuracy + score["accuracy"] - eager, 6)
+        row["agreement"], row["n"] = score["agreement"], score["n"]
 
 
-def _logits(runtime: str, run: Run) -> Run:
-    """Return a function of uint8 (B, C, S, S) that ranks the classes as ``run`` does."""
-    if not exports.is_exported(runtime):
+def _logits(backend: str, run: Run) -> Run:
+    """Return a function of uint8 (B, C, S, S) with the same class ranking as ``run``."""
+    if not exports.is_exported(backend):
         return run
-    return lambda images: run(faces(images)).astype(np.float32)
+    return lambda images: run(to_rgb_batch(images)).astype(np.float32)
+
+
+def bench_candidate(
+    candidate: BenchmarkCandidate,
+    cfg: dict[str, Any],
+    export_files: Sequence[Path],
+    thread_counts: Sequence[int],
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Return the rows of one network and the backends that are unavailable, with the reason."""
+    print(f"measuring {candidate.name}", flush=True)
+    backends: dict[Variant, InferenceBackend] = {}
+    files: dict[Kind, Path] = {}
+    reasons: dict[Kind, str] = {}
+    for threads in thread_counts:
+        available, reasons = open_backends(candidate, threads)
+        backends |= {(*kind, threads): backend for kind, backend in available.items()}
+        for kind, (file, backend) in open_exports(candidate, export_files, threads).items():
+            variant = (*kind, threads)
+            backends[variant], files[kind] = backend, file
+    rows = measure(candidate, backends, sorted(set(cfg["batches"])), cfg["rounds"], files)
+    if cfg["num_images"] and candidate.card is not None:
+        runs = {(b, p): _logits(b, backend.run) for (b, p, _), backend in backends.items()}
+        add_scores(rows, predict_all(candidate, runs, cfg["num_images"], cfg["data"].get("path")))
+    left_out = [
+        {"model": candidate.name, "runtime": backend, "precision": precision, "why": reason}
+        for (backend, precision), reason in reasons.items()
+    ]
+    return rows, left_out
 
 
 def bench(cfg: dict[str, Any], run_dir: Path) -> dict[str, Any]:
-    """Measure, choose, and draw ``deploy.png``.
+    """Run the benchmark, choose the best variant within the budget and draw ``deploy.png``.
 
     Args:
         cfg: The composed ``bench`` config.
-        run_dir: The run folder.
+        run_dir: The run directory.
 
     Returns:
         ``rows``, ``pareto``, ``choice``, ``left_out``, ``threads``, ``rounds``, ``cores`` and
-        ``load`` (before; None where the system does not tell it).
-
-    Raises:
-        UserError: For a bad checkpoint, or data that is not there.
+        ``load`` (load average before the benchmark; None if the system does not provide it).
     """
-    count = cores() if cfg["threads"] is None else cfg["threads"]
-    threads = sorted({1, count})
-    before = torch.get_num_threads()
+    thread_counts = sorted({1, cores() if cfg["threads"] is None else cfg["threads"]})
+    torch_threads = torch.get_num_threads()
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     rows: list[dict[str, Any]] = []
     left_out: list[dict[str, str]] = []
     try:
-        with tempfile.TemporaryDirectory(prefix="emotion_lab-") as folder:
-            place = Path(folder)
+        with tempfile.TemporaryDirectory(prefix="emotion_lab-") as temporary:
             checkpoints = paths.as_list(cfg["ckpt"])
-            files = exports.find(paths.as_list(cfg["exports"]))
-            candidates = (
-                trained(checkpoints, place) if checkpoints else untrained(cfg["models"], place)
-            )
-            for contender in candidates:
-                print(f"measuring {contender.name}", flush=True)
-                ways: dict[tuple[str, str, int], InferenceBackend] = {}
-                places: dict[tuple[str, str], Path] = {}
-                for number in threads:
-                    usable, reasons = variants(contender, number)
-                    ways |= {(*key, number): runtime for key, runtime in usable.items()}
-                    for key, (file, runtime) in exported(contender, files, number).items():
-                        ways[(*key, number)], places[key] = runtime, file
-                left_out += [
-                    {"model": contender.name, "runtime": a, "precision": b, "why": why}
-                    for (a, b), why in reasons.items()
-                ]
-                batches = sorted(set(cfg["batches"]))
-                own = measured(contender, ways, batches, cfg["rounds"], places)
-                if cfg["num_images"] and contender.card is not None:
-                    runs = {key[:2]: _logits(key[0], one.run) for key, one in ways.items()}
-                    _judge(own, predict_all(contender, runs, cfg["num_images"], cfg["data"]))
-                rows += own
+            export_files = exports.find_exports(paths.as_list(cfg["exports"]))
+            if checkpoints:
+                candidates = load_candidates(checkpoints, Path(temporary))
+            else:
+                candidates = random_candidates(cfg["models"], Path(temporary))
+            for candidate in candidates:
+                measured = bench_candidate(candidate, cfg, export_files, thread_counts)
+                rows += measured[0]
+                left_out += measured[1]
     finally:
-        torch.set_num_threads(before)
-    part = pareto.contenders(rows)
-    result = {
+        torch.set_num_threads(torch_threads)
+    comparable = pareto.comparable_rows(rows)
+    front = pareto.front(comparable)
+    both(partial(draw, comparable, front), run_dir, "deploy")
+    return {
         "rounds": cfg["rounds"],
-        "threads": threads,
+        "threads": thread_counts,
         "cores": cores(),
         "load": load,
         "rows": rows,
-        "pareto": pareto.front(part),
-        "choice": pareto.choose(part, **cfg["budget"]),
+        "pareto": front,
+        "choice": pareto.choose(comparable, **cfg["budget"]),
         "left_out": left_out,
     }
-    both(partial(draw, part, result["pareto"]), run_dir, "deploy")
-    return result

@@ -1,4 +1,4 @@
-"""Loggers, each named by a key under ``logger`` in the config; one file each."""
+"""Loggers, one file each; a logger is named by its key under ``logger`` in the config."""
 
 from emotion_lab.training.loggers.base import (
     LOGGERS,
@@ -6,7 +6,7 @@ from emotion_lab.training.loggers.base import (
     MediaLogger,
     build_loggers,
     close,
-    trackers,
+    media_loggers,
 )
 
-__all__ = ["LOGGERS", "LoggerContext", "MediaLogger", "build_loggers", "close", "trackers"]
+__all__ = ["LOGGERS", "LoggerContext", "MediaLogger", "build_loggers", "close", "media_loggers"]

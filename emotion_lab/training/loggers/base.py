@@ -1,4 +1,4 @@
-"""What the loggers share: the registry, what they are told at the start, what a tracker shows."""
+"""Logger registry, and the interface of loggers for images, graphs and final results."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from emotion_lab.core import distributed
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.registry import Registry
 from emotion_lab.models.base import EmotionNet
@@ -21,121 +21,124 @@ from emotion_lab.models.base import EmotionNet
 
 @dataclass(frozen=True)
 class LoggerContext:
-    """What a logger is told when a run begins.
+    """Arguments with which every logger is built.
 
     Attributes:
         cfg: The whole resolved config, plain dicts.
-        folder: The run folder.
-        step: The optimiser step from which a resumed run goes on; None for a new run.
+        run_dir: The run directory.
+        step: The optimiser step at which a resumed run continues; None for a new run.
     """
 
     cfg: dict[str, Any]
-    folder: Path
+    run_dir: Path
     step: int | None = None
 
 
-#: ``build(options, start) -> Logger``, options being those below the logger's own key.
+#: ``build(options, context) -> Logger``; options are the keys below the logger's name.
 LOGGERS: Registry[Callable[[dict[str, Any], LoggerContext], Logger]] = Registry(
     "logger", "emotion_lab.training.loggers"
 )
 
 
 class MediaLogger:
-    """Mixed into a Lightning logger that shows more than numbers.
+    """Mixin for Lightning loggers that also log images, the network graph and final results.
 
     Attributes:
-        title: What messages call it.
-        lost: Whether it has failed and is left alone.
-        pictures_every: Epochs between two confusion matrices of val; None shows the last alone.
-        explain: How many images of val are shown with a map of where the network looked.
+        title: Name of the logger in messages.
+        failed: Whether a call has failed; the logger is disabled from then on.
+        pictures_every: Epochs between two confusion matrices of val; None logs the last one only.
+        explain: Number of val images logged with a saliency map.
     """
 
     title = ""
-    lost = False
+    failed = False
     pictures_every: int | None = None
     explain: int = 0
 
-    def network(self, net: EmotionNet) -> None:
-        """Show the graph of a network, which is left as it is."""
+    def log_network(self, net: EmotionNet) -> None:
+        """Log the graph of a network, which is not changed."""
         raise NotImplementedError
 
-    def pictures(self, pictures: Mapping[str, np.ndarray], step: int) -> None:
-        """Show pictures, uint8 RGB (H, W, 3), under their names."""
+    def log_images(self, images: Mapping[str, np.ndarray], step: int) -> None:
+        """Log named images, uint8 RGB (H, W, 3)."""
         raise NotImplementedError
 
-    def results(self, facts: Mapping[str, float], checkpoint: Path, step: int) -> None:
-        """Note what the run came to.
+    def log_results(self, results: Mapping[str, float], checkpoint: Path, step: int) -> None:
+        """Log the final results of a run.
 
         Args:
-            facts: Numbers of the finished run; those called ``best/...`` are its scores.
+            results: Numbers of the finished run; the scores of the best checkpoint are named
+                ``best/...``.
             checkpoint: The best checkpoint.
-            step: Of the last optimiser step.
+            step: The last optimiser step.
         """
         raise NotImplementedError
 
     def close(self, status: str) -> None:
-        """End the run: ``success`` or ``failed``.
+        """End the run with the status ``success`` or ``failed``.
 
-        Not ``finalize``: that Lightning calls when the fit is over, before the run is scored.
+        Lightning calls ``finalize`` at the end of the fit, before the final results are logged.
         """
         raise NotImplementedError
 
 
-def trackers(loggers: Sequence[Logger]) -> list[MediaLogger]:
-    """Return those loggers that show more than numbers."""
+def media_loggers(loggers: Sequence[Logger]) -> list[MediaLogger]:
+    """Return the loggers that log images, graphs and final results."""
     return [logger for logger in loggers if isinstance(logger, MediaLogger)]
 
 
-def reason(error: BaseException) -> str:
-    """Return the first line of what went wrong, short enough for one line."""
-    words = (str(error) or type(error).__name__).splitlines()[0]
-    return words if len(words) <= 200 else words[:199] + "…"
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error message, at most 200 characters."""
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    return line if len(line) <= 200 else line[:199] + "…"
 
 
-def bare_copy(net: EmotionNet) -> EmotionNet:
-    """Return a copy to look at: float32, on the CPU, in eval mode, not compiled."""
-    work = copy.deepcopy(net).float().cpu().eval()
-    # torch has no call that undoes module.compile().
-    work.backbone._compiled_call_impl = None
-    return work
+def detached_copy(net: EmotionNet) -> EmotionNet:
+    """Return a copy of a network: float32, on the CPU, in eval mode, not compiled."""
+    net = copy.deepcopy(net).float().cpu().eval()
+    # torch has no method that reverts module.compile().
+    net.backbone._compiled_call_impl = None
+    return net
 
 
 def is_fatal(error: BaseException) -> bool:
-    """Tell whether an error ends a run in any case: a full disk, or a user's mistake."""
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    return full or isinstance(error, UserError)
+    """Return whether an error ends the run: a full disk or a user's mistake."""
+    disk_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    return disk_full or isinstance(error, UserError)
 
 
 def never_fail(method: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a tracker's method: where it fails, say so in one line and train on without it."""
+    """Decorate a logger's method: on failure, print one line and disable this logger.
+
+    Training continues. The method runs in rank 0 only.
+    """
 
     @functools.wraps(method)
-    def spared(self: MediaLogger, *args: Any, **kwargs: Any) -> None:
-        if self.lost or rank_zero_only.rank != 0:
+    def wrapper(self: MediaLogger, *args: Any, **kwargs: Any) -> None:
+        if self.failed or not distributed.is_rank_zero():
             return
         try:
             method(self, *args, **kwargs)
         except Exception as error:
-            # Lightning wraps what its writer says.
+            # Lightning raises its own error from the writer's OSError.
             cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
             if is_fatal(cause):
                 raise cause from None
-            self.lost = True
-            print(f"{self.title}: {reason(cause)}; going on without it", flush=True)
+            self.failed = True
+            print(
+                f"warning: {self.title} failed and is disabled for this run: {first_line(cause)}",
+                flush=True,
+            )
 
-    return spared
+    return wrapper
 
 
-def build_loggers(start: LoggerContext) -> list[Logger]:
-    """Build the loggers chosen with ``logger=``; none for an empty choice.
-
-    Raises:
-        UserError: For an unknown one, or one that cannot begin.
-    """
+def build_loggers(context: LoggerContext) -> list[Logger]:
+    """Build the loggers chosen with ``logger=``; none for an empty choice."""
     loggers: list[Logger] = []
     try:
-        for name, options in (start.cfg.get("logger") or {}).items():
-            loggers.append(LOGGERS.get(name)(options or {}, start))
+        for name, options in (context.cfg.get("logger") or {}).items():
+            loggers.append(LOGGERS.get(name)(options or {}, context))
     except BaseException:
         close(loggers, "failed")
         raise
@@ -143,12 +146,7 @@ def build_loggers(start: LoggerContext) -> list[Logger]:
 
 
 def close(loggers: Sequence[Logger], status: str) -> None:
-    """Finish every logger.
-
-    Args:
-        loggers: The run's.
-        status: ``success`` or ``failed``.
-    """
+    """Close all loggers of a run with the status ``success`` or ``failed``."""
     for logger in loggers:
         if isinstance(logger, MediaLogger):
             logger.close(status)

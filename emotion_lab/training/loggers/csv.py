@@ -1,4 +1,4 @@
-"""``logger=csv``: one line a logged step in ``csv/``."""
+"""``logger=csv``: one row for each logged step in ``csv/``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from emotion_lab.training.loggers.base import LOGGERS, LoggerContext
 
 
 @LOGGERS.register("csv")
-def build(options: dict[str, Any], start: LoggerContext) -> Logger:
-    """Build it. A resumed run gets a version of its own; what was logged before stays."""
-    return CSVLogger(start.folder, name="csv")
+def build(options: dict[str, Any], context: LoggerContext) -> Logger:
+    """Build the logger. A resumed run writes a new version and keeps the earlier ones."""
+    return CSVLogger(context.run_dir, name="csv")

@@ -1,0 +1,100 @@
+"""Printed results of the benchmarks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emotion_lab.core.tables import TextTable
+
+Blocks = list[str | TextTable]
+_RATE_KEYS = ("median", "min", "max")
+
+
+def report(result: dict[str, Any]) -> Blocks:
+    """Return the lines and tables that ``bench`` prints for the content of ``bench.json``."""
+    blocks: Blocks = []
+    for benchmark in ("data", "train"):
+        if benchmark in result:
+            blocks += _throughput(benchmark, result[benchmark], result["rounds"])
+    if "deploy" in result:
+        from emotion_lab.benchmarks.deploy import pareto
+
+        blocks += pareto.report(result["deploy"])
+    if "live" in result:
+        blocks += live_report(result["live"])
+    return blocks
+
+
+def _throughput(benchmark: str, result: dict[str, Any], rounds: int) -> Blocks:
+    """Return the report of ``benchmark=data`` and ``benchmark=train``."""
+    rows = [
+        ("baseline" if name == "plain" else name, *(f"{rate[k]:,.0f}" for k in _RATE_KEYS))
+        for name, rate in result["rounds"].items()
+    ]
+    blocks: Blocks = [
+        f"\n{benchmark}: images per second over {rounds} rounds",
+        TextTable(("pipeline", *_RATE_KEYS), rows),
+        f"ours is {result['ratio']:.1f} times as fast as the baseline",
+    ]
+    if "of_ceiling" in result:
+        blocks += [
+            f"ours reaches {result['of_ceiling']:.0%} of the ceiling, which is the training step "
+            "alone, without data loading",
+            f"peak memory of a training process: {result['peak_memory_mib']:,.0f} MiB",
+        ]
+    if "epoch" in result:
+        epochs = [
+            (f"{row['n']:,}", f"{row['seconds']:.3f}", row["us_per_image"])
+            for row in result["epoch"]
+        ]
+        blocks += ["", TextTable(("images", "s/epoch", "us/image"), epochs, left=())]
+    blocks += [
+        f"reading {row['images']:,} files of 224 px without a cache: peak memory "
+        f"{row['peak_memory_mib']:,.0f} MiB"
+        for row in result.get("folder", [])
+    ]
+    return blocks
+
+
+def live_report(result: dict[str, Any]) -> Blocks:
+    """Return the report of ``benchmark=live``."""
+    from emotion_lab.benchmarks.live import SOURCES
+
+    blocks: Blocks = [f"\nlive: detector {result['detector']}, backend {result['runtime']}"]
+    speed = []
+    for key, name in SOURCES.items():
+        if key in result:
+            row = result[key]
+            width, height = row["size"]
+            speed.append(
+                (
+                    f"{name} ({row['frames']} frames of {width}x{height})",
+                    f"{row['seed_fps']:,.0f}",
+                    f"{row['ours_fps']:,.0f}",
+                    f"{row['ratio']:.1f}x",
+                    f"{row['seed_faces']:.2f}",
+                    f"{row['ours_faces']:.2f}",
+                )
+            )
+    if speed:
+        header = ("source", "baseline frames/s", "ours frames/s", "speedup")
+        blocks += [
+            "baseline: Haar cascade and eager PyTorch, one face at a time",
+            TextTable((*header, "baseline faces/frame", "ours faces/frame"), speed),
+        ]
+    if "latency" in result:
+        row = result["latency"]
+        blocks.append(
+            f"latency from capture to label at {row['fps']:.0f} frames/s: median "
+            f"{row['p50_ms']:.1f} ms, p95 {row['p95_ms']:.1f} ms, {row['dropped']} of "
+            f"{row['frames'] + row['dropped']} frames dropped"
+        )
+    keys = ("switches_per_min", "flicker_per_min", "delay_ms_median")
+    smoothing = []
+    for name, row in result["smoothing"].items():
+        switches, flicker, delay = ("-" if row[key] is None else row[key] for key in keys)
+        fewer = "" if row["fewer_switches"] is None else f"{row['fewer_switches']:.1f}x"
+        followed = f"{row['followed']} of {row['changes']}"
+        smoothing.append((name, switches, fewer, flicker, delay, followed))
+    columns = ("smoothing", "switches/min", "fewer", "flicker/min", "delay ms", "changes followed")
+    return [*blocks, TextTable(columns, smoothing)]
