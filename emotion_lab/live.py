@@ -1,4 +1,4 @@
-"""Watch faces: ``python -m emotion_lab.live ckpt=<run> source=0``."""
+"""Classify faces of a camera or video: ``python -m emotion_lab.live ckpt=<run> source=0``."""
 
 from __future__ import annotations
 
@@ -16,99 +16,92 @@ from emotion_lab.core.errors import UserError
 
 
 def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
-    """Check what is cheap to check, before Hydra makes the run folder."""
-    from emotion_lab.video.overlay.translations import load_words
+    """Run the fast checks before Hydra creates the run directory."""
+    from emotion_lab.video.overlay.translations import load_translations
 
     paths.check_checkpoint(cfg.ckpt, exported=True)
     paths.check_exist({"detector.file": cfg.detector.get("file")})
-    load_words(str(cfg.language), ())
+    load_translations(str(cfg.language), ())
     paths.check_apart({"source": cfg.source, "ckpt": cfg.ckpt}, {"save": cfg.save, "log": cfg.log})
     for key in ("save", "log"):
-        path = None if cfg[key] is None else Path(str(cfg[key])).expanduser()
-        if path is not None and path.is_file() and not cfg.overwrite:
-            raise UserError(f"{key}={path} exists already: name another or set overwrite=true.")
-        # A folder for pictures is made.
-        if path is not None and (key == "log" or path.suffix) and not path.parent.is_dir():
-            raise UserError(f"{key}={path}: there is no folder {path.parent}. Make it first.")
+        if cfg[key] is None:
+            continue
+        path = Path(str(cfg[key])).expanduser()
+        if path.is_file() and not cfg.overwrite:
+            raise UserError(f"{key}={path} exists already: use another path or overwrite=true.")
+        # save=<folder> is created, the folder of a file is not.
+        if (key == "log" or path.suffix) and not path.parent.is_dir():
+            raise UserError(f"{key}={path}: folder {path.parent} does not exist. Create it first.")
     paths.check_folder(str(cfg.hydra.run.dir))
     return []
 
 
-def choose_display(wanted: str) -> str:
-    """Return ``window``, ``web`` or ``none``; says so where ``auto`` cannot open a window.
+def choose_display(display: str) -> str:
+    """Return ``window``, ``web`` or ``none``; ``auto`` becomes ``web`` if there is no window."""
+    from emotion_lab.video.sinks.window import window_problem
 
-    Raises:
-        UserError: If a window is asked for and none can be opened.
-    """
-    from emotion_lab.video.sinks.window import gui_reason
-
-    if wanted not in ("auto", "window"):
-        return wanted
-    reason = gui_reason()
-    if reason is None:
+    if display not in ("auto", "window"):
+        return display
+    problem = window_problem()
+    if problem is None:
         return "window"
-    if wanted == "window":
-        raise UserError(f"Cannot show a window: {reason}.")
-    print(f"display: web, because {reason}", file=sys.stderr)
+    if display == "window":
+        raise UserError(f"Cannot show a window: {problem}.")
+    print(f"display: web, because {problem}", file=sys.stderr)
     return "web"
 
 
-def watch(cfg: dict[str, Any], run_dir: Path) -> None:
-    """Run until the source ends, the window is closed or Ctrl-C.
-
-    Raises:
-        UserError: For a source, checkpoint, detector or file that cannot be used.
-    """
+def run_live(cfg: dict[str, Any], run_dir: Path) -> None:
+    """Run until the source ends, the window is closed or Ctrl-C."""
     from emotion_lab.video import factory
-    from emotion_lab.video.runner import PipelineRunner, progress
+    from emotion_lab.video.runner import PipelineRunner, progress_bar
     from emotion_lab.video.sinks.base import Sink
     from emotion_lab.video.sinks.jsonl import JsonlSink
     from emotion_lab.video.sinks.summary import SummarySink
     from emotion_lab.video.sinks.window import WindowSink
+    from emotion_lab.video.sources.open import open_source
 
     display = choose_display(cfg["display"])
-    source = factory.build_source(cfg)
-    with source, contextlib.ExitStack() as stack:
+    with open_source(cfg) as source, contextlib.ExitStack() as stack:
         if display == "web":
-            from emotion_lab.video.web import server as web
+            from emotion_lab.video.web import server
 
-            taken = stack.enter_context(web.take(cfg["web"]))
+            server_socket = stack.enter_context(server.bind(cfg["web"]))
         pipeline = factory.build_pipeline(cfg, source.stills)
         overlay = factory.build_overlay(cfg, pipeline.classes)
         sinks: list[Sink] = []
         if cfg["save"]:
-            sinks.append(factory.build_save(cfg, source))
+            sinks.append(factory.build_save_sink(cfg, source))
         if cfg["summary"] and not source.stills:
             sinks.append(SummarySink(run_dir, pipeline.classes, cfg["overwrite"]))
         if cfg["log"]:
-            # Last: it empties a file that may be replaced, so nothing may go wrong any more.
+            # Built last, because it empties an existing log: no later step may fail.
             sinks.insert(0, JsonlSink(cfg["log"], pipeline.classes, cfg["overwrite"]))
         if display == "window":
             sinks.append(WindowSink(folder=run_dir, checked=True))
-        info = {"detector": pipeline.detector.name}
-        session = PipelineRunner(source, pipeline, overlay, sinks, info)
+        runner = PipelineRunner(source, pipeline, overlay, sinks)
         if display == "web":
-            web.serve(session, cfg["web"], run_dir, taken)
-        else:
-            bar, every = progress(source.name, source.count if display == "none" else None)
-            try:
-                with bar:
-                    session.run(every)
-            finally:
-                # Also on Ctrl-C or a camera that went away: what was seen is kept.
-                print("\n".join(session.report.lines(source.stills)))
-                for key in ("log", "save"):
-                    if cfg[key] and Path(str(cfg[key])).expanduser().exists():
-                        print(f"{key}: {cfg[key]}")
-                print(run_dir, flush=True)
+            server.serve(runner, cfg["web"], run_dir, server_socket)
+            return
+        try:
+            total = source.count if display == "none" else None
+            with progress_bar(source.name, total) as on_frame:
+                runner.run(on_frame)
+        finally:
+            # Also after Ctrl-C or a disconnected camera: the files are complete.
+            print("\n".join(runner.stats.summary_lines(source.stills)))
+            for key in ("log", "save"):
+                if cfg[key] and Path(str(cfg[key])).expanduser().exists():
+                    print(f"{key}: {cfg[key]}")
+            print(run_dir, flush=True)
 
 
 def live(cfg: DictConfig) -> None:
-    """Watch, as the composed ``live`` config says."""
+    """Run the composed ``live`` config."""
     from hydra.core.hydra_config import HydraConfig
 
     with distributed.stoppable():
-        watch(compose.to_container(cfg), Path(HydraConfig.get().runtime.output_dir))
+        run_live(compose.to_container(cfg), Path(HydraConfig.get().runtime.output_dir))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Say what is in photos and clips: ``python -m emotion_lab.predict ckpt=<run> source=<photo>``."""
+"""Classify faces in images and videos: ``python -m emotion_lab.predict ckpt=... source=...``."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from emotion_lab.core.errors import UserError
 
 
 def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
-    """Check what is cheap to check, before Hydra makes the run folder."""
-    from emotion_lab.video.overlay.translations import load_words
+    """Run the fast checks, before Hydra creates the run directory."""
+    from emotion_lab.video.overlay.translations import load_translations
 
     paths.check_checkpoint(cfg.ckpt, exported=True)
     if cfg.source is None:
-        raise UserError("source is missing: give an image, a folder or a clip, source=<path>.")
+        raise UserError("source is missing: set an image, a folder or a video, source=<path>.")
     name = str(cfg.source)
     if name.isdecimal() or "://" in name or name.startswith("/dev/"):
         raise UserError(f"source={name} has no end: use python -m emotion_lab.live source={name}.")
     paths.check_exist({"detector.file": cfg.detector.get("file")})
-    load_words(str(cfg.language), ())
+    load_translations(str(cfg.language), ())
     folder = Path(str(cfg.hydra.run.dir if cfg.out is None else cfg.out))
     if (folder / "predictions.jsonl").exists() and not cfg.overwrite:
         raise UserError(
@@ -38,39 +38,36 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
 
 
 def predict(cfg: DictConfig) -> None:
-    """Look at every image or frame, leave ``predictions.jsonl``."""
+    """Classify the faces of every image or frame and write ``predictions.jsonl``."""
     from hydra.core.hydra_config import HydraConfig
 
     from emotion_lab.video import factory
-    from emotion_lab.video.runner import PipelineRunner, progress
+    from emotion_lab.video.runner import PipelineRunner, progress_bar
     from emotion_lab.video.sinks.base import Sink
     from emotion_lab.video.sinks.console import ConsoleSink
     from emotion_lab.video.sinks.jsonl import JsonlSink
+    from emotion_lab.video.sources.open import open_source
 
     plain = compose.to_container(cfg)
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    source = factory.build_source(plain)
+    source = open_source(plain)
     with distributed.stoppable(), source:
         pipeline = factory.build_pipeline(plain, source.stills)
-        path = run_dir / "predictions.jsonl"
         sinks: list[Sink] = []
         overlay = None
         if plain["save"]:
             overlay = factory.build_overlay(plain, pipeline.classes)
-            sinks.append(factory.build_save(plain, source))
+            sinks.append(factory.build_save_sink(plain, source))
         if source.stills:
             sinks.append(ConsoleSink(pipeline.classes))
-        # Last: it empties a file that may be replaced, so nothing may go wrong any more.
-        sinks.insert(0, JsonlSink(path, pipeline.classes, plain["overwrite"]))
-        session = PipelineRunner(
-            source, pipeline, overlay, sinks, {"detector": pipeline.detector.name}
-        )
-        bar, every = progress(source.name, source.count)
+        # Created last, because it truncates an existing file: nothing may fail afterwards.
+        log = JsonlSink(run_dir / "predictions.jsonl", pipeline.classes, plain["overwrite"])
+        runner = PipelineRunner(source, pipeline, overlay, [log, *sinks])
         try:
-            with bar:
-                session.run(every)
+            with progress_bar(source.name, source.count) as on_frame:
+                runner.run(on_frame)
         finally:
-            print("\n".join(session.report.lines(source.stills)))
+            print("\n".join(runner.stats.summary_lines(source.stills)))
             print(run_dir, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the sinks share: frames, faces, results, and files read back."""
+"""Shared by the tests of sinks: frames, faces, results, and readers of written files."""
 
 from __future__ import annotations
 
@@ -45,9 +45,6 @@ def lines(path: Path) -> list[dict]:
 def frames_of(path: Path) -> Iterator[np.ndarray]:
     capture = cv2.VideoCapture(str(path))
     assert capture.isOpened(), path
-    while True:
-        done, image = capture.read()
-        if not done:
-            capture.release()
-            return
+    while (image := capture.read()[1]) is not None:
         yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    capture.release()

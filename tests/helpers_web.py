@@ -1,4 +1,4 @@
-"""What the tests of the web page share: drawn frames, a session, a browser that looks at it."""
+"""Shared by the tests of the web page: a frame reader, a runner, a client of the page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -23,15 +23,16 @@ from emotion_lab.video.runner import PipelineRunner
 from emotion_lab.video.sources.threaded import FrameReader, FrameSource
 from emotion_lab.video.types import Frame
 from emotion_lab.video.web.routes import build_app
+from emotion_lab.video.web.server import LOCAL_HOSTS
 from emotion_lab.video.web.sessions import SessionManager
 
 SMOOTHING = {"name": "none", "threshold": 0.3, "switch_evidence_s": 0.04}
 
 
-class Fake:
-    """A classifier that is sure of "happy" on bright faces and of nothing on dark ones."""
+class FakeClassifier:
+    """Returns "happy" for bright faces and uniform probabilities for dark ones."""
 
-    classes = list(EMOTIONS)
+    classes: ClassVar[list[str]] = list(EMOTIONS)
     crop_margin = 0.0
     runtime_name = "fake"
 
@@ -44,10 +45,10 @@ class Fake:
         return rows
 
 
-class Drawn(FrameReader):
-    """Grey frames at 100 frames a second, ``count`` of them or without end."""
+class GreyFrames(FrameReader):
+    """``count`` grey frames at 100 frames/s; endless if None."""
 
-    name, kind, fps, size = "drawn", "clip", 100.0, (64, 48)
+    name, kind, fps, size = "grey", "clip", 100.0, (64, 48)
 
     def __init__(self, count: int | None = None, live: bool = False, value: int = 200) -> None:
         self.count, self.live, self.value = count, live, value
@@ -68,80 +69,78 @@ class Drawn(FrameReader):
         pass
 
 
-def make_session(reader: FrameReader, anonymize: str = "none") -> PipelineRunner:
-    pipeline = Pipeline(FullFrame({}), Fake(), SMOOTHING)  # type: ignore[arg-type]
-    overlay = Overlay({}, Fake.classes, "en", anonymize)
-    return PipelineRunner(FrameSource(reader), pipeline, overlay, [], {"detector": "full_frame"})
+def make_runner(reader: FrameReader, anonymize: str = "none") -> PipelineRunner:
+    pipeline = Pipeline(FullFrame({}), FakeClassifier(), SMOOTHING)  # type: ignore[arg-type]
+    overlay = Overlay({}, FakeClassifier.classes, "en", anonymize)
+    return PipelineRunner(FrameSource(reader), pipeline, overlay)
 
 
-def wait_for(test: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """Return what ``test`` returns as soon as that is true."""
-    until = time.monotonic() + seconds
-    while not (value := test()):
-        assert time.monotonic() < until, "waited too long"
+def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+    """Return the first true value of ``condition()``."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.01)
     return value
 
 
 class Page:
-    """A hub with a running session, and a browser that looks at it."""
+    """A session manager, its web application and an HTTP client."""
 
     def __init__(
-        self, session: PipelineRunner, folder: Path, token: str | None = None, start: bool = True
+        self, runner: PipelineRunner, folder: Path, token: str | None = None, start: bool = True
     ) -> None:
-        self.hub = SessionManager(session, folder)
-        self.left = False
-        self.app = build_app(self.hub, self.leave, token, token is None, 8080)
+        self.manager = SessionManager(runner, folder)
+        self.main = self.manager.main
+        self.shut_down = False
+        hosts = LOCAL_HOSTS if token is None else None
+        self.app = build_app(self.manager, self.on_shut_down, token, hosts, 8080)
         self.client = TestClient(self.app, base_url="http://127.0.0.1:8080")
         if start:
-            self.hub.main.start()
+            self.main.start()
 
-    def leave(self) -> None:
-        self.left = True
+    def on_shut_down(self) -> None:
+        self.shut_down = True
 
     def next(self, view: str = "live", after: int = -1) -> tuple[dict[str, Any], bytes]:
-        answer = self.client.get("/api/next", params={"view": view, "after": after})
-        assert answer.status_code == 200, answer.text
-        length = struct.unpack(">I", answer.content[:4])[0]
-        return json.loads(answer.content[4 : 4 + length]), answer.content[4 + length :]
+        response = self.client.get("/api/next", params={"view": view, "after": after})
+        assert response.status_code == 200, response.text
+        length = struct.unpack(">I", response.content[:4])[0]
+        return json.loads(response.content[4 : 4 + length]), response.content[4 + length :]
 
     def first(self, view: str = "live") -> tuple[dict[str, Any], bytes]:
-        """Return the first answer that holds a picture."""
-        return wait_for(lambda: got if (got := self.next(view))[1] else None)
+        """Return the first response with a picture."""
+        return wait_for(lambda: answer if (answer := self.next(view))[1] else None)
 
     def until(self, state: str, view: str = "live") -> dict[str, Any]:
-        return wait_for(lambda: got if (got := self.next(view)[0])["state"] == state else None)
+        return wait_for(lambda: s if (s := self.next(view)[0])["state"] == state else None)
 
 
 @contextlib.contextmanager
 def pages(folder: Path) -> Iterator[Callable[..., Page]]:
-    """Give a function that opens a page on a reader; every page is closed at the end."""
+    """Yield a function that opens a page; all pages are closed at the end."""
     opened: list[Page] = []
 
-    def make(
-        reader: FrameReader | None = None, token: str | None = None, start: bool = True, **more: Any
+    def open_page(
+        reader: FrameReader | None = None,
+        token: str | None = None,
+        start: bool = True,
+        **kwargs: Any,
     ) -> Page:
-        page = Page(make_session(reader or Drawn(live=True), **more), folder, token, start)
-        opened.append(page)
-        return page
+        runner = make_runner(reader or GreyFrames(live=True), **kwargs)
+        opened.append(Page(runner, folder, token, start))
+        return opened[-1]
 
-    yield make
+    yield open_page
     for page in opened:
-        page.hub.close()
+        page.manager.close()
 
 
-def decoded(jpeg: bytes) -> np.ndarray:
+def decode(jpeg: bytes) -> np.ndarray:
     image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
     return image
 
 
-def picture(value: int = 200, ending: str = ".jpg") -> bytes:
-    return cv2.imencode(ending, np.full((40, 60, 3), value, np.uint8))[1].tobytes()
-
-
-def frames_of(path: Path) -> int:
-    video, count = cv2.VideoCapture(str(path)), 0
-    while video.read()[0]:
-        count += 1
-    return count
+def encoded_image(value: int = 200, suffix: str = ".jpg") -> bytes:
+    return cv2.imencode(suffix, np.full((40, 60, 3), value, np.uint8))[1].tobytes()

@@ -1,55 +1,47 @@
-"""live and predict from the command line: what they leave behind, and what they say to mistakes."""
+"""Commands live and predict: outputs, errors, interruption."""
 
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import torch
 
-from emotion_lab.core import checkpoint as ckpt
+from emotion_lab import live
+from emotion_lab.config import compose
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
-from emotion_lab.data.datamodule import EmotionData
-from emotion_lab.models.base import build_model
-from emotion_lab.training.fit import make_card
-from emotion_lab.video.pipeline import Pipeline
-from emotion_lab.video.types import Detections, Frame
-from tests.conftest import SHARED, TINY, command, composed
+from tests.conftest import SHARED, TINY, command, composed, make_checkpoint
 
 MEDIA = SHARED / "media"
 YUNET = SHARED / "detectors" / "face_detection_yunet_2023mar.onnx"
-#: Runs without a model file, on what every machine has.
+#: Needs no model file and no optional package.
 QUICK = ("detector=haar", "backend=torch", "backend.threads=1")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the run folder of an untrained but decided network."""
+    """Return the run directory of an untrained network with confident outputs."""
     folder = tmp_path_factory.mktemp("run")
-    cfg = composed(*TINY)
-    torch.manual_seed(0)
-    net, spec = build_model(cfg["model"], 7)
-    torch.nn.init.normal_(net.backbone.net.classifier.weight, 0, 2)
-    card = make_card(cfg, EmotionData(cfg["data"], ("val",)), spec, {})
-    state = {f"model.{key}": value for key, value in net.state_dict().items()}
-    ckpt.write(folder / "checkpoints" / "best.ckpt", {"state_dict": state, ckpt.CARD: card})
+    make_checkpoint(composed(*TINY), folder / "checkpoints" / "best.ckpt", list(EMOTIONS))
     return folder
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a drawn clip of 60 frames in which a face is found by Haar."""
+    """Return a synthetic clip of 60 frames with a face that Haar detects."""
     from emotion_lab.synthetic.video import render_video
 
     path = tmp_path_factory.mktemp("clip") / "drawn face=1 [x].mp4"
@@ -57,11 +49,31 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+@pytest.fixture
+def main_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Return a function that runs ``live`` in this process and returns its one-line error."""
+
+    def run_main(*arguments: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        for name in ("HYDRA_FULL_ERROR", "EMOTION_LAB_FULL_ERROR"):
+            monkeypatch.setenv(name, "0")  # restores the value that main sets
+        monkeypatch.setattr(sys, "argv", ["live", *arguments])
+        with pytest.raises(SystemExit) as exit_info:
+            live.main()
+        assert exit_info.value.code == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        return line
+
+    return run_main
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_live_on_a_clip_leaves_everything(run: Path, clip: Path, tmp_path: Path) -> None:
+def test_live_writes_video_log_and_summary(run: Path, clip: Path, tmp_path: Path) -> None:
     done = command(
         f"ckpt={run}",
         f"source={clip}",
@@ -74,7 +86,7 @@ def test_live_on_a_clip_leaves_everything(run: Path, clip: Path, tmp_path: Path)
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    rows = _rows(tmp_path / "out.jsonl")
+    rows = read_rows(tmp_path / "out.jsonl")
     assert [row["frame"] for row in rows] == list(range(60))
     assert all(row["source"] == str(clip) and row["size"] == [320, 240] for row in rows)
     faces = [face for row in rows for face in row["faces"]]
@@ -85,10 +97,9 @@ def test_live_on_a_clip_leaves_everything(run: Path, clip: Path, tmp_path: Path)
         assert face["label"] is None or face["label"] in EMOTIONS
     video = cv2.VideoCapture(str(tmp_path / "out.avi"))
     assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == 60
-    with open(tmp_path / "live" / "summary.csv", newline="") as file:
+    with (tmp_path / "live" / "summary.csv").open(newline="") as file:
         summary = list(csv.DictReader(file))
-    seen = {str(face["id"]) for face in faces}
-    assert {row["id"] for row in summary} == seen
+    assert {row["id"] for row in summary} == {str(face["id"]) for face in faces}
     assert (tmp_path / "live" / "timeline.png").stat().st_size > 1000
     assert "60 frames" in done.stdout
     assert done.stdout.strip().splitlines()[-1] == str(tmp_path / "live")
@@ -104,95 +115,28 @@ def test_predict_on_a_folder(run: Path, clip: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(photos / "grey.png"), np.full((1, 1), 9, np.uint8))
     (photos / "notes.txt").write_text("no image")
     out = tmp_path / "out"
-    call = (f"ckpt={run}", f"source={photos}", "detector=full_frame", "backend=torch")
-    more = (f"out={out}", f"save={out / 'drawn'}")
-    done = command(*call, *more, module="emotion_lab.predict", cwd=tmp_path)
+    arguments = (f"ckpt={run}", f"source={photos}", "detector=full_frame", "backend=torch")
+    arguments += (f"out={out}", f"save={out / 'drawn'}")
+    done = command(*arguments, module="emotion_lab.predict", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    rows = _rows(out / "predictions.jsonl")
+    rows = read_rows(out / "predictions.jsonl")
     assert sorted(row["source"] for row in rows) == ["b.png", "grey.png", "inner/a.jpg"]
     assert all(len(row["faces"]) == 1 for row in rows)
-    # Each photo by itself: nothing is smoothed from one to the next.
+    # Photos are independent, so nothing is smoothed.
     for row in rows:
         assert row["faces"][0]["probabilities"] == row["faces"][0]["smoothed"]
     assert (out / "drawn" / "inner" / "a.jpg.png").is_file()
     assert "skipped 1 of 4 files" in done.stderr
-    again = command(*call, *more, module="emotion_lab.predict", cwd=tmp_path)
-    assert again.returncode == 2 and "exists already" in again.stderr
+    done = command(*arguments, module="emotion_lab.predict", cwd=tmp_path)
+    assert done.returncode == 2 and "exists already" in done.stderr
 
 
-class _Boxes:
-    """A detector whose faces are given frame by frame."""
-
-    name = "given"
-
-    def __init__(self, boxes: list[list[tuple[float, float, float, float]]]) -> None:
-        self.boxes, self.calls = boxes, 0
-
-    def __call__(self, image: np.ndarray) -> Detections:
-        found = np.array(self.boxes[self.calls], np.float32).reshape(-1, 4)
-        self.calls += 1
-        return Detections(found, np.ones(len(found), np.float32))
-
-
-class _Bright:
-    """A classifier of brightness: class 1 is sure of white crops, class 0 of black ones."""
-
-    classes = ["dark", "light"]
-    crop_margin = 0.0
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-
-    def __call__(self, crops: list[np.ndarray]) -> np.ndarray:
-        self.batches.append(len(crops))
-        light = np.array([crop.mean() / 255 for crop in crops], np.float32)
-        return np.stack([1 - light, light], 1)
-
-
-def _frames(values: list[int], step_s: float = 0.1) -> list[Frame]:
-    images = [np.full((60, 120, 3), value, np.uint8) for value in values]
-    return [Frame(image, i, i * step_s, 0.0) for i, image in enumerate(images)]
-
-
-def test_all_faces_of_a_frame_are_one_batch() -> None:
-    boxes = [[(0, 0, 30, 30), (50, 10, 30, 30), (90, 20, 30, 30)]] * 3
-    classifier = _Bright()
-    smoothing = composed("smoothing=none", entry="live")["smoothing"]
-    pipeline = Pipeline(_Boxes(boxes), classifier, smoothing, {"detect_every": 1})
-    results = [pipeline(frame) for frame in _frames([200, 200, 200])]
-    assert classifier.batches == [3, 3, 3]
-    assert [[face.id for face in result.faces] for result in results] == [[1, 2, 3]] * 3
-
-
-def test_smoothing_begins_anew_when_a_face_was_lost() -> None:
-    face, nobody = [(10, 10, 30, 30)], []
-    shown = [face] * 10 + [nobody] * 15 + [face]
-    cfg = composed("smoothing=ema", "smoothing.tau_s=100", entry="live")
-    pipeline = Pipeline(_Boxes(shown), _Bright(), cfg["smoothing"], {"detect_every": 1})
-    results = [pipeline(frame) for frame in _frames([255] * 10 + [0] * 16)]
-    # Slow smoothing keeps what it has seen of a face, but a new face knows nothing of it.
-    assert results[9].faces[0].smoothed[1] == pytest.approx(1, abs=1e-3)
-    assert results[-1].faces[0].id != results[0].faces[0].id
-    assert results[-1].faces[0].smoothed[1] == pytest.approx(0, abs=1e-3)
-    assert not pipeline._memory.keys() - {results[-1].faces[0].id}
-
-
-def test_photos_know_nothing_of_each_other() -> None:
-    face = [(10, 10, 30, 30)]
-    cfg = composed("smoothing=ema", entry="live")
-    pipeline = Pipeline(_Boxes([face, face]), _Bright(), cfg["smoothing"], None, stills=True)
-    frames = _frames([255, 0], step_s=0.0)
-    results = [pipeline(frame) for frame in frames]
-    assert results[1].faces[0].smoothed[0] == pytest.approx(1, abs=1e-3)
-    assert results[0].faces[0].id != results[1].faces[0].id
-
-
-MISTAKES = [
+ERRORS = [
     ("emotion_lab.live", ("source=0",), "ckpt is missing"),
     ("emotion_lab.predict", ("ckpt=RUN",), "source is missing"),
     ("emotion_lab.predict", ("ckpt=RUN", "source=0"), "emotion_lab.live source=0"),
     ("emotion_lab.predict", ("ckpt=RUN", "source=nowhere.jpg"), "no file, folder or camera"),
-    ("emotion_lab.live", ("ckpt=[a,b]", "source=0"), "one checkpoint is taken here"),
+    ("emotion_lab.live", ("ckpt=[a,b]", "source=0"), 'ckpt=["a", "b"] is not valid'),
     ("emotion_lab.live", ("ckpt=nowhere", "source=0"), "no such checkpoint"),
     ("emotion_lab.live", ("ckpt=RUN", "source=97", "display=none"), "camera"),
     ("emotion_lab.live", ("ckpt=RUN", "display=windw"), "expected one of auto, window, web"),
@@ -222,25 +166,23 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("module", "arguments", "words"), MISTAKES)
-def test_mistakes_are_one_line(
-    module: str, arguments: tuple[str, ...], words: str, run: Path, clip: Path, tmp_path: Path
+@pytest.mark.parametrize(("module", "arguments", "message"), ERRORS)
+def test_error_is_one_line(
+    module: str, arguments: tuple[str, ...], message: str, run: Path, clip: Path, tmp_path: Path
 ) -> None:
-    filled = [text.replace("RUN", str(run)).replace("CLIP", str(clip)) for text in arguments]
-    done = command(*filled, module=module, cwd=tmp_path)
+    overrides = [text.replace("RUN", str(run)).replace("CLIP", str(clip)) for text in arguments]
+    done = command(*overrides, module=module, cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
-    assert words in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_failed_start_empties_no_log(run: Path, clip: Path, tmp_path: Path) -> None:
+def test_failed_start_keeps_an_existing_log(run: Path, clip: Path, tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     log.write_text("kept\n")
-    call = (f"ckpt={run}", f"source={clip}", *QUICK, "display=none", f"log={log}")
     done = command(
-        *call,
-        f"save={tmp_path / 'x.txt'}",
-        "overwrite=true",
+        *(f"ckpt={run}", f"source={clip}", *QUICK, "display=none", f"log={log}"),
+        *(f"save={tmp_path / 'x.txt'}", "overwrite=true"),
         module="emotion_lab.live",
         cwd=tmp_path,
     )
@@ -248,14 +190,8 @@ def test_a_failed_start_empties_no_log(run: Path, clip: Path, tmp_path: Path) ->
     assert log.read_text() == "kept\n"
 
 
-def test_a_bad_prior_is_told_before_a_face_appears() -> None:
-    cfg = composed("smoothing=hmm", "smoothing.prior=[a,b]", entry="live")
-    with pytest.raises(UserError, match="smoothing.prior"):
-        Pipeline(_Boxes([]), _Bright(), cfg["smoothing"])
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is sent")
-def test_ctrl_c_keeps_everything(run: Path, clip: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_ctrl_c_completes_all_files(run: Path, clip: Path, tmp_path: Path) -> None:
     log, video = tmp_path / "log.jsonl", tmp_path / "out.avi"
     process = subprocess.Popen(
         [
@@ -269,8 +205,10 @@ def test_ctrl_c_keeps_everything(run: Path, clip: Path, tmp_path: Path) -> None:
         text=True,
     )
     try:
-        until = time.monotonic() + 90
-        while time.monotonic() < until and not (log.exists() and log.read_text().count("\n") > 10):
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline and not (
+            log.exists() and log.read_text().count("\n") > 10
+        ):
             time.sleep(0.1)
         os.kill(process.pid, signal.SIGINT)
         output, errors = process.communicate(timeout=60)
@@ -278,7 +216,7 @@ def test_ctrl_c_keeps_everything(run: Path, clip: Path, tmp_path: Path) -> None:
         process.kill()
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
-    rows = _rows(log)
+    rows = read_rows(log)
     assert len(rows) > 10
     assert cv2.VideoCapture(str(video)).read()[0]
     assert (tmp_path / "live" / "summary.csv").is_file()
@@ -296,9 +234,9 @@ def test_ctrl_c_keeps_everything(run: Path, clip: Path, tmp_path: Path) -> None:
         ("no_faces.jpg", 0),
     ],
 )
-def test_faces_on_real_photos(name: str, count: int, run: Path, tmp_path: Path) -> None:
+def test_number_of_faces_in_real_photos(name: str, count: int, run: Path, tmp_path: Path) -> None:
     if not (MEDIA / name).is_file():
-        pytest.skip("the shared photos are not beside the checkout")
+        pytest.skip("the shared photos are missing")
     done = command(
         f"ckpt={run}",
         f"source={MEDIA / name}",
@@ -309,5 +247,62 @@ def test_faces_on_real_photos(name: str, count: int, run: Path, tmp_path: Path) 
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    (row,) = _rows(tmp_path / "out" / "predictions.jsonl")
+    (row,) = read_rows(tmp_path / "out" / "predictions.jsonl")
     assert len(row["faces"]) == count
+
+
+# --- checks before anything is loaded -------------------------------------------------------------
+
+
+def test_missing_files_and_folders_are_reported_first(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def validate(*overrides: str) -> None:
+        live.validate(compose.precheck("live", [f"ckpt={run}", *overrides]), list(overrides))
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^detector\.file=no\.onnx does not exist"):
+        validate("detector.file=no.onnx")
+    for key, name in (("log", "out.jsonl"), ("save", "out.mp4")):
+        message = f"^{key}=missing/{name}: folder missing does not exist"
+        with pytest.raises(UserError, match=message):
+            validate(f"{key}=missing/{name}")
+    # save=<folder> for images is created later.
+    validate("save=new/drawn", "log=out.jsonl", "detector=haar")
+
+
+def test_config_of_another_version_is_one_line(
+    main_error: Callable[..., str], tmp_path: Path
+) -> None:
+    text = "ckpt: x\nsmoothing:\n  name: ema\n  threshold: 0.3\n  tau_s: 0.15\n  margin: 0.1\n"
+    (tmp_path / "old.yaml").write_text(text)
+    line = main_error(f"--config-path={tmp_path}", "--config-name=old")
+    assert line.startswith(
+        "error: this config lacks smoothing.switch_evidence_s, smoothing.space: another"
+    )
+    assert "smoothing/ema.yaml" in line
+
+
+def test_disk_full_at_the_start_is_one_line(
+    main_error: Callable[..., str], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hydra.core.utils._save_config", full)
+    line = main_error(f"ckpt={run}", "source=0", "display=none")
+    assert line.startswith("error: the disk is full")
+
+
+def test_port_in_use_is_reported_before_the_checkpoint_is_loaded(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    cv2.imwrite(str(photo), np.zeros((8, 8, 3), np.uint8))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        web = {"host": "127.0.0.1", "port": port, "token": None}
+        # Has no key that a later step needs.
+        cfg = {"display": "web", "source": str(photo), "web": web}
+        with pytest.raises(UserError, match=f"Port {port} is in use by another program"):
+            live.run_live(cfg, tmp_path)

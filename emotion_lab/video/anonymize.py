@@ -1,4 +1,4 @@
-"""Hide faces in what is shown and saved; the data about them stays."""
+"""Hides faces in shown and saved images; the logged data is unchanged."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from emotion_lab.core.errors import unknown
 from emotion_lab.video.types import FrameResult
 
 MODES = ("none", "blur")
-#: Cells along the longer side of a hidden face: far too few to tell who it is.
+#: Cells along the longer side of a hidden face: too few to recognize a person.
 CELLS = 6
-#: On every side, as a share of the box: detectors cut off hair, ears and chin.
+#: Added on every side, as a fraction of the box: detectors cut off hair, ears and chin.
 MARGIN = 0.3
-#: How long a place stays hidden after its face was last found.
+#: How long a face stays hidden after its last detection, seconds.
 HOLD_S = 1.0
 
 
 def blur_faces(
     image: np.ndarray, boxes: Iterable[Sequence[float]], margin: float = MARGIN
 ) -> np.ndarray:
-    """Return a copy with every box averaged to a few cells and smoothed.
+    """Return a copy in which every box is averaged to a few cells and smoothed.
 
-    Averaging to ``CELLS`` cells throws the detail away for good; the Gaussian over them takes away
-    what their edges still tell.
+    Averaging to ``CELLS`` cells removes the detail irreversibly; the Gaussian filter removes the
+    edges between cells.
 
     Args:
         image: uint8 (H, W, 3) RGB.
-        boxes: x, y, width, height of each face, in pixels; may reach over the border.
-        margin: Widens a box on every side, as a share of its size.
+        boxes: x, y, width, height of each face, in pixels; may extend beyond the image.
+        margin: Enlarges a box on every side, as a fraction of its size.
 
     Returns:
-        uint8 (H, W, 3); pixels outside the widened boxes are untouched.
+        uint8 (H, W, 3); pixels outside the enlarged boxes are unchanged.
     """
     out = image.copy()
     height, width = image.shape[:2]
@@ -43,11 +43,11 @@ def blur_faces(
         bottom = min(height, int(np.ceil(y + (1 + margin) * h)))
         if right <= left or bottom <= top:
             continue
-        part = out[top:bottom, left:right]
-        cell = max(1.0, max(part.shape[:2]) / CELLS)
+        region = out[top:bottom, left:right]
+        cell = max(1.0, max(region.shape[:2]) / CELLS)
         grid = (max(1, round((right - left) / cell)), max(1, round((bottom - top) / cell)))
-        cells = cv2.resize(part, grid, interpolation=cv2.INTER_AREA)
-        # Smoothing the few cells, not the pixels, costs nothing at any size of the face.
+        cells = cv2.resize(region, grid, interpolation=cv2.INTER_AREA)
+        # The cost of filtering the cells instead of the pixels does not depend on the face size.
         cells = cv2.GaussianBlur(cells, (3, 3), 0.7, borderType=cv2.BORDER_REPLICATE)
         cells = cv2.resize(cells, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
         out[top:bottom, left:right] = cells
@@ -55,16 +55,14 @@ def blur_faces(
 
 
 class Anonymizer:
-    """Hides the faces of a stream, and for a second the places where a face just was.
+    """Hides the faces of a stream.
 
-    A detector misses a face now and then; one clear frame would be enough to tell who it is.
+    The last box of a face stays hidden for ``hold_s`` after its last detection: detectors miss
+    faces now and then, and one clear frame is enough to recognize a person.
 
     Args:
         mode: ``none`` or ``blur``.
-        hold_s: How long a place stays hidden, in seconds of the source.
-
-    Raises:
-        UserError: For another mode.
+        hold_s: Seconds, in the time of the source.
     """
 
     def __init__(self, mode: str = "none", hold_s: float = HOLD_S) -> None:
@@ -73,22 +71,20 @@ class Anonymizer:
         self.mode = mode
         self.hold_s = hold_s
         self._source = ""
-        self._seen: dict[int, tuple[float, tuple[float, float, float, float]]] = {}
+        # Track id -> time and box of the last detection.
+        self._last_boxes: dict[int, tuple[float, tuple[float, float, float, float]]] = {}
 
     def __call__(self, image: np.ndarray, result: FrameResult) -> np.ndarray:
         """Return a copy of uint8 (H, W, 3) RGB with the faces of ``result`` hidden."""
         if self.mode == "none":
             return image.copy()
         if result.source != self._source:  # the next photo of a folder
-            self._source, self._seen = result.source, {}
+            self._source, self._last_boxes = result.source, {}
         now = result.time_s
-        boxes = [face.box for face in result.faces]
-        present = {face.id for face in result.faces}
-        self._seen = {
-            key: (seen, box)
-            for key, (seen, box) in self._seen.items()
-            if key not in present and 0 <= now - seen <= self.hold_s
+        self._last_boxes.update({face.id: (now, face.box) for face in result.faces})
+        self._last_boxes = {
+            track_id: (last_s, box)
+            for track_id, (last_s, box) in self._last_boxes.items()
+            if 0 <= now - last_s <= self.hold_s
         }
-        boxes += [box for _, box in self._seen.values()]
-        self._seen.update({face.id: (now, face.box) for face in result.faces})
-        return blur_faces(image, boxes)
+        return blur_faces(image, [box for _, box in self._last_boxes.values()])

@@ -1,7 +1,8 @@
-"""Frame by frame from pixels to faces with emotions."""
+"""The live pipeline: detection, tracking, classification and smoothing of one frame."""
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -10,21 +11,22 @@ import numpy as np
 from emotion_lab.inference.classifier import Classifier
 from emotion_lab.inference.face_crop import crop_faces
 from emotion_lab.video.scene_cut import SceneCutDetector
-from emotion_lab.video.smoothing.base import TrackSmoother
+from emotion_lab.video.smoothing import TrackSmoother
 from emotion_lab.video.tracker import FaceTracker
 from emotion_lab.video.types import Detector, Face, Frame, FrameResult, Track
 
 
 class Pipeline:
-    """Detects now and then, follows in between, classifies all faces of a frame in one batch.
+    """Detects faces every few frames, tracks them in between, classifies all faces in one batch.
 
     Args:
-        detector: Finds faces.
-        classifier: A checkpoint, ready to run; it brings classes and crop margin.
-        smoothing: ``conf/smoothing/<name>.yaml`` as a plain dict.
-        tracking: See :class:`FaceTracker`; ``cut``: see :class:`SceneCutDetector` (0.25).
-        align: Turn every face so that the eyes are level, where the detector gives landmarks.
-        stills: Frames are photos that have nothing to do with each other.
+        detector: Face detector.
+        classifier: Loaded checkpoint; provides the class names and the crop margin.
+        smoothing: ``conf/smoothing/<name>.yaml`` as a dict.
+        tracking: See :class:`FaceTracker`; ``scene_cut_threshold``: see
+            :class:`SceneCutDetector` (default 0.25).
+        align: Rotate every face so that the eyes are level, if the detector returns landmarks.
+        stills: Frames are unrelated photos.
     """
 
     def __init__(
@@ -37,38 +39,49 @@ class Pipeline:
         stills: bool = False,
     ) -> None:
         self.detector, self.classifier = detector, classifier
-        #: What it was made with.
-        self.tracking = dict(tracking or {})
+        self.smoothing, self.tracking = smoothing, dict(tracking or {})
         self.tracker = FaceTracker(tracking)
-        self.cuts = SceneCutDetector(self.tracking.get("scene_cut_threshold", 0.25))
+        self.scene_cut = SceneCutDetector(self.tracking.get("scene_cut_threshold", 0.25))
         self.align, self.stills = align, stills
-        self._smoothing = smoothing
-        # Told now and not when the first face appears.
+        # Validates the smoothing config now instead of at the first face.
         TrackSmoother(smoothing, len(classifier.classes))
-        #: Track id -> its smoothing and what it shows; gone when the track is.
-        self._memory: dict[int, TrackSmoother] = {}
+        self._smoothers: dict[int, TrackSmoother] = {}  # by id of the active tracks
+        self._lock = threading.Lock()
+
+    def clone(self, stills: bool) -> Pipeline:
+        """Return a pipeline with the same settings and no tracks, for another thread.
+
+        Both share detector and classifier. Neither is thread-safe, so a common lock serializes
+        their calls.
+        """
+        other = Pipeline(
+            self.detector, self.classifier, self.smoothing, self.tracking, self.align, stills
+        )
+        other._lock = self._lock
+        return other
 
     @property
     def classes(self) -> list[str]:
         """Class names, in the order of the probabilities."""
         return self.classifier.classes
 
-    def _follow(self, frame: Frame, stages: dict[str, float]) -> list[Track]:
+    def _track(self, frame: Frame, stages: dict[str, float]) -> list[Track]:
         begin = time.perf_counter()
-        # Photos, or another scene: whoever is there now is somebody else.
-        if self.stills or self.cuts(frame.image, frame.time_s):
+        # Unrelated photos and new scenes show other people.
+        if self.stills or self.scene_cut(frame.image, frame.time_s):
             self.tracker.reset()
         stages["cut"] = (time.perf_counter() - begin) * 1000
         detections = None
         begin = time.perf_counter()
         if self.tracker.needs_detection(frame.time_s):
-            detections = self.detector(frame.image)
+            with self._lock:
+                detections = self.detector(frame.image)
             stages["detect"] = (time.perf_counter() - begin) * 1000
         begin = time.perf_counter()
         size = (frame.image.shape[1], frame.image.shape[0])
         tracks = self.tracker.update(detections, frame.time_s, size)
-        for lost in self._memory.keys() - self.tracker.ids:
-            del self._memory[lost]
+        for lost_id in self._smoothers.keys() - self.tracker.ids:
+            del self._smoothers[lost_id]
         stages["track"] = (time.perf_counter() - begin) * 1000
         return tracks
 
@@ -76,12 +89,13 @@ class Pipeline:
         boxes = np.stack([track.box for track in tracks])
         landmarks = [track.landmarks for track in tracks]
         crops = crop_faces(image, boxes, self.classifier.crop_margin, landmarks, self.align)
-        return self.classifier(crops)
+        with self._lock:
+            return self.classifier(crops)
 
-    def _face(self, track: Track, probabilities: np.ndarray, time_s: float) -> Face:
-        if track.id not in self._memory:
-            self._memory[track.id] = TrackSmoother(self._smoothing, len(self.classes))
-        smoothed, label = self._memory[track.id].update(probabilities, time_s)
+    def _smooth(self, track: Track, probabilities: np.ndarray, time_s: float) -> Face:
+        if track.id not in self._smoothers:
+            self._smoothers[track.id] = TrackSmoother(self.smoothing, len(self.classes))
+        smoothed, label = self._smoothers[track.id].update(probabilities, time_s)
         x, y, width, height = (float(value) for value in track.box)
         return Face(
             id=track.id,
@@ -93,20 +107,20 @@ class Pipeline:
         )
 
     def __call__(self, frame: Frame) -> FrameResult:
-        """Say what is in a frame; frames must come in the order of their time."""
+        """Process one frame; frames must come in order of time."""
         stages: dict[str, float] = {}
-        tracks = self._follow(frame, stages)
+        tracks = self._track(frame, stages)
         faces: list[Face] = []
         if tracks:
             begin = time.perf_counter()
             probabilities = self._classify(frame.image, tracks)
-            middle = time.perf_counter()
+            classified = time.perf_counter()
             faces = [
-                self._face(track, row, frame.time_s)
+                self._smooth(track, row, frame.time_s)
                 for track, row in zip(tracks, probabilities, strict=True)
             ]
-            stages["classify"] = (middle - begin) * 1000
-            stages["smooth"] = (time.perf_counter() - middle) * 1000
+            stages["classify"] = (classified - begin) * 1000
+            stages["smooth"] = (time.perf_counter() - classified) * 1000
         return FrameResult(
             source=frame.name,
             frame=frame.index,

@@ -1,35 +1,35 @@
-"""A run of the pipeline over a source, with whatever wants to see the results."""
+"""Runs the pipeline over a source and passes the results to sinks."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from emotion_lab.video.overlay.overlay import Overlay
 from emotion_lab.video.pipeline import Pipeline
 from emotion_lab.video.sinks.base import Sink
 from emotion_lab.video.sources.threaded import FrameSource
+from emotion_lab.video.types import Frame
 
-#: Seconds over which the shown frame rate is averaged.
+#: Time constant of the averaged frame rate, seconds.
 _RATE_S = 1.0
 
 
 @dataclass
 class RunStats:
-    """What a session did.
+    """Counters of a run.
 
     Attributes:
-        frames: Frames looked at.
-        dropped: Frames of a live source that newer ones had overtaken.
-        ids: Faces seen, by track id.
+        frames: Processed frames.
+        dropped: Frames of a live source that were replaced by newer ones.
+        ids: Number of different track ids.
         with_faces: Frames with at least one face.
-        last_faces: Faces in the last frame.
-        seconds: Time it took.
-        stopped: Whether the user stopped it.
+        last_faces: Number of faces in the last frame.
+        seconds: Duration of the run.
+        fps: Frames per second, averaged over about a second.
     """
 
     frames: int = 0
@@ -38,17 +38,17 @@ class RunStats:
     with_faces: int = 0
     last_faces: int = 0
     seconds: float = 0.0
-    stopped: bool = False
+    fps: float = 0.0
 
-    def lines(self, stills: bool) -> list[str]:
-        """Return what happened, for people."""
-        what, faces = "image" if stills else "frame", "face" if self.ids == 1 else "faces"
+    def summary_lines(self, stills: bool) -> list[str]:
+        """Return the counters as printable lines."""
+        unit, faces = "image" if stills else "frame", "face" if self.ids == 1 else "faces"
         rate = self.frames / self.seconds if self.seconds else 0.0
-        text = f"{self.frames} {what if self.frames == 1 else what + 's'}, "
+        text = f"{self.frames} {unit if self.frames == 1 else unit + 's'}, "
         text += f"{self.with_faces} of them with a face; "
-        text += f"{self.ids} {faces}{'' if stills else ' followed'}; {rate:.0f} {what}s/s"
+        text += f"{self.ids} {faces}{'' if stills else ' tracked'}; {rate:.0f} {unit}s/s"
         if self.dropped:
-            text += f"; {self.dropped} frames dropped to stay current"
+            text += f"; {self.dropped} frames dropped to keep up with the source"
         lines = [text]
         if not stills and self.frames and not self.last_faces:
             lines.append("no face in the last frame")
@@ -56,14 +56,13 @@ class RunStats:
 
 
 class PipelineRunner:
-    """Runs frames through the pipeline and hands the results to sinks.
+    """Runs the frames of a source through a pipeline and writes the results to sinks.
 
     Args:
-        source: Frames.
-        pipeline: Looks at them.
-        overlay: Draws, if any sink wants a picture.
-        sinks: Take every result, in this order; closed at the end, whatever happens.
-        info: More for the overlay, such as ``detector``; may be changed while running.
+        source: Frames; closed at the end of the run.
+        pipeline: Processes each frame.
+        overlay: Draws the result if a sink needs a picture.
+        sinks: Receive every result, in this order; always closed at the end of the run.
     """
 
     def __init__(
@@ -72,79 +71,77 @@ class PipelineRunner:
         pipeline: Pipeline,
         overlay: Overlay | None = None,
         sinks: Sequence[Sink] = (),
-        info: dict[str, Any] | None = None,
     ) -> None:
         self.source, self.pipeline, self.overlay = source, pipeline, overlay
         self.sinks = list(sinks)
-        self.info = info or {}
-        self.report = RunStats()
-        self._stop = False
+        self.stats = RunStats()
 
-    def stop(self) -> None:
-        """End after the frame at hand; may be called from another thread."""
-        self._stop = True
+    def run(
+        self,
+        on_frame: Callable[[RunStats], object] | None = None,
+        frames: Iterable[Frame] | None = None,
+    ) -> RunStats:
+        """Run until the source ends or a sink sets ``stopped``.
 
-    def _wanted(self) -> bool:
-        """Ask whether anybody closed the window or pressed q."""
-        stopped = any(sink.stopped for sink in self.sinks)
-        return not (self._stop or stopped)
-
-    def run(self, every: Callable[[RunStats], None] | None = None) -> RunStats:
-        """Run until the source ends or somebody stops it.
+        Sinks and source are closed on return, and also after an error or Ctrl-C.
 
         Args:
-            every: Called after each frame, for progress.
-
-        Raises:
-            UserError: If the source or a sink fails; all sinks have been closed by then.
-            KeyboardInterrupt: On Ctrl-C, likewise.
+            on_frame: Called after each frame, for instance to show progress.
+            frames: The frames of the source, delayed or cut short by the caller; default: all.
         """
-        report, ids = self.report, set()
-        begin = time.perf_counter()
-        rate, before = 0.0, begin
+        stats, begin = self.stats, time.perf_counter()
+        ids: set[int] = set()
+        previous = begin
         with ExitStack() as stack:
             stack.enter_context(self.source)
             for sink in self.sinks:
                 stack.enter_context(sink)
             try:
-                for frame in self.source:
+                for frame in self.source if frames is None else frames:
                     result = self.pipeline(frame)
                     now = time.perf_counter()
-                    step = max(1e-6, now - before)
-                    share = min(1.0, step / _RATE_S)
-                    rate, before = (1 / step if not rate else rate + share * (1 / step - rate)), now
+                    interval, previous = max(1e-6, now - previous), now
+                    weight = min(1.0, interval / _RATE_S) if stats.fps else 1.0
+                    stats.fps += weight * (1 / interval - stats.fps)
                     drawn = None
                     if self.overlay is not None and any(s.wants_picture for s in self.sinks):
-                        self.info["fps"] = None if self.source.stills else rate
-                        self.info["still"] = self.source.stills
-                        self.info["debug"] = any(s.debug for s in self.sinks)
-                        drawn = self.overlay.draw(frame.image, result, self.info)
+                        drawn = self.overlay.draw(
+                            frame.image,
+                            result,
+                            fps=None if self.source.stills else stats.fps,
+                            detector=self.pipeline.detector.name,
+                            debug=any(sink.debug for sink in self.sinks),
+                        )
                     for sink in self.sinks:
                         sink.write(frame, result, drawn)
                     ids.update(face.id for face in result.faces)
-                    report.frames += 1
-                    report.with_faces += bool(result.faces)
-                    report.last_faces = len(result.faces)
-                    report.ids, report.dropped = len(ids), self.source.dropped
-                    report.seconds = time.perf_counter() - begin
-                    if every is not None:
-                        every(report)
-                    if not self._wanted():
-                        report.stopped = True
+                    stats.frames += 1
+                    stats.with_faces += bool(result.faces)
+                    stats.last_faces = len(result.faces)
+                    stats.ids, stats.dropped = len(ids), self.source.dropped
+                    stats.seconds = time.perf_counter() - begin
+                    if on_frame is not None:
+                        on_frame(stats)
+                    if any(sink.stopped for sink in self.sinks):
                         break
             finally:
-                report.seconds = time.perf_counter() - begin
-        return report
+                stats.seconds = time.perf_counter() - begin
+        return stats
 
 
-def progress(title: str, total: int | None) -> tuple[ExitStack, Callable[[RunStats], None] | None]:
-    """Return a progress bar for a file on a terminal: what closes it and what advances it."""
-    stack = ExitStack()
+@contextmanager
+def progress_bar(title: str, total: int | None) -> Iterator[Callable[[RunStats], object] | None]:
+    """Show a progress bar if the length is known and stderr is a terminal.
+
+    Yields:
+        The ``on_frame`` argument for :meth:`PipelineRunner.run`.
+    """
     if not total or not sys.stderr.isatty():
-        return stack, None
+        yield None
+        return
     from rich.console import Console
     from rich.progress import Progress
 
-    bar = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
-    task = bar.add_task(title, total=total)
-    return stack, lambda report: bar.update(task, completed=report.frames)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda stats: bar.update(task, completed=stats.frames)

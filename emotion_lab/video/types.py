@@ -1,8 +1,8 @@
-"""What the stages of the live pipeline hand to each other.
+"""Data types passed between the stages of the live pipeline.
 
 source -> Frame -> detector -> Detections -> tracker -> Track -> classifier -> smoother -> Face
--> FrameResult -> overlay and sinks. Every image in here is uint8 (H, W, 3), **RGB**: OpenCV's BGR
-ends where a source reads and begins where a sink writes.
+-> FrameResult -> overlay and sinks. Every image is uint8 (H, W, 3), **RGB**: sources convert from
+OpenCV's BGR when they read, sinks convert back when they write.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from emotion_lab.core.registry import Registry
 
 
 class Closeable(AbstractContextManager):
-    """Something that a ``with`` block closes, also on Ctrl-C."""
+    """Context manager that calls :meth:`close` on exit, also after Ctrl-C."""
 
     def close(self) -> None:
-        """Free what is held; may be called more than once."""
+        """Release all resources; may be called more than once."""
         raise NotImplementedError
 
     def __exit__(self, *error: object) -> None:
@@ -30,14 +30,15 @@ class Closeable(AbstractContextManager):
 
 @dataclass
 class Frame:
-    """One picture of a source.
+    """One image of a source.
 
     Attributes:
         image: uint8 (H, W, 3) RGB, upright.
         index: Number of the frame in the source, from 0; dropped frames leave gaps.
-        time_s: Seconds since the source began (media time of a clip, capture time of a camera).
-        wall: ``time.time()`` when it was captured.
-        name: File name where the source is a folder, else the source itself.
+        time_s: Seconds since the start of the source (media time of a video file, capture time of
+            a camera).
+        wall: ``time.time()`` at capture.
+        name: File name if the source is a folder, else the name of the source.
     """
 
     image: np.ndarray
@@ -49,10 +50,10 @@ class Frame:
 
 @dataclass
 class Detections:
-    """Faces found in one image, in its own pixels.
+    """Faces detected in one image, in pixels of that image.
 
     Attributes:
-        boxes: float32 (N, 4): x, y (top left), width, height; may reach over the border.
+        boxes: float32 (N, 4): x, y (top left), width, height; may extend beyond the image.
         scores: float32 (N,), 0..1.
         landmarks: float32 (N, 5, 2) or None: the eye on the left of the image, the eye on the
             right of the image, nose tip, mouth corner on the left, mouth corner on the right.
@@ -67,32 +68,32 @@ class Detections:
 
     @staticmethod
     def none() -> Detections:
-        """Return no face."""
+        """Return empty detections."""
         return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
 
 
 class Detector(Protocol):
-    """Finds faces."""
+    """Face detector."""
 
-    #: Shown by the overlay and the bench.
+    #: Shown by the overlay, the web page and the benchmarks.
     name: str
 
     def __call__(self, image: np.ndarray) -> Detections:
-        """Find faces in uint8 (H, W, 3) RGB, any size; scaling is the detector's own business."""
+        """Detect faces in uint8 (H, W, 3) RGB of any size; the detector resizes if it needs to."""
         ...
 
 
 @dataclass
 class Track:
-    """A face followed through time.
+    """One face followed over time.
 
     Attributes:
         id: Stable number, from 1.
         box: float32 (4,): x, y, width, height, smoothed.
-        score: Of the last detection that matched.
+        score: Score of the last matched detection.
         landmarks: float32 (5, 2) of the last detection, moved with the box, or None.
-        seen_s: ``time_s`` of the last detection that matched.
-        detected: Whether this very frame's detection matched (False: carried on by motion).
+        seen_s: ``time_s`` of the last matched detection.
+        detected: Whether a detection of this frame matched (False: box predicted from motion).
     """
 
     id: int
@@ -104,24 +105,29 @@ class Track:
 
 
 class Smoother(Protocol):
-    """Smooths the class probabilities of one face over time; one instance for each track."""
+    """Smooths the class probabilities of one face over time; one instance per track."""
 
     def update(self, probabilities: np.ndarray, time_s: float) -> np.ndarray:
-        """Take float (K,) that sum to 1 at ``time_s`` (seconds, rising) and return the smoothed."""
+        """Return the smoothed probabilities.
+
+        Args:
+            probabilities: float (K,), sum 1.
+            time_s: Time of the frame in seconds, increasing.
+        """
         ...
 
 
 @dataclass
 class Face:
-    """What is known of one face in one frame.
+    """One face in one frame.
 
     Attributes:
-        id: The track's.
+        id: Track id.
         box: x, y, width, height in source pixels.
-        score: The detector's.
-        probabilities: float32 (K,) of this frame alone.
-        smoothed: float32 (K,) over time.
-        label: Index of the shown class (after hysteresis), or None while uncertain.
+        score: Detector score.
+        probabilities: float32 (K,) of this frame only.
+        smoothed: float32 (K,), smoothed over time.
+        label: Index of the displayed class (after hysteresis), or None while uncertain.
     """
 
     id: int
@@ -134,17 +140,17 @@ class Face:
 
 @dataclass
 class FrameResult:
-    """What is known of one frame.
+    """Pipeline output for one frame.
 
     Attributes:
-        source: The frame's name.
-        frame: Its index.
-        time_s: Its time in the source.
-        wall: Its capture time, seconds since 1970.
+        source: ``Frame.name``.
+        frame: ``Frame.index``.
+        time_s: Time in the source, seconds.
+        wall: Capture time, seconds since 1970.
         size: (width, height) of the frame.
-        faces: By track id.
-        latency_ms: From capture to here.
-        stages_ms: Time of each stage (cut, detect, track, classify, smooth).
+        faces: Sorted by track id.
+        latency_ms: Time from capture to the end of the pipeline.
+        stages_ms: Duration of each stage (cut, detect, track, classify, smooth).
     """
 
     source: str
@@ -157,11 +163,11 @@ class FrameResult:
     stages_ms: dict[str, float] = field(default_factory=dict)
 
 
-#: Name -> (conf/detector/<name>.yaml as a plain dict) -> detector.
+#: Name -> (conf/detector/<name>.yaml as a dict) -> detector.
 DETECTORS: Registry[Callable[[dict[str, Any]], Detector]] = Registry(
     "detector", "emotion_lab.video.detectors"
 )
-#: Name -> (conf/smoothing/<name>.yaml as a plain dict, number of classes) -> smoother of one track.
+#: Name -> (conf/smoothing/<name>.yaml as a dict, number of classes) -> smoother of one track.
 SMOOTHERS: Registry[Callable[[dict[str, Any], int], Smoother]] = Registry(
     "smoothing", "emotion_lab.video.smoothing"
 )

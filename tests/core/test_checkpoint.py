@@ -180,6 +180,14 @@ def test_any_damage_is_a_users_error(tmp_path: Path) -> None:
                 assert "\n" not in str(error)
 
 
+def test_changed_weights_are_detected(tmp_path: Path) -> None:
+    data = bytearray(write_good(tmp_path / "good.ckpt"))
+    start = data.index(GOOD["state_dict"]["model.w"].numpy().tobytes())
+    data[start + 4 : start + 12] = bytes(8)
+    (tmp_path / "bad.ckpt").write_bytes(data)
+    assert "bad.ckpt is damaged" in refused(tmp_path / "bad.ckpt")
+
+
 class Malicious:
     """Pickles to a call that leaves a file behind."""
 

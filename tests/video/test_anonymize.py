@@ -1,4 +1,4 @@
-"""Hidden faces: nothing of them is left to see, and they stay hidden."""
+"""Anonymization: faces are unrecognizable and stay hidden between detections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def sharpness(image: np.ndarray) -> float:
     return float(cv2.Laplacian(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.CV_64F).var())
 
 
-def test_blur_removes_the_face_and_leaves_the_rest() -> None:
+def test_blur_changes_only_the_enlarged_box() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (360, 640, 3), np.uint8)
     blurred = blur_faces(image, [BOX])
@@ -30,29 +30,29 @@ def test_blur_removes_the_face_and_leaves_the_rest() -> None:
     assert (blurred[y - dy + 3, x - dx + 3 : x] != image[y - dy + 3, x - dx + 3 : x]).any()
 
 
-def test_a_blurred_face_cannot_be_told_from_another_by_its_detail() -> None:
-    """Two faces with the same coarse tones and different detail become (nearly) one picture."""
+def test_blur_removes_the_detail() -> None:
+    """Two faces that differ only in detail are nearly equal after blurring."""
     rng = np.random.default_rng(1)
     coarse = cv2.resize(rng.integers(60, 190, (3, 3, 3), np.uint8), (120, 140))
-    one, other = (
+    first, second = (
         np.clip(coarse.astype(int) + rng.integers(-50, 51, coarse.shape), 0, 255).astype(np.uint8)
         for _ in range(2)
     )
     box = [(0.0, 0.0, 120.0, 140.0)]
-    before = np.abs(one.astype(int) - other.astype(int)).mean()
-    after = np.abs(blur_faces(one, box).astype(int) - blur_faces(other, box).astype(int)).mean()
-    assert after < before / 20
+    sharp = np.abs(first.astype(int) - second.astype(int)).mean()
+    first, second = (blur_faces(image, box).astype(int) for image in (first, second))
+    assert np.abs(first - second).mean() < sharp / 20
 
 
 @pytest.mark.parametrize(
     "box", [(-50, -50, 80, 80), (630, 350, 99, 99), (900, 0, 9, 9), (5, 5, 1, 1), (0, 0, 0, 0)]
 )
-def test_blur_takes_any_box(box: tuple[float, float, float, float]) -> None:
+def test_blur_accepts_any_box(box: tuple[float, float, float, float]) -> None:
     image = np.random.default_rng(2).integers(0, 256, (360, 640, 3), np.uint8)
     assert blur_faces(image, [box]).shape == image.shape
 
 
-def test_the_overlay_hides_faces_before_it_draws() -> None:
+def test_overlay_hides_faces_before_drawing() -> None:
     image = np.random.default_rng(3).integers(0, 256, (360, 640, 3), np.uint8)
     x, y, w, h = (round(v) for v in BOX)
     inner = (slice(y + 8, y + h - 8), slice(x + 8, x + w - 8))
@@ -63,13 +63,13 @@ def test_the_overlay_hides_faces_before_it_draws() -> None:
     assert tuple(hidden[170, 250]) == COLOURS["happy"]  # box and label are sharp
 
 
-def test_a_face_missed_for_a_moment_stays_hidden() -> None:
+def test_face_stays_hidden_after_a_missed_detection() -> None:
     image = np.random.default_rng(4).integers(0, 256, (360, 640, 3), np.uint8)
-    hide = Anonymizer("blur", hold_s=1.0)
+    anonymizer = Anonymizer("blur", hold_s=1.0)
     x, y, w, h = (round(v) for v in BOX)
     part = (slice(y, y + h), slice(x, x + w))
-    hide(image, result(face(), time_s=5.0))
-    assert sharpness(hide(image, result(time_s=5.8))[part]) < 10
-    assert (hide(image, result(time_s=6.1)) == image).all()
-    hide(image, result(face(), time_s=7.0))
-    assert (hide(image, result(time_s=7.1, source="next.jpg")) == image).all()
+    anonymizer(image, result(face(), time_s=5.0))
+    assert sharpness(anonymizer(image, result(time_s=5.8))[part]) < 10
+    assert (anonymizer(image, result(time_s=6.1)) == image).all()
+    anonymizer(image, result(face(), time_s=7.0))
+    assert (anonymizer(image, result(time_s=7.1, source="next.jpg")) == image).all()

@@ -1,4 +1,4 @@
-"""The log and the summary: everything once, nothing half written, nothing overwritten."""
+"""JSON lines log and summary: content, full disks, interrupted runs, existing files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.helpers_sinks import CLASSES, HAPPY, ROOT, SAD, face, frame, frames_o
 # --- JSONL ----------------------------------------------------------------------------------------
 
 
-def test_jsonl_says_everything_once_a_frame(tmp_path: Path) -> None:
+def test_jsonl_has_one_complete_row_per_frame(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     with JsonlSink(path, CLASSES) as sink:
         sink.write(frame(), result(0, 0.0, [face(), face(None, 2)]), None)
@@ -31,32 +31,32 @@ def test_jsonl_says_everything_once_a_frame(tmp_path: Path) -> None:
     assert set(first) == {"source", "frame", "time_s", "wall", "size", "faces", "latency_ms"}
     assert first["source"] == "clip.mp4" and first["size"] == [320, 240]
     assert first["latency_ms"] == 4.5 and first["wall"] == 1.7e9
-    one, two = first["faces"]
-    assert one["id"] == 1 and one["box"] == [10.25, 20.5, 30.0, 40.0]
-    assert one["score"] == 0.91 and one["label"] == "happy"
-    assert list(one["probabilities"]) == CLASSES and list(one["smoothed"]) == CLASSES
-    assert one["probabilities"]["happy"] == 0.6 and one["smoothed"]["happy"] == 0.4
-    assert sum(one["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-    assert two["id"] == 2 and two["label"] is None
+    happy, uncertain = first["faces"]
+    assert happy["id"] == 1 and happy["box"] == [10.25, 20.5, 30.0, 40.0]
+    assert happy["score"] == 0.91 and happy["label"] == "happy"
+    assert list(happy["probabilities"]) == CLASSES and list(happy["smoothed"]) == CLASSES
+    assert happy["probabilities"]["happy"] == 0.6 and happy["smoothed"]["happy"] == 0.4
+    assert sum(happy["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert uncertain["id"] == 2 and uncertain["label"] is None
     assert second["faces"] == [] and second["frame"] == 1 and second["time_s"] == 0.04
 
 
-def test_jsonl_never_overwrites_unless_told(tmp_path: Path) -> None:
+def test_jsonl_overwrites_only_with_overwrite(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text("mine\n")
-    with pytest.raises(UserError, match="exists already.*overwrite=true"):
+    with pytest.raises(UserError, match=r"exists already.*overwrite=true"):
         JsonlSink(path, CLASSES)
     assert path.read_text() == "mine\n"
     with JsonlSink(path, CLASSES, overwrite=True) as sink:
         sink.write(frame(), result())
     assert len(lines(path)) == 1
-    with pytest.raises(UserError, match="No folder"):
+    with pytest.raises(UserError, match="does not exist"):
         JsonlSink(tmp_path / "none" / "log.jsonl", CLASSES)
     with pytest.raises(UserError, match="is a folder"):
         JsonlSink(tmp_path, CLASSES)
 
 
-def test_jsonl_refuses_what_is_no_number(tmp_path: Path) -> None:
+def test_jsonl_refuses_nan(tmp_path: Path) -> None:
     bad = face()
     bad.smoothed = np.full(7, np.nan, np.float32)
     with JsonlSink(tmp_path / "log.jsonl", CLASSES) as sink:
@@ -66,41 +66,41 @@ def test_jsonl_refuses_what_is_no_number(tmp_path: Path) -> None:
     assert [row["frame"] for row in lines(tmp_path / "log.jsonl")] == [1]
 
 
-def test_a_disk_that_fills_in_the_middle_of_a_line_leaves_whole_lines(
+def test_disk_full_within_a_line_leaves_complete_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = 1000
+    free_bytes = 1000
     write = os.write
 
     def full(file: int, data: bytes) -> int:
-        nonlocal room
-        if room == 0:
+        nonlocal free_bytes
+        if free_bytes == 0:
             raise OSError(28, "No space left on device")
-        done = write(file, data[:room])
-        room -= done
-        return done
+        written = write(file, data[:free_bytes])
+        free_bytes -= written
+        return written
 
     sink = JsonlSink(tmp_path / "log.jsonl", CLASSES)
     with monkeypatch.context() as patch, sink:
         patch.setattr(os, "write", full)
-        with pytest.raises(UserError, match=r"No space left on device\. It holds \d whole"):
+        with pytest.raises(UserError, match=r"No space left on device\. It contains \d complete"):
             for index in range(100):
                 sink.write(frame(), result(index, 0, [face()]))
-        room = 10**9
-        sink.write(frame(), result(100))  # room again: the line goes where the torn one began
+        free_bytes = 10**9
+        sink.write(frame(), result(100))  # replaces the incomplete line
     rows = lines(tmp_path / "log.jsonl")
     assert [row["frame"] for row in rows] == [*range(len(rows) - 1), 100] and len(rows) > 2
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is of Linux")
-def test_a_full_disk_is_one_line() -> None:
-    with JsonlSink("/dev/full", CLASSES, overwrite=True) as sink:
-        with pytest.raises(UserError, match="No space left on device") as caught:
-            sink.write(frame(), result())
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full exists on Linux only")
+def test_full_disk_error_is_one_line() -> None:
+    sink = JsonlSink("/dev/full", CLASSES, overwrite=True)
+    with sink, pytest.raises(UserError, match="No space left on device") as caught:
+        sink.write(frame(), result())
     assert "\n" not in str(caught.value)
 
 
-_ENDLESS = """
+_ENDLESS_RUN = """
 import sys
 from emotion_lab.video.sinks.jsonl import JsonlSink
 from emotion_lab.video.sinks.video import VideoSink
@@ -112,24 +112,24 @@ with JsonlSink(sys.argv[1], CLASSES) as log, VideoSink(sys.argv[2], 25) as video
         video.write(frame(), result(index, index / 25), picture(value=index % 200))
         index += 1
         if index == 20:
-            print("going", flush=True)
+            print("started", flush=True)
 """
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_run_leaves_whole_lines_and_a_video_that_plays(
+def test_interrupted_run_leaves_complete_lines_and_a_playable_video(
     tmp_path: Path, kind: signal.Signals
 ) -> None:
     log, clip = tmp_path / "log.jsonl", tmp_path / "out.mp4"
     process = subprocess.Popen(
-        [sys.executable, "-c", _ENDLESS, str(log), str(clip)],
+        [sys.executable, "-c", _ENDLESS_RUN, str(log), str(clip)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
     try:
-        assert process.stdout is not None and process.stdout.readline() == b"going\n"
+        assert process.stdout is not None and process.stdout.readline() == b"started\n"
         process.send_signal(kind)
         process.wait(timeout=60)
     finally:
@@ -137,21 +137,21 @@ def test_a_stopped_run_leaves_whole_lines_and_a_video_that_plays(
     rows = lines(log)
     assert len(rows) >= 20 and [row["frame"] for row in rows] == [*range(len(rows))]
     assert log.read_bytes().endswith(b"}\n")
-    if kind == signal.SIGINT:  # an MP4 gets its index on closing: a killed one has none
+    if kind == signal.SIGINT:  # the index of an MP4 is written on closing
         assert abs(len(list(frames_of(clip))) - len(rows)) <= 1
 
 
 # --- summary --------------------------------------------------------------------------------------
 
 
-def summary(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "summary.csv", newline="", encoding="utf-8") as file:
+def read_summary(folder: Path) -> list[dict[str, str]]:
+    with (folder / "summary.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def test_dwell_times_are_exact(tmp_path: Path) -> None:
+def test_seconds_of_each_label_are_exact(tmp_path: Path) -> None:
     """25 fps: face 1 happy 1 s, uncertain 0.4 s, sad 0.6 s, away 1 s, happy 0.2 s; face 2 once."""
-    plan: list[int | None | str] = [HAPPY] * 25 + [None] * 10 + [SAD] * 15 + ["away"] * 25
+    plan: list[int | str | None] = [HAPPY] * 25 + [None] * 10 + [SAD] * 15 + ["away"] * 25
     plan += [HAPPY] * 5
     with SummarySink(tmp_path / "run", CLASSES) as sink:
         for index, label in enumerate(plan):
@@ -159,37 +159,37 @@ def test_dwell_times_are_exact(tmp_path: Path) -> None:
             if 10 <= index < 20:
                 faces.append(face(None, 2))
             sink.write(frame(), result(index, index / 25, faces))
-    one, two = summary(tmp_path / "run")
+    first, second = read_summary(tmp_path / "run")
     want = {"id": "1", "first_s": "0.000", "last_s": "3.200", "seconds_seen": "2.200"}
     want |= {"frames": "55", "dominant": "happy", "switches": "2", "happy_s": "1.200"}
     want |= {"sad_s": "0.600", "uncertain_s": "0.400", "angry_s": "0.000"}
-    assert {key: one[key] for key in want} == want
+    assert {key: first[key] for key in want} == want
     want = {"id": "2", "first_s": "0.400", "last_s": "0.800", "seconds_seen": "0.400"}
     want |= {"frames": "10", "dominant": "uncertain", "switches": "0", "uncertain_s": "0.400"}
-    assert {key: two[key] for key in want} == want
-    assert list(one)[-8:] == [*(f"{name}_s" for name in CLASSES), "uncertain_s"]
+    assert {key: second[key] for key in want} == want
+    assert list(first)[-8:] == [*(f"{name}_s" for name in CLASSES), "uncertain_s"]
     runs = [(round(a, 6), round(b, 6), k) for a, b, k in sink.faces[1].runs]
     assert runs == [(0, 1, HAPPY), (1, 1.4, None), (1.4, 2, SAD), (3, 3.2, HAPPY)]
 
 
-def test_a_break_counts_for_a_second_at_most(tmp_path: Path) -> None:
+def test_break_counts_for_one_second_at_most(tmp_path: Path) -> None:
     with SummarySink(tmp_path, CLASSES) as sink:
         for index, time_s in enumerate((0.0, 0.5, 60.0, 60.5)):
             sink.write(frame(), result(index, time_s, [face()]))
-    (one,) = summary(tmp_path)
-    assert one["seconds_seen"] == "2.500"  # 0.5 + 1 + 0.5 + 0.5
+    (row,) = read_summary(tmp_path)
+    assert row["seconds_seen"] == "2.500"  # 0.5 + 1 + 0.5 + 0.5
     assert [(a, b) for a, b, _ in sink.faces[1].runs] == [(0.0, 1.5), (60.0, 61.0)]
 
 
-def test_a_clip_that_starts_over(tmp_path: Path) -> None:
+def test_clip_in_a_loop(tmp_path: Path) -> None:
     with SummarySink(tmp_path, CLASSES) as sink:
         for index, time_s in enumerate((0.0, 0.5, 0.0, 0.5)):
             sink.write(frame(), result(index, time_s, [face()]))
-    (one,) = summary(tmp_path)
-    assert (one["seconds_seen"], one["first_s"], one["last_s"]) == ("2.000", "0.000", "1.000")
+    (row,) = read_summary(tmp_path)
+    assert (row["seconds_seen"], row["first_s"], row["last_s"]) == ("2.000", "0.000", "1.000")
 
 
-def test_the_picture_shows_each_label_for_its_time(tmp_path: Path) -> None:
+def test_timeline_bars_are_proportional_to_time(tmp_path: Path) -> None:
     from emotion_lab.video.overlay.primitives import COLOURS
 
     with SummarySink(tmp_path, CLASSES) as sink:
@@ -199,27 +199,27 @@ def test_the_picture_shows_each_label_for_its_time(tmp_path: Path) -> None:
     image = cv2.cvtColor(cv2.imread(str(tmp_path / "timeline.png")), cv2.COLOR_BGR2RGB)
     counts = {}
     for name in ("happy", "sad", "fear"):
-        near = np.abs(image.astype(int) - np.array(COLOURS[name])).max(axis=2) <= 2
-        counts[name] = int(near.sum(axis=1).max())  # the longest row: the bar, not the legend
+        matches = np.abs(image.astype(int) - np.array(COLOURS[name])).max(axis=2) <= 2
+        counts[name] = int(matches.sum(axis=1).max())  # the longest row: the bar, not the legend
     assert counts["happy"] / counts["sad"] == pytest.approx(3, rel=0.05)
     assert counts["fear"] < 0.1 * counts["happy"]  # the legend only
 
 
 @pytest.mark.parametrize("frames", [0, 1])
-def test_a_run_without_a_face_says_so(tmp_path: Path, frames: int) -> None:
+def test_run_without_a_face_writes_an_empty_summary(tmp_path: Path, frames: int) -> None:
     with SummarySink(tmp_path, CLASSES) as sink:
         for index in range(frames):
             sink.write(frame(), result(index))
-    assert summary(tmp_path) == [] and (tmp_path / "timeline.png").stat().st_size > 1000
+    assert read_summary(tmp_path) == [] and (tmp_path / "timeline.png").stat().st_size > 1000
 
 
-def test_a_summary_overwrites_nothing_and_fails_in_one_line(
+def test_summary_overwrites_nothing_and_reports_write_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "summary.csv").write_text("mine")
     with pytest.raises(UserError, match="exists already"):
         SummarySink(tmp_path, CLASSES)
-    with pytest.raises(UserError, match="Cannot make the folder"):
+    with pytest.raises(UserError, match="Cannot create the folder"):
         SummarySink(tmp_path / "summary.csv" / "x", CLASSES)
     sink = SummarySink(tmp_path, CLASSES, overwrite=True)
 
@@ -233,9 +233,9 @@ def test_a_summary_overwrites_nothing_and_fails_in_one_line(
     assert [p.name for p in tmp_path.iterdir()] == ["summary.csv"]
 
 
-def test_memory_of_a_steady_face_does_not_grow(tmp_path: Path) -> None:
-    sink, still, seen = SummarySink(tmp_path, CLASSES), frame(), [face()]
+def test_constant_label_is_one_run(tmp_path: Path) -> None:
+    sink, image, faces = SummarySink(tmp_path, CLASSES), frame(), [face()]
     for index in range(20_000):
-        sink.write(still, result(index, index / 25, seen))
+        sink.write(image, result(index, index / 25, faces))
     assert len(sink.faces[1].runs) == 1
     assert sink.faces[1].runs[0][1] == pytest.approx(19_999 / 25)

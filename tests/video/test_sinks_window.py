@@ -1,4 +1,4 @@
-"""The window: whether there can be one, its keys, its snapshots."""
+"""Window sink: availability, keys, snapshots."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from emotion_lab.core.errors import UserError
 from emotion_lab.video.overlay.overlay import Overlay
 from emotion_lab.video.sinks import window
-from emotion_lab.video.sinks.window import WindowSink, gui_reason, toolkit
+from emotion_lab.video.sinks.window import WindowSink, toolkit, window_problem
 from tests.helpers_sinks import CLASSES, face, frame, picture, result
 
 _HEADLESS = "  GUI:                           NONE\n\n  Media I/O: \n"
@@ -22,38 +22,42 @@ _OLD = "  GUI: \n    GTK+:                        YES (ver 3.24.20)\n    VTK sup
 
 
 @pytest.mark.parametrize(("text", "name"), [(_HEADLESS, None), (_QT, "QT5"), (_OLD, "GTK")])
-def test_the_toolkit_is_read(monkeypatch: pytest.MonkeyPatch, text: str, name: str | None) -> None:
+def test_toolkit_is_read_from_the_build_information(
+    monkeypatch: pytest.MonkeyPatch, text: str, name: str | None
+) -> None:
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: f"\nGeneral\n{text}\n")
     assert toolkit() == name
 
 
-def test_why_there_is_no_window(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_window_problem_names_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: _HEADLESS)
-    reason = gui_reason()
+    reason = window_problem()
     assert reason is not None and "pip" in reason and "display=web" in reason
-    with pytest.raises(UserError, match="Cannot show a window: this OpenCV has no windows"):
+    with pytest.raises(
+        UserError, match="Cannot show a window: this OpenCV is built without windows"
+    ):
         WindowSink()
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: _QT)
     monkeypatch.setattr(window.sys, "platform", "linux")
-    reason = gui_reason()
+    reason = window_problem()
     assert reason is not None and "DISPLAY is not set" in reason and "\n" not in reason
     monkeypatch.setattr(window.sys, "platform", "darwin")
-    assert gui_reason() is None
+    assert window_problem() is None
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="DISPLAY is of Linux")
-@pytest.mark.skipif(toolkit() is None, reason="this OpenCV has no windows")
-def test_a_screen_that_is_not_there_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="DISPLAY exists on Linux only")
+@pytest.mark.skipif(toolkit() is None, reason="this OpenCV is built without windows")
+def test_missing_screen_does_not_abort_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISPLAY", ":987")
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    reason = gui_reason()  # Qt would end this very process
+    reason = window_problem()  # in this process, Qt would abort
     assert reason is not None and ":987" in reason and "display=web" in reason
 
 
 class FakeScreen:
-    """Stands in for OpenCV's windows: hands out keys, keeps what was shown."""
+    """Replaces OpenCV's windows: returns the given keys and records the shown images."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
         self.keys = list(keys)
@@ -70,10 +74,10 @@ class FakeScreen:
         return -1 if key == "." else ord(key)
 
 
-def test_the_keys_of_the_window(
+def test_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    # Frame 1: nothing. 2: d. 3: pause, s within it, go on. 4: q. After that nothing is shown.
+    # Frame 1: no key. 2: d. 3: pause, snapshot, resume. 4: q. Nothing is shown afterwards.
     screen = FakeScreen(monkeypatch, ".d .s q")
     image = picture()
     image[:] = (200, 40, 60)
@@ -88,49 +92,41 @@ def test_the_keys_of_the_window(
         assert sink.stopped
     assert len(screen.shown) == 4
     assert tuple(screen.shown[0][0, 0]) == (60, 40, 200)  # OpenCV shows BGR
-    (shot,) = (tmp_path / "shots").iterdir()
-    assert cv2.cvtColor(cv2.imread(str(shot)), cv2.COLOR_BGR2RGB).tolist() == image.tolist()
-    assert str(shot) in capsys.readouterr().err
+    (snapshot,) = (tmp_path / "shots").iterdir()
+    assert cv2.cvtColor(cv2.imread(str(snapshot)), cv2.COLOR_BGR2RGB).tolist() == image.tolist()
+    assert str(snapshot) in capsys.readouterr().err
 
 
-def test_a_snapshot_hides_faces_where_the_video_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_snapshot_hides_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FakeScreen(monkeypatch, "s")
     image = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
-    seen = face()
-    seen.box = (100.0, 70.0, 90.0, 110.0)
-    known = result(0, 0.0, [seen])
-    drawn = Overlay({"bars": "none"}, CLASSES, anonymize="blur").draw(image, known)
+    detected = face()
+    detected.box = (100.0, 70.0, 90.0, 110.0)
+    output = result(0, 0.0, [detected])
+    drawn = Overlay({"bars": "none"}, CLASSES, anonymize="blur").draw(image, output)
     with WindowSink(folder=tmp_path, checked=True) as sink:
-        sink.write(frame(image), known, drawn)
-    shot = cv2.imread(str(sink.snapshots[0]), cv2.IMREAD_GRAYSCALE)
-    assert cv2.Laplacian(shot[80:170, 110:180], cv2.CV_64F).var() < 10
+        sink.write(frame(image), output, drawn)
+    snapshot = cv2.imread(str(sink.snapshots[0]), cv2.IMREAD_GRAYSCALE)
+    assert cv2.Laplacian(snapshot[80:170, 110:180], cv2.CV_64F).var() < 10
 
 
-def test_closing_the_window_stops_even_in_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_the_window_during_a_pause_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = FakeScreen(monkeypatch, " ")
     sink = WindowSink(checked=True)
-    asked = 0
-
-    def gone(*args: object) -> float:
-        nonlocal asked
-        asked += 1
-        return 1.0 if asked < 4 else 0.0
-
-    monkeypatch.setattr(cv2, "getWindowProperty", gone)
-    began = time.monotonic()
+    visible = iter([1.0, 1.0, 1.0])
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *args: next(visible, 0.0))
+    start = time.monotonic()
     sink.write(frame(), result(), picture())
-    assert sink.stopped and time.monotonic() - began < 5
+    assert sink.stopped and time.monotonic() - start < 5
     sink.close()
     assert len(screen.shown) == 1
 
 
-def test_a_snapshot_that_fails_is_said_and_ends_nothing(
+def test_failed_snapshot_is_reported_and_does_not_end_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     FakeScreen(monkeypatch, "s.")
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").write_text("")
     sink = WindowSink(folder=tmp_path / "file", checked=True)
     sink.write(frame(), result(), picture())
     assert not sink.stopped and not sink.snapshots

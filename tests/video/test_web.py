@@ -1,4 +1,4 @@
-"""The web page: who may see it, what it shows, what it saves."""
+"""Web page: access control, displayed frames, controls and saved files."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ pytest.importorskip("httpx")
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.video.overlay.primitives import class_colours
 from emotion_lab.video.sinks.base import Sink
-from emotion_lab.video.sources.threaded import FrameSource
 from emotion_lab.video.types import Frame
-from emotion_lab.video.web.paced_source import PacedSource
-from emotion_lab.video.web.routes import whole_lines
-from tests.helpers_web import Drawn, Page, decoded, frames_of, pages, wait_for
+from emotion_lab.video.web.routes import complete_lines
+from emotion_lab.video.web.session_thread import STREAM_WIDTH, encode_jpeg
+from tests.helpers_sinks import frames_of
+from tests.helpers_web import GreyFrames, Page, decode, pages, wait_for
 
 
 @pytest.fixture
 def open_page(tmp_path: Path) -> Iterator[Callable[..., Page]]:
-    """Return a function that opens a page on a reader."""
-    with pages(tmp_path) as make:
-        yield make
+    """Return a function that opens a page for a reader."""
+    with pages(tmp_path) as open_page:
+        yield open_page
 
 
-# --- what it shows --------------------------------------------------------------------------------
+# --- displayed data -------------------------------------------------------------------------------
 
 
-def test_the_page_needs_nothing_from_elsewhere(open_page: Callable[..., Page]) -> None:
+def test_page_loads_nothing_from_other_sites(open_page: Callable[..., Page]) -> None:
     client = open_page().client
     for path, kind in (
         ("/", "text/html"),
@@ -55,7 +55,7 @@ def test_the_page_needs_nothing_from_elsewhere(open_page: Callable[..., Page]) -
     assert client.get("/serve.py").status_code == 404
 
 
-def test_colours_and_names_are_the_overlay_s(open_page: Callable[..., Page]) -> None:
+def test_about_uses_the_overlay_colours_and_labels(open_page: Callable[..., Page]) -> None:
     about = open_page().client.get("/api/about").json()
     assert about["classes"] == list(EMOTIONS)
     wanted = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in class_colours(EMOTIONS)]
@@ -63,55 +63,54 @@ def test_colours_and_names_are_the_overlay_s(open_page: Callable[..., Page]) -> 
     assert about["uncertain"] == "uncertain" and about["detector"] == "full_frame"
 
 
-def test_a_frame_is_the_row_and_the_drawn_picture(open_page: Callable[..., Page]) -> None:
+def test_next_returns_the_result_and_the_drawn_frame(open_page: Callable[..., Page]) -> None:
     status, jpeg = open_page().first()
     assert status["state"] == "running" and status["view"] == "live"
     face = status["row"]["faces"][0]
     assert face["label"] == "happy" and face["box"] == [0, 0, 64, 48]
     assert list(face["smoothed"]) == list(EMOTIONS)
     assert face["smoothed"]["happy"] == pytest.approx(0.7)
-    assert decoded(jpeg).shape == (48, 64, 3)
+    assert decode(jpeg).shape == (48, 64, 3)
 
 
-def test_uncertain_is_no_label(open_page: Callable[..., Page]) -> None:
-    status, _ = open_page(Drawn(live=True, value=20)).first()
+def test_uncertain_face_has_no_label(open_page: Callable[..., Page]) -> None:
+    status, _ = open_page(GreyFrames(live=True, value=20)).first()
     assert status["row"]["faces"][0]["label"] is None
 
 
-def test_a_wide_picture_is_made_smaller_for_browsers_only(open_page: Callable[..., Page]) -> None:
-    from emotion_lab.video.web.frame_buffer import encode
+def test_wide_frames_are_resized_for_browsers() -> None:
+    image = decode(encode_jpeg(np.zeros((1080, 1920, 3), np.uint8)))
+    assert image.shape == (720, STREAM_WIDTH, 3)
 
-    assert decoded(encode(np.zeros((1080, 1920, 3), np.uint8))).shape == (720, 1280, 3)
 
-
-def test_frames_come_when_asked_and_only_newer_ones(open_page: Callable[..., Page]) -> None:
+def test_slow_browser_gets_the_latest_frame(open_page: Callable[..., Page]) -> None:
     page = open_page()
     status, _ = page.first()
     time.sleep(0.3)  # a slow browser
     later, _ = page.next(after=status["version"])
-    newest = page.hub.main.view.newest()[0]
-    # It did not get the next frame, but the one that was newest when it asked.
+    newest = page.main.latest()[0]
+    # Not the frame after the first one, but the latest at the time of the request.
     assert later["row"]["frame"] - status["row"]["frame"] > 10
     assert newest is not None and newest["frame"] - later["row"]["frame"] < 15
 
 
-def test_without_news_the_answer_is_empty(
+def test_next_without_a_new_frame_is_empty(
     open_page: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("emotion_lab.video.web.routes.WAIT_S", 0.05)
-    page = open_page(Drawn(3))
+    page = open_page(GreyFrames(3))
     page.until("ended")
     version = wait_for(lambda: page.next()[0])["version"]
     answer = page.client.get("/api/next", params={"after": version})
     assert answer.status_code == 204 and not answer.content
-    assert not page.hub.main.view.bell._waiting
+    assert not page.main._waiting
 
 
-# --- who may see it -------------------------------------------------------------------------------
+# --- access control -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["/", "/page.js", "/api/about", "/api/next", "/api/rows", "/no"])
-def test_every_address_asks_for_the_token(open_page: Callable[..., Page], path: str) -> None:
+def test_every_route_requires_the_token(open_page: Callable[..., Page], path: str) -> None:
     client = open_page(token="pässword").client
     for query in ("", "?token=", "?token=password", "?token=%ff"):
         assert client.get(path + query).status_code == 403
@@ -120,7 +119,7 @@ def test_every_address_asks_for_the_token(open_page: Callable[..., Page], path: 
     assert client.post("/api/stop").status_code == 403
 
 
-def test_the_first_visit_leaves_the_token_in_a_cookie(open_page: Callable[..., Page]) -> None:
+def test_first_visit_stores_the_token_in_a_cookie(open_page: Callable[..., Page]) -> None:
     client = open_page(token="a;b c=").client
     answer = client.get("/", params={"token": "a;b c="})
     assert answer.status_code == 200
@@ -130,16 +129,14 @@ def test_the_first_visit_leaves_the_token_in_a_cookie(open_page: Callable[..., P
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[", "192.168.1.2"])
-def test_another_name_for_this_machine_is_refused(
-    open_page: Callable[..., Page], host: str
-) -> None:
+def test_other_host_names_are_refused(open_page: Callable[..., Page], host: str) -> None:
     client = open_page().client
     assert client.get("/", headers={"host": host}).status_code == 403
     for own in ("localhost:9000", "127.0.0.1", "[::1]:8080"):
         assert client.get("/", headers={"host": own}).status_code == 200
 
 
-def test_other_sites_cannot_use_the_page(open_page: Callable[..., Page]) -> None:
+def test_requests_from_other_sites_are_refused(open_page: Callable[..., Page]) -> None:
     page = open_page()
     for origin in ("http://evil.example", "null", "http://127.0.0.1:9999"):
         assert page.client.post("/api/stop", headers={"origin": origin}).status_code == 403
@@ -147,23 +144,23 @@ def test_other_sites_cannot_use_the_page(open_page: Callable[..., Page]) -> None
     assert page.client.get("/api/next", headers=image).status_code == 403
     link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
     assert page.client.get("/", headers=link).status_code == 200
-    assert not page.left
+    assert not page.shut_down
     own = {"origin": "http://127.0.0.1:8080"}
     assert page.client.post("/api/stop", headers=own).status_code == 200
-    assert page.left
+    assert page.shut_down
 
 
-# --- buttons --------------------------------------------------------------------------------------
+# --- controls -------------------------------------------------------------------------------------
 
 
-def test_pause_holds_a_clip_and_loses_nothing(open_page: Callable[..., Page]) -> None:
-    page = open_page(Drawn(60))
+def test_pause_loses_no_frame_of_a_file(open_page: Callable[..., Page]) -> None:
+    page = open_page(GreyFrames(60))
     page.first()
     assert page.client.post("/api/pause?on=1").json() == {"state": "paused"}
-    time.sleep(0.1)  # the frame at hand
-    before = page.next()[0]["row"]["frame"]
+    time.sleep(0.1)  # the current frame
+    paused_at = page.next()[0]["row"]["frame"]
     time.sleep(0.2)
-    assert page.next()[0]["row"]["frame"] == before < 59
+    assert page.next()[0]["row"]["frame"] == paused_at < 59
     assert page.client.post("/api/pause?on=0").json() == {"state": "running"}
     page.until("ended")
     lines = page.client.get("/api/rows").text.splitlines()
@@ -171,16 +168,18 @@ def test_pause_holds_a_clip_and_loses_nothing(open_page: Callable[..., Page]) ->
     assert page.client.post("/api/pause?on=2").status_code == 400
 
 
-def test_a_file_plays_at_its_own_rate() -> None:
+def test_file_plays_at_its_own_frame_rate(open_page: Callable[..., Page]) -> None:
+    page = open_page(GreyFrames(50), start=False)
     begin = time.monotonic()
-    player = PacedSource(FrameSource(Drawn(50)))
-    with player:
-        walls = [frame.wall for frame in player]
+    page.main.start()
+    page.until("ended")
     assert 0.45 < time.monotonic() - begin < 2.0
+    rows = page.client.get("/api/rows").text.splitlines()
+    walls = [json.loads(row)["wall"] for row in rows]
     assert walls == sorted(walls) and walls[-1] - walls[0] > 0.45
 
 
-def test_a_snapshot_is_saved_and_can_be_fetched(
+def test_snapshot_is_saved_and_can_be_downloaded(
     open_page: Callable[..., Page], tmp_path: Path
 ) -> None:
     page = open_page()
@@ -196,59 +195,61 @@ def test_a_snapshot_is_saved_and_can_be_fetched(
         assert page.client.get(f"/api/file/{other}").status_code == 404
 
 
-def test_a_recording_plays(open_page: Callable[..., Page], tmp_path: Path) -> None:
+def test_recording_plays(open_page: Callable[..., Page], tmp_path: Path) -> None:
     page = open_page()
     page.first()
     name = page.client.post("/api/record?on=1").json()["file"]
     wait_for(lambda: (page.next()[0]["recording"] or {"seconds": 0})["seconds"] > 0.2)
     assert page.client.post("/api/record?on=0").json()["file"] == name
     assert page.next()[0]["recording"] is None
-    assert 10 < frames_of(tmp_path / name) < 300
+    assert 10 < len(list(frames_of(tmp_path / name))) < 300
     assert page.client.get(f"/api/file/{name}").status_code == 200
 
 
-def test_the_end_finishes_a_recording(open_page: Callable[..., Page], tmp_path: Path) -> None:
+def test_close_completes_a_recording(open_page: Callable[..., Page], tmp_path: Path) -> None:
     page = open_page()
     page.first()
     name = page.client.post("/api/record?on=1").json()["file"]
     wait_for(lambda: (page.next()[0]["recording"] or {"seconds": 0})["seconds"] > 0.1)
-    page.hub.close()
-    assert frames_of(tmp_path / name) > 5
+    page.manager.close()
+    assert len(list(frames_of(tmp_path / name))) > 5
 
 
-def test_the_end_waits_for_files_to_be_closed(open_page: Callable[..., Page]) -> None:
-    class Slow(Sink):
+def test_close_waits_for_slow_sinks(open_page: Callable[..., Page]) -> None:
+    class SlowSink(Sink):
         closed = False
 
         def write(self, *_: Any) -> None:
             pass
 
-        def close(self) -> None:  # such as the timeline of a long run
+        def close(self) -> None:  # for instance the timeline of a long run
             time.sleep(1.2)
             self.closed = True
 
-    page, slow = open_page(start=False), Slow()
-    page.hub.main.session.sinks.append(slow)
-    page.hub.main.start()
+    page, slow = open_page(start=False), SlowSink()
+    page.main.runner.sinks.append(slow)
+    page.main.start()
     page.first()
-    page.hub.close()
-    assert slow.closed and page.hub.main.state == "ended"
+    page.manager.close()
+    assert slow.closed and page.main.state == "ended"
 
 
-def test_a_full_disk_ends_the_recording_only(
+def test_full_disk_ends_only_the_recording(
     open_page: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("emotion_lab.video.sinks.video.RESERVE", 2**62)
     page = open_page()
     page.first()
     page.client.post("/api/record?on=1")
-    status = wait_for(lambda: got if (got := page.next()[0])["message"] else None)
+    status = wait_for(lambda: s if (s := page.next()[0])["message"] else None)
     assert "left on the disk" in status["message"] and status["recording"] is None
     assert status["state"] == "running"
 
 
-def test_hidden_faces_are_hidden_everywhere(open_page: Callable[..., Page], tmp_path: Path) -> None:
-    class Stripes(Drawn):
+def test_faces_are_hidden_on_the_page_and_in_snapshots(
+    open_page: Callable[..., Page], tmp_path: Path
+) -> None:
+    class Stripes(GreyFrames):
         def frames(self, stop: threading.Event) -> Iterator[Frame]:
             for frame in super().frames(stop):
                 frame.image = np.zeros((240, 320, 3), np.uint8)
@@ -258,20 +259,20 @@ def test_hidden_faces_are_hidden_everywhere(open_page: Callable[..., Page], tmp_
     sharp = {}
     for mode in ("none", "blur"):
         page = open_page(Stripes(live=True), anonymize=mode)
-        shown = decoded(page.first()[1])
+        shown = decode(page.first()[1])
         saved = cv2.imread(str(tmp_path / page.client.post("/api/snapshot").json()["file"]))
-        page.hub.close()
+        page.manager.close()
         (tmp_path / "live.jsonl").unlink()
-        # How much neighbouring pixels differ: 50 for the stripes, a little for what is drawn.
+        # Mean difference of neighbouring pixels: 50 for the stripes, small for the overlay.
         edges = [np.abs(np.diff(image.astype(int), axis=1)).mean() for image in (shown, saved)]
         sharp[mode] = edges
     assert min(sharp["none"]) > 3 * max(sharp["blur"]), sharp
 
 
-def test_rows_end_with_a_whole_line(tmp_path: Path) -> None:
+def test_rows_end_with_a_complete_line(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     long = b'{"a": "' + b"x" * 200_000 + b'"}\n'
     path.write_bytes(long + b'{"b": 1}\n{"c":')
-    assert b"".join(whole_lines(path)) == long + b'{"b": 1}\n'
+    assert b"".join(complete_lines(path)) == long + b'{"b": 1}\n'
     path.write_bytes(b"")
-    assert b"".join(whole_lines(path)) == b""
+    assert b"".join(complete_lines(path)) == b""

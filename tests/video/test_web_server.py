@@ -1,4 +1,4 @@
-"""Serving the web page: nobody slows the session, it ends at once, mistakes are one line."""
+"""Web server: slow browsers, shutdown, invalid settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,15 +25,18 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.video.runner import PipelineRunner
 from emotion_lab.video.types import Frame
 from emotion_lab.video.web import server
-from tests.helpers_web import Drawn, frames_of, make_session, wait_for
+from tests.helpers_sinks import frames_of
+from tests.helpers_web import GreyFrames, make_runner, wait_for
 
-# --- the session is not slowed, and the program ends ----------------------------------------------
+LOCAL = {"host": "127.0.0.1", "port": 0, "token": None}
+
+# --- slow browsers and shutdown -------------------------------------------------------------------
 
 
-def test_browsers_that_hang_slow_nobody(tmp_path: Path) -> None:
-    """Browsers that ask and never read: their connections fill up, and the clip goes on."""
+def test_hanging_browsers_do_not_slow_the_session(tmp_path: Path) -> None:
+    """The browsers send requests and never read the responses, so their connections fill up."""
 
-    class Noise(Drawn):
+    class Noise(GreyFrames):
         picture = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
 
         def frames(self, stop: threading.Event) -> Iterator[Frame]:
@@ -42,29 +44,28 @@ def test_browsers_that_hang_slow_nobody(tmp_path: Path) -> None:
                 frame.image = self.picture
                 yield frame
 
-    session = make_session(Noise(100))
-    with served(session, tmp_path) as port:
+    runner = make_runner(Noise(100))
+    with served(runner, tmp_path) as port:
         hanging = []
         for _ in range(3):
             browser = socket.create_connection(("127.0.0.1", port))
-            # About 80 kB for each answer, far more in all than any buffer holds.
+            # About 80 kB per response, in total far more than any buffer holds.
             browser.sendall(b"GET /api/next?after=-1 HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200)
             hanging.append(browser)
-        # Were it to wait for one of them, it would wait for ever.
-        wait_for(lambda: session.report.frames == 100, 20)
+        wait_for(lambda: runner.stats.frames == 100, 20)
         for browser in hanging:
             browser.close()
-    assert session.report.dropped == 0
+    assert runner.stats.dropped == 0
 
 
 @contextlib.contextmanager
-def served(session: PipelineRunner, folder: Path, **cfg: Any) -> Iterator[int]:
-    """Serve on a free port and end it from the page."""
-    port = free_port()
-    settings = {"host": "127.0.0.1", "port": port, "token": None, **cfg}
-    thread = threading.Thread(target=server.serve, args=(session, settings, folder), daemon=True)
+def served(runner: PipelineRunner, folder: Path) -> Iterator[int]:
+    """Serve on a free port; stop with the page's Stop button."""
+    listener = server.bind(LOCAL)
+    port = listener.getsockname()[1]
+    arguments = (runner, LOCAL, folder, listener)
+    thread = threading.Thread(target=server.serve, args=arguments, daemon=True)
     thread.start()
-    wait_for(lambda: reachable(port))
     try:
         yield port
     finally:
@@ -74,12 +75,7 @@ def served(session: PipelineRunner, folder: Path, **cfg: Any) -> Iterator[int]:
             assert b"200" in browser.recv(100)
         thread.join(5)
         assert not thread.is_alive()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        listener.close()
 
 
 def reachable(port: int) -> bool:
@@ -90,10 +86,12 @@ def reachable(port: int) -> bool:
     return True
 
 
-def test_the_page_outlives_its_clip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    session = make_session(Drawn(5))
-    with served(session, tmp_path) as port:
-        wait_for(lambda: session.report.frames == 5)
+def test_page_stays_available_after_the_end_of_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runner = make_runner(GreyFrames(5))
+    with served(runner, tmp_path) as port:
+        wait_for(lambda: runner.stats.frames == 5)
         time.sleep(0.2)
         assert reachable(port)
     first, *lines = capsys.readouterr().out.splitlines()
@@ -103,12 +101,12 @@ def test_the_page_outlives_its_clip(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert len((tmp_path / "live.jsonl").read_text().splitlines()) == 5
 
 
-def test_a_source_that_goes_away_is_told(tmp_path: Path) -> None:
-    reader = Drawn(3)
-    reader.error = UserError("The camera went away.")
-    settings = {"host": "localhost", "port": 0, "token": None}
-    with pytest.raises(UserError, match=r"^The camera went away\.$"):
-        server.serve(make_session(reader), settings, tmp_path)
+def test_source_error_is_raised(tmp_path: Path) -> None:
+    reader = GreyFrames(3)
+    reader.error = UserError("The camera was disconnected.")
+    message = r"^The camera was disconnected\.$"
+    with server.bind(LOCAL) as listener, pytest.raises(UserError, match=message):
+        server.serve(make_runner(reader), LOCAL, tmp_path, listener)
     assert len((tmp_path / "live.jsonl").read_text().splitlines()) == 3
 
 
@@ -116,16 +114,17 @@ PROGRAM = """
 import sys
 import time
 from pathlib import Path
-from tests.helpers_web import Drawn, make_session
-from emotion_lab.video.web.server import serve
-session = make_session(Drawn(live=True))
-serve(session, {"host": "127.0.0.1", "port": 0, "token": None}, Path(sys.argv[1]))
+from tests.helpers_web import GreyFrames, make_runner
+from emotion_lab.video.web.server import bind, serve
+cfg = {"host": "127.0.0.1", "port": 0, "token": None}
+with bind(cfg) as listener:
+    serve(make_runner(GreyFrames(live=True)), cfg, Path(sys.argv[1]), listener)
 print("done", time.monotonic())
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process")
-def test_ctrl_c_ends_at_once_and_files_are_whole(tmp_path: Path) -> None:
+def test_ctrl_c_ends_at_once_with_complete_files(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     program = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(tmp_path)],
@@ -142,7 +141,7 @@ def test_ctrl_c_ends_at_once_and_files_are_whole(tmp_path: Path) -> None:
         with httpx.Client(base_url=address) as client:
             wait_for(lambda: client.get("/api/next").content, 20)
             name = client.post("api/record?on=1").json()["file"]
-            # A browser that waits for news while the clip stands still.
+            # A browser that waits for a new frame during a pause.
             time.sleep(0.5)
             client.post("api/pause?on=1")
             time.sleep(0.2)
@@ -159,56 +158,51 @@ def test_ctrl_c_ends_at_once_and_files_are_whole(tmp_path: Path) -> None:
     finally:
         program.kill()
     assert program.returncode == 0 and "Traceback" not in errors, errors
-    word, ended = out.splitlines()[-1].split()  # on the same clock as ours
+    word, ended = out.splitlines()[-1].split()  # time.monotonic() is the same in all processes
     assert word == "done" and float(ended) - begin < 2.5
-    assert frames_of(tmp_path / name) > 5
+    assert len(list(frames_of(tmp_path / name))) > 5
     text = (tmp_path / "live.jsonl").read_text()
     assert text.endswith("\n") and all(json.loads(line) for line in text.splitlines())
 
 
-# --- what the user may get wrong ------------------------------------------------------------------
+# --- invalid settings -----------------------------------------------------------------------------
 
 
-def test_a_port_in_use_names_a_free_one(tmp_path: Path) -> None:
+def test_port_in_use_error_suggests_a_free_port() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        settings = {"host": "127.0.0.1", "port": port, "token": None}
-        with pytest.raises(UserError, match=rf"^Port {port} is taken .*web\.port=(\d+)\.$") as info:
-            server.serve(make_session(Drawn(3)), settings, tmp_path)
+        with pytest.raises(
+            UserError, match=rf"^Port {port} is in use .*web\.port=(\d+)\.$"
+        ) as info:
+            server.bind({**LOCAL, "port": port})
     server.open_socket("127.0.0.1", int(str(info.value).split("=")[-1][:-1])).close()
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7"])
 @pytest.mark.parametrize("token", [None, ""])
-def test_others_need_a_token(tmp_path: Path, host: str, token: str | None) -> None:
-    settings = {"host": host, "port": 0, "token": token}
+def test_public_host_requires_a_token(host: str, token: str | None) -> None:
     with pytest.raises(UserError, match=r"web\.token=<word>"):
-        server.serve(make_session(Drawn(3)), settings, tmp_path)
+        server.bind({"host": host, "port": 0, "token": token})
 
 
 @pytest.mark.parametrize("host", ["203.0.113.7", "no such name."])
-def test_an_address_of_another_machine(tmp_path: Path, host: str) -> None:
-    settings = {"host": host, "port": 0, "token": "secret"}
+def test_address_of_another_machine_is_refused(host: str) -> None:
     with pytest.raises(UserError, match=r"web\.host=") as info:
-        server.serve(make_session(Drawn(3)), settings, tmp_path)
+        server.bind({"host": host, "port": 0, "token": "secret"})
     assert "\n" not in str(info.value)
 
 
 @pytest.mark.parametrize("name", ["starlette", "uvicorn"])
-def test_a_missing_library_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    settings = {"host": "127.0.0.1", "port": 0, "token": None}
     with pytest.raises(UserError, match=rf"needs {name}.*pip install starlette uvicorn"):
-        server.serve(make_session(Drawn(3)), settings, tmp_path)
+        server.bind(LOCAL)
 
 
-def test_the_address_can_be_opened() -> None:
-    assert server.address("127.0.0.1", 80, None) == "http://127.0.0.1:80/"
-    assert server.address("::1", 80, None) == "http://[::1]:80/"
+def test_page_url() -> None:
+    assert server.page_url("127.0.0.1", 80, None) == "http://127.0.0.1:80/"
+    assert server.page_url("::1", 80, None) == "http://[::1]:80/"
     name = socket.gethostname()
-    assert server.address("0.0.0.0", 80, "a&b") == f"http://{name}:80/?token=a%26b"
+    assert server.page_url("0.0.0.0", 80, "a&b") == f"http://{name}:80/?token=a%26b"

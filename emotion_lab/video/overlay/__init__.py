@@ -1,1 +1,1 @@
-"""Drawing of boxes, labels and timelines."""
+"""Drawing of boxes, labels, probability bars and timelines."""

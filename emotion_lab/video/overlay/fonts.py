@@ -1,4 +1,4 @@
-"""A font that has the letters of the words to draw."""
+"""Selects a font that covers the characters of a language."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from PIL import ImageFont, features
 from emotion_lab.core.errors import UserError
 from emotion_lab.video.overlay.translations import Translations, english
 
-#: Parts of the file names of widely installed fonts for what DejaVu lacks; they are tried first.
-_LIKELY = (
+#: Parts of the file names of common fonts for scripts that DejaVu lacks; they are tried first.
+_PREFERRED = (
     "notosanscjk",
     "notosansdevanagari",
     "wqy",
@@ -30,98 +30,101 @@ _LIKELY = (
     "fallback",
     "unifont",
 )
-#: Fonts that claim every character and draw none.
-_EMPTY = ("lastresort", "adobeblank", "emoji")
+#: Fonts that list every character but contain no usable glyphs.
+_EXCLUDED = ("lastresort", "adobeblank", "emoji")
 
 
-def plain_font() -> Path:
-    """Return DejaVu Sans Bold, which matplotlib carries: Latin, Greek, Cyrillic, Arabic."""
+def default_font() -> Path:
+    """Return DejaVu Sans Bold from matplotlib: Latin, Greek, Cyrillic, Arabic."""
     import matplotlib
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
 
 
-def _letters(texts: Sequence[str]) -> frozenset[str]:
+def _characters(texts: Sequence[str]) -> frozenset[str]:
     return frozenset("".join(texts)) - {" "}
 
 
 def covers(path: Path, texts: Sequence[str]) -> bool:
-    """Say whether the font file has a glyph for every character of ``texts``."""
+    """Return whether the font file has a glyph for every character of ``texts``."""
     from matplotlib.ft2font import FT2Font
 
     try:
         glyphs = FT2Font(str(path)).get_charmap()
         ImageFont.truetype(str(path), 12)
-    except (OSError, RuntimeError, ValueError):  # a bitmap font, or a damaged one
+    except (OSError, RuntimeError, ValueError):  # a bitmap font or a corrupt file
         return False
-    return all(ord(letter) in glyphs for letter in _letters(texts))
+    return all(ord(character) in glyphs for character in _characters(texts))
 
 
 @lru_cache(maxsize=32)
-def _search(letters: frozenset[str]) -> Path | None:
-    """Look through the fonts of the system; slow where there are many, hence once."""
+def _find_system_font(characters: frozenset[str]) -> Path | None:
+    """Search the installed fonts; cached, because reading many fonts is slow."""
     from matplotlib import font_manager
 
-    def key(path: str) -> tuple[int, str]:
+    def preference(path: str) -> tuple[int, str]:
         name = Path(path).name.lower().replace("-", "").replace("_", "")
-        rank = next((i for i, part in enumerate(_LIKELY) if part in name), len(_LIKELY))
+        rank = next((i for i, part in enumerate(_PREFERRED) if part in name), len(_PREFERRED))
         return rank, path
 
-    for path in sorted(font_manager.findSystemFonts(), key=key):
-        if not any(part in Path(path).name.lower() for part in _EMPTY):
-            if covers(Path(path), tuple(letters)):
-                return Path(path)
+    for path in map(Path, sorted(font_manager.findSystemFonts(), key=preference)):
+        excluded = any(part in path.name.lower() for part in _EXCLUDED)
+        if not excluded and covers(path, tuple(characters)):
+            return path
     return None
 
 
 def needs_shaping(texts: Sequence[str]) -> bool:
-    """Say whether letters join, reorder or run from right to left (Arabic, Devanagari, ...)."""
+    """Return whether characters join, reorder or run right to left (Arabic, Devanagari, ...)."""
     return any(
-        unicodedata.bidirectional(letter) in ("R", "AL") or unicodedata.category(letter) == "Mc"
-        for letter in _letters(texts)
+        unicodedata.bidirectional(character) in ("R", "AL")
+        or unicodedata.category(character) == "Mc"
+        for character in _characters(texts)
     )
 
 
 def can_shape() -> bool:
-    """Say whether this Pillow lays such scripts out (libraqm and FriBiDi)."""
+    """Return whether this Pillow supports complex text layout (libraqm and FriBiDi)."""
     return bool(features.check("raqm") and features.check("fribidi"))
 
 
 def choose_font(
-    words: Translations, classes: Sequence[str], font: str | None
+    translations: Translations, classes: Sequence[str], font: str | None
 ) -> tuple[Translations, Path]:
-    """Find a font for ``words``, else fall back to English and say so in the notes.
+    """Return the translations and a font for them; English with a note if there is no font.
 
     Args:
-        words: What will be drawn.
-        classes: Class names, the English words.
-        font: A font file of the user's, or None to look for one.
-
-    Raises:
-        UserError: If ``font`` is no font file.
+        translations: The words to draw.
+        classes: Class names, which are the English words.
+        font: A font file, or None to search the installed fonts.
     """
-    texts = words.every()
+    texts = translations.all_words()
+    path: Path | None
     if font is not None:
         path = Path(font).expanduser()
         try:
             ImageFont.truetype(str(path), 12)
         except OSError as error:
             raise UserError(
-                f"{path} is no font that can be read. Set overlay.font=<file.ttf>, or null."
+                f"{path} is not a readable font. Set overlay.font=<file.ttf>, or null."
             ) from error
-        found = path if covers(path, texts) else None
-        lacking = f"{path.name} lacks the letters of language={words.language}"
+        problem = f"{path.name} lacks characters of language={translations.language}"
+        path = path if covers(path, texts) else None
     else:
-        found = plain_font() if covers(plain_font(), texts) else _search(_letters(texts))
-        lacking = f"no font on this machine has the letters of language={words.language}"
-    if found is not None and needs_shaping(texts) and not can_shape():
-        found = None
-        lacking = f"this Pillow cannot lay out language={words.language} (no Raqm and FriBiDi)"
-    if found is not None:
-        return words, found
-    note = f"{lacking}: written in English. Install a Noto font or set overlay.font=<file.ttf>."
-    own = english(classes, (*words.notes, note))
-    if covers(plain_font(), own.every()):
-        return own, plain_font()
-    # A class called, say, 怒り keeps its name; the letters there is no glyph for show as boxes.
-    return own, _search(_letters(own.every())) or plain_font()
+        path = default_font()
+        if not covers(path, texts):
+            path = _find_system_font(_characters(texts))
+        problem = f"no installed font covers language={translations.language}"
+    if path is not None and needs_shaping(texts) and not can_shape():
+        path = None
+        problem = (
+            f"this Pillow cannot lay out language={translations.language} (no Raqm and FriBiDi)"
+        )
+    if path is not None:
+        return translations, path
+    note = f"{problem}: labels are in English. Install a Noto font or set overlay.font=<file.ttf>."
+    fallback = english(classes, (*translations.notes, note))
+    if covers(default_font(), fallback.all_words()):
+        return fallback, default_font()
+    # Class names in another script stay as they are; characters without a glyph show as boxes.
+    return fallback, _find_system_font(_characters(fallback.all_words())) or default_font()

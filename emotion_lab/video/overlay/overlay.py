@@ -1,9 +1,11 @@
-"""Draws what is known of a frame: boxes, labels, bars, speed and a timeline."""
+"""Draws a pipeline result on its frame: boxes, labels, probability bars, speed and a timeline."""
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -11,7 +13,7 @@ import numpy as np
 
 from emotion_lab.core.errors import unknown
 from emotion_lab.video.anonymize import Anonymizer
-from emotion_lab.video.overlay.fonts import choose_font, plain_font
+from emotion_lab.video.overlay.fonts import choose_font, default_font
 from emotion_lab.video.overlay.primitives import (
     BLACK,
     DIM,
@@ -20,46 +22,63 @@ from emotion_lab.video.overlay.primitives import (
     Colour,
     OverlayScale,
     Rect,
-    TextBitmap,
     TextRenderer,
     class_colours,
+    draw_text,
     fill,
-    ink_on,
-    place,
+    place_label,
     shade,
-    write,
+    text_colour_on,
 )
 from emotion_lab.video.overlay.timeline import LabelHistory, draw_strip
-from emotion_lab.video.overlay.translations import load_words
+from emotion_lab.video.overlay.translations import load_translations
 from emotion_lab.video.types import Face, FrameResult
 
-#: What ``overlay.<key>`` may set.
+#: Config keys ``overlay.<key>`` and their defaults.
 DEFAULTS: dict[str, Any] = {
-    "bars": "auto",  # auto (all, top 3 or none, as there is room), all, top3, none
-    "timeline_s": 30.0,  # seconds in the strip along the bottom; 0 hides it
-    "scale": 1.0,  # of text and lines; 1 is 13 px text on a picture of 640x360
-    "font": None,  # a font file, where none of this machine has the letters of the language
+    "bars": "auto",  # auto (all, top 3 or none, depending on free space), all, top3, none
+    "timeline_s": 30.0,  # seconds shown by the strip at the bottom; 0 hides it
+    "scale": 1.0,  # of text and lines; 1 is 13 px text on a frame of 640x360
+    "font": None,  # font file, if no installed font covers the language
 }
 BARS = ("auto", "all", "top3", "none")
-_COVER = 0.2  # of a panel may hide something else, else auto leaves it out
+_MAX_OVERLAP = 0.2  # share of a bar panel that may hide something else with bars=auto
+_BAR_BACKGROUND: Colour = (70, 70, 70)
+
+
+@dataclass
+class _Canvas:
+    """The frame being drawn.
+
+    Attributes:
+        image: uint8 (H, W, 3) RGB, drawn in place.
+        scale: Text and line sizes.
+        debug: Whether detector scores, stage times and unsmoothed probabilities are drawn.
+        area: Width and height of the part available for labels (without the timeline).
+        occupied: Rectangles that labels should not hide, with weights.
+    """
+
+    image: np.ndarray
+    scale: OverlayScale
+    debug: bool
+    area: tuple[int, int] = (0, 0)
+    occupied: list[tuple[Rect, float]] = field(default_factory=list)
 
 
 class Overlay:
-    """Draws results on frames; holds the timeline, so use one for each source.
+    """Draws results on frames. It holds the timeline, so use one instance per source.
 
     Args:
-        cfg: :data:`DEFAULTS`, any of them left out.
+        cfg: Any of :data:`DEFAULTS`.
         classes: Class names in the checkpoint's order.
-        language: Code or file, see :func:`emotion_lab.video.overlay.translations.load_words`.
-        anonymize: ``none``, or ``blur`` to hide the faces under everything drawn. What this class
-            returns is what is shown and stored, so that no sink can store a face by mistake.
+        language: Code or file, see
+            :func:`emotion_lab.video.overlay.translations.load_translations`.
+        anonymize: ``none``, or ``blur`` to hide the faces below the drawing. Sinks store only
+            frames returned by :meth:`draw`, so none can store a visible face by mistake.
 
     Attributes:
-        words: What is written; its notes have been printed on standard error.
+        translations: The drawn words; their notes have been printed on standard error.
         colours: RGB of each class.
-
-    Raises:
-        UserError: For a setting, language, font or mode that does not exist.
     """
 
     def __init__(
@@ -79,215 +98,214 @@ class Overlay:
         self.bars = settings["bars"]
         self.scale = float(settings["scale"])
         self.colours = class_colours(classes)
-        self.words, font = choose_font(load_words(language, classes), classes, settings["font"])
-        for note in self.words.notes:
+        self.translations, font = choose_font(
+            load_translations(language, classes), classes, settings["font"]
+        )
+        for note in self.translations.notes:
             print(note, file=sys.stderr)
-        self.pen = TextRenderer(font, plain_font())
+        self.renderer = TextRenderer(font, default_font())
         self.history = LabelHistory(float(settings["timeline_s"]))
         self.anonymizer = Anonymizer(anonymize)
-        self._spots: dict[tuple[str, int], int] = {}
+        # Candidate index of each label in the previous frame, by (kind, track id).
+        self._positions: dict[tuple[str, int], int] = {}
+
+    def clone(self) -> Overlay:
+        """Return an overlay with the same settings and an empty timeline, for another source."""
+        other = copy.copy(self)
+        other.renderer = self.renderer.clone()
+        other.history = LabelHistory(self.history.seconds)
+        other.anonymizer = Anonymizer(self.anonymizer.mode, self.anonymizer.hold_s)
+        other._positions = {}
+        return other
 
     def draw(
-        self, image: np.ndarray, result: FrameResult, info: dict[str, Any] | None = None
+        self,
+        image: np.ndarray,
+        result: FrameResult,
+        fps: float | None = None,
+        detector: str = "",
+        debug: bool = False,
     ) -> np.ndarray:
         """Return a drawn copy of the frame.
 
         Args:
-            image: uint8 (H, W, 3) RGB, not changed.
-            result: What is known of it.
-            info: May hold ``fps`` (frames a second), ``selected`` (id of the face whose timeline
-                is shown; the first otherwise), ``detector`` (name), ``paused``, ``still`` (a photo
-                has no speed) and ``debug``
-                (bool: stage times, detector scores, the unsmoothed probabilities).
+            image: uint8 (H, W, 3) RGB, not modified.
+            result: Pipeline output for this frame.
+            fps: Frames per second; None for a photo, which has no speed.
+            detector: Name of the detector, drawn with ``debug``.
+            debug: Also draw stage times, detector scores and unsmoothed probabilities.
 
         Returns:
             uint8 (H, W, 3) RGB.
         """
-        info = info or {}
         out = np.ascontiguousarray(self.anonymizer(image, result))
         height, width = out.shape[:2]
-        sizes = OverlayScale.of(width, height, self.scale)
+        canvas = _Canvas(out, OverlayScale.of(width, height, self.scale), debug)
         self.history.add(result)
-        debug = bool(info.get("debug"))
         for face in result.faces:
-            self._box(out, sizes, face)
+            self._box(canvas, face)
         strip = draw_strip(
-            out, sizes, self.pen, self.history, result, info.get("selected"), self._look
+            out, canvas.scale, self.renderer, self.history, result, self._label_style
         )
-        free = (width, height - strip[3])
-        taken = [(_rect(face), 1.5) for face in result.faces]
-        taken.append((self._corner(out, sizes, result, info), 2.0))
+        canvas.area = (width, height - strip[3])
+        canvas.occupied = [(_rect(face), 1.5) for face in result.faces]
+        canvas.occupied.append((self._status(canvas, result, fps, detector), 2.0))
         for face in result.faces:
-            taken.append((self._tag(out, sizes, face, taken, free, debug), 2.0))
+            canvas.occupied.append((self._tag(canvas, face), 2.0))
         if self.bars != "none":
             for face in result.faces:
-                self._panel(out, sizes, face, taken, free, len(result.faces), debug)
-        self._spots = {
-            key: spot
-            for key, spot in self._spots.items()
-            if any(face.id == key[1] for face in result.faces)
-        }
+                self._panel(canvas, face, len(result.faces))
+        ids = {face.id for face in result.faces}
+        self._positions = {key: k for key, k in self._positions.items() if key[1] in ids}
         return out
 
-    def _colour(self, label: int | None) -> Colour:
-        return UNCERTAIN if label is None else self.colours[label]
+    def _label_style(self, label: int | None) -> tuple[str, Colour]:
+        colour = UNCERTAIN if label is None else self.colours[label]
+        return self.translations.label(label), colour
 
-    def _look(self, label: int | None) -> tuple[str, Colour]:
-        return self.words.label(label), self._colour(label)
-
-    def _box(self, out: np.ndarray, sizes: OverlayScale, face: Face) -> None:
-        x, y, w, h = _rect(face)
-        # A dark rim keeps a yellow box visible on a white wall.
-        cv2.rectangle(out, (x, y), (x + w, y + h), BLACK, sizes.line + 2 * max(1, sizes.line // 2))
-        cv2.rectangle(out, (x, y), (x + w, y + h), self._colour(face.label), sizes.line)
-
-    def _tag(
+    def _place(
         self,
-        out: np.ndarray,
-        sizes: OverlayScale,
-        face: Face,
-        taken: list[tuple[Rect, float]],
-        free: tuple[int, int],
-        debug: bool,
-    ) -> Rect:
-        """Write id, label and confidence on a plate of the label's colour."""
-        colour = self._colour(face.label)
-        ink = ink_on(colour)
+        canvas: _Canvas,
+        key: tuple[str, int],
+        candidates: Sequence[tuple[int, int]],
+        size: tuple[int, int],
+    ) -> tuple[int, Rect, float]:
+        previous = self._positions.get(key)
+        return place_label(candidates, size, canvas.area, canvas.occupied, previous)
+
+    def _box(self, canvas: _Canvas, face: Face) -> None:
+        x, y, w, h = _rect(face)
+        line = canvas.scale.line
+        # A dark border keeps a yellow box visible on a white wall.
+        border = line + 2 * max(1, line // 2)
+        cv2.rectangle(canvas.image, (x, y), (x + w, y + h), BLACK, border)
+        colour = self._label_style(face.label)[1]
+        cv2.rectangle(canvas.image, (x, y), (x + w, y + h), colour, line)
+
+    def _tag(self, canvas: _Canvas, face: Face) -> Rect:
+        """Draw id, label and confidence on a background of the label's colour."""
+        scale = canvas.scale
+        label, colour = self._label_style(face.label)
+        text_colour = text_colour_on(colour)
         parts = [
-            self.pen.text(f"{face.id}", sizes.small, ink, "numbers"),
-            self.pen.text(self.words.label(face.label), sizes.text, ink),
+            self.renderer.text(f"{face.id}", scale.small, text_colour, "numbers"),
+            self.renderer.text(label, scale.text, text_colour),
         ]
         if face.label is not None:
             share = f"{face.smoothed[face.label] * 100:.0f}%"
-            parts.append(self.pen.text(share, sizes.text, ink, "numbers"))
-        if debug:
-            parts.append(self.pen.text(f"{face.score:.2f}", sizes.small, ink, "numbers"))
-        gap = 2 * sizes.pad
-        size = (
-            sum(p.width for p in parts) + gap * (len(parts) + 1) - sizes.pad,
-            sizes.text * 3 // 2,
-        )
+            parts.append(self.renderer.text(share, scale.text, text_colour, "numbers"))
+        if canvas.debug:
+            score = f"{face.score:.2f}"
+            parts.append(self.renderer.text(score, scale.small, text_colour, "numbers"))
+        gap = 2 * scale.pad
+        width = sum(part.width for part in parts) + gap * (len(parts) + 1) - scale.pad
+        height = scale.text * 3 // 2
         x, y, w, h = _rect(face)
-        edge = sizes.line
-        spots = [
-            (x - edge, y - size[1]),
-            (x - edge, y + h),
-            (x + w - size[0], y - size[1]),
-            (x - edge, y - 2 * size[1]),  # above a neighbour's tag
-            (x - edge, y + h + size[1]),
-            (x - edge, y),
+        left = x - scale.line
+        candidates = [
+            (left, y - height),
+            (left, y + h),
+            (x + w - width, y - height),
+            (left, y - 2 * height),  # above the tag of a neighbour
+            (left, y + h + height),
+            (left, y),
         ]
-        spot, rect, _ = place(spots, size, free, taken, self._spots.get(("tag", face.id)))
-        self._spots["tag", face.id] = spot
-        fill(out, rect, colour)
-        pen = rect[0] + gap - sizes.pad // 2
+        key = ("tag", face.id)
+        self._positions[key], rect, _ = self._place(canvas, key, candidates, (width, height))
+        fill(canvas.image, rect, colour)
+        pen_x = rect[0] + gap - scale.pad // 2
         for part in parts:
-            write(out, part, pen, rect[1] + round(size[1] * 0.74))
-            pen += part.width + gap
+            draw_text(canvas.image, part, pen_x, rect[1] + round(height * 0.74))
+            pen_x += part.width + gap
         return rect
 
-    def _panel(
-        self,
-        out: np.ndarray,
-        sizes: OverlayScale,
-        face: Face,
-        taken: list[tuple[Rect, float]],
-        free: tuple[int, int],
-        count: int,
-        debug: bool,
-    ) -> None:
-        """Draw the probabilities as bars beside the face; ``auto`` leaves out what has no room."""
+    def _panel(self, canvas: _Canvas, face: Face, num_faces: int) -> None:
+        """Draw the probabilities as bars beside the face; ``auto`` drops bars without space."""
+        scale = canvas.scale
         every = list(range(len(self.classes)))
-        top = sorted(every, key=lambda k: -float(face.smoothed[k]))[:3]
-        choices = {"all": [every], "top3": [top]}.get(self.bars)
-        if choices is None:
-            choices = [every, top] if count <= 3 else [top]
+        top3 = sorted(every, key=lambda k: -float(face.smoothed[k]))[:3]
+        options = {"all": [every], "top3": [top3]}.get(self.bars)
+        if options is None:
+            options = [every, top3] if num_faces <= 3 else [top3]
         x, y, w, h = _rect(face)
-        for rows in choices:
-            names = [
-                self.pen.text(self.words.labels[k], sizes.small, WHITE if k == face.label else DIM)
-                for k in rows
-            ]
-            column = max(name.width for name in names)
-            size = (column + sizes.bar + 3 * sizes.pad, sizes.row * len(rows) + sizes.pad)
-            gap = sizes.line + 1
-            spots = [
+        gap = scale.line + 1
+        for rows in options:
+            names_width = max(
+                self.renderer.text(self.translations.labels[k], scale.small).width for k in rows
+            )
+            width = names_width + scale.bar + 3 * scale.pad
+            height = scale.row * len(rows) + scale.pad
+            candidates = [
                 (x + w + gap, y),
-                (x - size[0] - gap, y),
+                (x - width - gap, y),
                 (x, y + h + gap),
-                (x + w + gap, y + h - size[1]),
-                (x - size[0] - gap, y + h - size[1]),
-                (x, y - size[1] - 2 * sizes.text),
+                (x + w + gap, y + h - height),
+                (x - width - gap, y + h - height),
+                (x, y - height - 2 * scale.text),
             ]
             key = (f"panel{len(rows)}", face.id)
-            spot, rect, share = place(spots, size, free, taken, self._spots.get(key))
-            fits = size[0] <= out.shape[1] // 2 and size[1] <= out.shape[0] // 2
-            if self.bars == "auto" and (share > _COVER or not fits):
+            index, rect, hidden = self._place(canvas, key, candidates, (width, height))
+            fits = width <= canvas.image.shape[1] // 2 and height <= canvas.image.shape[0] // 2
+            if self.bars == "auto" and (hidden > _MAX_OVERLAP or not fits):
                 continue
-            self._spots[key] = spot
-            self._rows(out, sizes, face, rect, rows, names, column, debug)
-            taken.append((rect, 2.0))
+            self._positions[key] = index
+            self._bars(canvas, face, rect, rows, names_width)
+            canvas.occupied.append((rect, 2.0))
             return
 
-    def _rows(
-        self,
-        out: np.ndarray,
-        sizes: OverlayScale,
-        face: Face,
-        rect: Rect,
-        rows: list[int],
-        names: list[TextBitmap],
-        column: int,
-        debug: bool,
+    def _bars(
+        self, canvas: _Canvas, face: Face, rect: Rect, rows: list[int], names_width: int
     ) -> None:
+        scale, out = canvas.scale, canvas.image
         shade(out, rect)
-        left = rect[0] + 2 * sizes.pad + column
-        thick = max(3, round(sizes.row * 0.55))
-        for line, (k, name) in enumerate(zip(rows, names, strict=True)):
-            top = rect[1] + sizes.pad // 2 + line * sizes.row
-            write(out, name, rect[0] + sizes.pad, top + round(sizes.row * 0.76))
-            top += (sizes.row - thick) // 2
-            fill(out, (left, top, sizes.bar, thick), (70, 70, 70))
-            long = round(float(face.smoothed[k]) * sizes.bar)
-            fill(out, (left, top, long, thick), self.colours[k])
-            if debug:  # this frame's own probability, before smoothing
-                mark = left + round(float(face.probabilities[k]) * (sizes.bar - 1))
-                fill(out, (mark, top - 1, max(1, sizes.line // 2), thick + 2), WHITE)
+        left = rect[0] + 2 * scale.pad + names_width
+        thickness = max(3, round(scale.row * 0.55))
+        for line, k in enumerate(rows):
+            top = rect[1] + scale.pad // 2 + line * scale.row
+            colour = WHITE if k == face.label else DIM
+            name = self.renderer.text(self.translations.labels[k], scale.small, colour)
+            draw_text(out, name, rect[0] + scale.pad, top + round(scale.row * 0.76))
+            top += (scale.row - thickness) // 2
+            fill(out, (left, top, scale.bar, thickness), _BAR_BACKGROUND)
+            length = round(float(face.smoothed[k]) * scale.bar)
+            fill(out, (left, top, length, thickness), self.colours[k])
+            if canvas.debug:  # probability of this frame, before smoothing
+                mark = left + round(float(face.probabilities[k]) * (scale.bar - 1))
+                fill(out, (mark, top - 1, max(1, scale.line // 2), thickness + 2), WHITE)
 
-    def _corner(
-        self, out: np.ndarray, sizes: OverlayScale, result: FrameResult, info: dict[str, Any]
+    def _status(
+        self, canvas: _Canvas, result: FrameResult, fps: float | None, detector: str
     ) -> Rect:
-        """Write speed and state in the upper left corner."""
+        """Draw speed and state in the upper left corner."""
         first = []
-        if info.get("fps") is not None:
-            first.append((f"{info['fps']:.0f} fps", "numbers"))
-        if not info.get("still"):
-            first.append((f"{result.latency_ms:.0f} ms", "numbers"))
+        if fps is not None:
+            first = [(f"{fps:.0f} fps", "numbers"), (f"{result.latency_ms:.0f} ms", "numbers")]
         if not result.faces:
-            first.append((self.words.no_face, "words"))
-        if info.get("paused"):
-            first.append((self.words.paused, "words"))
+            first.append((self.translations.no_face, "words"))
         lines = [first]
-        if info.get("debug"):
-            name = f"{info['detector']}  " if info.get("detector") else ""
-            where = f"#{result.frame}  {result.time_s:.2f} s"
-            lines.append([(f"{name}{result.size[0]}x{result.size[1]}  {where}", "numbers")])
+        if canvas.debug:
+            size = f"{result.size[0]}x{result.size[1]}"
+            position = f"#{result.frame}  {result.time_s:.2f} s"
+            lines.append([("  ".join(filter(None, (detector, size, position))), "numbers")])
             stages = "  ".join(f"{stage} {ms:.1f}" for stage, ms in result.stages_ms.items())
             lines.append([(f"{stages} ms", "numbers")] if stages else [])
         if not any(lines):
             return 0, 0, 0, 0
-        patches = [
-            [self.pen.text(t, sizes.small, WHITE, kind) for t, kind in line] for line in lines
+        scale = canvas.scale
+        bitmaps = [
+            [self.renderer.text(text, scale.small, WHITE, kind) for text, kind in line]
+            for line in lines
         ]
-        gap = 3 * sizes.pad
-        width = max(sum(p.width + gap for p in line) - gap for line in patches) + 2 * sizes.pad
-        rect = (0, 0, width, sizes.row * len(lines) + sizes.pad)
-        shade(out, rect)
-        for row, line in enumerate(patches):
-            pen = sizes.pad
-            for patch in line:
-                write(out, patch, pen, sizes.pad // 2 + row * sizes.row + round(sizes.row * 0.76))
-                pen += patch.width + gap
+        gap = 3 * scale.pad
+        width = max(sum(b.width + gap for b in line) - gap for line in bitmaps) + 2 * scale.pad
+        rect = (0, 0, width, scale.row * len(lines) + scale.pad)
+        shade(canvas.image, rect)
+        for row, line in enumerate(bitmaps):
+            pen_x = scale.pad
+            baseline = scale.pad // 2 + row * scale.row + round(scale.row * 0.76)
+            for bitmap in line:
+                draw_text(canvas.image, bitmap, pen_x, baseline)
+                pen_x += bitmap.width + gap
         return rect
 
 

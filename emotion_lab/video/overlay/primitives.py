@@ -1,4 +1,4 @@
-"""Colours, text and plates: what the overlay is drawn with. Everything is clipped to the image."""
+"""Drawing primitives of the overlay: colours, text, rectangles. All are clipped to the image."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 Colour = tuple[int, int, int]
 Rect = tuple[int, int, int, int]
 
-#: Okabe and Ito's seven colours (https://jfly.uni-koeln.de/color/), told apart by most
-#: colour-blind readers; an emotion has the same one everywhere.
+#: Okabe and Ito's seven colours (https://jfly.uni-koeln.de/color/), which most colour-blind
+#: readers can distinguish. An emotion keeps its colour in every output.
 COLOURS: dict[str, Colour] = {
     "angry": (213, 94, 0),
     "disgust": (0, 158, 115),
@@ -26,8 +26,8 @@ COLOURS: dict[str, Colour] = {
     "surprise": (230, 159, 0),
     "neutral": (86, 180, 233),
 }
-#: For other class names, from Paul Tol's "muted" scheme (https://personal.sron.nl/~pault/).
-FURTHER: tuple[Colour, ...] = (
+#: For other class names: Paul Tol's "muted" scheme (https://personal.sron.nl/~pault/).
+EXTRA_COLOURS: tuple[Colour, ...] = (
     (136, 34, 85),
     (221, 204, 119),
     (17, 119, 51),
@@ -39,39 +39,42 @@ UNCERTAIN: Colour = (150, 150, 150)
 WHITE: Colour = (255, 255, 255)
 BLACK: Colour = (0, 0, 0)
 DIM: Colour = (205, 205, 205)
-_CACHE = 3000  # patches; numbers that change with every frame would fill the memory otherwise
+#: Cached text bitmaps. Numbers that change with every frame would fill the memory without a limit.
+_MAX_BITMAPS = 3000
 
 
 def class_colours(classes: Sequence[str]) -> list[Colour]:
-    """Return one RGB colour for each class, in class order; no two are the same."""
+    """Return one distinct RGB colour per class, in class order."""
     colours: list[Colour] = []
-    other = 0
+    extra = 0
     for name in classes:
         if name in COLOURS:
             colours.append(COLOURS[name])
             continue
-        if other < len(FURTHER):
-            colours.append(FURTHER[other])
+        if extra < len(EXTRA_COLOURS):
+            colours.append(EXTRA_COLOURS[extra])
         else:
-            # The golden ratio spreads hues evenly however many there are.
-            hue = ((other - len(FURTHER)) * 0.618034) % 1
-            value = 0.95 - 0.05 * ((other - len(FURTHER)) % 8)
+            # The golden ratio spreads any number of hues evenly.
+            hue = ((extra - len(EXTRA_COLOURS)) * 0.618034) % 1
+            value = 0.95 - 0.05 * ((extra - len(EXTRA_COLOURS)) % 8)
             red, green, blue = colorsys.hsv_to_rgb(hue, 0.55, value)
             colours.append((round(red * 255), round(green * 255), round(blue * 255)))
-        other += 1
+        extra += 1
     return colours
 
 
-def ink_on(colour: Colour) -> Colour:
-    """Return black or white, whichever reads better on ``colour`` (WCAG relative luminance)."""
-    linear = [(c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4) for c in colour]
-    light = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return BLACK if (light + 0.05) / 0.05 > 1.05 / (light + 0.05) else WHITE
+def text_colour_on(background: Colour) -> Colour:
+    """Return black or white, whichever has more contrast (WCAG 2 relative luminance)."""
+    red, green, blue = (
+        c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in background
+    )
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return BLACK if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else WHITE
 
 
 @dataclass(frozen=True)
 class OverlayScale:
-    """Pixel sizes that fit one picture."""
+    """Text and line sizes for one frame size, in pixels."""
 
     text: int
     small: int
@@ -81,7 +84,7 @@ class OverlayScale:
 
     @staticmethod
     def of(width: int, height: int, scale: float) -> OverlayScale:
-        """Scale with the square root of the picture's area; text never gets below 8 px."""
+        """Scale with the square root of the frame area; text is at least 8 px high."""
         unit = math.sqrt(width * height / (640 * 360)) * scale
         return OverlayScale(
             text=max(9, round(13 * unit)),
@@ -99,134 +102,137 @@ class OverlayScale:
 
 @dataclass(frozen=True)
 class TextBitmap:
-    """A rendered text.
+    """Rendered text, ready for alpha compositing.
 
     Attributes:
-        ink: uint8 (h, w, 3), the colour times its coverage.
-        keep: uint8 (h, w, 3), how much of what is below shows through, of 255.
+        premultiplied: uint8 (h, w, 3), text colour times coverage.
+        inverse_alpha: uint8 (h, w, 3), 255 minus coverage.
         left: Pixels from the pen position to the left edge.
-        top: Pixels from the baseline to the upper edge; negative is above.
+        top: Pixels from the baseline to the upper edge; negative: above the baseline.
     """
 
-    ink: np.ndarray
-    keep: np.ndarray
+    premultiplied: np.ndarray
+    inverse_alpha: np.ndarray
     left: int
     top: int
 
     @property
     def width(self) -> int:
         """Pixels from the pen position to the right edge."""
-        return self.left + self.ink.shape[1]
+        return self.left + self.premultiplied.shape[1]
 
 
 class TextRenderer:
-    """Writes Unicode text on images; a text is rendered once and copied from then on.
+    """Renders Unicode text with Pillow and caches the bitmaps.
 
     Args:
         words: Font file for words.
-        numbers: Font file for numbers and ids, which a font for words may lack.
+        numbers: Font file for numbers; some fonts of other scripts have no Latin digits.
     """
 
     def __init__(self, words: Path, numbers: Path) -> None:
-        self._files = {"words": str(words), "numbers": str(numbers)}
+        self._files = {"words": words, "numbers": numbers}
         self._fonts: dict[tuple[str, int], ImageFont.FreeTypeFont] = {}
-        self._patches: dict[tuple[str, int, Colour, str], TextBitmap] = {}
+        self._bitmaps: dict[tuple[str, int, Colour, str], TextBitmap] = {}
 
     def font(self, kind: str, px: int) -> ImageFont.FreeTypeFont:
         """Return the font for ``words`` or ``numbers`` at ``px`` pixels."""
         if (kind, px) not in self._fonts:
-            self._fonts[kind, px] = ImageFont.truetype(self._files[kind], px)
+            self._fonts[kind, px] = ImageFont.truetype(str(self._files[kind]), px)
         return self._fonts[kind, px]
 
     def text(self, text: str, px: int, colour: Colour = WHITE, kind: str = "words") -> TextBitmap:
         """Render ``text`` at ``px`` pixels in RGB ``colour``."""
         key = (text, px, colour, kind)
-        patch = self._patches.get(key)
-        if patch is None:
-            if len(self._patches) >= _CACHE:
-                self._patches.clear()
-            patch = self._patches[key] = self._render(*key)
-        return patch
+        bitmap = self._bitmaps.get(key)
+        if bitmap is None:
+            if len(self._bitmaps) >= _MAX_BITMAPS:
+                self._bitmaps.clear()
+            bitmap = self._bitmaps[key] = self._render(*key)
+        return bitmap
+
+    def clone(self) -> TextRenderer:
+        """Return a renderer of the same fonts with an empty cache, for another thread."""
+        return TextRenderer(self._files["words"], self._files["numbers"])
 
     def _render(self, text: str, px: int, colour: Colour, kind: str) -> TextBitmap:
         font = self.font(kind, px)
         left, top, right, bottom = (round(v) for v in font.getbbox(text, anchor="ls"))
         mask = Image.new("L", (max(1, right - left), max(1, bottom - top)))
         ImageDraw.Draw(mask).text((-left, -top), text, fill=255, font=font, anchor="ls")
-        cover = np.repeat(np.asarray(mask)[:, :, None], 3, axis=2)
-        ink = (cover.astype(np.float32) * (np.array(colour, np.float32) / 255)).round()
-        return TextBitmap(ink.astype(np.uint8), 255 - cover, left, top)
+        coverage = np.repeat(np.asarray(mask)[:, :, None], 3, axis=2)
+        premultiplied = (coverage.astype(np.float32) * (np.array(colour, np.float32) / 255)).round()
+        return TextBitmap(premultiplied.astype(np.uint8), 255 - coverage, left, top)
 
 
-def write(image: np.ndarray, patch: TextBitmap, x: int, baseline: int) -> None:
-    """Put ``patch`` on ``image`` in place, its pen position at (x, baseline)."""
-    height, width = patch.ink.shape[:2]
-    left, top = x + patch.left, baseline + patch.top
+def draw_text(image: np.ndarray, bitmap: TextBitmap, x: int, baseline: int) -> None:
+    """Composite ``bitmap`` onto ``image`` in place, with its pen position at (x, baseline)."""
+    height, width = bitmap.premultiplied.shape[:2]
+    left, top = x + bitmap.left, baseline + bitmap.top
     x0, y0 = max(0, left), max(0, top)
     x1, y1 = min(image.shape[1], left + width), min(image.shape[0], top + height)
     if x1 <= x0 or y1 <= y0:
         return
     inside = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
-    place = image[y0:y1, x0:x1]
-    below = cv2.multiply(place, patch.keep[inside], scale=1 / 255)
-    place[:] = cv2.add(below, patch.ink[inside])
+    region = image[y0:y1, x0:x1]
+    background = cv2.multiply(region, bitmap.inverse_alpha[inside], scale=1 / 255)
+    region[:] = cv2.add(background, bitmap.premultiplied[inside])
 
 
-def _part(image: np.ndarray, rect: Rect) -> np.ndarray:
-    """Return the view of ``image`` that lies inside (x, y, width, height); it may be empty."""
+def _region(image: np.ndarray, rect: Rect) -> np.ndarray:
+    """Return a view of (x, y, width, height) clipped to the image; may be empty."""
     x, y, w, h = rect
     return image[max(0, y) : max(0, y + h), max(0, x) : max(0, x + w)]
 
 
 def fill(image: np.ndarray, rect: Rect, colour: Colour) -> None:
-    """Paint a rectangle (x, y, width, height) of ``image`` in place."""
-    _part(image, rect)[:] = colour
+    """Fill a rectangle (x, y, width, height) in place."""
+    _region(image, rect)[:] = colour
 
 
 def shade(image: np.ndarray, rect: Rect) -> None:
-    """Darken a rectangle (x, y, width, height) in place, so that light text reads on anything."""
-    part = _part(image, rect)
-    if part.size:
-        part[:] = cv2.convertScaleAbs(part, alpha=0.27)
+    """Darken a rectangle (x, y, width, height) in place, as a background for light text."""
+    region = _region(image, rect)
+    if region.size:
+        region[:] = cv2.convertScaleAbs(region, alpha=0.27)
 
 
 def overlap(a: Rect, b: Rect) -> int:
-    """Return the area, in pixels, that two rectangles (x, y, width, height) share."""
+    """Return the intersection area of two rectangles (x, y, width, height), in pixels."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     return width * height if width > 0 and height > 0 else 0
 
 
-def place(
-    spots: Sequence[tuple[int, int]],
+def place_label(
+    candidates: Sequence[tuple[int, int]],
     size: tuple[int, int],
-    frame: tuple[int, int],
-    taken: Sequence[tuple[Rect, float]],
-    last: int | None = None,
+    area: tuple[int, int],
+    occupied: Sequence[tuple[Rect, float]],
+    previous: int | None = None,
 ) -> tuple[int, Rect, float]:
-    """Choose where a plate covers least.
+    """Choose the position where a label hides least.
 
     Args:
-        spots: Upper left corners to choose from, the best liked first; each is moved into the
-            frame.
-        size: Width and height of the plate.
-        frame: Width and height of the image.
-        taken: Rectangles better not covered, with the weight of each.
-        last: The spot of the frame before: it is kept while it is nearly as good, so that plates
-            do not hop about.
+        candidates: Upper left corners in order of preference; each is moved inside the area.
+        size: Width and height of the label.
+        area: Width and height of the area available for labels.
+        occupied: Rectangles to avoid, with their weights.
+        previous: Index chosen in the previous frame. It is kept while it is nearly as good, so
+            that labels do not jump.
 
     Returns:
-        Index of the spot, its rectangle, and the weighted share of it that covers something.
+        Index of the candidate, its rectangle, and its weighted overlap as a share of its size.
     """
     best: tuple[float, int, Rect, float] | None = None
-    for index, (x, y) in enumerate(spots):
-        x = max(0, min(x, frame[0] - size[0]))
-        y = max(0, min(y, frame[1] - size[1]))
+    for index, (x, y) in enumerate(candidates):
+        x = max(0, min(x, area[0] - size[0]))
+        y = max(0, min(y, area[1] - size[1]))
         rect = (x, y, size[0], size[1])
-        covered = sum(weight * overlap(rect, other) for other, weight in taken)
-        share = covered / max(1, size[0] * size[1])
-        cost = share + 0.04 * index - (0.15 if index == last else 0.0)
+        hidden = sum(weight * overlap(rect, other) for other, weight in occupied)
+        share = hidden / max(1, size[0] * size[1])
+        cost = share + 0.04 * index - (0.15 if index == previous else 0.0)
         if best is None or cost < best[0]:
             best = (cost, index, rect, share)
-    assert best is not None, "at least one spot"
-    return best[1], best[2], best[3]
+    assert best is not None, "at least one candidate"
+    return best[1:]

@@ -1,4 +1,4 @@
-"""The strip along the bottom of a picture: the label of one face over the last seconds."""
+"""Strip along the bottom of the frame: the label of one face over the last seconds."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from emotion_lab.video.overlay.primitives import (
     OverlayScale,
     Rect,
     TextRenderer,
+    draw_text,
     fill,
-    ink_on,
     shade,
-    write,
+    text_colour_on,
 )
 from emotion_lab.video.types import FrameResult
 
-_GAP_S = 1.0  # a face away for longer leaves a gap
+_GAP_S = 1.0  # a longer absence shows as a gap
 
 
 class LabelHistory:
-    """The shown label of each face over the last seconds, as runs [start, end, label]."""
+    """Displayed label of each face over the last seconds, as runs [start_s, end_s, label]."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -34,18 +34,18 @@ class LabelHistory:
         self._last: tuple[str, float] = ("", -math.inf)
 
     def add(self, result: FrameResult) -> None:
-        """Take in a frame; a new source, or time running backwards, starts afresh."""
-        source, before = self._last
-        if result.source != source or result.time_s < before:
+        """Add a frame; a new source or a time that decreases clears the history."""
+        source, last_s = self._last
+        if result.source != source or result.time_s < last_s:
             self.runs.clear()
         self._last = (result.source, result.time_s)
         now = result.time_s
         for face in result.faces:
             runs = self.runs.setdefault(face.id, deque())
-            near = bool(runs) and now - runs[-1][1] <= _GAP_S
-            if near:
+            continued = bool(runs) and now - runs[-1][1] <= _GAP_S
+            if continued:
                 runs[-1][1] = now
-            if not near or runs[-1][2] != face.label:
+            if not continued or runs[-1][2] != face.label:
                 runs.append([now, now, face.label])
         for key in list(self.runs):
             runs = self.runs[key]
@@ -54,54 +54,50 @@ class LabelHistory:
             if not runs:
                 del self.runs[key]
 
-    def choose(self, result: FrameResult, wanted: int | None) -> int | None:
-        """Return the face to show: the one wanted, else the first in the frame or the oldest."""
-        if wanted in self.runs:
-            return wanted
+    def displayed_id(self, result: FrameResult) -> int | None:
+        """Return the id of the first face in the frame, else of the oldest one, else None."""
         ids = [face.id for face in result.faces] or list(self.runs)
         return ids[0] if ids else None
 
 
 def draw_strip(
     image: np.ndarray,
-    sizes: OverlayScale,
-    pen: TextRenderer,
+    scale: OverlayScale,
+    renderer: TextRenderer,
     history: LabelHistory,
     result: FrameResult,
-    wanted: int | None,
-    look: Callable[[int | None], tuple[str, Colour]],
+    label_style: Callable[[int | None], tuple[str, Colour]],
 ) -> Rect:
-    """Draw the strip in place, the present at its right end.
+    """Draw the strip in place; the current time is at its right end.
 
     Args:
         image: uint8 (H, W, 3) RGB.
-        sizes: For this picture.
-        pen: Writes the words.
-        history: Holds ``result`` already.
-        result: The present.
-        wanted: Id of the face to show, or None.
-        look: Label (None while uncertain) -> its word and colour.
+        scale: Sizes for this image.
+        renderer: Renders the text.
+        history: Already contains ``result``.
+        result: The current frame.
+        label_style: Label (None while uncertain) -> its text and colour.
 
     Returns:
-        Where the strip is; of no height where there is nothing to show yet, as for a photo.
+        The rectangle of the strip; height 0 if there is no history yet, as for a photo.
     """
     height, width = image.shape[:2]
-    chosen, now = history.choose(result, wanted), result.time_s
-    if chosen is None or history.seconds <= 0 or now <= 0:
+    face_id, now = history.displayed_id(result), result.time_s
+    if face_id is None or history.seconds <= 0 or now <= 0:
         return (0, height, 0, 0)
-    tall = sizes.row + sizes.pad
-    rect = (0, height - tall, width, tall)
+    strip_height = scale.row + scale.pad
+    rect = (0, height - strip_height, width, strip_height)
     shade(image, rect)
-    who = pen.text(f"{chosen}", sizes.small, WHITE, "numbers")
-    left = who.width + 2 * sizes.pad
-    base = height - tall + round(tall * 0.7)
-    write(image, who, sizes.pad, base)
-    for start, end, label in history.runs[chosen]:
+    id_text = renderer.text(f"{face_id}", scale.small, WHITE, "numbers")
+    left = id_text.width + 2 * scale.pad
+    baseline = height - strip_height + round(strip_height * 0.7)
+    draw_text(image, id_text, scale.pad, baseline)
+    for start, end, label in history.runs[face_id]:
         x0 = left + round(max(0.0, 1 - (now - start) / history.seconds) * (width - left))
         x1 = left + round((1 - (now - end) / history.seconds) * (width - left))
-        word, colour = look(label)
-        fill(image, (x0, rect[1] + 2, max(1, x1 - x0), tall - 4), colour)
-        patch = pen.text(word, sizes.small, ink_on(colour))
-        if patch.width + 2 * sizes.pad <= x1 - x0:
-            write(image, patch, x0 + sizes.pad, base)
+        text, colour = label_style(label)
+        fill(image, (x0, rect[1] + 2, max(1, x1 - x0), strip_height - 4), colour)
+        bitmap = renderer.text(text, scale.small, text_colour_on(colour))
+        if bitmap.width + 2 * scale.pad <= x1 - x0:
+            draw_text(image, bitmap, x0 + scale.pad, baseline)
     return rect

@@ -1,1 +1,1 @@
-"""Outputs of the pipeline: log, video, summary, window, console."""
+"""Sinks: log, summary, video, images, console and window."""

@@ -1,4 +1,4 @@
-"""Copy the sound of a clip to the video made from it, where ffmpeg is installed."""
+"""Copies the audio of the source file to the saved video, if ffmpeg is installed."""
 
 from __future__ import annotations
 
@@ -7,45 +7,45 @@ import shutil
 import subprocess
 from pathlib import Path
 
-_LIMIT_S = 300
+_TIMEOUT_S = 300
 
 
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _ffmpeg(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["ffmpeg", "-nostdin", "-hide_banner", *arguments],
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=_LIMIT_S,
+        timeout=_TIMEOUT_S,
     )
 
 
-def copy_sound(video: Path, clip: str | Path) -> str:
-    """Add the sound of ``clip`` to ``video`` in place, without encoding the pictures again.
+def copy_audio(video: Path, source: str | Path) -> str:
+    """Add the audio of ``source`` to ``video`` in place, without encoding the pictures again.
 
-    The sound is copied as it is where the container takes it, else encoded with the container's
-    usual codec. Whatever goes wrong, ``video`` stays playable.
+    The audio stream is copied if the container supports its codec, else encoded with the default
+    codec of the container. On any failure ``video`` is left unchanged.
 
     Returns:
-        One line that says what was done.
+        One line about the result.
     """
     if shutil.which("ffmpeg") is None:
-        return f"{video.name} has no sound: ffmpeg is not installed"
-    part = video.with_name(f".{video.stem}.sound{video.suffix}")
+        return f"{video.name} has no audio: ffmpeg is not installed"
+    part = video.with_name(f".{video.stem}.audio{video.suffix}")
     try:
-        if not re.search(r"Stream #0.*: Audio:", _run("-i", str(clip)).stderr):
-            return f"{video.name} has no sound: the clip has none"
-        pictures = ["-y", "-v", "error", "-i", str(video), "-i", str(clip)]
-        pictures += ["-map", "0:v:0", "-map", "1:a:0", "-c:v", "copy"]
-        # A run that was stopped is shorter than the clip; its sound ends with it.
-        for sound in (["-c:a", "copy"], []):
-            done = _run(*pictures, *sound, "-shortest", str(part))
-            if done.returncode == 0 and part.stat().st_size > 0:
+        if not re.search(r"Stream #0.*: Audio:", _ffmpeg("-i", str(source)).stderr):
+            return f"{video.name} has no audio: the source has none"
+        inputs = ["-y", "-v", "error", "-i", str(video), "-i", str(source)]
+        inputs += ["-map", "0:v:0", "-map", "1:a:0", "-c:v", "copy"]
+        # -shortest: the video of an interrupted run is shorter than its source.
+        for codec in (["-c:a", "copy"], []):
+            process = _ffmpeg(*inputs, *codec, "-shortest", str(part))
+            if process.returncode == 0 and part.stat().st_size > 0:
                 part.replace(video)
-                return f"{video.name} has the sound of {Path(clip).name}"
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        return f"{video.name} has no sound: ffmpeg failed ({reason})"
+                return f"{video.name} has the audio of {Path(source).name}"
+        reason = (process.stderr.strip().splitlines() or ["no reason given"])[-1]
+        return f"{video.name} has no audio: ffmpeg failed ({reason})"
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"{video.name} has no sound: {' '.join(str(error).split())}"
+        return f"{video.name} has no audio: {' '.join(str(error).split())}"
     finally:
         part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What all sinks share: closing, files that are never overwritten, disks that are full."""
+"""Base class of sinks and helpers to write files safely."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from emotion_lab.video.types import Closeable, Frame, FrameResult
 
 
 class Sink(Closeable):
-    """Takes every frame of a run, in order. A ``with`` block closes it, also on Ctrl-C.
+    """Receives every frame of a run, in order. Used as a context manager, also after Ctrl-C.
 
     Attributes:
-        wants_picture: Whether ``drawn`` must be given; where no sink wants one, none is drawn.
-        stopped: Whether the user asked this sink for an end.
-        debug: Whether the user asked it for details on the picture.
+        wants_picture: Whether ``drawn`` is required; nothing is drawn if no sink requires it.
+        stopped: Whether this sink asks the run to end.
+        debug: Whether the user asked for debug details on the picture.
     """
 
     wants_picture = False
@@ -27,68 +27,68 @@ class Sink(Closeable):
     debug = False
 
     def write(self, frame: Frame, result: FrameResult, drawn: np.ndarray | None) -> None:
-        """Take a frame.
+        """Process one frame.
 
         Args:
-            frame: As captured. A sink that stores pictures takes them from ``drawn`` only, since
+            frame: As captured. A sink that stores pictures must use ``drawn`` instead, because
                 faces may have to be hidden.
-            result: What is known of it.
+            result: Pipeline output.
             drawn: uint8 (H, W, 3) RGB from the overlay.
 
         Raises:
-            UserError: If it cannot be stored; what was stored before stays whole.
+            UserError: If it cannot be stored; what is already stored stays readable.
         """
         raise NotImplementedError
 
     def close(self) -> None:
-        """Finish what was begun; may be called more than once."""
+        """Complete the output; may be called more than once."""
 
 
 def new_file(path: str | Path, overwrite: bool = False) -> Path:
-    """Return ``path`` if a file can be made there; nothing is made yet.
-
-    Raises:
-        UserError: If the folder is missing or closed, or a file is there that must stay.
-    """
+    """Return the expanded path if a file may be created there; does not create it."""
     path = Path(path).expanduser()
     if path.is_dir():
-        raise UserError(f"{path} is a folder. Name a file in it.")
+        raise UserError(f"{path} is a folder. Give the path of a file.")
     if not path.parent.is_dir():
-        raise UserError(f"No folder {path.parent} to write {path.name} in. Make it first.")
+        raise UserError(f"Folder {path.parent} of {path.name} does not exist. Create it first.")
     if path.exists() and not overwrite:
-        raise UserError(f"{path} exists already. Name another file or set overwrite=true.")
+        raise UserError(f"{path} exists already. Give another path or set overwrite=true.")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UserError(f"No permission to write {path}. Name a file in another folder.")
+        raise UserError(f"No permission to write {path}. Give a path in another folder.")
     return path
 
 
-def failed(path: Path, error: OSError, kept: str) -> UserError:
-    """Build the error for a write that failed, such as on a full disk."""
+def make_folder(folder: Path, hint: str) -> None:
+    """Create a folder and its parents if missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot create the folder {folder}: {error.strerror}. {hint}") from error
+
+
+def write_error(path: Path, error: OSError, state: str) -> UserError:
+    """Return the error for a failed write, such as on a full disk.
+
+    Args:
+        path: The file.
+        error: Why the write failed.
+        state: Sentence about what the file contains now.
+    """
     reason = error.strerror or type(error).__name__
-    return UserError(
-        f"Cannot write {path}: {reason}. {kept} Free some space or name another place."
-    )
+    return UserError(f"Cannot write {path}: {reason}. {state} Free disk space or use another path.")
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file so that it is there completely or not at all.
-
-    Raises:
-        UserError: If it cannot be written.
-    """
+    """Write a file atomically."""
     try:
         atomic_write(path, data)
     except OSError as error:
-        raise failed(path, error, "Nothing was written.") from error
+        raise write_error(path, error, "Nothing was written.") from error
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
-    """Write uint8 (H, W, 3) RGB as a PNG, completely or not at all.
-
-    Raises:
-        UserError: If it cannot be written.
-    """
-    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if not done:
-        raise UserError(f"OpenCV could not turn a picture of {image.shape} into {path.name}.")
+    """Write uint8 (H, W, 3) RGB as a PNG, atomically."""
+    ok, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not ok:
+        raise UserError(f"OpenCV could not encode an image of shape {image.shape} as {path.name}.")
     write_file(path, data.tobytes())

@@ -1,4 +1,4 @@
-"""A line on the terminal for each image, for people."""
+"""Prints one line per image."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from emotion_lab.video.types import Frame, FrameResult
 
 
 class ConsoleSink(Sink):
-    """Prints the name of each image and what its faces show, the first ``limit`` images only.
+    """Prints name, label and confidence of each image, up to ``limit`` images.
 
     Args:
         classes: Class names in the checkpoint's order.
-        limit: Images to print.
+        limit: Maximum number of printed images.
     """
 
     def __init__(self, classes: Sequence[str], limit: int = 50) -> None:
@@ -26,14 +26,14 @@ class ConsoleSink(Sink):
         self.count += 1
         if self.count > self.limit:
             return
-        found = []
+        labels = []
         for face in result.faces:
             name = "uncertain" if face.label is None else self.classes[face.label]
-            found.append(f"{name} {float(face.smoothed.max()):.0%}")
-        print(f"{result.source}: {', '.join(found) or 'no face'}", flush=True)
+            labels.append(f"{name} {float(face.smoothed.max()):.0%}")
+        print(f"{result.source}: {', '.join(labels) or 'no face'}", flush=True)
 
     def close(self) -> None:
-        """Say how many were not printed."""
+        """Print the number of images that were not printed."""
         if self.count > self.limit:
             print(f"... and {self.count - self.limit} more images", flush=True)
         self.count = 0

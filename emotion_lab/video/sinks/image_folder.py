@@ -1,4 +1,4 @@
-"""Drawn pictures as files, one for each image of a folder."""
+"""Saves drawn images to a folder, one PNG per image."""
 
 from __future__ import annotations
 
@@ -6,50 +6,34 @@ from pathlib import Path
 
 import numpy as np
 
-from emotion_lab.core.errors import UserError
-from emotion_lab.video.sinks.base import Sink, new_file, write_png
+from emotion_lab.video.sinks.base import Sink, make_folder, new_file, write_png
 from emotion_lab.video.types import Frame, FrameResult
 
 
 class ImageFolderSink(Sink):
-    """Writes ``<folder>/<name of the image>.png``, sub-folders kept.
+    """Writes ``<folder>/<image name>.png`` and keeps sub-folders.
 
     Args:
-        folder: Where to; made if it is missing.
-        overwrite: Whether files that are there may go.
-
-    Raises:
-        UserError: If the folder cannot be made.
+        folder: Output folder; created if missing.
+        overwrite: Whether existing files may be replaced.
     """
 
     wants_picture = True
 
     def __init__(self, folder: str | Path, overwrite: bool = False) -> None:
         self.folder, self.overwrite = Path(folder).expanduser(), overwrite
-        self._own: set[Path] = set()  # written by this run; a loop may write them again
-        self._make(self.folder)
-
-    @staticmethod
-    def _make(folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"Cannot make the folder {folder}: {error.strerror}. Set save=<folder>."
-            ) from error
+        self._written: set[Path] = set()  # loop=true writes the same files again
+        make_folder(self.folder, "Set save=<folder>.")
 
     def write(self, frame: Frame, result: FrameResult, drawn: np.ndarray | None) -> None:
-        """Write one picture.
-
-        Raises:
-            UserError: If it cannot be written.
-        """
+        """Write one image."""
         if drawn is None:
-            raise ValueError("no picture was drawn")
+            raise ValueError("drawn is required")
         name = Path(frame.name)
-        # The whole name stays in it: a.jpg and a.png are two images.
-        inner = Path(name.name) if name.is_absolute() or ".." in name.parts else name
-        path = self.folder / inner.with_name(f"{inner.name}.png")
-        self._make(path.parent)
-        write_png(new_file(path, self.overwrite or path in self._own), drawn)
-        self._own.add(path)
+        if name.is_absolute() or ".." in name.parts:
+            name = Path(name.name)
+        # The suffix is kept in the name: a.jpg and a.png are two images.
+        path = self.folder / name.with_name(f"{name.name}.png")
+        make_folder(path.parent, "Set save=<folder>.")
+        write_png(new_file(path, self.overwrite or path in self._written), drawn)
+        self._written.add(path)

@@ -1,4 +1,4 @@
-"""A window on the user's screen: q quit, space pause, s snapshot, d debug."""
+"""Shows the drawn frames in a window. Keys: q quit, space pause, s snapshot, d debug."""
 
 from __future__ import annotations
 
@@ -16,68 +16,68 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.video.sinks.base import Sink, write_png
 from emotion_lab.video.types import Frame, FrameResult
 
-_PROBE_S = 20
+_PROBE_TIMEOUT_S = 20
 _PROBE = "import cv2; cv2.namedWindow('emotion_lab'); cv2.destroyAllWindows()"
-_INSTEAD = "or set display=web"
+_ALTERNATIVE = "or set display=web"
 
 
 def toolkit() -> str | None:
-    """Return the window toolkit this OpenCV was built with, None for a headless one."""
+    """Return the window toolkit of this OpenCV build, or None for a headless build."""
     text = cv2.getBuildInformation()
-    found = re.search(r"^\s*GUI:[ \t]*(.*)$", text, re.MULTILINE)
-    name = found.group(1).strip() if found else ""
-    if not name:  # older builds name the toolkits on the lines below
-        below = text[found.end() : found.end() + 600] if found else ""
-        name = next(
-            (n for n in ("QT", "GTK", "Win32 UI", "Cocoa") if re.search(rf"{n}.*:\s*YES", below)),
-            "NONE",
-        )
+    match = re.search(r"^\s*GUI:[ \t]*(.*)$", text, re.MULTILINE)
+    if match is None:
+        return None
+    name = match.group(1).strip()
+    if not name:  # older builds list the toolkits on the following lines
+        section = text[match.end() : match.end() + 600]
+        names = ("QT", "GTK", "Win32 UI", "Cocoa")
+        name = next((n for n in names if re.search(rf"{n}.*:\s*YES", section)), "NONE")
     return None if name.upper() == "NONE" else name
 
 
-def gui_reason() -> str | None:
-    """Say in one line why no window can be opened and what helps; None if one can.
+def window_problem() -> str | None:
+    """Return in one line why no window can be opened and how to fix it; None if one can.
 
-    Nothing is opened in this process: where Qt finds no screen it ends the process, which no
-    ``except`` can catch. On Linux a process of its own tries it first.
+    On Linux a window is opened in a subprocess first: without a display, Qt aborts the process,
+    which cannot be caught as an exception.
     """
     name = toolkit()
     if name is None:
         return (
-            "this OpenCV has no windows: pip uninstall -y opencv-python-headless, then "
-            f"pip install --force-reinstall --no-deps 'opencv-python<5', {_INSTEAD}"
+            "this OpenCV is built without windows: pip uninstall -y opencv-python-headless, then "
+            f"pip install --force-reinstall --no-deps 'opencv-python<5', {_ALTERNATIVE}"
         )
     if not sys.platform.startswith("linux"):
         return None
-    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        return f"there is no screen (DISPLAY is not set): log in on a desktop, {_INSTEAD}"
     screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if not screen:
+        return f"there is no screen (DISPLAY is not set): log in on a desktop, {_ALTERNATIVE}"
     try:
-        tried = subprocess.run(
-            [sys.executable, "-c", _PROBE], capture_output=True, timeout=_PROBE_S, check=False
+        probe = subprocess.run(
+            [sys.executable, "-c", _PROBE],
+            capture_output=True,
+            timeout=_PROBE_TIMEOUT_S,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return f"the screen {screen} does not answer: check DISPLAY, {_INSTEAD}"
-    if tried.returncode != 0:
-        return f"{name} cannot open a window on the screen {screen}: check DISPLAY, {_INSTEAD}"
+        return f"the screen {screen} does not respond: check DISPLAY, {_ALTERNATIVE}"
+    if probe.returncode != 0:
+        return f"{name} cannot open a window on the screen {screen}: check DISPLAY, {_ALTERNATIVE}"
     return None
 
 
 class WindowSink(Sink):
-    """Shows the drawn frames; a snapshot stores what is shown, so hidden faces stay hidden.
+    """Shows the drawn frames; snapshots store what is shown, so hidden faces stay hidden.
 
     Args:
-        title: Of the window; must be plain ASCII for some toolkits.
-        folder: Where snapshots go; made by the first one.
-        checked: Set when :func:`gui_reason` has been asked already and said None.
+        title: Window title; some toolkits support only ASCII.
+        folder: Snapshot folder; created by the first snapshot.
+        checked: Whether the caller has already called :func:`window_problem`.
 
     Attributes:
         stopped: The user pressed q or Esc or closed the window.
-        debug: The user wants ``info["debug"]``.
-        snapshots: Files written.
-
-    Raises:
-        UserError: If no window can be opened.
+        debug: The user switched the debug details on.
+        snapshots: Written files.
     """
 
     wants_picture = True
@@ -85,9 +85,9 @@ class WindowSink(Sink):
     def __init__(
         self, title: str = "emotion_lab", folder: str | Path = ".", checked: bool = False
     ) -> None:
-        reason = None if checked else gui_reason()
-        if reason is not None:
-            raise UserError(f"Cannot show a window: {reason}.")
+        problem = None if checked else window_problem()
+        if problem is not None:
+            raise UserError(f"Cannot show a window: {problem}.")
         self.title = title
         self.folder = Path(folder).expanduser()
         self.stopped = False
@@ -96,9 +96,9 @@ class WindowSink(Sink):
         self._open = False
 
     def write(self, frame: Frame, result: FrameResult, drawn: np.ndarray | None) -> None:
-        """Show a picture and obey the keys; returns when the user goes on after a pause."""
+        """Show a frame and handle the keys; during a pause this call does not return."""
         if drawn is None:
-            raise ValueError("no picture was drawn")
+            raise ValueError("drawn is required")
         if self.stopped:
             return
         if not self._open:
@@ -108,12 +108,12 @@ class WindowSink(Sink):
             cv2.resizeWindow(self.title, min(drawn.shape[1], 1280), min(drawn.shape[0], 720))
             self._open = True
         cv2.imshow(self.title, cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
-        paused = self._obey(cv2.waitKey(1), drawn, result)
+        paused = self._handle_key(cv2.waitKey(1), drawn, result)
         while paused and not self.stopped:
-            paused = not self._obey(cv2.waitKey(30), drawn, result)
+            paused = not self._handle_key(cv2.waitKey(30), drawn, result)
 
-    def _obey(self, key: int, drawn: np.ndarray, result: FrameResult) -> bool:
-        """Act on a key; return True for the space bar."""
+    def _handle_key(self, key: int, drawn: np.ndarray, result: FrameResult) -> bool:
+        """Handle a key; return True for the space bar."""
         key = key & 0xFF if key >= 0 else -1
         if key in (ord("q"), 27) or cv2.getWindowProperty(self.title, cv2.WND_PROP_VISIBLE) < 1:
             self.stopped = True
@@ -124,9 +124,9 @@ class WindowSink(Sink):
         return key == ord(" ")
 
     def snapshot(self, drawn: np.ndarray, result: FrameResult) -> None:
-        """Write the picture as a PNG and say where; a failure is said and ends nothing."""
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        path = self.folder / f"snapshot-{stamp}-{result.frame:06d}.png"
+        """Write the frame as a PNG and print its path; a failure is printed and not raised."""
+        timestamp = time.strftime("%Y%m%d-%H%M%S")
+        path = self.folder / f"snapshot-{timestamp}-{result.frame:06d}.png"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_png(path, drawn)
@@ -142,4 +142,4 @@ class WindowSink(Sink):
             self._open = False
             if cv2.getWindowProperty(self.title, cv2.WND_PROP_VISIBLE) >= 1:
                 cv2.destroyWindow(self.title)
-            cv2.waitKey(1)  # lets the toolkit carry it out
+            cv2.waitKey(1)  # lets the toolkit process the event

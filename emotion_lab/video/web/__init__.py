@@ -1,1 +1,1 @@
-"""Local web UI."""
+"""Local web page of the live pipeline."""

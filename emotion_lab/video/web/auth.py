@@ -1,19 +1,18 @@
-"""Who may see the page: every request passes here, and no answer may be used by another site."""
+"""Access control of the web page: token, host name and origin checks, security headers."""
 
 from __future__ import annotations
 
 import hmac
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-#: What a browser calls this machine when the page is for this machine only.
-OWN_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
-#: The page needs nothing from elsewhere, nobody may frame it, and its address, which may hold the
-#: token, is told to no other site.
+#: The page loads nothing from other sites, cannot be framed, and its URL, which may contain the
+#: token, is not sent as a referrer.
 HEADERS = {
     "content-security-policy": (
         "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
@@ -26,68 +25,61 @@ HEADERS = {
 }
 
 
-def _same(given: str, token: str) -> bool:
-    return hmac.compare_digest(given.encode(), token.encode())
-
-
 class AuthMiddleware:
-    """Answers 403 to whoever lacks the token or comes from another site.
+    """Answers 403 to requests without the token and to requests from other sites.
 
-    A site the user visits may point its own name at 127.0.0.1 (DNS rebinding) or send requests
-    here from the user's browser: the first shows in the Host header, the second in Origin and
-    Sec-Fetch-Site, which browsers set and pages cannot.
+    A malicious site can point its own host name at 127.0.0.1 (DNS rebinding) or make the user's
+    browser send requests here. The Host header reveals the first, Origin and Sec-Fetch-Site, which
+    browsers set and pages cannot change, the second.
 
     Args:
-        app: Answers the rest.
-        token: Asked for as ``?token=`` or in a cookie, which the first visit sets; None asks for
-            none.
-        own_only: Whether only this machine's own names are accepted as Host.
-        cookie: Name of the cookie; cookies do not tell ports apart, so it should.
+        app: The wrapped application.
+        token: Expected as ``?token=`` or in a cookie set by the first visit; None: no token.
+        allowed_hosts: Accepted host names, or None to accept any.
+        cookie: Cookie name. It should contain the port, because cookies are shared between ports.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None, own_only: bool, cookie: str) -> None:
-        self.app, self.token, self.own_only, self.cookie = app, token, own_only, cookie
+    def __init__(
+        self, app: ASGIApp, token: str | None, allowed_hosts: Collection[str] | None, cookie: str
+    ) -> None:
+        self.app, self.token, self.cookie = app, token, cookie
+        self.allowed_hosts = allowed_hosts
 
-    def refusal(self, connection: HTTPConnection) -> str | None:
-        """Say why a request may not pass, None if it may."""
-        headers: Headers = connection.headers
+    def rejection(self, connection: HTTPConnection) -> str | None:
+        """Return why a request is rejected, or None if it is accepted."""
+        headers = connection.headers
         host = headers.get("host", "")
-        if self.own_only:
+        if self.allowed_hosts is not None:
             try:
                 name = urlsplit(f"//{host}").hostname
             except ValueError:
                 name = None
-            if name not in OWN_NAMES:
-                return "This page answers to 127.0.0.1 and localhost only."
+            if name not in self.allowed_hosts:
+                return "This page is available at 127.0.0.1 and localhost only."
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-            return "Requests from other sites are refused."
-        # A link to the page is fine; a picture, script or form of another site is not.
-        other = headers.get("sec-fetch-site") in ("cross-site", "same-site")
-        if other and headers.get("sec-fetch-mode") != "navigate":
+        other_origin = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+        # Links from other sites are allowed; images, scripts and forms are not.
+        other_site = headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        if other_origin or (other_site and headers.get("sec-fetch-mode") != "navigate"):
             return "Requests from other sites are refused."
         if self.token is not None:
-            query = connection.query_params.get("token", "")
-            cookie = connection.cookies.get(self.cookie, "")
-            if not (_same(query, self.token) or _same(cookie, self.token)):
-                return "Open the address with ?token=<the token web.token was set to>."
+            expected = self.token.encode()
+            query = connection.query_params.get("token", "").encode()
+            cookie = connection.cookies.get(self.cookie, "").encode()
+            if not (hmac.compare_digest(query, expected) or hmac.compare_digest(cookie, expected)):
+                return "Open the address with ?token=<the value of web.token>."
         return None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on or refuse it."""
+        """Forward or reject a request."""
         if scope["type"] != "http":
             return
-        connection = HTTPConnection(scope)
 
-        async def sealed(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers[name] = value
+                MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        reason = self.refusal(connection)
-        if reason is not None:
-            await PlainTextResponse(reason + "\n", 403)(scope, receive, sealed)
-        else:
-            await self.app(scope, receive, sealed)
+        reason = self.rejection(HTTPConnection(scope))
+        app = self.app if reason is None else PlainTextResponse(reason + "\n", 403)
+        await app(scope, receive, send_with_headers)

@@ -1,282 +1,286 @@
 "use strict";
-// Asks for the newest frame, shows it, asks again: a slow browser skips frames and lags by none.
+// Requests the latest frame, shows it and requests the next one: a slow browser skips frames.
 
 const $ = (id) => document.getElementById(id);
-let about = null; // classes, words and colours, in class order
-let view = "live";
-let version = -1;
-let latest = null; // what the server said last
-let chosen = null; // id of the face the user chose
-let over = false; // the user ended the program
-const made = new Set(); // names of files in the list
+let about = null; // classes, labels and colours, in class order
+let view = "live"; // name of the displayed session
+let version = -1; // of the displayed frame
+let latest = null; // last status from the server
+let selected = null; // id of the face that the user selected
+let stopped = false; // the user ended the program
+const listedFiles = new Set(); // names in the list of saved files
 
 // --- server -------------------------------------------------------------------------------------
 
 async function post(path, body) {
-  const answer = await fetch(path, { method: "POST", body });
-  const data = answer.status === 204 ? {} : await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(data.error || `The program answered ${answer.status}.`);
+  const response = await fetch(path, { method: "POST", body });
+  const data = response.status === 204 ? {} : await response.json().catch(() => ({}));
+  if (!response.ok) throw new Error(data.error || `The program answered ${response.status}.`);
   return data;
 }
 
-async function act(path) {
+async function postOrShowError(path) {
   try {
-    say("");
+    showMessage("");
     return await post(path);
   } catch (error) {
-    say(error.message);
+    showMessage(error.message);
     return null;
   }
 }
 
-async function ask() {
-  const answer = await fetch(`api/next?view=${view}&after=${version}`);
-  if (answer.status === 204) return null;
-  if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error || "");
-  const bytes = await answer.arrayBuffer();
+async function fetchLatest() {
+  const response = await fetch(`api/next?view=${view}&after=${version}`);
+  if (response.status === 204) return null;
+  if (!response.ok) throw new Error((await response.json().catch(() => ({}))).error || "");
+  const bytes = await response.arrayBuffer();
   const length = new DataView(bytes).getUint32(0);
   const data = JSON.parse(new TextDecoder().decode(new Uint8Array(bytes, 4, length)));
   data.picture = bytes.byteLength > 4 + length ? bytes.slice(4 + length) : null;
   return data;
 }
 
-async function learn() {
-  const told = await (await fetch("api/about")).json();
-  $("engine").textContent = [told.detector, told.runtime].filter(Boolean).join(", ");
-  return told;
+async function fetchAbout() {
+  const data = await (await fetch("api/about")).json();
+  $("engine").textContent = [data.detector, data.backend].filter(Boolean).join(", ");
+  return data;
 }
 
-const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-async function watch() {
-  let lost = false;
-  while (!over) {
+async function poll() {
+  let disconnected = false;
+  while (!stopped) {
     if (document.hidden) {
-      await pause(200);
+      await sleep(200);
       continue;
     }
-    const asked = view;
+    const requested = view;
     try {
-      about = about || (await learn());
-      const data = await ask();
-      if (lost) say("");
-      lost = false;
-      if (data && asked === view) render(data);
+      about = about || (await fetchAbout());
+      const data = await fetchLatest();
+      if (disconnected) showMessage("");
+      disconnected = false;
+      if (data && requested === view) render(data);
     } catch (error) {
-      if (over || asked !== view) continue;
+      if (stopped || requested !== view) continue;
       if (error.message && !(error instanceof TypeError) && view !== "live") {
-        look("live"); // what was brought along is gone
-        say(error.message);
+        switchView("live"); // the session of the camera or upload has been closed
+        showMessage(error.message);
       } else {
-        lost = true;
-        say("The program does not answer. It has ended, or the connection is lost.");
-        await pause(1500);
+        disconnected = true;
+        showMessage("The program does not answer. It has ended, or the connection is lost.");
+        await sleep(1500);
       }
     }
   }
 }
 
-// --- what is shown ------------------------------------------------------------------------------
+// --- rendering ----------------------------------------------------------------------------------
 
-function say(text) {
-  $("message").hidden = !text;
-  if ($("message").textContent !== text) $("message").textContent = text;
+function setText(id, text) {
+  if ($(id).textContent !== text) $(id).textContent = text;
 }
 
-function put(id, text) {
-  if ($(id).textContent !== text) $(id).textContent = text;
+function showMessage(text) {
+  $("message").hidden = !text;
+  setText("message", text);
 }
 
 function render(data) {
   version = data.version;
-  if (data.message && data.message !== (latest && latest.message)) say(data.message);
+  if (data.message && data.message !== (latest && latest.message)) showMessage(data.message);
   latest = data;
   if (data.picture) {
-    const address = URL.createObjectURL(new Blob([data.picture], { type: "image/jpeg" }));
-    $("frame").onload = () => URL.revokeObjectURL(address);
-    $("frame").src = address;
+    const url = URL.createObjectURL(new Blob([data.picture], { type: "image/jpeg" }));
+    $("frame").onload = () => URL.revokeObjectURL(url);
+    $("frame").src = url;
   }
   $("frame").hidden = !data.row;
   $("empty").hidden = Boolean(data.row);
-  const done = data.state === "ended" || data.state === "failed";
+  const over = data.state === "ended" || data.state === "failed";
   $("paused").hidden = data.state !== "paused";
-  $("over").hidden = !done || data.stills;
-  put("over", data.state);
+  $("over").hidden = !over || data.stills;
+  setText("over", data.state);
   $("rec").hidden = !data.recording;
-  put("rec", data.recording ? `${data.recording.seconds.toFixed(0)} s` : "");
-  put("pause", data.state === "paused" ? "Resume" : "Pause");
-  $("pause").disabled = done;
-  put("record", data.recording ? "Stop recording" : "Record");
+  setText("rec", data.recording ? `${data.recording.seconds.toFixed(0)} s` : "");
+  setText("pause", data.state === "paused" ? "Resume" : "Pause");
+  $("pause").disabled = over;
+  setText("record", data.recording ? "Stop recording" : "Record");
   $("record").setAttribute("aria-pressed", String(Boolean(data.recording)));
-  $("record").disabled = done;
+  $("record").disabled = over;
   $("snapshot").disabled = !data.row;
-  put("stop", view === "live" ? "Stop" : "Close");
+  setText("stop", view === "live" ? "Stop" : "Close");
   $("stop").title = view === "live" ? "End the program" : "Back to the live view";
-  data.saved.forEach(keep);
+  data.saved.forEach(listFile);
   const faces = data.row ? data.row.faces : [];
-  facts(data);
-  remember(data);
-  list(faces);
-  bars(faces.find((face) => face.id === picked(faces)));
+  if (data.row) renderFacts(data);
+  addToTimeline(data);
+  renderFaces(faces);
+  renderBars(faces.find((face) => face.id === selectedId(faces)));
   $("time").hidden = data.stills;
-  requestAnimationFrame(chart);
+  requestAnimationFrame(drawTimeline);
 }
 
-function facts(data) {
+function renderFacts(data) {
   const row = data.row;
-  if (!row) return;
   const parts = [data.source.split(/[\\/]/).pop(), `${row.size[0]}×${row.size[1]}`];
   if (!data.stills) parts.push(`${row.time_s.toFixed(1)} s`);
   if (data.state === "running" && !data.stills) {
     parts.push(`${data.fps.toFixed(0)} frames/s`, `${row.latency_ms.toFixed(0)} ms`);
   }
-  if (data.dropped) parts.push(`${data.dropped} skipped`);
+  if (data.dropped) parts.push(`${data.dropped} dropped`);
   if (about.anonymize !== "none") parts.push("faces hidden");
-  put("facts", parts.join(" · "));
+  setText("facts", parts.join(" · "));
   const count = row.faces.length;
   const alt = `Picture with ${count === 1 ? "1 face" : `${count} faces`}`;
   if ($("frame").alt !== alt) $("frame").alt = alt;
 }
 
-const index = (label) => (label === null ? -1 : about.classes.indexOf(label));
-const colour = (k) => (k < 0 ? about.uncertain_colour : about.colours[k]);
-const word = (k) => (k < 0 ? about.uncertain : about.words[k]);
+// A class index of -1 means "uncertain".
+const classIndex = (name) => (name === null ? -1 : about.classes.indexOf(name));
+const classColour = (k) => (k < 0 ? about.uncertain_colour : about.colours[k]);
+const classLabel = (k) => (k < 0 ? about.uncertain : about.labels[k]);
 const percent = (share) => `${Math.round(share * 100)}%`;
 
-function picked(faces) {
-  if (faces.some((face) => face.id === chosen)) return chosen;
+function selectedId(faces) {
+  if (faces.some((face) => face.id === selected)) return selected;
   return faces.length ? faces[0].id : null;
 }
 
-function element(kind, name, parent) {
-  const made = document.createElement(kind);
-  made.className = name;
-  parent.append(made);
-  return made;
+function appendElement(tag, className, parent) {
+  const element = document.createElement(tag);
+  element.className = className;
+  parent.append(element);
+  return element;
 }
 
-function list(faces) {
-  put("nobody", faces.length || !about ? "" : about.no_face);
+function renderFaces(faces) {
+  setText("nobody", faces.length || !about ? "" : about.no_face);
   $("nobody").hidden = faces.length > 0;
-  const box = $("list");
-  const known = new Map([...box.children].map((item) => [Number(item.dataset.id), item]));
-  for (const [id, item] of known) if (!faces.some((face) => face.id === id)) item.remove();
-  for (const [place, face] of faces.entries()) {
-    let item = known.get(face.id);
-    if (!item) {
-      item = element("button", "", box);
-      item.type = "button";
-      item.dataset.id = face.id;
-      for (const name of ["id", "word", "share"]) element("span", name, item);
-      item.addEventListener("click", () => {
-        chosen = face.id;
-        if (latest && latest.row) {
-          list(latest.row.faces);
-          bars(latest.row.faces.find((one) => one.id === chosen));
-          requestAnimationFrame(chart);
-        }
-      });
-    }
-    // Only what stands wrong is moved: moving takes the keyboard's focus away.
-    if (box.children[place] !== item) box.insertBefore(item, box.children[place]);
+  const list = $("list");
+  const items = new Map([...list.children].map((item) => [Number(item.dataset.id), item]));
+  for (const [id, item] of items) if (!faces.some((face) => face.id === id)) item.remove();
+  for (const [position, face] of faces.entries()) {
+    const item = items.get(face.id) || createFaceItem(face.id, list);
+    // Moving an element removes the keyboard focus, so only misplaced elements are moved.
+    if (list.children[position] !== item) list.insertBefore(item, list.children[position]);
     const [id, name, share] = item.children;
-    const k = index(face.label);
+    const k = classIndex(face.label);
     id.textContent = face.id;
-    id.style.background = colour(k);
-    id.style.color = k < 0 ? about.uncertain_ink : about.inks[k];
-    name.textContent = word(k);
+    id.style.background = classColour(k);
+    id.style.color = k < 0 ? about.uncertain_text_colour : about.text_colours[k];
+    name.textContent = classLabel(k);
     share.textContent = k < 0 ? "" : percent(face.smoothed[face.label]);
-    item.setAttribute("aria-pressed", String(face.id === picked(faces)));
-    item.setAttribute("aria-label", `Face ${face.id}: ${word(k)} ${share.textContent}`);
+    item.setAttribute("aria-pressed", String(face.id === selectedId(faces)));
+    item.setAttribute("aria-label", `Face ${face.id}: ${classLabel(k)} ${share.textContent}`);
   }
 }
 
-function bars(face) {
-  const box = $("bars");
-  box.hidden = !face;
+function createFaceItem(id, list) {
+  const item = appendElement("button", "", list);
+  item.type = "button";
+  item.dataset.id = id;
+  for (const name of ["id", "word", "share"]) appendElement("span", name, item);
+  item.addEventListener("click", () => {
+    selected = id;
+    if (latest && latest.row) {
+      renderFaces(latest.row.faces);
+      renderBars(latest.row.faces.find((face) => face.id === id));
+      requestAnimationFrame(drawTimeline);
+    }
+  });
+  return item;
+}
+
+function renderBars(face) {
+  const bars = $("bars");
+  bars.hidden = !face;
   if (!face) return;
-  if (!box.children.length) {
-    about.classes.forEach((_, k) => {
-      const line = element("div", "bar", box);
-      line.setAttribute("role", "meter");
-      line.setAttribute("aria-valuemin", "0");
-      line.setAttribute("aria-valuemax", "100");
-      line.setAttribute("aria-label", about.words[k]);
-      element("span", "name", line).textContent = about.words[k];
-      element("div", "fill", element("div", "track", line)).style.background = about.colours[k];
-      element("span", "share", line);
-    });
-  }
+  if (!bars.children.length) about.classes.forEach((_, k) => createBar(k, bars));
   about.classes.forEach((name, k) => {
-    const line = box.children[k];
+    const bar = bars.children[k];
     const share = face.smoothed[name];
-    line.classList.toggle("shown", name === face.label);
-    line.setAttribute("aria-valuenow", String(Math.round(share * 100)));
-    line.querySelector(".fill").style.transform = `scaleX(${share})`;
-    line.querySelector(".share").textContent = percent(share);
+    bar.classList.toggle("shown", name === face.label);
+    bar.setAttribute("aria-valuenow", String(Math.round(share * 100)));
+    bar.querySelector(".fill").style.transform = `scaleX(${share})`;
+    bar.querySelector(".share").textContent = percent(share);
   });
 }
 
-function keep(name) {
-  if (made.has(name)) return;
-  made.add(name);
+function createBar(k, bars) {
+  const bar = appendElement("div", "bar", bars);
+  bar.setAttribute("role", "meter");
+  bar.setAttribute("aria-valuemin", "0");
+  bar.setAttribute("aria-valuemax", "100");
+  bar.setAttribute("aria-label", about.labels[k]);
+  appendElement("span", "name", bar).textContent = about.labels[k];
+  const track = appendElement("div", "track", bar);
+  appendElement("div", "fill", track).style.background = about.colours[k];
+  appendElement("span", "share", bar);
+}
+
+function listFile(name) {
+  if (listedFiles.has(name)) return;
+  listedFiles.add(name);
   $("saved").hidden = false;
   const item = document.createElement("li");
-  const link = element("a", "", item);
+  const link = appendElement("a", "", item);
   link.href = `api/file/${encodeURIComponent(name)}`;
   link.download = name;
   link.textContent = name;
   $("files").prepend(item);
 }
 
-// --- buttons, keys, dropping --------------------------------------------------------------------
+// --- buttons, keys, drag and drop ---------------------------------------------------------------
 
-async function toggle(what, on) {
-  await act(`api/${what}?view=${view}&on=${on ? 1 : 0}`);
+async function setSwitch(name, on) {
+  await postOrShowError(`api/${name}?view=${view}&on=${on ? 1 : 0}`);
 }
 
-$("pause").onclick = () => toggle("pause", latest?.state !== "paused");
-$("record").onclick = () => toggle("record", !latest?.recording);
+$("pause").onclick = () => setSwitch("pause", latest?.state !== "paused");
+$("record").onclick = () => setSwitch("record", !latest?.recording);
 $("snapshot").onclick = async () => {
-  const done = await act(`api/snapshot?view=${view}`);
-  if (done) keep(done.file);
+  const response = await postOrShowError(`api/snapshot?view=${view}`);
+  if (response) listFile(response.file);
 };
 $("stop").onclick = async () => {
-  if (view !== "live") look("live");
-  else if (confirm("End the program? What was saved stays in its run folder.")) {
-    over = Boolean(await act("api/stop"));
-    if (over) say("The program has ended. Its run folder keeps what was saved.");
+  if (view !== "live") switchView("live");
+  else if (confirm("End the program? Saved files stay in the run folder.")) {
+    stopped = Boolean(await postOrShowError("api/stop"));
+    if (stopped) showMessage("The program has ended. Saved files are in its run folder.");
   }
 };
-$("show-live").onclick = () => look("live");
-$("show-camera").onclick = useCamera;
+$("show-live").onclick = () => switchView("live");
+$("show-camera").onclick = openCamera;
 $("show-file").onclick = () => $("file").click();
 $("file").onchange = () => {
-  useFile($("file").files[0]);
+  uploadFile($("file").files[0]);
   $("file").value = "";
 };
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-  const key = { " ": "pause", s: "snapshot", r: "record" }[event.key];
-  if (!key || (event.key === " " && event.target.closest("button, a, input"))) return;
+  const button = { " ": "pause", s: "snapshot", r: "record" }[event.key];
+  if (!button || (event.key === " " && event.target.closest("button, a, input"))) return;
   event.preventDefault();
-  $(key).click();
+  $(button).click();
 });
-let inside = 0; // entering a child comes before leaving its parent
-const dropping = (change) => {
-  inside = Math.max(0, inside + change);
-  $("drop").hidden = inside === 0;
+let dragDepth = 0; // a child is entered before its parent is left
+const changeDragDepth = (change) => {
+  dragDepth = Math.max(0, dragDepth + change);
+  $("drop").hidden = dragDepth === 0;
 };
-document.addEventListener("dragenter", () => dropping(1));
-document.addEventListener("dragleave", () => dropping(-1));
+document.addEventListener("dragenter", () => changeDragDepth(1));
+document.addEventListener("dragleave", () => changeDragDepth(-1));
 document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => {
   event.preventDefault();
-  dropping(-inside);
-  useFile(event.dataTransfer.files[0]);
+  changeDragDepth(-dragDepth);
+  uploadFile(event.dataTransfer.files[0]);
 });
-window.addEventListener("resize", () => requestAnimationFrame(chart));
-window.addEventListener("pagehide", leave);
-window.addEventListener("pageshow", (event) => event.persisted && look("live"));
-if (location.search) history.replaceState(null, "", location.pathname); // the cookie has the token
-watch();
+window.addEventListener("resize", () => requestAnimationFrame(drawTimeline));
+window.addEventListener("pagehide", closeView);
+window.addEventListener("pageshow", (event) => event.persisted && switchView("live"));
+// Removes the token from the address bar; the cookie contains it.
+if (location.search) history.replaceState(null, "", location.pathname);
+poll();

@@ -1,39 +1,36 @@
-"""``display=web``: serve the page until Ctrl-C, or Stop on the page."""
+"""``display=web``: serves the page until Ctrl-C or Stop on the page."""
 
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.video.runner import PipelineRunner
 
-_OWN = ("127.0.0.1", "localhost", "::1")
-_NEEDED = ("starlette", "uvicorn")
-#: A page that is open learns why before the server goes.
-_GRACE_S = 1.0
+if TYPE_CHECKING:
+    from emotion_lab.video.web.session_thread import WebSession
+
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+_REQUIRED = ("starlette", "uvicorn")
+#: After an error, open pages can fetch the message before the server stops.
+_ERROR_GRACE_S = 1.0
 
 
-def check_installed() -> None:
-    """Look for what only this display needs.
-
-    Raises:
-        UserError: If it is not installed.
-    """
-    import importlib
-
-    for name in _NEEDED:
+def _check_installed() -> None:
+    for name in _REQUIRED:
         try:
             importlib.import_module(name)
         except ImportError:
             raise UserError(
                 f"display=web needs {name}, which is not installed: pip install "
-                f"{' '.join(_NEEDED)}, or set display=window or display=none."
+                f"{' '.join(_REQUIRED)}, or set display=window or display=none."
             ) from None
 
 
@@ -44,142 +41,125 @@ def _free_port(family: int, host: str) -> int:
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """Take the address, before anything else is started.
+    """Bind and listen.
 
     Args:
-        host: Name or number of one of this machine's addresses.
-        port: 0 takes any free one.
-
-    Raises:
-        UserError: If it is taken, not allowed, or no address of this machine.
+        host: Host name or IP address of this machine.
+        port: Port number; 0 selects a free one.
     """
     try:
-        family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError, OverflowError) as error:
         raise UserError(
-            f"web.host={host} web.port={port} is no address: set for instance "
+            f"web.host={host} web.port={port} is not a valid address: set for instance "
             "web.host=127.0.0.1 web.port=8080."
         ) from error
     server = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if os.name == "posix":  # elsewhere it would let two programs share a port
+        if os.name == "posix":  # on Windows this option allows two programs on one port
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        server.bind(place)
+        server.bind(address)
         server.listen(128)
     except OSError as error:
         server.close()
         if error.errno == errno.EADDRINUSE:
+            free_port = _free_port(family, str(address[0]))
             raise UserError(
-                f"Port {port} is taken by another program: set "
-                f"web.port={_free_port(family, place[0])}."
+                f"Port {port} is in use by another program: set web.port={free_port}."
             ) from error
         if error.errno == errno.EACCES:
-            raise UserError(f"Port {port} is not open to this user: set web.port=8080.") from error
+            raise UserError(f"No permission to use port {port}: set web.port=8080.") from error
         raise UserError(
-            f"web.host={host} is no address of this machine ({error.strerror}): set "
-            "web.host=127.0.0.1, or 0.0.0.0 for all of them."
+            f"web.host={host} is not an address of this machine ({error.strerror}): set "
+            "web.host=127.0.0.1, or 0.0.0.0 for all its addresses."
         ) from error
     return server
 
 
-def address(host: str, port: int, token: str | None) -> str:
-    """Return what to open in a browser."""
+def page_url(host: str, port: int, token: str | None) -> str:
+    """Return the URL to open in a browser."""
     name = socket.gethostname() if host in ("0.0.0.0", "::") else host
     name = f"[{name}]" if ":" in name else name
     return f"http://{name}:{port}/" + (f"?token={quote(token, safe='')}" if token else "")
 
 
-def take(cfg: dict[str, Any]) -> socket.socket:
-    """Take the address of the ``web`` group, before anything slow is loaded.
-
-    Raises:
-        UserError: For an address that cannot be used, or a library that is missing.
-    """
-    check_installed()
+def bind(cfg: dict[str, Any]) -> socket.socket:
+    """Check the ``web`` group and bind its address, before anything slow is loaded."""
+    _check_installed()
     host = str(cfg["host"])
-    if host not in _OWN and cfg["token"] in (None, ""):
+    if host not in LOCAL_HOSTS and cfg["token"] in (None, ""):
         raise UserError(
-            f"web.host={host} lets others see the page: set a secret, web.token=<word>, or "
+            f"web.host={host} makes the page visible to others: set a secret, web.token=<word>, or "
             "web.host=127.0.0.1."
         )
     return open_socket(host, int(cfg["port"]))
 
 
 def serve(
-    session: PipelineRunner, cfg: dict[str, Any], run_dir: Path, taken: socket.socket | None = None
+    runner: PipelineRunner, cfg: dict[str, Any], run_dir: Path, server_socket: socket.socket
 ) -> None:
-    """Run ``session`` on a thread and show it on a page until the user ends it.
+    """Run the pipeline in a thread and serve the page until the user ends it.
 
-    The page stays when a clip has ended, so that results can be looked at and fetched.
+    The page stays available after the end of a video, so that results can be viewed and fetched.
+    An error that ends the main session, such as a disconnected camera, is raised.
 
     Args:
-        session: Not run yet, with an overlay.
+        runner: Not started yet, with an overlay.
         cfg: The ``web`` group: ``host``, ``port``, ``token``.
-        run_dir: Where snapshots, recordings and, without ``log=``, ``live.jsonl`` go.
-        taken: What :func:`take` returned, if it was called before; it is closed.
-
-    Raises:
-        UserError: As :func:`take`, and for what ended the session, such as a camera that went away.
+        run_dir: Output folder of snapshots, recordings and, without ``log=``, ``live.jsonl``.
+        server_socket: From :func:`bind`; not closed here.
     """
-    token = None if cfg["token"] in (None, "") else str(cfg["token"])
-    with taken or take(cfg) as server:
-        _serve(session, server, str(cfg["host"]), token, run_dir)
-
-
-def _serve(
-    session: PipelineRunner, taken: socket.socket, host: str, token: str | None, run_dir: Path
-) -> None:
     import uvicorn
 
     from emotion_lab.video.web.routes import build_app
-    from emotion_lab.video.web.session_thread import WebSession
     from emotion_lab.video.web.sessions import SessionManager
 
     class Server(uvicorn.Server):
-        """Lets waiting requests go first, and leaves the process to us after a signal."""
+        """Wakes waiting requests on shutdown; does not re-raise signals."""
 
         def handle_exit(self, sig: int, frame: Any) -> None:
             self.force_exit = self.should_exit
             self.should_exit = True
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            hub.release()
+            manager.release()
             await super().shutdown(sockets)
 
-    def leave() -> None:
+    def shut_down() -> None:
         server.should_exit = True
 
-    def ended(show: WebSession) -> None:
-        if show.error is not None:
-            time.sleep(_GRACE_S)
-            leave()
+    def on_end(session: WebSession) -> None:
+        if session.error is not None:
+            time.sleep(_ERROR_GRACE_S)
+            shut_down()
 
-    hub = SessionManager(session, run_dir, ended)
-    port = taken.getsockname()[1]
-    app = build_app(hub, leave, token, host in _OWN, port)
-    settings = uvicorn.Config(
-        app,
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        lifespan="off",
-        ws="none",
-        timeout_graceful_shutdown=1,
+    token = None if cfg["token"] in (None, "") else str(cfg["token"])
+    host, port = str(cfg["host"]), server_socket.getsockname()[1]
+    manager = SessionManager(runner, run_dir, on_end)
+    allowed_hosts = LOCAL_HOSTS if host in LOCAL_HOSTS else None
+    server = Server(
+        uvicorn.Config(
+            build_app(manager, shut_down, token, allowed_hosts, port),
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=1,
+        )
     )
-    server = Server(settings)
-    print(f"page: {address(host, port, token)} (Ctrl-C ends)", flush=True)
+    print(f"page: {page_url(host, port, token)} (Ctrl-C ends)", flush=True)
     try:
-        hub.main.start()
-        server.run([taken])
-    except KeyboardInterrupt:  # before the server took over the signal
+        manager.main.start()
+        server.run([server_socket])
+    except KeyboardInterrupt:  # before uvicorn installed its signal handler
         pass
     finally:
-        hub.close()
-        if session.report.frames:
-            print("\n".join(session.report.lines(session.source.stills)))
-        print(f"rows: {hub.main.rows}")
+        manager.close()
+        if runner.stats.frames:
+            print("\n".join(runner.stats.summary_lines(runner.source.stills)))
+        print(f"rows: {manager.main.rows}")
         print(run_dir, flush=True)
-    error = hub.main.error
-    if error is not None:
-        raise error
+    if manager.main.error is not None:
+        raise manager.main.error

@@ -1,121 +1,308 @@
-"""A session on a thread of its own, with a view that browsers look at."""
+"""Runs a pipeline session in a background thread and exposes its latest frame to browsers."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+
 from emotion_lab.core.errors import UserError
 from emotion_lab.video.runner import PipelineRunner
-from emotion_lab.video.web.frame_buffer import FrameBuffer
-from emotion_lab.video.web.paced_source import STILL_S, PacedSource
+from emotion_lab.video.sinks.base import Sink, write_png
+from emotion_lab.video.sinks.jsonl import result_to_dict
+from emotion_lab.video.sinks.video import VideoSink
+from emotion_lab.video.types import Frame, FrameResult
 
-#: A visitor's clip or camera that no browser has asked for in this long is let go.
+#: Browsers get frames of at most this width; files keep the full size.
+STREAM_WIDTH = 1280
+_JPEG_QUALITY = 80
+#: A client session that no browser has requested for this long ends.
 UNWATCHED_S = 30.0
-_PATIENCE_S = 0.5  # for the frame at hand, before the source is closed under it
-_LISTED = 20  # of the files made, the newest
+#: How long each photo of a folder is shown.
+_PHOTO_S = 1.0
+#: A file that is late by more than this continues from here instead of catching up.
+_MAX_DELAY_S = 0.5
+_JOIN_S = 0.5  # time to finish the current frame before the source is closed
+_MAX_LISTED = 20  # newest saved files in the status
 
 
-class WebSession:
-    """Runs a session, and obeys pause and stop.
+def encode_jpeg(image: np.ndarray) -> bytes:
+    """Return uint8 (H, W, 3) RGB as a JPEG of at most :data:`STREAM_WIDTH` pixels width."""
+    height, width = image.shape[:2]
+    if width > STREAM_WIDTH:
+        size = (STREAM_WIDTH, max(1, round(height * STREAM_WIDTH / width)))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    if not ok:
+        raise ValueError(f"cannot encode an image of shape {image.shape} as JPEG")
+    return data.tobytes()
+
+
+class WebSession(Sink):
+    """One pipeline run in a thread, with pause, snapshot and recording.
+
+    It is the last sink of its runner and keeps only the latest frame. Browsers request that frame,
+    so a slow browser skips frames and never slows the run. Files are played at their own frame
+    rate and lose no frame, also over a pause; a live source drops the frames of a pause.
 
     Args:
-        session: Not run yet; its source is paced, and a view is added to its sinks.
-        title: Names it in addresses and files.
-        folder: Where snapshots and recordings go.
-        rows: The JSON lines file that one of the session's sinks writes.
-        needs_watching: End when nobody has looked for :data:`UNWATCHED_S`.
-        ended: Called on the session's thread when it is over.
+        runner: Not started yet.
+        name: Identifies the session in URLs and file names.
+        folder: Output folder of snapshots and recordings.
+        rows: The file written by the runner's JSON lines sink.
+        needs_watching: Whether to end after :data:`UNWATCHED_S` without a request.
+        on_end: Called in the session's thread after the run.
 
     Attributes:
-        error: What ended it, if that was no normal end.
+        version: Incremented with every frame and every change of state.
+        requested_at: ``time.monotonic()`` of the last request of a browser.
+        saved: Snapshots and recordings, by file name.
+        error: Exception that ended the run, else None.
+        over: Whether the run has ended.
     """
+
+    # Drawing is cheap compared with the networks, and the next browser gets a picture at once.
+    wants_picture = True
 
     def __init__(
         self,
-        session: PipelineRunner,
-        title: str,
+        runner: PipelineRunner,
+        name: str,
         folder: Path,
         rows: Path,
         needs_watching: bool = False,
-        ended: Callable[[WebSession], None] = lambda show: None,
+        on_end: Callable[[WebSession], None] = lambda session: None,
     ) -> None:
-        self.session, self.title, self.rows = session, title, rows
-        source = session.source
-        fps = 1 / STILL_S if source.stills else source.fps
-        self.view = FrameBuffer(title, folder, session.pipeline.classes, fps, source.live)
-        self._needs_watching = needs_watching
-        self.player = PacedSource(source, self._watched)
-        session.source = self.player  # type: ignore[assignment]
-        session.sinks.append(self.view)
+        self.runner, self.name, self.folder, self.rows = runner, name, folder, rows
+        self.needs_watching, self._on_end = needs_watching, on_end
+        runner.sinks.append(self)
+        self.version = 0
+        self.requested_at = time.monotonic()
+        self.saved: dict[str, Path] = {}
+        self.message = ""
         self.error: BaseException | None = None
         self.over = False
-        self._ended = ended
-        self._thread = threading.Thread(target=self._run, name=f"session {title}", daemon=True)
+        self._latest: tuple[np.ndarray, FrameResult] | None = None
+        self._jpeg: tuple[np.ndarray, bytes] | None = None  # of the picture next to it
+        self._recorder: VideoSink | None = None
+        self._jpeg_lock, self._record_lock = threading.Lock(), threading.Lock()
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._waiting_lock = threading.Lock()
+        self._running, self._stop = threading.Event(), threading.Event()
+        self._running.set()
+        self._start_s: float | None = None  # time.monotonic() at which time_s = 0 is due
+        self._thread = threading.Thread(target=self._run, name=f"session {name}", daemon=True)
 
-    def _watched(self) -> bool:
-        return not self._needs_watching or time.monotonic() - self.view.asked < UNWATCHED_S
+    # --- thread -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
 
     def _run(self) -> None:
         try:
-            self.session.run()
-        except BaseException as error:  # raised again where the page is served
+            self.runner.run(frames=self._frames())
+        except BaseException as error:  # raised again in the main thread, see server.serve
             self.error = error
         finally:
             self.over = True
-            self.view.bell.ring()
-            self._ended(self)
+            self.notify()
+            self._on_end(self)
 
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
+    def _watched(self) -> bool:
+        return not self.needs_watching or time.monotonic() - self.requested_at < UNWATCHED_S
+
+    def _frames(self) -> Iterator[Frame]:
+        """Yield the frames of the source when they are due, until the session is stopped."""
+        source = self.runner.source
+        while True:
+            while not self._running.wait(0.25) and self._watched():
+                pass
+            if self._stop.is_set() or not self._watched():
+                return
+            frame = next(source, None)
+            if frame is None:
+                return
+            if not source.live:
+                self._wait_until_due(frame.time_s, source.stills)
+                # The frame counts as captured now: latency means the same as with a camera.
+                frame.wall = time.time()
+            if self._stop.is_set():
+                return
+            yield frame
+
+    def _wait_until_due(self, time_s: float, stills: bool) -> None:
+        now = time.monotonic()
+        if self._start_s is None:
+            self._start_s = now - time_s
+        elif stills:  # photos have no time of their own
+            self._stop.wait(max(0.0, self._start_s + _PHOTO_S - now))
+            self._start_s = time.monotonic()
+        elif now - self._start_s - time_s > _MAX_DELAY_S:
+            self._start_s = now - time_s
+        else:
+            self._stop.wait(max(0.0, self._start_s + time_s - now))
 
     def pause(self, on: bool) -> None:
-        """Stand still after the frame at hand, or go on."""
-        if not self.over:
-            self.player.pause(on)
-            self.view.bell.ring()
+        """Pause after the current frame, or resume."""
+        if self.over:
+            return
+        if on:
+            self._running.clear()
+        else:
+            self._start_s = None
+            self._running.set()
+        self.notify()
 
     def stop(self) -> None:
-        """End after the frame at hand; does not wait."""
-        self.session.stop()
-        self.player.stop()
+        """Request the end, also during a pause; does not wait."""
+        self.stopped = True  # the runner checks it after each frame
+        self._stop.set()
+        self._running.set()
 
     def join(self) -> None:
-        """Wait until the frame at hand is done and all files are closed."""
+        """Wait until the current frame is processed and all files are closed."""
         if self._thread.ident is None:  # never started
             return
-        self._thread.join(_PATIENCE_S)
-        self.player.close()  # lets go of a device that gives no frames
-        # In steps: Ctrl-C cannot interrupt one long wait everywhere.
+        self._thread.join(_JOIN_S)
+        self.runner.source.close()  # unblocks a device that returns no frames
+        # Short timeouts: on some platforms Ctrl-C cannot interrupt one long wait.
         while self._thread.is_alive():
             self._thread.join(0.5)
+
+    # --- notification -----------------------------------------------------------------------------
+
+    def notify(self) -> None:
+        """Increment ``version`` and wake waiting requests; thread-safe, never blocks."""
+        with self._waiting_lock:
+            self.version += 1
+            waiting, self._waiting = self._waiting, []
+        for loop, event in waiting:
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
+                loop.call_soon_threadsafe(event.set)
+
+    async def wait_for_change(self, version: int, timeout_s: float) -> int:
+        """Return the current version once it differs from ``version``, or after the timeout."""
+        with self._waiting_lock:
+            if self.version != version:
+                return self.version
+            entry = (asyncio.get_running_loop(), asyncio.Event())
+            self._waiting.append(entry)
+        try:
+            await asyncio.wait_for(entry[1].wait(), timeout_s)
+        except asyncio.TimeoutError:
+            with self._waiting_lock, contextlib.suppress(ValueError):
+                self._waiting.remove(entry)
+        return self.version
+
+    # --- latest frame -----------------------------------------------------------------------------
+
+    def write(self, frame: Frame, result: FrameResult, drawn: np.ndarray | None) -> None:
+        """Replace the latest frame and append it to the recording, if any."""
+        if drawn is None:
+            raise ValueError("drawn is required")
+        with self._record_lock:
+            if self._recorder is not None:
+                try:
+                    self._recorder.write(frame, result, drawn)
+                except UserError as error:  # a full disk ends the recording, not the session
+                    self._end_recording()
+                    self.message = str(error)
+                    print(error, file=sys.stderr, flush=True)
+        self._latest = (drawn, result)
+        self.notify()
+
+    def close(self) -> None:
+        """Complete the recording; the latest frame stays available."""
+        self.record(False)
+
+    def latest(self) -> tuple[dict[str, Any] | None, bytes]:
+        """Return the latest result and its JPEG, which is encoded once for all browsers."""
+        if self._latest is None:
+            return None, b""
+        drawn, result = self._latest
+        with self._jpeg_lock:
+            if self._jpeg is None or self._jpeg[0] is not drawn:
+                self._jpeg = (drawn, encode_jpeg(drawn))
+            data = self._jpeg[1]
+        return result_to_dict(result, self.runner.pipeline.classes), data
+
+    def snapshot(self) -> str:
+        """Save the latest frame as drawn and return the file name."""
+        if self._latest is None:
+            raise UserError("There is no picture yet. Try again in a moment.")
+        drawn, result = self._latest
+        path = self._output_path("snapshot", f"-{result.frame:06d}.png")
+        write_png(path, drawn)
+        self.saved[path.name] = path
+        return path.name
+
+    def record(self, on: bool) -> str | None:
+        """Start or end a recording; return its file name, or None if nothing was recorded."""
+        with self._record_lock:
+            if not on:
+                name = self._end_recording()
+            elif self._recorder is not None:
+                name = self._recorder.path.name
+            else:
+                source, path = self.runner.source, self._output_path("recording", ".mp4")
+                fps = 1 / _PHOTO_S if source.stills else source.fps
+                self._recorder = VideoSink(path, fps, live=source.live)
+                self.message, name = "", path.name
+        self.notify()
+        return name
+
+    def _output_path(self, kind: str, suffix: str) -> Path:
+        return self.folder / f"{kind}-{self.name}-{time.strftime('%Y%m%d-%H%M%S')}{suffix}"
+
+    def _end_recording(self) -> str | None:
+        recorder, self._recorder = self._recorder, None
+        if recorder is None:
+            return None
+        recorder.close()
+        if not recorder.frames:
+            return None
+        self.saved[recorder.path.name] = recorder.path
+        return recorder.path.name
+
+    # --- status -----------------------------------------------------------------------------------
 
     @property
     def state(self) -> str:
         """``running``, ``paused``, ``ended`` or ``failed``."""
         if self.over:
             return "failed" if self.error is not None else "ended"
-        return "paused" if self.player.paused else "running"
+        return "running" if self._running.is_set() else "paused"
 
     def status(self) -> dict[str, Any]:
-        """Return the state as plain values for the page."""
-        report, message = self.session.report, self.view.message
+        """Return the status for the page, as JSON types."""
+        message, recorder = self.message, self._recorder
         if self.error is not None:
-            known = isinstance(self.error, UserError)
-            message = str(self.error) if known else "The program failed: see the terminal."
+            expected = isinstance(self.error, UserError)
+            message = str(self.error) if expected else "The program failed: see the terminal."
+        recording = None
+        if recorder is not None:
+            seconds = round(recorder.frames / recorder.fps, 1)
+            recording = {"file": recorder.path.name, "seconds": seconds}
+        stats, source = self.runner.stats, self.runner.source
         return {
-            "view": self.title,
-            "source": self.player.name,
-            "stills": self.player.stills,
+            "view": self.name,
+            "source": source.name,
+            "stills": source.stills,
             "state": self.state,
             "message": message,
-            "recording": self.view.recording,
-            "saved": list(self.view.saved)[-_LISTED:],
-            "frames": report.frames,
-            "dropped": report.dropped,
-            "fps": round(float(self.session.info.get("fps") or 0.0), 1),
+            "recording": recording,
+            "saved": list(self.saved)[-_MAX_LISTED:],
+            "frames": stats.frames,
+            "dropped": stats.dropped,
+            "fps": round(stats.fps, 1),
         }

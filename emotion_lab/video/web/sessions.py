@@ -1,8 +1,7 @@
-"""All that runs behind the page: the program's own session and those of its visitors."""
+"""Manages the main session and the client sessions of the web page."""
 
 from __future__ import annotations
 
-import re
 import tempfile
 import threading
 import traceback
@@ -11,222 +10,204 @@ from pathlib import Path
 from typing import Any
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.video.overlay.primitives import UNCERTAIN, Colour, ink_on
+from emotion_lab.video.overlay.overlay import Overlay
+from emotion_lab.video.overlay.primitives import UNCERTAIN, Colour, text_colour_on
+from emotion_lab.video.pipeline import Pipeline
 from emotion_lab.video.runner import PipelineRunner
 from emotion_lab.video.sinks.jsonl import JsonlSink
 from emotion_lab.video.sources.threaded import FrameSource
 from emotion_lab.video.web.session_thread import WebSession
-from emotion_lab.video.web.uploads import (
-    BrowserCameraReader,
-    another_overlay,
-    another_pipeline,
-    open_upload,
-    share,
-)
+from emotion_lab.video.web.uploads import BrowserCameraReader, open_upload
 
-#: Of visitors, running or not yet forgotten; each keeps a frame in memory.
-MAX_GUESTS = 4
+#: Running and ended client sessions that are kept; each holds one frame in memory.
+MAX_CLIENTS = 4
 MAIN = "live"
 
 
-def _hex(colour: Colour) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)
+class ClientSession(WebSession):
+    """Session of an uploaded file or a browser camera.
+
+    Attributes:
+        temp_dir: Holds the upload and the JSON lines until the session is closed.
+        camera: Receives the frames of a browser camera, else None.
+    """
+
+    temp_dir: tempfile.TemporaryDirectory[str]
+    camera: BrowserCameraReader | None = None
 
 
 class SessionManager:
-    """Keeps the shows.
+    """All sessions of the web page, by name.
 
     Args:
-        session: The program's own, not run yet; it needs an overlay.
-        folder: Where snapshots, recordings and, without ``log=``, the rows go.
-        ended: Called on the session's thread when the program's own show is over.
-
-    Raises:
-        UserError: If the file of rows cannot be made.
+        runner: The main session, not started yet; must have an overlay.
+        folder: Output folder of snapshots, recordings and, without ``log=``, the JSON lines.
+        on_end: Called in the thread of the main session after its run.
     """
 
     def __init__(
         self,
-        session: PipelineRunner,
+        runner: PipelineRunner,
         folder: Path,
-        ended: Callable[[WebSession], None] = lambda show: None,
+        on_end: Callable[[WebSession], None] = lambda session: None,
     ) -> None:
-        if session.overlay is None:
-            raise ValueError("a page without an overlay has nothing to show")
+        if runner.overlay is None:
+            raise ValueError("the runner needs an overlay")
         self.folder = folder
-        share(session.pipeline)
-        log = next((sink for sink in session.sinks if isinstance(sink, JsonlSink)), None)
+        self.pipeline, self.overlay = runner.pipeline, runner.overlay
+        log = next((sink for sink in runner.sinks if isinstance(sink, JsonlSink)), None)
         if log is None:
-            log = JsonlSink(folder / "live.jsonl", session.pipeline.classes)
-            session.sinks.append(log)
-        self._pipeline, self._overlay = session.pipeline, session.overlay
-        # Copied before any frame is drawn, while no other thread touches it.
-        self._blank = another_overlay(session.overlay)
-        self.main = WebSession(session, MAIN, folder, log.path, ended=ended)
-        self.shows: dict[str, WebSession] = {MAIN: self.main}
-        #: Set when the program ends, so that no request waits any longer.
+            log = JsonlSink(folder / "live.jsonl", self.pipeline.classes)
+            runner.sinks.append(log)
+        self.main = WebSession(runner, MAIN, folder, log.path, on_end=on_end)
+        self.clients: dict[str, ClientSession] = {}
+        #: Set at the end of the program, so that requests stop waiting.
         self.closing = False
         self._lock = threading.Lock()
-        self._guests = 0
-        self._cameras: dict[str, BrowserCameraReader] = {}
-        self._temporary: dict[str, tempfile.TemporaryDirectory[str]] = {}
+        self._num_created = 0
 
-    def show(self, name: str) -> WebSession:
-        """Return a show by its name.
+    @property
+    def sessions(self) -> list[WebSession]:
+        """All sessions, the main session first."""
+        return [self.main, *self.clients.values()]
 
-        Raises:
-            UserError: If there is none.
-        """
-        show = self.shows.get(name)
-        if show is None:
-            raise UserError(f"'{name[:40]}' is no longer there. Go back to the live view.")
-        return show
+    def get(self, name: str) -> WebSession:
+        """Return a session by name."""
+        session = self.main if name == MAIN else self.clients.get(name)
+        if session is None:
+            raise UserError(f"'{name[:40]}' is closed. Go back to the live view.")
+        return session
 
-    def about(self) -> dict[str, Any]:
-        """Return what stays the same while the program runs, as plain values for the page."""
-        words, colours = self._overlay.words, self._overlay.colours
-        return {
-            "classes": self._pipeline.classes,
-            "words": list(words.labels),
-            "uncertain": words.uncertain,
-            "no_face": words.no_face,
-            "colours": [_hex(colour) for colour in colours],
-            "inks": [_hex(ink_on(colour)) for colour in colours],
-            "uncertain_colour": _hex(UNCERTAIN),
-            "uncertain_ink": _hex(ink_on(UNCERTAIN)),
-            "detector": self._pipeline.detector.name,
-            "runtime": getattr(self._pipeline.classifier, "runtime_name", ""),
-            "anonymize": self._overlay.anonymizer.mode,
-            "timeline_s": self._overlay.history.seconds or 30.0,
-        }
+    def add_upload(
+        self, path: Path, name: str, temp_dir: tempfile.TemporaryDirectory[str]
+    ) -> ClientSession:
+        """Start a session of an uploaded photo or video.
 
-    def upload(
-        self, write: Path, name: str, folder: tempfile.TemporaryDirectory[str]
-    ) -> WebSession:
-        """Show a photo or clip that was put into ``folder``; it is deleted when it has been seen.
-
-        Raises:
-            UserError: If it is neither, or too much is going on.
+        Args:
+            path: The upload, a file in ``temp_dir``; deleted when the session ends.
+            name: The user's file name.
+            temp_dir: Deleted when the session is closed.
         """
         try:
-            source = open_upload(write, name)
+            source = open_upload(path, name)
         except UserError:
-            folder.cleanup()
+            temp_dir.cleanup()
             raise
-        return self._add("upload", source, folder, lambda show: write.unlink(missing_ok=True))
+        return self._add("upload", source, temp_dir, upload=path)
 
-    def camera(self) -> WebSession:
-        """Open a show for a page's own camera; :meth:`camera_frame` feeds it.
-
-        Raises:
-            UserError: If too much is going on.
-        """
-        reader = BrowserCameraReader("browser camera", lambda: self.closing)
-        folder = temporary()
-        show = self._add("camera", FrameSource(reader), folder, lambda show: None)
-        self._cameras[show.title] = reader
-        return show
+    def add_camera(self) -> ClientSession:
+        """Start a session of a browser camera; :meth:`camera_frame` feeds it."""
+        camera = BrowserCameraReader("browser camera", lambda: self.closing)
+        return self._add("camera", FrameSource(camera), make_temp_dir(), camera=camera)
 
     def camera_frame(self, name: str, data: bytes) -> None:
-        """Feed a frame to a page's camera.
-
-        Raises:
-            UserError: If the camera has ended or the data is no image.
-        """
-        reader = self._cameras.get(name)
-        if reader is None or self.show(name).over:
-            raise UserError("This camera has ended. Start it again.")
-        reader.put(data)
+        """Pass an encoded frame to a browser camera session."""
+        session = self.clients.get(name)
+        if session is None or session.camera is None or session.over:
+            raise UserError("This camera session has ended. Start it again.")
+        session.camera.put(data)
 
     def _add(
         self,
         kind: str,
         source: FrameSource,
-        folder: tempfile.TemporaryDirectory[str],
-        ended: Callable[[WebSession], None],
-    ) -> WebSession:
-        """Start a visitor's show; the oldest that is over makes room."""
-
-        def over(show: WebSession) -> None:
-            ended(show)
-            if show.error is not None and not isinstance(show.error, UserError):
-                traceback.print_exception(show.error)
+        temp_dir: tempfile.TemporaryDirectory[str],
+        camera: BrowserCameraReader | None = None,
+        upload: Path | None = None,
+    ) -> ClientSession:
+        def on_end(session: WebSession) -> None:
+            if upload is not None:
+                upload.unlink(missing_ok=True)
+            if session.error is not None and not isinstance(session.error, UserError):
+                traceback.print_exception(session.error)
 
         with self._lock:
             try:
                 self._make_room()
             except UserError:
                 source.close()
-                folder.cleanup()
+                temp_dir.cleanup()
                 raise
-            self._guests += 1
-            title = f"{kind}-{self._guests}"
-            pipeline = another_pipeline(self._pipeline, source.stills)
-            rows = Path(folder.name) / "rows.jsonl"
-            session = PipelineRunner(
-                source,
-                pipeline,
-                another_overlay(self._blank),
-                [JsonlSink(rows, pipeline.classes)],
-                {"detector": pipeline.detector.name},
-            )
-            show = WebSession(session, title, self.folder, rows, needs_watching=True, ended=over)
-            self.shows[title], self._temporary[title] = show, folder
-        show.start()
-        return show
+            self._num_created += 1
+            name = f"{kind}-{self._num_created}"
+            rows = Path(temp_dir.name) / "rows.jsonl"
+            pipeline = self.pipeline.clone(source.stills)
+            sinks = [JsonlSink(rows, pipeline.classes)]
+            runner = PipelineRunner(source, pipeline, self.overlay.clone(), sinks)
+            session = ClientSession(runner, name, self.folder, rows, True, on_end)
+            session.temp_dir, session.camera = temp_dir, camera
+            self.clients[name] = session
+        session.start()
+        return session
 
     def _make_room(self) -> None:
-        guests = [show for name, show in self.shows.items() if name != MAIN]
-        if len(guests) < MAX_GUESTS:
+        """Remove the ended session that was requested least recently, if the limit is reached."""
+        if len(self.clients) < MAX_CLIENTS:
             return
-        over = [show for show in guests if show.over]
-        if not over:
-            raise UserError(f"{MAX_GUESTS} cameras or clips are open already. Close one first.")
-        self._forget(min(over, key=lambda show: show.view.asked))
+        ended = [session for session in self.clients.values() if session.over]
+        if not ended:
+            raise UserError(f"{MAX_CLIENTS} cameras or clips are open already. Close one first.")
+        self._remove(min(ended, key=lambda session: session.requested_at))
 
-    def _forget(self, show: WebSession) -> None:
-        """Delete all that is known of a visitor's show, but what the user saved."""
-        self.main.view.saved.update(show.view.saved)
-        self.shows.pop(show.title, None)
-        self._cameras.pop(show.title, None)
-        self._temporary.pop(show.title).cleanup()
+    def _remove(self, session: ClientSession) -> None:
+        """Delete all data of a client session except snapshots and recordings."""
+        self.main.saved.update(session.saved)
+        self.clients.pop(session.name, None)
+        session.temp_dir.cleanup()
 
-    def leave(self, show: WebSession) -> None:
-        """End a visitor's show and delete what it brought."""
-        show.stop()
-        show.join()
+    def close_client(self, name: str) -> None:
+        """End a client session and delete its data."""
+        session = self.clients[name]
+        session.stop()
+        session.join()
         with self._lock:
-            if self.shows.get(show.title) is show:
-                self._forget(show)
+            if self.clients.get(name) is session:
+                self._remove(session)
 
-    def saved(self, name: str) -> Path | None:
-        """Return the path of a snapshot or recording made from the page, None for all else."""
-        found = (show.view.saved.get(name) for show in list(self.shows.values()))
-        return next((path for path in found if path is not None), None)
+    def saved_file(self, name: str) -> Path | None:
+        """Return the path of a snapshot or recording made from the page, else None."""
+        return next((s.saved[name] for s in self.sessions if name in s.saved), None)
 
     def release(self) -> None:
-        """Let waiting requests go."""
+        """Wake all waiting requests."""
         self.closing = True
-        for show in list(self.shows.values()):
-            show.view.bell.ring()
+        for session in self.sessions:
+            session.notify()
 
     def close(self) -> None:
-        """End all shows; files are closed and what visitors brought is deleted."""
+        """End all sessions, close their files and delete client data."""
         self.release()
-        for show in self.shows.values():
-            show.stop()
-        for show in self.shows.values():
-            show.join()
-        for folder in self._temporary.values():
-            folder.cleanup()
+        for session in self.sessions:
+            session.stop()
+        for session in self.sessions:
+            session.join()
+        for client in self.clients.values():
+            client.temp_dir.cleanup()
 
 
-def temporary() -> tempfile.TemporaryDirectory[str]:
-    """Return a folder that is deleted with all in it, at the latest when the program ends."""
+def describe(pipeline: Pipeline, overlay: Overlay) -> dict[str, Any]:
+    """Return classes, labels and colours for the page, as JSON types."""
+
+    def to_hex(colour: Colour) -> str:
+        return "#{:02x}{:02x}{:02x}".format(*colour)
+
+    translations, colours = overlay.translations, overlay.colours
+    return {
+        "classes": pipeline.classes,
+        "labels": list(translations.labels),
+        "uncertain": translations.uncertain,
+        "no_face": translations.no_face,
+        "colours": [to_hex(colour) for colour in colours],
+        "text_colours": [to_hex(text_colour_on(colour)) for colour in colours],
+        "uncertain_colour": to_hex(UNCERTAIN),
+        "uncertain_text_colour": to_hex(text_colour_on(UNCERTAIN)),
+        "detector": pipeline.detector.name,
+        "backend": pipeline.classifier.runtime_name,
+        "anonymize": overlay.anonymizer.mode,
+        "timeline_s": overlay.history.seconds or 30.0,
+    }
+
+
+def make_temp_dir() -> tempfile.TemporaryDirectory[str]:
+    """Return a temporary folder, deleted at the latest when the program ends."""
     return tempfile.TemporaryDirectory(prefix="emotion_lab_", ignore_cleanup_errors=True)
-
-
-def plain_name(name: str) -> str:
-    """Return a file name without folders or odd characters, for instance ``holiday.mp4``."""
-    last = re.split(r"[\\/]", name)[-1]
-    return re.sub(r"[^\w.() -]", "_", last).strip(". ")[-80:] or "upload"

@@ -1,33 +1,33 @@
 "use strict";
-// What the user brings along: the camera of the browser, a photo, a clip.
+// Sources from the browser: its camera, a photo, a video.
 
-const CAMERA_MS = 50; // between two pictures
+const CAMERA_INTERVAL_MS = 50;
 let camera = null; // MediaStream while the camera is on
 
-function look(name) {
-  leave();
+function switchView(name) {
+  closeView();
   view = name;
-  [version, latest, chosen, points] = [-1, null, null, []];
+  [version, latest, selected, points] = [-1, null, null, []];
   $("frame").hidden = true;
   $("empty").hidden = false;
   $("rows").href = `api/rows?view=${name}`;
   for (const kind of ["live", "camera", "file"]) {
-    const on = name.startsWith(kind === "file" ? "upload" : kind);
-    $(`show-${kind}`).setAttribute("aria-pressed", String(on));
+    const active = name.startsWith(kind === "file" ? "upload" : kind);
+    $(`show-${kind}`).setAttribute("aria-pressed", String(active));
   }
-  say("");
+  showMessage("");
 }
 
-function leave() {
+function closeView() {
   if (camera) camera.getTracks().forEach((track) => track.stop());
   camera = null;
-  $("own").srcObject = null;
+  $("camera-preview").srcObject = null;
   if (view !== "live") navigator.sendBeacon(`api/stop?view=${view}`);
 }
 
-async function useCamera() {
+async function openCamera() {
   if (!navigator.mediaDevices) {
-    say("Browsers give their camera to https and localhost pages only. Send a photo instead.");
+    showMessage("Browsers allow the camera on https and localhost pages only. Upload a photo instead.");
     return;
   }
   let stream;
@@ -37,50 +37,50 @@ async function useCamera() {
       video: { width: { ideal: 640 }, height: { ideal: 480 }, facingMode: "user" },
     });
   } catch (error) {
-    say(`The browser gives no camera (${error.name}). Plug one in, or allow it for this page.`);
+    showMessage(`No access to a camera (${error.name}). Connect one, or allow it for this page.`);
     return;
   }
-  const opened = await act("api/camera");
-  if (!opened) {
+  const session = await postOrShowError("api/camera");
+  if (!session) {
     stream.getTracks().forEach((track) => track.stop());
     return;
   }
-  look(opened.view);
+  switchView(session.view);
   camera = stream;
-  $("own").srcObject = stream;
-  await $("own").play();
-  send(opened.view);
+  $("camera-preview").srcObject = stream;
+  await $("camera-preview").play();
+  sendCameraFrames(session.view);
 }
 
-async function send(name) {
+async function sendCameraFrames(name) {
   const canvas = document.createElement("canvas");
   while (view === name && camera) {
-    const begin = performance.now();
-    const { videoWidth: width, videoHeight: height } = $("own");
+    const start = performance.now();
+    const { videoWidth: width, videoHeight: height } = $("camera-preview");
     if (width && !document.hidden) {
       [canvas.width, canvas.height] = [width, height];
-      canvas.getContext("2d").drawImage($("own"), 0, 0);
-      const picture = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.85));
+      canvas.getContext("2d").drawImage($("camera-preview"), 0, 0);
+      const jpeg = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.85));
       try {
-        await post(`api/camera/${name}`, picture);
+        await post(`api/camera/${name}`, jpeg);
       } catch (error) {
         if (view !== name) return;
-        look("live");
-        say(error.message);
+        switchView("live");
+        showMessage(error.message);
         return;
       }
     }
-    await pause(Math.max(0, CAMERA_MS - (performance.now() - begin)));
+    await sleep(Math.max(0, CAMERA_INTERVAL_MS - (performance.now() - start)));
   }
 }
 
-async function useFile(file) {
+async function uploadFile(file) {
   if (!file) return;
-  say(`Sending ${file.name} …`);
+  showMessage(`Uploading ${file.name} …`);
   try {
-    const opened = await post(`api/upload?name=${encodeURIComponent(file.name)}`, file);
-    look(opened.view);
+    const session = await post(`api/upload?name=${encodeURIComponent(file.name)}`, file);
+    switchView(session.view);
   } catch (error) {
-    say(error.message);
+    showMessage(error.message);
   }
 }

@@ -1,0 +1,143 @@
+"""Pipeline, run statistics and factory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import cv2
+import numpy as np
+import pytest
+
+from emotion_lab.config import compose
+from emotion_lab.core.errors import UserError
+from emotion_lab.video.detectors import build_detector
+from emotion_lab.video.factory import build_save_sink
+from emotion_lab.video.pipeline import Pipeline
+from emotion_lab.video.runner import RunStats
+from emotion_lab.video.sources.open import open_source
+from emotion_lab.video.types import Detections, Frame
+from tests.conftest import composed
+
+Box = tuple[float, float, float, float]
+FACE: list[Box] = [(10, 10, 30, 30)]
+
+
+class FakeDetector:
+    """Returns the given boxes, frame by frame."""
+
+    name = "fake"
+
+    def __init__(self, boxes: list[list[Box]]) -> None:
+        self.boxes = iter(boxes)
+
+    def __call__(self, image: np.ndarray) -> Detections:
+        boxes = np.array(next(self.boxes), np.float32).reshape(-1, 4)
+        return Detections(boxes, np.ones(len(boxes), np.float32))
+
+
+class BrightnessClassifier:
+    """The probability of class 1 is the brightness of the crop."""
+
+    classes: ClassVar[list[str]] = ["dark", "light"]
+    crop_margin = 0.0
+
+    def __init__(self) -> None:
+        self.batch_sizes: list[int] = []
+
+    def __call__(self, crops: list[np.ndarray]) -> np.ndarray:
+        self.batch_sizes.append(len(crops))
+        light = np.array([crop.mean() / 255 for crop in crops], np.float32)
+        return np.stack([1 - light, light], 1)
+
+
+def make_pipeline(boxes: list[list[Box]], *overrides: str, stills: bool = False) -> Pipeline:
+    smoothing = composed(*overrides, entry="live")["smoothing"]
+    classifier = BrightnessClassifier()
+    return Pipeline(
+        FakeDetector(boxes),
+        classifier,  # type: ignore[arg-type]
+        smoothing,
+        {"detect_every": 1},
+        stills=stills,
+    )
+
+
+def grey_frames(values: list[int], step_s: float = 0.1) -> list[Frame]:
+    images = [np.full((60, 120, 3), value, np.uint8) for value in values]
+    return [Frame(image, i, i * step_s, 0.0) for i, image in enumerate(images)]
+
+
+def test_all_faces_of_a_frame_are_one_batch() -> None:
+    boxes: list[list[Box]] = [[(0, 0, 30, 30), (50, 10, 30, 30), (90, 20, 30, 30)]] * 3
+    pipeline = make_pipeline(boxes, "smoothing=none")
+    results = [pipeline(frame) for frame in grey_frames([200, 200, 200])]
+    assert pipeline.classifier.batch_sizes == [3, 3, 3]  # type: ignore[attr-defined]
+    assert [[face.id for face in result.faces] for result in results] == [[1, 2, 3]] * 3
+
+
+def test_new_track_starts_with_empty_smoothing() -> None:
+    boxes = [FACE] * 10 + [[]] * 15 + [FACE]
+    pipeline = make_pipeline(boxes, "smoothing=ema", "smoothing.tau_s=100")
+    results = [pipeline(frame) for frame in grey_frames([255] * 10 + [0] * 16)]
+    first, last = results[9].faces[0], results[-1].faces[0]
+    assert first.smoothed[1] == pytest.approx(1, abs=1e-3)
+    assert last.id != first.id
+    assert last.smoothed[1] == pytest.approx(0, abs=1e-3)
+    assert list(pipeline._smoothers) == [last.id]
+
+
+def test_photos_are_independent() -> None:
+    pipeline = make_pipeline([FACE, FACE], "smoothing=ema", stills=True)
+    first, second = (pipeline(frame).faces[0] for frame in grey_frames([255, 0], step_s=0.0))
+    assert second.smoothed[0] == pytest.approx(1, abs=1e-3)
+    assert first.id != second.id
+
+
+def test_clone_shares_networks_and_not_tracks() -> None:
+    pipeline = make_pipeline([FACE, FACE], "smoothing=none")
+    frame = grey_frames([200])[0]
+    clone = pipeline.clone(stills=True)
+    assert pipeline(frame).faces[0].id == clone(frame).faces[0].id == 1
+    assert clone.stills and clone.classifier is pipeline.classifier
+    assert clone._lock is pipeline._lock
+
+
+def test_invalid_smoothing_is_refused_before_the_first_face() -> None:
+    with pytest.raises(UserError, match=r"smoothing\.prior"):
+        make_pipeline([], "smoothing=hmm", "smoothing.prior=[a,b]")
+
+
+def test_summary_lines_use_singular_and_plural() -> None:
+    stats = RunStats(frames=1, with_faces=1, ids=1, seconds=1.0, last_faces=1)
+    assert stats.summary_lines(True) == ["1 image, 1 of them with a face; 1 face; 1 images/s"]
+    stats = RunStats(frames=2, with_faces=2, ids=2, seconds=1.0)
+    text = "2 frames, 2 of them with a face; 2 faces tracked; 2 frames/s"
+    assert stats.summary_lines(False) == [text, "no face in the last frame"]
+
+
+def test_images_are_saved_to_a_folder(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    cv2.imwrite(str(photo), np.zeros((8, 8, 3), np.uint8))
+    with open_source({"source": str(photo)}) as source:
+        for name in ("drawn.png", "drawn.mp4"):
+            with pytest.raises(UserError, match="images are saved to a folder"):
+                build_save_sink({"save": tmp_path / name, "overwrite": False}, source)
+        (tmp_path / "folder.png").mkdir()
+        build_save_sink({"save": tmp_path / "folder.png", "overwrite": False}, source)
+
+
+def test_detectors_silence_the_log_of_opencv() -> None:
+    log = cv2.utils.logging
+    old_level = log.getLogLevel()
+    log.setLogLevel(log.LOG_LEVEL_INFO)
+    try:
+        build_detector(composed("detector=full_frame", entry="live")["detector"])
+        assert log.getLogLevel() == log.LOG_LEVEL_SILENT
+    finally:
+        log.setLogLevel(old_level)
+
+
+def test_hash_check_of_a_detector_file_can_be_disabled() -> None:
+    cfg = compose.precheck("live", ["detector.file=other.onnx", "detector.sha256=null"])
+    assert cfg.detector.sha256 is None
