@@ -1,4 +1,4 @@
-"""Write a data set as shards to stream: ``python -m emotion_lab.shard out=<folder>``."""
+"""Write a dataset as WebDataset shards: ``python -m emotion_lab.shard out=<folder>``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from emotion_lab.config import compose
 from emotion_lab.core import paths
 from emotion_lab.core.errors import UserError
 
-#: Settings of a training run; they can be given when the stream is read, and are no part of it.
-_LATER = ("folds", "drop_csv", "relabel_csv", "ferplus_csv", "drop_not_face")
+#: Data keys of a training run; they are set when the shards are used, not when they are written.
+_TRAINING_KEYS = ("folds", "drop_csv", "relabel_csv", "ferplus_csv", "drop_not_face")
 
 
 def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
-    """Check what is cheap to check, before Hydra makes the run folder."""
+    """Check the arguments before Hydra creates the run folder."""
     if cfg.out is None:
-        raise UserError("out is missing: name the folder to make, out=<folder>.")
+        raise UserError("out is missing: name the folder to create, out=<folder>.")
     if "://" in str(cfg.out):
         raise UserError(
             f"out={cfg.out} is an address: write to a folder and copy it there, for instance with "
@@ -31,37 +31,37 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
         raise UserError(f"out={out} exists, and nothing is replaced: name a new folder.")
     if cfg.data.name in ("stream", "checkpoint"):
         raise UserError(f"data={cfg.data.name} cannot be sharded: name the data it came from.")
-    later = [f"data.{key}" for key in _LATER if cfg.data.get(key)]
-    later += ["data.label_source"] if cfg.data.label_source != "original" else []
-    if later:
+    keys = [f"data.{key}" for key in _TRAINING_KEYS if cfg.data.get(key)]
+    keys += ["data.label_source"] if cfg.data.label_source != "original" else []
+    if keys:
         raise UserError(
-            f"{', '.join(later)} cannot be written into a stream: set it when the data is used."
+            f"{', '.join(keys)} cannot be written into a stream: set it when the data is used."
         )
     path = None if cfg.data.get("download") else cfg.data.path
     paths.check_exist({"data.path": path})
     if path is not None:
         data = Path(str(path)).expanduser().resolve()
         if data.is_dir() and data in out.resolve().parents and cfg.data.name == "image_folder":
-            raise UserError(f"out={out} lies in the data, {path}: name a folder outside of it.")
+            raise UserError(f"out={out} is inside the data, {path}: name a folder outside of it.")
     if importlib.util.find_spec("webdataset") is None:
         raise UserError('shard needs webdataset: pip install "emotion_lab[stream]"')
-    above = next(p for p in out.absolute().parents if p.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write out={out}: {above} is no folder that can be written.")
+    parent = next(p for p in out.absolute().parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write out={out}: {parent} is not a writable folder.")
     return []
 
 
 def shard(cfg: DictConfig) -> None:
-    """Write the stream, print what is in it and where it lies."""
-    from emotion_lab.data.shards.writer import open_source, write_stream
+    """Write the shards; print their size, the licence and the folder."""
+    from emotion_lab.data.shards.writer import open_all_splits, write_shards
 
-    plain = compose.to_container(cfg)
-    out = Path(str(plain["out"])).expanduser()
-    source = open_source(plain["data"])
+    config = compose.to_container(cfg)
+    out = Path(str(config["out"])).expanduser()
+    source = open_all_splits(config["data"])
     for note in source.notes:
         print(f"  {note}")
-    size = plain["shard_mib"] * 2**20
-    meta = write_stream(source, plain["data"]["name"], out, size, plain["licence"])
+    size = config["shard_mib"] * 2**20
+    meta = write_shards(source, config["data"]["name"], out, size, config["licence"])
     for name, entry in meta["splits"].items():
         mib = sum(shard["bytes"] for shard in entry["shards"]) / 2**20
         print(f"{name}: {entry['n']:,} images, {len(entry['shards'])} shards, {mib:,.1f} MiB")

@@ -1,0 +1,1 @@
+"""Datasets, splits, transforms, samplers and loaders."""

@@ -1,4 +1,4 @@
-"""Weights against unequal class sizes."""
+"""Class weights and sampling weights for imbalanced classes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.data.types import Split
 
 
-def class_counts(split: Split, k: int) -> np.ndarray:
-    """Return int64 (k,): how many images every class has."""
-    return np.bincount(split.labels, minlength=k).astype(np.int64)
+def class_counts(split: Split, num_classes: int) -> np.ndarray:
+    """Return the images of each class, int64 (K,)."""
+    return np.bincount(split.labels, minlength=num_classes).astype(np.int64)
 
 
 def _inverse(counts: np.ndarray, beta: float) -> np.ndarray:
@@ -40,22 +40,19 @@ _METHODS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
 
 
 def class_weights(counts: np.ndarray, method: str = "inverse", beta: float = 0.9999) -> np.ndarray:
-    """Return a loss weight for every class.
+    """Return the loss weight of each class.
 
-    ``inverse`` is n / (K * count); ``sqrt_inverse`` goes with its square root;
-    ``effective_number`` is (1 - beta) / (1 - beta^count) (Cui et al. 2019, CVPR). All are scaled
-    so that the mean weight of a sample is 1: the loss keeps its size.
+    ``inverse`` is n / (K * count), ``sqrt_inverse`` is proportional to its square root, and
+    ``effective_number`` to (1 - beta) / (1 - beta^count) (Cui et al. 2019, CVPR). All are scaled
+    so that the mean weight of a sample is 1, which preserves the magnitude of the loss.
 
     Args:
-        counts: (K,) images of every class.
+        counts: (K,) images of each class.
         method: ``inverse``, ``sqrt_inverse`` or ``effective_number``.
-        beta: Of ``effective_number``, in [0, 1).
+        beta: Parameter of ``effective_number``, in [0, 1).
 
     Returns:
         float32 (K,) with ``sum(weights * counts) / sum(counts) == 1``.
-
-    Raises:
-        UserError: If a count is zero, or the method or beta is wrong.
     """
     if method not in _METHODS:
         raise unknown("class weighting", method, _METHODS, "Set data.class_weights=<name>.")
@@ -70,16 +67,16 @@ def class_weights(counts: np.ndarray, method: str = "inverse", beta: float = 0.9
     return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)
 
 
-def sample_weights(labels: np.ndarray, k: int) -> np.ndarray:
-    """Return a drawing probability for every sample, equal in sum over the classes present.
+def sample_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return a sampling probability for each image; all classes present have equal probability.
 
     Args:
         labels: int (N,).
-        k: Number of classes.
+        num_classes: K.
 
     Returns:
         float64 (N,) that sums to 1.
     """
     labels = np.asarray(labels, dtype=np.int64)
-    counts = np.bincount(labels, minlength=k)
+    counts = np.bincount(labels, minlength=num_classes)
     return 1.0 / (counts[labels] * max(np.count_nonzero(counts), 1))

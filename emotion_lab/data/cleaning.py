@@ -1,12 +1,12 @@
-"""``data.drop_csv=<csv>`` and ``data.relabel_csv=<csv>``: cleaned training, test left as it is.
+"""Cleaning lists: ``data.drop_csv=<csv>`` and ``data.relabel_csv=<csv>``.
 
 Rows are matched by image name (``Split.names``): ``fer2013:<row>``, or the path of a file relative
-to ``data.path``. A longer path finds the same file by its end, so a list made where the data lay
-elsewhere still fits.
+to ``data.path``. A longer path is matched by its last components, so a list stays valid if the
+data is moved.
 
-Only train is changed, whatever split the list was made for. An image of val is changed where its
-row says ``split=val``, an image of test never. Cleaning comes after folds and the cut of val: val
-holds the same images with and without it.
+By default only train changes, whatever split the list was made for. An image of val changes only
+if its row has ``split=val``, an image of test never. Cleaning comes after folds and after carving
+val out of train, so val contains the same images with and without cleaning.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import csv
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from emotion_lab.core.errors import UserError, unknown
-from emotion_lab.core.labels import canonical
-from emotion_lab.data.types import SPLITS, Split
+from emotion_lab.data.types import SPLITS, Split, class_key, excluded_classes
 
-#: Columns of a relabel list that name the new label, the first that is there counts.
+#: Columns of a relabel list with the new label; the first one present is used.
 NEW_LABEL = ("label", "label_suggested")
 
-#: Why a row changed nothing.
-_WHY: dict[str, str] = {
+#: Reason why a row changed nothing -> text of the printed line.
+_UNUSED_ROWS: dict[str, str] = {
     "same": "{} have that label already",
     "no label": "{} rows without a new label",
-    "left out": "{} rows with a label that data.exclude leaves out",
+    "excluded": "{} rows with a label that data.exclude leaves out",
     "unreadable": "{} rows name files that are unreadable and left out anyway",
     "val": "{} rows name images that are val here, which stays as it is",
     "other": "{} rows give another label_now than the data and are not followed",
@@ -40,14 +40,14 @@ _WHY: dict[str, str] = {
 
 @dataclass(frozen=True)
 class CleaningRow:
-    """One line of a list.
+    """One row of a list.
 
     Attributes:
-        number: Its row in the file as an editor counts, the header being row 1.
+        number: Row number in the file; the header is row 1.
         path: Name of the image.
         split: ``train``, ``val`` or ``test``.
-        now: The label it had when the list was made, or an empty string.
-        label: The new label, or an empty string.
+        now: Label at the time the list was made, or an empty string.
+        label: New label, or an empty string.
     """
 
     number: int
@@ -57,31 +57,24 @@ class CleaningRow:
     label: str = ""
 
 
-def read_rows(key: str, place: str) -> list[CleaningRow]:
-    """Read a list.
-
-    Args:
-        key: ``drop`` or ``relabel``.
-        place: The file.
-
-    Raises:
-        UserError: If it is not there, no CSV, or has a wrong header or split.
-    """
-    where = f"data.{key}={place}"
-    path = Path(place).expanduser()
+def read_rows(key: str, file: str) -> list[CleaningRow]:
+    """Read the CSV of ``data.<key>``, ``drop_csv`` or ``relabel_csv``."""
+    where = f"data.{key}={file}"
+    path = Path(file).expanduser()
     if not path.is_file():
         raise UserError(f"{where}: no such file. Set data.{key}=<csv>, as the audit writes it.")
     try:
-        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            lines = list(csv.reader(file))
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
+            lines = list(csv.reader(stream))
     except (OSError, csv.Error) as error:
         raise UserError(f"Cannot read {where}: {error}.") from error
     header = [name.strip().lower() for name in lines[0]] if lines else []
-    new = next((name for name in NEW_LABEL if name in header), None)
-    if "path" not in header or (key == "relabel" and new is None):
-        wanted = "path" if key == "drop" else f"path and {' or '.join(NEW_LABEL)}"
+    relabel = key == "relabel_csv"
+    label_column = next((name for name in NEW_LABEL if name in header), "") if relabel else ""
+    if "path" not in header or (relabel and not label_column):
+        expected = f"path and {' or '.join(NEW_LABEL)}" if relabel else "path"
         shown = ", ".join(name[:20] for name in header[:6]) or "none"
-        raise UserError(f"{where} has the columns {shown}; expected {wanted} in row 1.")
+        raise UserError(f"{where} has the columns {shown}; expected {expected} in row 1.")
     rows = []
     for number, line in enumerate(lines[1:], start=2):
         if not any(value.strip() for value in line):
@@ -93,207 +86,195 @@ def read_rows(key: str, place: str) -> list[CleaningRow]:
             raise unknown("split", split, SPLITS, f"It stands in row {number} of {where}.")
         if not fields.get("path"):
             raise UserError(f"{where}, row {number}: the path is missing.")
-        label = fields.get(new, "") if new and key == "relabel" else ""
+        label = fields.get(label_column, "") if label_column else ""
         rows.append(CleaningRow(number, raw["path"], split, fields.get("label_now", ""), label))
     return rows
 
 
-def _key(name: str) -> str:
-    return canonical(name) or name.strip().lower()
-
-
-def endings(path: str) -> list[str]:
-    """Return what a path may be called in the data: itself, then without its first folders."""
+def _path_suffixes(path: str) -> list[str]:
+    """Return the names to look up for a path: itself, then without its first folders."""
     parts = path.replace("\\", "/").removeprefix("./").split("/")
     return [path, *("/".join(parts[start:]) for start in range(len(parts)))]
 
 
 class SplitCleaner:
-    """Applies the lists to the splits at hand.
+    """Applies cleaning lists to the opened splits.
 
     Args:
-        parts: The splits, changed in place by :meth:`relabel` and :meth:`drop`.
+        splits: The opened splits; :meth:`relabel` and :meth:`drop` replace entries of this dict.
         classes: Class names; the position is the label.
-        excluded: Names of classes that ``data.exclude`` left out.
-        unreadable: Paths of files that the loader left out.
+        excluded: Names of the classes removed by ``data.exclude``.
+        unreadable: Paths of the files that the loader skipped.
     """
 
     def __init__(
         self,
-        parts: dict[str, Split],
+        splits: dict[str, Split],
         classes: list[str],
         excluded: list[str],
         unreadable: list[str],
     ) -> None:
-        self.parts, self.classes = parts, classes
-        self.before = {name: part.labels for name, part in parts.items()}
+        self.splits, self.classes = splits, classes
+        self._original_labels = {name: split.labels for name, split in splits.items()}
         self._index = {
-            str(name): (split, position)
-            for split, part in parts.items()
-            for position, name in enumerate(part.names)
+            str(image_name): (name, position)
+            for name, split in splits.items()
+            for position, image_name in enumerate(split.names)
         }
-        self._label = {_key(name): label for label, name in enumerate(classes)}
-        self._excluded = {_key(name) for name in excluded}
+        self._label = {class_key(name): label for label, name in enumerate(classes)}
+        self._excluded = {class_key(name) for name in excluded}
         self._unreadable = [path.replace("\\", "/") for path in unreadable]
 
     def _find(self, path: str) -> tuple[str, int] | None:
-        return next((self._index[e] for e in endings(path) if e in self._index), None)
+        return next((self._index[e] for e in _path_suffixes(path) if e in self._index), None)
 
     def _is_unreadable(self, path: str) -> bool:
-        end = "/" + endings(path)[1].lstrip("/")
-        return any(("/" + known).endswith(end) for known in self._unreadable)
+        suffix = "/" + _path_suffixes(path)[1].lstrip("/")
+        return any(("/" + known).endswith(suffix) for known in self._unreadable)
 
     def _new_label(self, row: CleaningRow, where: str) -> int | None:
-        """Return the label of a row, None for one that is empty or left out."""
-        if not row.label or _key(row.label) in self._excluded:
+        """Return the new label of a row; None if it is empty or an excluded class."""
+        if not row.label or class_key(row.label) in self._excluded:
             return None
-        if _key(row.label) not in self._label:
+        if class_key(row.label) not in self._label:
             raise unknown(
                 "label", row.label, self.classes, f"It stands in row {row.number} of {where}."
             )
-        return self._label[_key(row.label)]
+        return self._label[class_key(row.label)]
 
-    def _matched(
-        self, key: str, place: str, rows: list[CleaningRow]
-    ) -> tuple[dict[tuple[str, int], CleaningRow], Counter]:
-        """Return (split, position) -> row for all that may be changed, and why others may not.
+    def _match(
+        self, where: str, rows: list[CleaningRow]
+    ) -> tuple[dict[tuple[str, int], CleaningRow], Counter[str]]:
+        """Match rows to images.
 
-        Raises:
-            UserError: If no row belongs to this data.
+        Returns:
+            (split, position) -> row for images that may change, and the number of other rows by
+            reason, see ``_UNUSED_ROWS``.
         """
-        hits: dict[tuple[str, int], CleaningRow] = {}
-        strangers: list[CleaningRow] = []
-        why: Counter = Counter()
-        where = f"data.{key}={place}"
+        matches: dict[tuple[str, int], CleaningRow] = {}
+        unmatched: list[CleaningRow] = []
+        unused: Counter[str] = Counter()
         for row in rows:
             if row.split == "test":
-                why["test"] += 1
+                unused["test"] += 1
                 continue
-            hit = self._find(row.path)
-            if hit is None and self._is_unreadable(row.path):
-                why["unreadable"] += 1
+            match = self._find(row.path)
+            if match is None:
+                if self._is_unreadable(row.path):
+                    unused["unreadable"] += 1
+                else:
+                    unmatched.append(row)
                 continue
-            if hit is None:
-                strangers.append(row)
-                continue
-            split, position = hit
-            now = self.classes[self.before[split][position]]
+            split, position = match
+            now = self.classes[self._original_labels[split][position]]
             if split == "test":
-                why["test"] += 1
+                unused["test"] += 1
             elif split == "val" and row.split != "val":
-                why["val"] += 1
-            elif row.now and _key(row.now) != _key(now):
-                why["other"] += 1
+                unused["val"] += 1
+            elif row.now and class_key(row.now) != class_key(now):
+                unused["other"] += 1
             else:
-                hits[hit] = self._one_label(hits.get(hit), row, where)
-        if "train" in self.parts and strangers and len(strangers) == len(rows) - why["test"]:
+                self._check_conflict(matches.get(match), row, where)
+                matches[match] = row
+        candidates = len(rows) - unused["test"]
+        if "train" in self.splits and unmatched and len(unmatched) == candidates:
             raise UserError(
                 f"{where}: none of its rows names an image of this data; it was made for other "
-                f"data (row {strangers[0].number} is '{strangers[0].path}', here images are called "
+                f"data (row {unmatched[0].number} is '{unmatched[0].path}', here images are called "
                 f"'{next(iter(self._index))}')."
             )
-        # Without train at hand most rows find nothing, and that is no news.
-        why["unmatched"] = len(strangers) if "train" in self.parts else 0
-        if why["other"] and why["other"] == len(rows) - why["test"]:
+        # Without train most rows match nothing, as expected.
+        unused["unmatched"] = len(unmatched) if "train" in self.splits else 0
+        if unused["other"] and unused["other"] == candidates:
             raise UserError(
                 f"{where}: all of its rows give their images another label_now than this data; "
                 "it was made for other data."
             )
-        return hits, why
+        return matches, unused
 
     @staticmethod
-    def _one_label(first: CleaningRow | None, row: CleaningRow, where: str) -> CleaningRow:
-        """Refuse two rows that give one image different labels."""
-        if first is not None and _key(first.label) != _key(row.label):
+    def _check_conflict(first: CleaningRow | None, row: CleaningRow, where: str) -> None:
+        """Refuse two rows that assign different labels to one image."""
+        if first is not None and class_key(first.label) != class_key(row.label):
             raise UserError(
                 f"{where}: rows {first.number} and {row.number} give {row.path} the labels "
                 f"'{first.label}' and '{row.label}'; keep one."
             )
-        return row
 
-    def relabel(self, place: str) -> str:
-        """Give the listed images their new labels; return a line that says how many."""
-        where = f"data.relabel_csv={place}"
-        rows = read_rows("relabel", place)
+    def relabel(self, file: str) -> str:
+        """Change the labels of the listed images; return the line to print."""
+        where = f"data.relabel_csv={file}"
+        rows = read_rows("relabel_csv", file)
         for row in rows:
-            self._new_label(row, where)  # a wrong name is told wherever it stands
-        hits, why = self._matched("relabel", place, rows)
-        changed: Counter = Counter()
-        for split in {split for split, _ in hits}:
-            self.parts[split] = self.parts[split].subset(np.arange(len(self.parts[split])))
-        for (split, position), row in hits.items():
+            self._new_label(row, where)  # unknown names are errors, also in rows without a match
+        matches, unused = self._match(where, rows)
+        changed: Counter[str] = Counter()
+        for name in {name for name, _ in matches}:
+            self.splits[name] = self.splits[name].subset(np.arange(len(self.splits[name])))
+        for (name, position), row in matches.items():
+            labels = self.splits[name].labels
             label = self._new_label(row, where)
             if label is None:
-                why["left out" if row.label else "no label"] += 1
-                continue
-            if label == self.parts[split].labels[position]:
-                why["same"] += 1
-                continue
-            self.parts[split].labels[position] = label
-            changed[split] += 1
-        return self._line("data.relabel_csv", "given another label", changed, why)
+                unused["excluded" if row.label else "no label"] += 1
+            elif label == labels[position]:
+                unused["same"] += 1
+            else:
+                labels[position] = label
+                changed[name] += 1
+        return self._summary("data.relabel_csv", "given another label", changed, unused)
 
-    def drop(self, place: str) -> str:
-        """Leave the listed images out; return a line that says how many.
+    def drop(self, file: str) -> str:
+        """Remove the listed images; return the line to print."""
+        where = f"data.drop_csv={file}"
+        matches, unused = self._match(where, read_rows("drop_csv", file))
+        dropped: Counter[str] = Counter()
+        for name, split in self.splits.items():
+            positions = [position for split_name, position in matches if split_name == name]
+            if not positions:
+                continue
+            kept = np.setdiff1d(np.arange(len(split)), positions)
+            emptied = set(split.labels.tolist()) - set(split.labels[kept].tolist())
+            if emptied:
+                names = ", ".join(self.classes[label] for label in sorted(emptied))
+                raise UserError(f"{where} takes every {name} image of {names}.")
+            self.splits[name] = split.subset(kept)
+            dropped[name] = len(positions)
+        return self._summary("data.drop_csv", "left out", dropped, unused)
 
-        Raises:
-            UserError: If a class of train is left without an image.
+    def _summary(self, key: str, action: str, changed: Counter[str], unused: Counter[str]) -> str:
+        """Return the line to print: changed images by split, unused rows by reason.
+
+        It is empty if train is not open and nothing changed.
         """
-        hits, why = self._matched("drop", place, read_rows("drop", place))
-        dropped: Counter = Counter()
-        for name in [name for name in self.parts if name != "test"]:
-            part = self.parts[name]
-            gone = [position for split, position in hits if split == name]
-            if not gone:
-                continue
-            kept = np.setdiff1d(np.arange(len(part)), gone)
-            lost = set(part.labels.tolist()) - set(part.labels[kept].tolist())
-            if lost:
-                names = ", ".join(self.classes[label] for label in sorted(lost))
-                raise UserError(f"data.drop_csv={place} takes every {name} image of {names}.")
-            self.parts[name] = part.subset(kept)
-            dropped[name] = len(gone)
-        return self._line("data.drop_csv", "left out", dropped, why)
-
-    def _line(self, key: str, done: str, counts: Counter, why: Counter) -> str:
-        """Return one line: how many images were changed, and what became of the other rows.
-
-        Where train is not open and nothing changed there is nothing to tell.
-        """
-        if "train" not in self.parts and not counts:
+        if "train" not in self.splits and not changed:
             return ""
-        changed = " and ".join(f"{counts[name]:,} of {name}" for name in SPLITS if counts[name])
-        parts = [f"{key}: {changed or 'no images'} {done}"]
-        parts += [text.format(f"{why[k]:,}") for k, text in _WHY.items() if why[k]]
+        counts = " and ".join(f"{changed[name]:,} of {name}" for name in SPLITS if changed[name])
+        parts = [f"{key}: {counts or 'no images'} {action}"]
+        parts += [text.format(f"{unused[k]:,}") for k, text in _UNUSED_ROWS.items() if unused[k]]
         return "; ".join(parts)
 
 
 def clean(
-    parts: dict[str, Split], cfg: dict, classes: list[str], unreadable: list[str]
+    splits: dict[str, Split], cfg: dict[str, Any], classes: list[str], unreadable: list[str]
 ) -> tuple[dict[str, Split], list[str]]:
-    """Relabel, then drop, as the ``data`` group asks.
+    """Apply ``data.relabel_csv``, then ``data.drop_csv``.
 
     Args:
-        parts: The opened splits, after folds or the cut of val.
+        splits: The opened splits, after folds or carving val.
         cfg: The ``data`` group: ``drop_csv``, ``relabel_csv`` and ``exclude``.
         classes: Class names; the position is the label.
-        unreadable: Paths of files that ``data.on_decode_error=skip`` left out.
+        unreadable: Paths of the files that ``data.on_decode_error=skip`` skipped.
 
     Returns:
-        The splits (test is the very same object) and lines worth printing.
-
-    Raises:
-        UserError: For a list that is missing, has a wrong header, an unknown label, or belongs to
-            other data.
+        The splits (test is the same object) and lines to print.
     """
-    if not set(parts) & {"train", "val"}:
-        return parts, []
-    excluded = cfg.get("exclude") or []
-    excluded = [excluded] if isinstance(excluded, str) else [str(name) for name in excluded]
-    cleaner = SplitCleaner(dict(parts), classes, excluded, unreadable)
+    relabel, drop = cfg.get("relabel_csv"), cfg.get("drop_csv")
+    if not (relabel or drop) or not set(splits) & {"train", "val"}:
+        return splits, []
+    cleaner = SplitCleaner(dict(splits), classes, excluded_classes(cfg), unreadable)
     notes = []
-    if cfg.get("relabel_csv"):
-        notes.append(cleaner.relabel(str(cfg["relabel_csv"])))
-    if cfg.get("drop_csv"):
-        notes.append(cleaner.drop(str(cfg["drop_csv"])))
-    return cleaner.parts, [note for note in notes if note]
+    if relabel:
+        notes.append(cleaner.relabel(str(relabel)))
+    if drop:
+        notes.append(cleaner.drop(str(drop)))
+    return cleaner.splits, [note for note in notes if note]

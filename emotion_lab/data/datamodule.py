@@ -1,4 +1,4 @@
-"""The LightningDataModule: any dataset, the splits it was allowed to open, and their loaders."""
+"""LightningDataModule of any registered dataset."""
 
 from __future__ import annotations
 
@@ -12,27 +12,23 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.data.build import load_data
 from emotion_lab.data.class_weights import class_counts, class_weights, sample_weights
 from emotion_lab.data.fingerprint import fingerprint
-from emotion_lab.data.shards.sampler import stream_sampler
-from emotion_lab.data.torch_dataset import (
-    ResumableRandomSampler,
-    SequentialDistributedSampler,
-    SplitDataset,
-    make_loader,
-)
+from emotion_lab.data.samplers import ResumableRandomSampler, SequentialDistributedSampler
+from emotion_lab.data.shards.sampler import make_shard_sampler
+from emotion_lab.data.torch_dataset import SplitDataset, make_loader
 from emotion_lab.data.transforms import Augment, Resize
 from emotion_lab.data.types import LoadedDataset, Split
 
 
 class EmotionData(L.LightningDataModule):
-    """FER2013, a folder of images or synthetic faces, as training and evaluation need them.
+    """Splits of a dataset and their loaders, for training and evaluation.
 
     Args:
         cfg: The ``data`` group as a plain dict.
-        splits: The splits this process may open. Training gets ``("train", "val")``: the test
-            split is not loaded, so nothing that trains can look at it.
-        seed: The run's seed (order and augmentation).
-        augment: Name of the augmentation preset, for ``train`` only. With ``device`` the training
-            loader hands out plain images, which the training step augments.
+        splits: The splits to open. Training opens ``("train", "val")``: the test split is not
+            loaded, so training code cannot access it.
+        seed: Seed of the run (order and augmentation).
+        augment: Name of the augmentation preset, used for ``train`` only. With ``device`` the
+            training loader returns images without augmentation; the training step augments them.
         carve: See :func:`load_data`.
     """
 
@@ -47,13 +43,13 @@ class EmotionData(L.LightningDataModule):
         super().__init__()
         self.cfg, self.seed, self.augment_name = cfg, seed, augment
         self.source: LoadedDataset = load_data(cfg, splits, carve)
-        self.fit_transform: Resize | None = None
-        self._sets: dict[str, SplitDataset] = {}
+        self.resize: Resize | None = None
+        self._datasets: dict[str, SplitDataset] = {}
         self._sampler: ResumableRandomSampler | None = None
-        # Epoch and batches of it that were trained on: where a resumed run begins.
-        self._at = (0, 0)
-        # Images of a step of the run that is resumed, however many processes it had.
-        self._step: int | None = None
+        # Epoch and number of its batches already trained on; a resumed run starts here.
+        self._position = (0, 0)
+        # Global batch size of the resumed run, which may have had another number of processes.
+        self._resumed_batch_size: int | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -61,136 +57,136 @@ class EmotionData(L.LightningDataModule):
         return self.source.classes
 
     def split(self, name: str) -> Split:
-        """Return an opened split.
-
-        Raises:
-            UserError: If this data module was not allowed to open it.
-        """
+        """Return an opened split; a split that was not requested is an error."""
         if name not in self.source.splits:
             raise UserError(
                 f"the {name} split is sealed here: only {list(self.source.splits)} opened"
             )
         return self.source.splits[name]
 
-    def counts(self, name: str = "train") -> np.ndarray:
-        """Return images per class of a split, int64 (K,)."""
+    def class_counts(self, name: str = "train") -> np.ndarray:
+        """Return the images of each class in a split, int64 (K,)."""
         return class_counts(self.split(name), len(self.classes))
 
-    def weights(self) -> np.ndarray:
-        """Return the training split's class weights, float32 (K,)."""
+    def class_weights(self) -> np.ndarray:
+        """Return the class weights of the training split, float32 (K,)."""
         method, beta = self.cfg["class_weights"], self.cfg["effective_beta"]
-        return class_weights(self.counts("train"), method, beta)
+        return class_weights(self.class_counts("train"), method, beta)
+
+    def set_split_size(self, name: str, n: int) -> None:
+        """Repeat or cut a split to ``n`` images, for benchmarks."""
+        part = self.split(name)
+        self.source.splits[name] = part.subset(np.resize(np.arange(len(part)), n))
 
     def fingerprints(self) -> dict[str, dict[str, Any]]:
         """Return the fingerprint of every opened split (builtins only)."""
-        return {name: fingerprint(part, self.classes) for name, part in self.source.splits.items()}
+        return {
+            name: fingerprint(split, self.classes) for name, split in self.source.splits.items()
+        }
 
     def prepare_for(self, image_size: int, channels: int) -> None:
-        """Fix the input size once the network is known, and decode what is kept in memory."""
-        self.fit_transform = Resize(image_size, channels)
-        self._sets = {}
+        """Set the input size of the network; datasets are rebuilt for it."""
+        self.resize = Resize(image_size, channels)
+        self._datasets = {}
 
-    def _keep(self, part: Split) -> bool:
-        """Decide whether a split is held decoded in memory."""
+    def _cache_in_memory(self, split: Split, resize: Resize) -> bool:
+        """Return whether ``data.cache`` keeps the decoded images of a split in memory."""
         if self.cfg["cache"] != "auto":
             return self.cfg["cache"] == "ram"
-        assert self.fit_transform is not None
-        fitted = self.fit_transform.image_size**2 * self.fit_transform.channels * len(part)
-        expected = min(part.store.size_hint(), fitted)
+        resized = resize.image_size**2 * resize.channels * len(split)
+        expected = min(split.store.size_hint(), resized)
         return expected <= self.cfg["cache_limit_mib"] * 2**20
 
     def dataset(self, name: str) -> SplitDataset:
-        """Return the dataset of a split, fitted to the network's input."""
-        if self.fit_transform is None:
+        """Return the dataset of an opened split at the input size of the network."""
+        if self.resize is None:
             raise RuntimeError("call prepare_for(image_size, channels) first")
-        if name not in self._sets:
-            part = self.split(name)
+        if name not in self._datasets:
+            split = self.split(name)
             augment = None
             on_device = self.augment_name == "device"
             if name == "train" and self.augment_name != "none" and not on_device:
-                augment = Augment(self.augment_name, self.fit_transform.image_size, self.seed)
-            self._sets[name] = SplitDataset(
-                part,
-                self.fit_transform,
+                augment = Augment(self.augment_name, self.resize.image_size, self.seed)
+            self._datasets[name] = SplitDataset(
+                split,
+                self.resize,
                 augment,
-                keep=self._keep(part),
+                in_memory=self._cache_in_memory(split, self.resize),
                 skip_errors=self.cfg["on_decode_error"] == "skip",
                 raw=name == "train" and on_device,
             )
-        return self._sets[name]
+        return self._datasets[name]
 
-    def _place(self) -> tuple[int, int]:
+    def _rank_and_world_size(self) -> tuple[int, int]:
         trainer = self.trainer
         return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
 
     @property
-    def step(self) -> int:
+    def global_batch_size(self) -> int:
         """Images of a step over all processes; a resumed run keeps it on other devices."""
-        return self._step or self.cfg["batch_size"] * self._place()[1]
+        return self._resumed_batch_size or self.cfg["batch_size"] * self._rank_and_world_size()[1]
 
-    def _share(self) -> int:
-        """Return the images of a step that are this process's.
-
-        Raises:
-            UserError: If the step of a resumed run cannot be shared out evenly.
-        """
-        _, world = self._place()
-        if self.step % world:
+    def _local_batch_size(self) -> int:
+        """Return the images of a step for this process."""
+        _, world_size = self._rank_and_world_size()
+        if self.global_batch_size % world_size:
             raise UserError(
-                f"this run learns {self.step} images a step, which {world} processes cannot share "
-                f"evenly: set trainer.devices to a divisor of {self.step}."
+                f"this run trains on {self.global_batch_size} images per step, which {world_size} "
+                "processes cannot share evenly: set trainer.devices to a divisor of "
+                f"{self.global_batch_size}."
             )
-        return self.step // world
+        return self.global_batch_size // world_size
 
-    def _pin(self) -> bool:
-        """Tell whether batches go to a GPU, which copies from pinned memory while it works."""
+    def _pin_memory(self) -> bool:
+        """Return whether batches go to a GPU, which copies asynchronously from pinned memory."""
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def train_dataloader(self) -> DataLoader:
-        """Return the shuffled (or weighted) training loader."""
+        """Return the training loader: shuffled, or weighted for ``data.sampler=weighted``."""
         data = self.dataset("train")
         weights = None
         if self.cfg["sampler"] == "weighted":
             weights = sample_weights(data.split.labels, len(self.classes))
-        rank, world = self._place()
-        how = (self._share(), self.seed, weights, rank, world)
-        sampler = stream_sampler(data.split, self.cfg, *how) or ResumableRandomSampler(
-            len(data), *how
-        )
-        sampler.epoch, sampler.start = self._at
+        rank, world_size = self._rank_and_world_size()
+        arguments = (self._local_batch_size(), self.seed, weights, rank, world_size)
+        sampler = make_shard_sampler(data.split, self.cfg, *arguments)
+        if sampler is None:
+            sampler = ResumableRandomSampler(len(data), *arguments)
+        sampler.epoch, sampler.start = self._position
         self._sampler = sampler
-        return make_loader(data, sampler, self.cfg["num_workers"], self._pin())
+        return make_loader(data, sampler, self.cfg["num_workers"], self._pin_memory())
 
     def val_dataloader(self) -> DataLoader:
         """Return the validation loader, in order."""
-        return self.plain_loader("val")
+        return self.eval_dataloader("val")
 
-    def plain_loader(self, name: str) -> DataLoader:
+    def eval_dataloader(self, name: str) -> DataLoader:
         """Return a loader of an opened split: in order, without augmentation."""
         data = self.dataset(name)
         if data.augment is not None or data.raw:
-            data = SplitDataset(data.split, data.fit, None, skip_errors=data.skip_errors)
-        rank, world = self._place()
-        sampler = SequentialDistributedSampler(len(data), self.cfg["batch_size"], rank, world)
-        return make_loader(data, sampler, self.cfg["num_workers"], self._pin())
+            data = SplitDataset(data.split, data.resize, None, skip_errors=data.skip_errors)
+        rank, world_size = self._rank_and_world_size()
+        sampler = SequentialDistributedSampler(len(data), self.cfg["batch_size"], rank, world_size)
+        return make_loader(data, sampler, self.cfg["num_workers"], self._pin_memory())
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Give the next epoch its own order and augmentation.
+    def set_epoch(self, epoch: int) -> None:
+        """Select the order and augmentation of ``epoch``.
 
-        Lightning tells only ``loader.sampler`` of a new epoch, not a batch sampler.
+        Lightning calls ``set_epoch`` of ``loader.sampler`` only, not of a batch sampler.
         """
         if self._sampler is not None:
             self._sampler.set_epoch(epoch)
 
-    def mark(self, epoch: int, done: int, of: int) -> None:
-        """Remember that ``done`` batches ``of`` so many of ``epoch`` were trained on."""
-        self._at = (epoch, done) if done < of else (epoch + 1, 0)
+    def record_position(self, epoch: int, batches_done: int, num_batches: int) -> None:
+        """Record how many batches of ``epoch`` were trained on."""
+        self._position = (epoch, batches_done) if batches_done < num_batches else (epoch + 1, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place in the data, for the checkpoint."""
-        return {"epoch": self._at[0], "start": self._at[1], "step": self.step}
+        """Return the position in the data and the global batch size, for the checkpoint."""
+        epoch, start = self._position
+        return {"epoch": epoch, "start": start, "step": self.global_batch_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved place."""
-        self._at = int(state_dict["epoch"]), int(state_dict["start"])
-        self._step = state_dict.get("step")
+        """Resume from a saved position."""
+        self._position = int(state_dict["epoch"]), int(state_dict["start"])
+        self._resumed_batch_size = state_dict.get("step")

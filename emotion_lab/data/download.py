@@ -1,4 +1,4 @@
-"""Fetching the public FER2013 CSV."""
+"""Download of the public FER2013 CSV from Kaggle."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from pathlib import Path
 
 from emotion_lab.core.errors import UserError
 
-#: A public copy that holds the challenge's CSV (others hold folders of JPEG files).
+#: A public copy of the challenge's CSV; other copies hold folders of JPEG files.
 KAGGLE_DATASET = "deadskull7/fer2013"
 FILE = "fer2013.csv"
 PAGE = f"https://www.kaggle.com/datasets/{KAGGLE_DATASET}"
 
-_PROBE_SECONDS = 12.0
+_CONNECT_TIMEOUT_S = 12.0
 
 
-def _by_hand(reason: str, into: Path) -> UserError:
-    """Build the one line that tells how to fetch the file without this program."""
+def _download_error(reason: str, into: Path) -> UserError:
+    """Return an error that explains how to download the file manually."""
     return UserError(
-        f"{reason} Fetch {FILE} by hand from {PAGE} and put it at {into / FILE}, "
+        f"{reason} Download {FILE} by hand from {PAGE} and put it at {into / FILE}, "
         f"or set data.path=<the file>."
     )
 
 
-def _probe() -> str | None:
-    """Return why Kaggle cannot be reached, or None when it can.
+def _connection_problem() -> str | None:
+    """Return why Kaggle cannot be reached, or None if it can.
 
-    kagglehub retries for minutes, and a name look-up has no time limit of its own; hence the
-    thread, which is left behind when it does not answer.
+    kagglehub retries for minutes, and a DNS lookup has no timeout: the request runs in a daemon
+    thread that is abandoned after the timeout.
     """
     result: list[str | None] = []
 
-    def ask() -> None:
+    def request() -> None:
         import requests
 
         try:
@@ -42,58 +42,53 @@ def _probe() -> str | None:
         except requests.RequestException as error:
             result.append(type(error).__name__)
 
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=request, daemon=True)
     thread.start()
-    thread.join(_PROBE_SECONDS)
+    thread.join(_CONNECT_TIMEOUT_S)
     return result[0] if result else "no answer"
 
 
 def download_fer2013(into: Path) -> Path:
-    """Fetch the CSV from Kaggle and put it at ``into/fer2013.csv``.
+    """Download the CSV from Kaggle to ``into/fer2013.csv`` and return its path.
+
+    An unreachable host is an error after at most 20 s.
 
     Args:
-        into: Folder to put the file in; made when missing.
-
-    Returns:
-        The path of the CSV.
-
-    Raises:
-        UserError: If kagglehub is not installed (``pip install kagglehub``), Kaggle cannot be
-            reached (within 20 s) or refuses.
+        into: Target folder; created if missing.
     """
     try:
         import kagglehub
     except ImportError as error:
-        raise _by_hand(
+        raise _download_error(
             "data.download=true needs kagglehub: pip install kagglehub.", into
         ) from error
-    reason = _probe()
+    reason = _connection_problem()
     if reason is not None:
-        raise _by_hand(f"www.kaggle.com cannot be reached ({reason}).", into)
+        raise _download_error(f"www.kaggle.com cannot be reached ({reason}).", into)
     try:
         folder = Path(kagglehub.dataset_download(KAGGLE_DATASET))
-    except Exception as error:  # kagglehub raises its own, requests' and OS errors
+    except Exception as error:  # kagglehub raises its own exceptions, those of requests and OSError
         text = " ".join(str(error).split())[:120]
-        raise _by_hand(f"Kaggle did not hand out {KAGGLE_DATASET} ({text}).", into) from error
-    found = sorted(folder.rglob(FILE))
-    if not found:
-        raise _by_hand(f"Kaggle's {KAGGLE_DATASET} holds no {FILE} any more.", into)
-    return _place(found[0], into)
+        raise _download_error(f"Kaggle refused {KAGGLE_DATASET} ({text}).", into) from error
+    paths = sorted(folder.rglob(FILE))
+    if not paths:
+        raise _download_error(f"Kaggle's {KAGGLE_DATASET} has no {FILE} any more.", into)
+    return _link_or_copy(paths[0], into)
 
 
-def _place(source: Path, into: Path) -> Path:
-    """Link or copy ``source`` to ``into/fer2013.csv`` in one step."""
+def _link_or_copy(source: Path, into: Path) -> Path:
+    """Hard-link or copy ``source`` to ``into/fer2013.csv`` atomically."""
     target = into / FILE
     temporary = into / f".{FILE}.{os.getpid()}"
     try:
         into.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(source.resolve(), temporary)
-        except OSError:  # another disk
+            temporary.hardlink_to(source.resolve())
+        except OSError:  # another file system
             shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
+        temporary.replace(target)
     except OSError as error:
         raise UserError(
-            f"Fetched {source} but cannot put it in {into} ({error}); set data.path={source}."
+            f"Downloaded {source} but cannot put it in {into} ({error}); set data.path={source}."
         ) from error
     return target

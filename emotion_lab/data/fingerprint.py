@@ -1,16 +1,17 @@
-"""A short identity for a split: which images, which labels, and a name when it is well known."""
+"""Identity of a split: image count, class counts and a hash over contents and labels."""
 
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data.types import Split
 
-#: Images of every class in the order of ``EMOTIONS``, counted in the challenge's CSV. Enough to
-#: tell the two hold-outs apart, whatever their folder is called.
+#: Images of each class in the CSV of the challenge, in ``EMOTIONS`` order. The counts identify
+#: the two hold-out splits independently of file and folder names.
 _KNOWN: dict[str, tuple[int, ...]] = {
     "FER2013 Training": (3995, 436, 4097, 7215, 4830, 3171, 4965),
     "FER2013 PublicTest": (467, 56, 496, 895, 653, 415, 607),
@@ -18,8 +19,8 @@ _KNOWN: dict[str, tuple[int, ...]] = {
 }
 
 
-def fingerprint(split: Split, classes: list[str]) -> dict:
-    """Describe a split so that two runs can tell whether they saw the same data.
+def fingerprint(split: Split, classes: list[str]) -> dict[str, Any]:
+    """Return the identity of a split; two runs with equal fingerprints used the same data.
 
     Args:
         split: Any split.
@@ -27,21 +28,21 @@ def fingerprint(split: Split, classes: list[str]) -> dict:
 
     Returns:
         Builtins only: ``n``, ``counts`` (class -> images), ``hash`` (32 hex digits over content
-        and class name of every image, the same in any order) and ``known_as`` (a FER2013 split
-        with these counts, or None).
+        and class name of every image, independent of their order) and ``known_as`` (the FER2013
+        split with these counts, or None).
     """
     numbers = np.bincount(split.labels, minlength=len(classes)).tolist()
     counts = dict(zip(classes, numbers, strict=True))
-    ends = [name.encode() + b"\0" for name in classes]
+    suffixes = [name.encode() + b"\0" for name in classes]
     pairs = zip(split.digests(), split.labels.tolist(), strict=True)
-    lines = sorted(digest + ends[label] for digest, label in pairs)
+    entries = sorted(digest + suffixes[label] for digest, label in pairs)
     known_as = None
     if set(classes) == set(EMOTIONS):
-        wanted = tuple(counts[name] for name in EMOTIONS)
-        known_as = next((name for name, known in _KNOWN.items() if known == wanted), None)
+        by_emotion = tuple(counts[name] for name in EMOTIONS)
+        known_as = next((name for name, known in _KNOWN.items() if known == by_emotion), None)
     return {
         "n": len(split),
         "counts": counts,
-        "hash": hashlib.blake2b(b"".join(lines), digest_size=16).hexdigest(),
+        "hash": hashlib.blake2b(b"".join(entries), digest_size=16).hexdigest(),
         "known_as": known_as,
     }

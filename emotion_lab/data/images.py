@@ -1,7 +1,8 @@
-"""Image files to arrays, and a cheap look at whether a file is whole."""
+"""Decoding of image files, and a fast integrity check without decoding."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 from pathlib import Path
@@ -11,10 +12,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from emotion_lab.core.errors import UserError
 
-#: Transparent parts are laid on this grey (0..255): neither a dark nor a bright frame.
+#: Grey level (0..255) behind transparent pixels: neither a dark nor a bright border.
 BACKGROUND = 128
 
-#: What Pillow's decoders raise on bytes they do not like.
+#: Exceptions that Pillow's decoders raise on corrupt files.
 _DECODE_ERRORS = (
     OSError,
     ValueError,
@@ -30,38 +31,36 @@ _DECODE_ERRORS = (
 )
 
 
-def _scale_deep(array: np.ndarray, mode: str) -> np.ndarray:
+def _to_uint8(array: np.ndarray, mode: str) -> np.ndarray:
     """Scale 16-bit, 32-bit and float grey values (H, W) to uint8."""
     values = np.nan_to_num(array.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    top = float(values.max(initial=0.0))
+    maximum = float(values.max(initial=0.0))
     if mode == "F":
-        # Floats come as 0..1 or 0..255; anything above is scaled by its own maximum.
-        factor = 255.0 if top <= 1.0 else 1.0 if top <= 255.0 else 255.0 / top
+        # Float images use 0..1 or 0..255; larger values are scaled by the maximum.
+        factor = 255.0 if maximum <= 1.0 else 1.0 if maximum <= 255.0 else 255.0 / maximum
     elif mode.startswith("I;16"):
         factor = 255.0 / 65535.0
     else:
-        # Mode "I" has 32 bits, and holds 8- or 16-bit values in practice.
-        factor = 1.0 if top <= 255.0 else 255.0 / max(top, 65535.0)
+        # Mode "I" has 32 bits, but files hold 8- or 16-bit values in practice.
+        factor = 1.0 if maximum <= 255.0 else 255.0 / max(maximum, 65535.0)
     return np.clip(np.rint(values * factor), 0, 255).astype(np.uint8)
 
 
 def to_array(image: Image.Image) -> np.ndarray:
-    """Convert a Pillow image, upright already or with an EXIF orientation.
+    """Convert a Pillow image to an array; the EXIF orientation is applied.
 
     Args:
-        image: Any mode.
+        image: Image of any mode.
 
     Returns:
         uint8 (H, W, 1) for grey images, else RGB (H, W, 3).
     """
     image.load()
-    try:
+    with contextlib.suppress(*_DECODE_ERRORS):  # the pixels are usable without the metadata
         image = ImageOps.exif_transpose(image)
-    except _DECODE_ERRORS:
-        pass  # broken metadata is no reason to refuse a good picture
     mode = image.mode
     if mode == "F" or mode.startswith("I"):
-        return np.ascontiguousarray(_scale_deep(np.asarray(image), mode)[:, :, None])
+        return np.ascontiguousarray(_to_uint8(np.asarray(image), mode)[:, :, None])
     if mode in ("1", "L"):
         return np.array(image.convert("L"), dtype=np.uint8)[:, :, None]
     if mode in ("LA", "La"):
@@ -80,21 +79,21 @@ def to_array(image: Image.Image) -> np.ndarray:
 def read_image(path: str | Path) -> np.ndarray:
     """Read an image file.
 
-    EXIF orientation is applied, transparency is laid on mid-grey, deep images are scaled to
-    8 bits; of an animation the first frame is read.
+    The EXIF orientation is applied, transparent pixels become mid-grey, higher bit depths are
+    scaled to 8 bits, and only the first frame of an animation is read.
 
     Args:
-        path: File; any name the system allows.
+        path: Image file.
 
     Returns:
         uint8 (H, W, 1) for grey files, else RGB (H, W, 3).
 
     Raises:
-        UserError: If the file is missing, truncated or no image; the path is named.
+        UserError: If the file is missing, truncated or not an image; with its path.
     """
     try:
-        # Opening the file ourselves keeps odd names away from the decoder.
-        with open(path, "rb") as stream, Image.open(stream) as image:
+        # An open file instead of its name, which some decoders cannot handle.
+        with Path(path).open("rb") as stream, Image.open(stream) as image:
             return to_array(image)
     except FileNotFoundError as error:
         raise UserError(f"Image {path} does not exist; check the path.") from error
@@ -109,8 +108,8 @@ def read_image(path: str | Path) -> np.ndarray:
         ) from error
 
 
-def _looks_whole(data: bytes) -> bool:
-    """Tell whether header and end are those of a complete file of a known kind."""
+def _looks_complete(data: bytes) -> bool:
+    """Return whether header and end match a complete JPEG, PNG, WebP or BMP file."""
     if data.startswith(b"\xff\xd8\xff"):
         return data[-64:].rstrip(b"\x00\r\n ").endswith(b"\xff\xd9")
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -123,14 +122,14 @@ def _looks_whole(data: bytes) -> bool:
 
 
 def check_bytes(data: bytes) -> str | None:
-    """Return why ``data`` is not a whole image file, or None when it looks like one.
+    """Return why ``data`` is not a complete image file, or None if it looks complete.
 
-    Only a file whose header or end is unusual is decoded; a good file with trailing bytes or
-    of a rarer kind therefore passes, and costs more.
+    Only files with an unusual header or end are decoded. Valid files with trailing bytes or in
+    a rare format therefore pass, but take longer.
     """
     if not data:
         return "empty file"
-    if _looks_whole(data):
+    if _looks_complete(data):
         return None
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -143,11 +142,10 @@ def check_bytes(data: bytes) -> str | None:
     return None
 
 
-def quick_check(path: str | Path) -> str | None:
-    """Return why the file at ``path`` is bad, or None when it looks whole.
+def check_file(path: str | Path) -> str | None:
+    """Return why the file at ``path`` is invalid, or None if it looks complete.
 
-    The pixels of an ordinary file are not decoded: damage in the middle goes unseen here, and
-    is told by ``read_image``.
+    Common formats are not decoded: only ``read_image`` detects damage in the middle of a file.
     """
     try:
         return check_bytes(Path(path).read_bytes())

@@ -1,23 +1,22 @@
-"""Cutting splits: a val share of train, folds, a limit, classes left out.
+"""Splits of splits: hold-out validation, k-fold, stratified subsampling, class exclusion.
 
-FER2013 holds 1,516 groups of byte-identical images. Whatever is cut here keeps such a group on
-one side: otherwise the model would be measured on pictures it has learnt.
+FER2013 contains 1,516 groups of byte-identical images. All functions keep such a group on one
+side; otherwise a model would be evaluated on images it was trained on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from emotion_lab.core.errors import UserError, unknown
-from emotion_lab.core.labels import canonical
-from emotion_lab.data.types import ImageStore, LoadedDataset, Split
+from emotion_lab.data.types import ImageStore, LoadedDataset, Split, class_key
 
 
 class ConcatImageStore:
-    """Several stores, one behind the other."""
+    """Concatenation of image stores."""
 
     def __init__(self, stores: Iterable[ImageStore]) -> None:
         self.stores = list(stores)
@@ -26,8 +25,8 @@ class ConcatImageStore:
     def _locate(self, index: int) -> tuple[ImageStore, int]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        part = int(np.searchsorted(self._ends, index, side="right"))
-        return self.stores[part], index - (int(self._ends[part - 1]) if part else 0)
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return self.stores[number], index - (int(self._ends[number - 1]) if number else 0)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -42,30 +41,30 @@ class ConcatImageStore:
         return store.digest(inner)
 
     def size_hint(self) -> int:
-        """Return the bytes of all images once decoded."""
+        """Return the expected bytes of all decoded images."""
         return sum(store.size_hint() for store in self.stores)
 
 
-def content_groups(split: Split) -> np.ndarray:
-    """Return int64 (N,): the same number for byte-identical images.
+def duplicate_groups(split: Split) -> np.ndarray:
+    """Return a group number for each image, int64 (N,); byte-identical images share one.
 
-    Numbers follow the sorted hashes, so they do not depend on the order of the images.
+    Numbers follow the sorted hashes and do not depend on the order of the images.
     """
     digests = np.array(split.digests(), dtype="S16")
     return np.unique(digests, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def stratified_position(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """Spread every class evenly over [0, 1), in random order.
+    """Return a position in [0, 1) for each image; every class is spread evenly, in random order.
 
-    An image belongs to a share of the data when its position lies in that share of [0, 1); all
-    classes then have the same share of their groups in it, within one group.
+    Images with a position inside a sub-interval form a stratified sample of that size: the
+    fraction is equal for all classes, up to one group.
 
     Args:
         labels: int (N,).
-        groups: int (N,); images of one group get one position. A group of several labels counts
-            as its smallest label.
-        seed: Order within the classes.
+        groups: int (N,); images of one group get the same position. A group with several labels
+            counts as its smallest label.
+        seed: Seed of the order within each class.
 
     Returns:
         float64 (N,) in [0, 1).
@@ -84,26 +83,23 @@ def stratified_position(labels: np.ndarray, groups: np.ndarray, seed: int) -> np
 
 
 def carve_val(train: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Cut a stratified val split out of train.
+    """Split train into train and a stratified val split.
 
-    Every class that has at least two different images is on both sides.
+    Every class with at least two different images is in both.
 
     Args:
-        train: The split to cut.
-        fraction: Share that becomes val, between 0 and 1.
-        seed: Which images.
+        train: The split to divide.
+        fraction: Fraction of images for val, between 0 and 1.
+        seed: Seed of the selection.
 
     Returns:
-        The rest of train, and val; both keep the order of ``train``.
-
-    Raises:
-        UserError: If the fraction is out of range or there are too few images.
+        The new train and val; both keep the order of ``train``.
     """
     if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
         raise UserError(
             f"data.val_fraction is {fraction}, expected a number between 0 and 1, such as 0.1."
         )
-    groups = content_groups(train)
+    groups = duplicate_groups(train)
     position = stratified_position(train.labels, groups, seed)
     in_val = position < fraction
     for label in np.unique(train.labels):
@@ -123,23 +119,22 @@ def carve_val(train: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     return train.subset(np.flatnonzero(~in_val)), train.subset(np.flatnonzero(in_val))
 
 
-def pool(first: Split, second: Split | None) -> Split:
-    """Return both splits as one."""
+def concat_splits(first: Split, second: Split | None) -> Split:
+    """Return the images of both splits as one split."""
     if second is None:
         return first
-    if first.store is second.store:
-        store, shift = first.store, 0
-    else:
-        store, shift = ConcatImageStore([first.store, second.store]), len(first.store)
+    store, offset = first.store, 0
+    if second.store is not store:
+        store, offset = ConcatImageStore([store, second.store]), len(store)
     return Split(
         store,
-        np.concatenate([first.indices, second.indices + shift]),
+        np.concatenate([first.indices, second.indices + offset]),
         np.concatenate([first.labels, second.labels]),
         [*first.names, *second.names],
     )
 
 
-def fold(
+def kfold_split(
     train: Split,
     val: Split | None,
     k: int,
@@ -150,49 +145,42 @@ def fold(
     """Return train and val of one fold of stratified k-fold cross-validation.
 
     Args:
-        train: Pooled with ``val``.
-        val: May be None.
+        train: Training split, pooled with ``val``.
+        val: Validation split, or None.
         k: Number of folds, at least 2.
-        index: Which fold is val, 0 to k - 1.
-        seed: Which images go where.
-        classes: Names for the error message; numbers are used without.
-
-    Raises:
-        UserError: If ``k`` or ``index`` is out of range, or a class has fewer different images
-            than folds.
+        index: Fold used as val, 0 to k - 1.
+        seed: Seed of the assignment to folds.
+        classes: Class names for error messages; None shows the labels.
     """
     if isinstance(k, bool) or not isinstance(k, int) or k < 2:
         raise UserError(f"data.folds is {k}, expected a whole number of at least 2, or null.")
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < k:
         raise UserError(f"data.fold is {index}, expected 0 to {k - 1} for data.folds={k}.")
-    everything = pool(train, val)
-    groups = content_groups(everything)
-    for label in np.unique(everything.labels):
-        different = len(np.unique(groups[everything.labels == label]))
-        if different < k:
+    pooled = concat_splits(train, val)
+    groups = duplicate_groups(pooled)
+    for label in np.unique(pooled.labels):
+        num_distinct = len(np.unique(groups[pooled.labels == label]))
+        if num_distinct < k:
             name = classes[label] if classes else str(label)
             raise UserError(
-                f"Class {name} has {different} different images, fewer than data.folds={k}; "
+                f"Class {name} has {num_distinct} different images, fewer than data.folds={k}; "
                 f"use fewer folds or data.exclude=[{name}]."
             )
-    position = stratified_position(everything.labels, groups, seed)
+    position = stratified_position(pooled.labels, groups, seed)
     in_val = np.floor(position * k).astype(np.int64) == index
-    return everything.subset(np.flatnonzero(~in_val)), everything.subset(np.flatnonzero(in_val))
+    return pooled.subset(np.flatnonzero(~in_val)), pooled.subset(np.flatnonzero(in_val))
 
 
-def limit(split: Split, n: int | None, seed: int) -> Split:
-    """Return ``n`` images of the split, in order, with the shares of the classes kept.
+def subsample(split: Split, n: int | None, seed: int) -> Split:
+    """Return a stratified subsample of ``n`` images, in the order of the split.
 
     Args:
-        split: The split to thin out.
-        n: How many; None or more than there are keeps all.
-        seed: Which images.
+        split: The split to subsample.
+        n: Number of images; None or more than available keeps all.
+        seed: Seed of the selection.
 
     Returns:
-        Exactly ``n`` images or all, at least one of every class present.
-
-    Raises:
-        UserError: If ``n`` is less than 1 or than the number of classes present.
+        Exactly ``n`` images (or all), with at least one of every class present.
     """
     if n is None:
         return split
@@ -206,40 +194,36 @@ def limit(split: Split, n: int | None, seed: int) -> Split:
             f"data.limit={n} is less than one image of each of {len(labels)} classes; "
             f"set data.limit={len(labels)} or more."
         )
-    # One of each class first, the rest by largest remainder.
-    wanted = (n - len(labels)) * (counts - 1) / max(int((counts - 1).sum()), 1)
-    take = np.floor(wanted).astype(np.int64)
-    rest = n - len(labels) - int(take.sum())
-    take[np.argsort(take - wanted, kind="stable")[:rest]] += 1
-    chosen = []
-    for label, number in zip(labels, take + 1, strict=True):
+    # One image of each class, then the largest remainder method.
+    exact = (n - len(labels)) * (counts - 1) / max(int((counts - 1).sum()), 1)
+    extra = np.floor(exact).astype(np.int64)
+    unassigned = n - len(labels) - int(extra.sum())
+    extra[np.argsort(extra - exact, kind="stable")[:unassigned]] += 1
+    selected = []
+    for label, number in zip(labels, extra + 1, strict=True):
         members = np.flatnonzero(split.labels == label)
         order = np.random.default_rng([int(seed), int(label)]).permutation(len(members))
-        chosen.append(members[order[:number]])
-    return split.subset(np.sort(np.concatenate(chosen)))
+        selected.append(members[order[:number]])
+    return split.subset(np.sort(np.concatenate(selected)))
 
 
-def exclude(source: LoadedDataset, names: Iterable[str] | str | None) -> LoadedDataset:
-    """Return the source without some classes; labels are numbered anew.
+def exclude_classes(source: LoadedDataset, names: Sequence[str]) -> LoadedDataset:
+    """Return the dataset without some classes; labels are renumbered.
 
     Args:
-        source: Left as it is.
-        names: Class names; synonyms count.
-
-    Raises:
-        UserError: If a name is none of the classes, or fewer than two classes are left.
+        source: The dataset, not modified.
+        names: Class names or synonyms.
     """
-    names = [names] if isinstance(names, str) else list(names or [])
     if not names:
         return source
-    by_key = {canonical(name) or name.strip().lower(): name for name in source.classes}
-    gone = set()
+    by_key = {class_key(name): name for name in source.classes}
+    excluded = set()
     for name in names:
-        key = canonical(str(name)) or str(name).strip().lower()
+        key = class_key(name)
         if key not in by_key:
             raise unknown("class", name, source.classes, "Set data.exclude=[<names>].")
-        gone.add(by_key[key])
-    kept = [name for name in source.classes if name not in gone]
+        excluded.add(by_key[key])
+    kept = [name for name in source.classes if name not in excluded]
     if len(kept) < 2:
         raise UserError(
             f"data.exclude leaves {len(kept)} of {len(source.classes)} classes; "
@@ -249,7 +233,6 @@ def exclude(source: LoadedDataset, names: Iterable[str] | str | None) -> LoadedD
     splits = {}
     for split_name, split in source.splits.items():
         labels = new_label[split.labels]
-        part = split.subset(np.flatnonzero(labels >= 0))
-        part.labels = new_label[part.labels].astype(np.int64)
-        splits[split_name] = part
+        splits[split_name] = split.subset(np.flatnonzero(labels >= 0))
+        splits[split_name].labels = labels[labels >= 0].astype(np.int64)
     return replace(source, classes=kept, splits=splits)

@@ -1,29 +1,33 @@
-"""Splits as batches: a dataset that fetches whole batches, and a sampler that can resume."""
+"""A torch dataset that returns whole batches of a split, and its DataLoader."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.data.samplers import (
+    BatchKeys,
+    ResumableRandomSampler,
+    SequentialDistributedSampler,
+)
 from emotion_lab.data.transforms import Augment, Resize
 from emotion_lab.data.types import ArrayStore, Split
 
 
 class Batch(NamedTuple):
-    """What a loader yields.
+    """One batch of a loader.
 
     Attributes:
         images: uint8 (B, C, S, S).
         labels: int64 (B,).
         positions: int64 (B,), positions in the split.
-        soft: float32 (B, K) to learn instead of ``labels``, or None.
+        soft: float32 (B, K) target probabilities used instead of ``labels``, or None.
     """
 
     images: Tensor
@@ -33,75 +37,77 @@ class Batch(NamedTuple):
 
 
 class SplitDataset(Dataset):
-    """A split, fitted to the network's input, decoded on demand or kept in memory.
+    """Batches of a split at the input size of the network.
 
     Args:
-        split: What to read.
-        fit: The deterministic transform.
+        split: The split to read.
+        resize: Deterministic transform to the input size.
         augment: Random transforms, or None.
-        keep: Whether to hold all images decoded in memory.
+        in_memory: Decode all images now and keep them.
         skip_errors: Leave unreadable files out of their batch instead of raising.
-        raw: Whoever takes the batches fits the images itself: where all images in memory have one
-            shape, hand them out as they are (``augment=device``).
+        raw: Return images as they are in memory if all have one shape; the caller resizes them
+            (``augment=device``).
     """
 
     def __init__(
         self,
         split: Split,
-        fit: Resize,
+        resize: Resize,
         augment: Augment | None = None,
-        keep: bool = False,
+        in_memory: bool = False,
         skip_errors: bool = False,
         raw: bool = False,
     ) -> None:
         self.split = split
-        self.fit = fit
+        self.resize = resize
         self.augment = augment
         self.skip_errors = skip_errors
         self.raw = raw
-        #: Names of the images that could not be read while all were decoded.
+        #: Names of the images that could not be decoded into memory.
         self.skipped: list[str] = []
-        self._kept = self._hold() if keep else None
-        one_shape = isinstance(self._kept, np.ndarray)
-        fitted = one_shape and self._kept.shape[1:] == self._shape
-        #: Whether a batch is cut from one array, without a step for each image.
-        self._at_once = augment is None and one_shape and (fitted or raw)
+        self._images = self._decode_all() if in_memory else None
+        #: All images in one array, if a batch can be indexed from it without per-image work.
+        self._array: np.ndarray | None = None
+        images = self._images
+        if augment is None and isinstance(images, np.ndarray):
+            self._array = images if raw or images.shape[1:] == self._input_shape else None
 
     @property
-    def _shape(self) -> tuple[int, int, int]:
-        return self.fit.image_size, self.fit.image_size, self.fit.channels
+    def _input_shape(self) -> tuple[int, int, int]:
+        return self.resize.image_size, self.resize.image_size, self.resize.channels
 
-    def _hold(self) -> np.ndarray | list[np.ndarray | None]:
-        """Decode all images: one array (N, H, W, C) where they have one shape, else a list."""
+    def _decode_all(self) -> np.ndarray | list[np.ndarray | None]:
+        """Return all images: one array (N, H, W, C) if they have one shape, else a list."""
         if not len(self):
             return []
-        if (whole := self._in_store()) is not None:
-            return whole
-        first = self._shrunk(0)
+        if (view := self._store_view()) is not None:
+            return view
+        first = self._decode(0)
         if first is None:
-            return [None, *(self._shrunk(i) for i in range(1, len(self)))]
-        held = np.empty((len(self), *first.shape), np.uint8)
-        held[0] = first
+            return [None, *(self._decode(i) for i in range(1, len(self)))]
+        images = np.empty((len(self), *first.shape), np.uint8)
+        images[0] = first
         for i in range(1, len(self)):
-            image = self._shrunk(i)
+            image = self._decode(i)
             if image is None or image.shape != first.shape:
-                rest = [self._shrunk(j) for j in range(i + 1, len(self))]
-                return [*held[:i], image, *rest]
-            held[i] = image
-        return held
+                remaining = [self._decode(j) for j in range(i + 1, len(self))]
+                return [*images[:i], image, *remaining]
+            images[i] = image
+        return images
 
-    def _in_store(self) -> np.ndarray | None:
-        """Return the images as they lie in the store, where they need no fitting and no order."""
+    def _store_view(self) -> np.ndarray | None:
+        """Return a view of the store's array if no resizing or reordering is needed."""
         indices = self.split.indices
-        store, begin = self.split.store, int(indices[0])
-        fits = isinstance(store, ArrayStore) and store.images.shape[1:] == self._shape
-        if not fits or not np.array_equal(indices, np.arange(begin, begin + len(indices))):
+        store, start = self.split.store, int(indices[0])
+        if not isinstance(store, ArrayStore) or store.images.shape[1:] != self._input_shape:
             return None
-        # FER2013 lies in a mapped file: a copy would cost its 66 MB a second time.
-        return np.asarray(store.images)[begin : begin + len(indices)]
+        if not np.array_equal(indices, np.arange(start, start + len(indices))):
+            return None
+        # FER2013 is a memory-mapped file: a copy would take another 66 MB.
+        return np.asarray(store.images)[start : start + len(indices)]
 
-    def _shrunk(self, position: int) -> np.ndarray | None:
-        """Return the image, fitted now if that makes it smaller; None if it is to be skipped."""
+    def _decode(self, position: int) -> np.ndarray | None:
+        """Return an image, resized if that makes it smaller; None for a skipped file."""
         try:
             image = self.split.image(position)
         except UserError:
@@ -109,26 +115,25 @@ class SplitDataset(Dataset):
                 raise
             self.skipped.append(str(self.split.names[position]))
             return None
-        if self.fit.channels == 1 and image.shape[2] == 3:
+        if self.resize.channels == 1 and image.shape[2] == 3:
             image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None]
-        return self.fit(image) if np.prod(self._shape) <= image.size else image
+        return self.resize(image) if np.prod(self._input_shape) <= image.size else image
 
     def __len__(self) -> int:
         return len(self.split)
 
     def image(self, position: int, epoch: int = 0) -> np.ndarray:
-        """Return uint8 (S, S, C), augmented when this dataset augments."""
-        raw = self._kept[position] if self._kept is not None else None
-        image = self.fit(self.split.image(position) if raw is None else raw)
+        """Return uint8 (S, S, C), augmented for ``epoch`` if this dataset augments."""
+        image = self._images[position] if self._images is not None else None
+        image = self.resize(self.split.image(position) if image is None else image)
         return self.augment(image, epoch, position) if self.augment else image
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
+    def __getitems__(self, keys: BatchKeys) -> Batch:
         """Return the batch of (epoch, position) ``keys``."""
-        if self._at_once:
-            assert isinstance(self._kept, np.ndarray)
+        if self._array is not None:
             positions = np.asarray([position for _, position in keys], dtype=np.int64)
-            return self._batch(self._kept[positions], positions)
-        images, kept = [], []
+            return self._batch(self._array[positions], positions)
+        images, readable = [], []
         for epoch, position in keys:
             try:
                 images.append(self.image(position, epoch))
@@ -136,10 +141,12 @@ class SplitDataset(Dataset):
                 if not self.skip_errors:
                     raise
                 continue
-            kept.append(position)
+            readable.append(position)
         if not images:
-            raise UserError("no image of a whole batch can be read: run with data.on_decode_error=raise")
-        return self._batch(np.stack(images), np.asarray(kept, dtype=np.int64))
+            raise UserError(
+                "no image of a whole batch can be read: run with data.on_decode_error=raise"
+            )
+        return self._batch(np.stack(images), np.asarray(readable, dtype=np.int64))
 
     def _batch(self, images: np.ndarray, positions: np.ndarray) -> Batch:
         return Batch(
@@ -150,113 +157,22 @@ class SplitDataset(Dataset):
         )
 
 
-class ResumableRandomSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, position), a pure function of (seed, epoch), that can start in mid-epoch.
-
-    Args:
-        size: N, images in the split.
-        batch_size: Images in a batch of one process.
-        seed: The run's seed.
-        weights: float (N,) sampling weights for drawing with replacement, or None to shuffle.
-        rank: This process.
-        world: Number of processes; each takes every ``world``-th image of the same order.
-
-    A step is ``batch_size * world`` images of the order; which these are does not depend on how
-    many processes share them. A last step of a single image is dropped (batch norm needs two),
-    unless it is the only one.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        seed: int,
-        weights: np.ndarray | None = None,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.probability = None if weights is None else weights / weights.sum()
-        self.rank, self.world = rank, world
-        self.epoch, self.start = 0, 0
-
-    def __len__(self) -> int:
-        full, rest = divmod(self.size, self.batch_size * self.world)
-        return max(1, full + (rest > 1))
-
-    def set_epoch(self, epoch: int) -> None:
-        """Begin ``epoch``; the batches of the same epoch go on where they were."""
-        if epoch != self.epoch:
-            self.epoch, self.start = epoch, 0
-
-    def drawn(self, epoch: int) -> np.ndarray:
-        """Return the positions of ``epoch`` for all processes together, int64 (N,)."""
-        generator = np.random.default_rng((self.seed, epoch))
-        if self.probability is None:
-            return generator.permutation(self.size)
-        return generator.choice(self.size, self.size, p=self.probability)
-
-    def order(self, epoch: int) -> np.ndarray:
-        """Return this process's positions of ``epoch``, int64."""
-        drawn = self.drawn(epoch)[: len(self) * self.batch_size * self.world]
-        own = drawn[self.rank :: self.world]
-        # All processes take part in the last step, with two images at least (batch norm): where
-        # too few are left, the first of the epoch come again.
-        last = len(own) - (len(self) - 1) * self.batch_size
-        missing = min(2, self.batch_size) - last if self.world > 1 else 0
-        return np.concatenate([own, drawn[: max(0, missing)]])
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch = self.epoch
-        order = self.order(epoch)
-        for batch in range(self.start, len(self)):
-            part = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(epoch, int(position)) for position in part]
-
-
-class SequentialDistributedSampler(Sampler[list[tuple[int, int]]]):
-    """All positions in order, once; process ``rank`` of ``world`` takes every ``world``-th.
-
-    All processes have the same number of batches, for each batch is an exchange between them; a
-    last batch may hold one image more than ``batch_size``.
-
-    Raises:
-        UserError: If there are fewer images than processes.
-    """
-
-    def __init__(self, size: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        if 0 < size < world:
-            raise UserError(f"{size} images cannot be shared by {world} processes: use fewer.")
-        self.positions = range(rank, size, world)
-        self.batch_size = batch_size
-        self.batches = -(-(size // world) // batch_size)
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for batch in range(self.batches):
-            start = batch * self.batch_size
-            end = start + self.batch_size if batch + 1 < self.batches else len(self.positions)
-            yield [(0, p) for p in self.positions[start:end]]
-
-
-def _same(batch: Batch) -> Batch:
+def _identity(batch: Any) -> Any:
     return batch
 
 
 def make_loader(
     dataset: SplitDataset,
     sampler: ResumableRandomSampler | SequentialDistributedSampler,
-    workers: int,
+    num_workers: int,
     pin_memory: bool = False,
 ) -> DataLoader:
-    """Return the loader of a split: the sampler says which images make a batch."""
+    """Return a DataLoader of the batches that ``sampler`` yields."""
     return DataLoader(
         dataset,
         batch_sampler=sampler,
-        num_workers=workers,
-        collate_fn=_same,
-        persistent_workers=workers > 0,
+        num_workers=num_workers,
+        collate_fn=_identity,  # the dataset returns whole batches
+        persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
     )

@@ -1,7 +1,7 @@
-"""From a decoded image to what the network is given, in training and ever after.
+"""Image preprocessing (shared by training and inference) and training augmentation.
 
-``Fit`` is deterministic and the only way an image reaches a network: training, evaluation and the
-camera share it. ``Augment`` is for training only. This is the one file that imports albumentations.
+Training, evaluation and live inference use the same deterministic :class:`Resize`. Only this
+module imports albumentations.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 
 from emotion_lab.core.errors import unknown
 
-# albumentations asks its server for a newer version when imported; nothing here phones home.
+# Disable the version check that albumentations sends over the network when imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
 @dataclass(frozen=True)
 class Resize:
-    """Bring any decoded image to the network's size and channels.
+    """Deterministic transform to the input size and channels of the network.
 
     Attributes:
         image_size: S, the height and width in pixels.
@@ -35,7 +36,7 @@ class Resize:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Return uint8 (S, S, channels) from uint8 (H, W, 1) grey or (H, W, 3) RGB.
 
-        Shrinking averages areas, enlarging interpolates linearly; the aspect ratio is not kept.
+        Downscaling averages areas, upscaling is bilinear; the aspect ratio is not preserved.
         """
         size = self.image_size
         height, width = image.shape[:2]
@@ -52,7 +53,7 @@ class Resize:
         return np.ascontiguousarray(image)
 
 
-def _light(size: int) -> list:
+def _light(size: int) -> list[Any]:
     import albumentations as A
 
     return [
@@ -68,7 +69,7 @@ def _light(size: int) -> list:
     ]
 
 
-def _strong(size: int) -> list:
+def _strong(size: int) -> list[Any]:
     import albumentations as A
 
     low, high = max(1, size // 8), max(2, size // 3)
@@ -96,8 +97,8 @@ def _strong(size: int) -> list:
     ]
 
 
-#: Name -> (image size -> list of albumentations transforms). ``conf/augment/<name>.yaml`` each.
-PRESETS: dict[str, Callable[[int], list]] = {
+#: Preset name -> (image size -> list of albumentations transforms); the values of ``augment``.
+PRESETS: dict[str, Callable[[int], list[Any]]] = {
     "none": lambda size: [],
     "light": _light,
     "strong": _strong,
@@ -105,15 +106,12 @@ PRESETS: dict[str, Callable[[int], list]] = {
 
 
 class Augment:
-    """Random training transforms whose outcome depends on nothing but the seeds given.
+    """Random training transforms, reproducible for each image and epoch.
 
     Args:
         name: One of :data:`PRESETS`.
         image_size: S.
-        seed: The run's seed.
-
-    Raises:
-        UserError: For an unknown preset.
+        seed: Seed of the run.
     """
 
     def __init__(self, name: str, image_size: int, seed: int) -> None:
@@ -130,8 +128,8 @@ class Augment:
     def __call__(self, image: np.ndarray, epoch: int, index: int) -> np.ndarray:
         """Return the augmented uint8 (S, S, C) image.
 
-        The random state is a function of (seed, epoch, index): which worker draws it, and whether
-        the run was resumed, makes no difference.
+        The random state is a function of (seed, epoch, index). It does not depend on the number
+        of workers or on whether the run was resumed.
         """
         if self.compose is None:
             return image

@@ -1,17 +1,49 @@
-"""What a dataset is here: stores of images, splits of them, and the source that holds both."""
+"""Image stores, splits and the dataset registry."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol, overload
 
 import numpy as np
 
+from emotion_lab.core.labels import canonical
 from emotion_lab.core.registry import Registry
 
-#: Split names, in the order they are shown.
+#: Split names, in display order.
 SPLITS: tuple[str, ...] = ("train", "val", "test")
+
+
+def class_key(name: str) -> str:
+    """Return the name that classes are matched by: the emotion, or the name in lower case."""
+    return canonical(name) or name.strip().lower()
+
+
+def excluded_classes(cfg: dict[str, Any]) -> list[str]:
+    """Return ``data.exclude`` as a list; a single name may be given without brackets."""
+    names = cfg.get("exclude") or []
+    return [names] if isinstance(names, str) else [str(name) for name in names]
+
+
+def data_path(cfg: dict[str, Any]) -> tuple[str, str]:
+    """Return the location of the data and the setting it comes from.
+
+    It is ``data.path``, else ``$EMOTION_LAB_DATA``, else ``data``.
+    """
+    if cfg.get("path"):
+        return str(cfg["path"]), "data.path"
+    if os.environ.get("EMOTION_LAB_DATA"):
+        return os.environ["EMOTION_LAB_DATA"], "$EMOTION_LAB_DATA"
+    return "data", "the default"
+
+
+def subfolders(parent: Path) -> list[Path]:
+    """Return the visible folders in ``parent``, sorted."""
+    return sorted(p for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 class ImageStore(Protocol):
@@ -28,12 +60,32 @@ class ImageStore(Protocol):
         ...
 
     def size_hint(self) -> int:
-        """Return the expected bytes of all images once decoded."""
+        """Return the expected bytes of all decoded images."""
         ...
 
 
+class SampleNames(Sequence[str]):
+    """Sample names that are computed on access; subclasses implement ``_name`` and ``__len__``."""
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self._name(index % len(self))
+
+    def _name(self, index: int) -> str:
+        raise NotImplementedError
+
+
 class ArrayStore:
-    """Images of one size in one uint8 array (N, H, W, C), in memory or memory-mapped."""
+    """Images of equal size in one uint8 array (N, H, W, C), in memory or memory-mapped."""
 
     def __init__(self, images: np.ndarray) -> None:
         if images.dtype != np.uint8 or images.ndim != 4:
@@ -47,11 +99,11 @@ class ArrayStore:
         return self.images[index]
 
     def digest(self, index: int) -> bytes:
-        import hashlib
-
+        """Return the blake2b-16 hash of the pixels of image ``index``."""
         return hashlib.blake2b(self.images[index].tobytes(), digest_size=16).digest()
 
     def size_hint(self) -> int:
+        """Return the bytes of the array."""
         return int(self.images.nbytes)
 
 
@@ -60,14 +112,14 @@ class Split:
     """One split of a dataset.
 
     Attributes:
-        store: Where the images are.
+        store: The images.
         indices: int64 (N,), positions in ``store``.
-        labels: int64 (N,), positions in the source's ``classes``.
-        names: N sample names for people: a path, or ``file:row``.
-        soft: float32 (N, K) to learn instead of ``labels``, rows sum to 1, or None.
-        opinions: Name of a label set -> int64 (N,), -1 where it has no label. Evaluation reports
-            every one of them beside ``labels``.
-        votes: int64 (N, K), how many people saw each class, or None.
+        labels: int64 (N,), positions in ``LoadedDataset.classes``.
+        names: N sample names: a path, or ``file:row``.
+        soft: float32 (N, K) target probabilities used instead of ``labels``; rows sum to 1.
+        label_sets: Name of a label set -> int64 (N,), -1 for unlabelled images. Evaluation also
+            scores each of these sets.
+        votes: int64 (N, K), annotator votes of each class.
     """
 
     store: ImageStore
@@ -75,7 +127,7 @@ class Split:
     labels: np.ndarray
     names: Sequence[str]
     soft: np.ndarray | None = None
-    opinions: dict[str, np.ndarray] = field(default_factory=dict)
+    label_sets: dict[str, np.ndarray] = field(default_factory=dict)
     votes: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -90,7 +142,7 @@ class Split:
         return [self.store.digest(int(index)) for index in self.indices]
 
     def subset(self, positions: np.ndarray) -> Split:
-        """Return the split made of ``positions`` (int, in order)."""
+        """Return the images at ``positions`` (int (M,)) as a new split, in that order."""
         positions = np.asarray(positions, dtype=np.int64)
         return Split(
             self.store,
@@ -98,23 +150,23 @@ class Split:
             self.labels[positions],
             [self.names[p] for p in positions],
             None if self.soft is None else self.soft[positions],
-            {name: labels[positions] for name, labels in self.opinions.items()},
+            {name: labels[positions] for name, labels in self.label_sets.items()},
             None if self.votes is None else self.votes[positions],
         )
 
 
 @dataclass
 class LoadedDataset:
-    """What a dataset module returns.
+    """Class names and opened splits of a dataset.
 
     Attributes:
         classes: Class names; the position is the label.
-        splits: The splits that were asked for and exist.
-        location: The path or description that error messages name.
-        notes: Lines worth printing (what was skipped, merged, made).
-        skipped: Paths of the files that ``on_decode_error: skip`` left out.
-        found: Every split the data holds, asked for or not; empty when the loader cannot say.
-        folders: Class name -> what the data calls it; empty where it has no names of its own.
+        splits: The requested splits that exist.
+        location: Path or description for error messages.
+        notes: Lines to print (skipped, merged or generated data).
+        skipped: Paths of the files skipped by ``data.on_decode_error=skip``.
+        available_splits: Every split of the dataset, opened or not; empty if unknown.
+        class_folders: Class name -> folder names of the class; empty without class folders.
     """
 
     classes: list[str]
@@ -122,10 +174,10 @@ class LoadedDataset:
     location: str
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
-    found: list[str] = field(default_factory=list)
-    folders: dict[str, list[str]] = field(default_factory=dict)
+    available_splits: list[str] = field(default_factory=list)
+    class_folders: dict[str, list[str]] = field(default_factory=dict)
 
 
-#: ``load(cfg, splits) -> Source``; ``cfg`` is the plain dict of the ``data`` group.
-#: A loader opens only the splits named: that is how the test split stays closed.
+#: ``load(cfg, splits) -> LoadedDataset``; ``cfg`` is the ``data`` group as a plain dict.
+#: A loader opens only the requested splits, so that the test split stays closed.
 DATASETS: Registry[Callable[..., LoadedDataset]] = Registry("data", "emotion_lab.data.datasets")

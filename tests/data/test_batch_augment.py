@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.data.batch_augment import BatchAugment, affine
+from emotion_lab.data.batch_augment import BatchAugment, affine_matrices
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.torch_dataset import SplitDataset
 from emotion_lab.data.transforms import Resize
@@ -47,7 +47,7 @@ def test_warp_means_what_albumentations_means(
         p=1,
     )
     expected = A.Compose([reference])(image=face)["image"].astype(float)
-    matrix = affine(
+    matrix = affine_matrices(
         np.radians([degrees]), np.array([scale]), 2 * np.array([[right], [down]]) / 48, np.ones(1)
     )
     matrix = torch.from_numpy(matrix)
@@ -58,7 +58,9 @@ def test_warp_means_what_albumentations_means(
 
 
 def test_mirror_is_a_mirror(face: np.ndarray) -> None:
-    matrix = torch.from_numpy(affine(np.zeros(1), np.ones(1), np.zeros((2, 1)), -np.ones(1)))
+    matrix = torch.from_numpy(
+        affine_matrices(np.zeros(1), np.ones(1), np.zeros((2, 1)), -np.ones(1))
+    )
     got = _augment().warp(torch.from_numpy(face)[None, None], 48, matrix)[0, 0].numpy()
     np.testing.assert_allclose(got, face[:, ::-1], atol=1e-2)
 
@@ -68,7 +70,7 @@ def test_light_means_what_albumentations_means(face: np.ndarray) -> None:
     torch.manual_seed(3)
     n = 400
     images = torch.from_numpy(face)[None, None].float().expand(n, 1, 48, 48)
-    got = augment.relight(images).flatten(1)
+    got = augment.jitter(images).flatten(1)
     # Least squares finds factor and offset of each image again, where nothing was clipped.
     for row in got[:20]:
         inside = (row > 0) & (row < 255)
@@ -91,7 +93,7 @@ def test_none_of_it_changes_nothing(face: np.ndarray) -> None:
 def test_shares_are_kept() -> None:
     torch.manual_seed(0)
     augment = _augment(flip_p=0.5, affine_p=0.25, erase_p=0.4)
-    matrices = augment.matrices(4000)
+    matrices = augment.sample_affine(4000)
     mirrored = torch.linalg.det(matrices[:, :, :2]) < 0
     assert abs(mirrored.float().mean() - 0.5) < 0.03
     moved = matrices[:, :, 2].abs().sum(1) > 0
@@ -146,7 +148,14 @@ def test_the_cpu_does_what_an_accelerator_does(size: int, channels: int, progres
     noise = np.random.default_rng(1).integers(0, 256, (16, 8, 8, channels), dtype=np.uint8)
     faces = np.stack([cv2.resize(x, (48, 48), interpolation=cv2.INTER_CUBIC) for x in noise])
     images = torch.from_numpy(faces.reshape(16, 48, 48, channels)).permute(0, 3, 1, 2).contiguous()
-    augment = _augment(size, channels, erase_p=0.5, affine_p=0.9, color_jitter_p=0.9, progressive_resize=[[0, 36], [0.5, size]])
+    augment = _augment(
+        size,
+        channels,
+        erase_p=0.5,
+        affine_p=0.9,
+        color_jitter_p=0.9,
+        progressive_resize=[[0, 36], [0.5, size]],
+    )
     torch.manual_seed(4)
     on_cpu = augment(images, progress)
     torch.manual_seed(4)
@@ -165,7 +174,7 @@ def test_batches_at_once_are_the_images_one_by_one(tiny: Callable[..., dict[str,
     kept = data.dataset("train")
     lazy = SplitDataset(data.split("train"), Resize(40, 1))
     keys = [(0, 5), (0, 0), (0, 7), (0, 5)]
-    assert kept._at_once and not lazy._at_once
+    assert kept._array is not None and lazy._array is None
     for one, other in zip(kept.__getitems__(keys)[:3], lazy.__getitems__(keys)[:3], strict=True):
         assert torch.equal(one, other)
 
@@ -178,17 +187,19 @@ def test_raw_images_go_to_the_device_but_never_to_evaluation(
     data.prepare_for(96, 3)
     train = next(iter(data.train_dataloader())).images
     assert train.shape[1:] == (1, 48, 48)
-    for loader in (data.val_dataloader(), data.plain_loader("train")):
+    for loader in (data.val_dataloader(), data.eval_dataloader("train")):
         assert next(iter(loader)).images.shape[1:] == (3, 96, 96)
 
 
-def test_sizes_need_a_convolutional_network() -> None:
+def test_progressive_resize_requires_a_convolutional_network() -> None:
     from emotion_lab.models.base import build_model
     from emotion_lab.training.factory import device_augment
 
-    cfg = composed("augment=device", "augment.sizes=[[0,32]]", "model=vit", "model.depth=1")
+    cfg = composed(
+        "augment=device", "augment.progressive_resize=[[0,32]]", "model=vit", "model.depth=1"
+    )
     net, _ = build_model(cfg["model"], 7)
-    with pytest.raises(UserError, match="augment.sizes needs a convolutional network"):
+    with pytest.raises(UserError, match="augment.progressive_resize needs a convolutional network"):
         device_augment(cfg["augment"], net)
 
 
@@ -197,8 +208,8 @@ BAD = ["[[0,32],[0,40]]", "[[0.5,32]]", "[[0,8]]", "32", "[[0,32],[2,40]]", "[]"
 
 @pytest.mark.parametrize("value", BAD)
 def test_bad_sizes_are_refused(value: str) -> None:
-    with pytest.raises(UserError, match="augment.sizes=.*shares rising from 0"):
-        composed("augment=device", f"augment.sizes={value}")
+    with pytest.raises(UserError, match="augment.progressive_resize=.*shares rising from 0"):
+        composed("augment=device", f"augment.progressive_resize={value}")
 
 
 @pytest.mark.parametrize("value", ["[1.1,0.9]", "[0,1]", "1", "[a,b]"])

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from emotion_lab.data import batch_warp as warps
-from emotion_lab.data.batch_warp import shrunk, warp
+from emotion_lab.data import batch_warp
+from emotion_lab.data.batch_warp import area_resize, warp
 
 
 def pictures(n: int, height: int, width: int, channels: int) -> np.ndarray:
@@ -28,14 +28,14 @@ def matrices(n: int, size: int, far: float) -> np.ndarray:
     return maps
 
 
-@pytest.mark.parametrize("tower", [warps.TOWER, 700, 1])
+@pytest.mark.parametrize("max_rows", [batch_warp.MAX_STACK_ROWS, 700, 1])
 @pytest.mark.parametrize(
     ("n", "height", "width", "channels", "size", "far"),
     [(9, 48, 48, 1, 48, 3), (9, 48, 48, 3, 48, 3), (5, 40, 60, 1, 32, 5), (4, 24, 24, 3, 50, 70)],
 )
 def test_as_opencv_warps_one(
     monkeypatch: pytest.MonkeyPatch,
-    tower: int,
+    max_rows: int,
     n: int,
     height: int,
     width: int,
@@ -43,7 +43,7 @@ def test_as_opencv_warps_one(
     size: int,
     far: float,
 ) -> None:
-    monkeypatch.setattr(warps, "TOWER", tower)
+    monkeypatch.setattr(batch_warp, "MAX_STACK_ROWS", max_rows)
     given, maps = pictures(n, height, width, channels), matrices(n, size, far)
     out = np.zeros((n, size, size, channels), np.uint8)
     warp(given, maps, out)
@@ -108,7 +108,7 @@ def test_nothing_leaks_from_one_batch_to_the_next() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_shrinking_together_is_shrinking_alone(channels: int) -> None:
     given = pictures(7, 48, 48, channels)
-    got = shrunk(given, 32)
+    got = area_resize(given, 32)
     for picture, small in zip(given, got, strict=True):
         expected = cv2.resize(picture, (32, 32), interpolation=cv2.INTER_AREA).reshape(small.shape)
         assert np.abs(expected.astype(int) - small).max() <= 1

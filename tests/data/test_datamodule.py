@@ -16,13 +16,8 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data.class_weights import sample_weights
 from emotion_lab.data.datamodule import EmotionData
-from emotion_lab.data.torch_dataset import (
-    Batch,
-    ResumableRandomSampler,
-    SequentialDistributedSampler,
-    SplitDataset,
-    make_loader,
-)
+from emotion_lab.data.samplers import ResumableRandomSampler, SequentialDistributedSampler
+from emotion_lab.data.torch_dataset import Batch, SplitDataset, make_loader
 from emotion_lab.data.transforms import PRESETS, Augment, Resize
 from emotion_lab.data.types import ArrayStore, Split
 
@@ -32,7 +27,12 @@ BASE: dict[str, Any] = {
     **{"path": None, "batch_size": 16, "num_workers": 0, "limit": None, "exclude": []},
     **{"sampler": "shuffle", "class_weights": "inverse", "effective_beta": 0.9999},
     **{"folds": None, "fold": 0, "val_fraction": 0.1, "split_seed": 0, "cache": "auto"},
-    **{"cache_limit_mib": 2048, "on_decode_error": "raise", "strict_labels": False, "download": False},
+    **{
+        "cache_limit_mib": 2048,
+        "on_decode_error": "raise",
+        "strict_labels": False,
+        "download": False,
+    },
 }
 
 
@@ -89,7 +89,7 @@ def test_mid_epoch_goes_on_with_exactly_the_rest() -> None:
 
 @pytest.mark.parametrize("size", [40, 41, 7])
 def test_two_processes_share_the_images(size: int) -> None:
-    parts = [ResumableRandomSampler(size, 4, seed=0, rank=rank, world=2) for rank in (0, 1)]
+    parts = [ResumableRandomSampler(size, 4, seed=0, rank=rank, world_size=2) for rank in (0, 1)]
     assert len(parts[0]) == len(parts[1]) == len(list(parts[0])) == len(list(parts[1]))
     orders = [list(part.order(5)) for part in parts]
     # A last step of one image is dropped, as in one process.
@@ -124,18 +124,18 @@ def test_the_place_in_the_data_is_saved_and_restored() -> None:
     loader = module.train_dataloader()
     assert len(loader) == 4
     assert module.state_dict() == {"epoch": 0, "start": 0, "step": 16}
-    module.mark(1, 3, of=4)
+    module.record_position(1, 3, num_batches=4)
     assert module.state_dict() == {"epoch": 1, "start": 3, "step": 16}
-    module.mark(1, 4, of=4)
+    module.record_position(1, 4, num_batches=4)
     assert module.state_dict() == {"epoch": 2, "start": 0, "step": 16}
     fresh = data()
     fresh.load_state_dict({"epoch": 1, "start": 3})
     assert fresh.state_dict() == {"epoch": 1, "start": 3, "step": 16}
     rest, whole = fresh.train_dataloader(), data().train_dataloader()
-    fresh.begin_epoch(1)
+    fresh.set_epoch(1)
     whole.batch_sampler.set_epoch(1)
     assert same(rest, list(whole)[3:])
-    fresh.begin_epoch(2)
+    fresh.set_epoch(2)
     whole.batch_sampler.set_epoch(2)
     assert same(rest, list(whole))
 
@@ -172,25 +172,25 @@ def test_keeping_images_in_memory_makes_no_difference(size: int) -> None:
     kept, read = data("light", cache="ram", size=size), data("light", cache="none", size=size)
     assert same(kept.train_dataloader(), read.train_dataloader())
     assert same(kept.val_dataloader(), read.val_dataloader())
-    assert len(kept.dataset("train")._kept) == 64
-    assert read.dataset("train")._kept is None and read.dataset("val")._kept is None
+    assert len(kept.dataset("train")._images) == 64
+    assert read.dataset("train")._images is None and read.dataset("val")._images is None
 
 
 def test_images_that_fit_already_are_not_copied() -> None:
     fitting = data("device", size=32).dataset("train")
-    assert np.shares_memory(fitting._kept, fitting.split.store.images)
+    assert np.shares_memory(fitting._images, fitting.split.store.images)
     smaller = data("device", size=48).dataset("train")
-    assert not np.shares_memory(smaller._kept, smaller.split.store.images)
+    assert not np.shares_memory(smaller._images, smaller.split.store.images)
     # Some of the images, or in another order: they must be those of the split.
     for choice in ({"limit": 20}, {"folds": 2, "fold": 1}):
         some = data("device", size=32, **choice).dataset("train")
         wanted = np.stack([some.split.image(i) for i in range(len(some))])
-        np.testing.assert_array_equal(some._kept, wanted)
+        np.testing.assert_array_equal(some._images, wanted)
 
 
 def test_auto_keeps_what_fits() -> None:
-    assert data(cache="auto").dataset("train")._kept is not None
-    assert data(cache="auto", cache_limit_mib=0).dataset("train")._kept is None
+    assert data(cache="auto").dataset("train")._images is not None
+    assert data(cache="auto", cache_limit_mib=0).dataset("train")._images is None
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -219,7 +219,7 @@ def test_only_training_is_augmented() -> None:
     module, bare = data("strong"), data("none")
     assert module.dataset("val").augment is None
     assert same(module.val_dataloader(), bare.val_dataloader())
-    assert same(module.plain_loader("train"), bare.plain_loader("train"))
+    assert same(module.eval_dataloader("train"), bare.eval_dataloader("train"))
     assert not same(module.train_dataloader(), bare.train_dataloader())
 
 
@@ -252,7 +252,7 @@ def test_fit_weighs_colours_and_averages_areas() -> None:
 
 def test_the_test_split_is_sealed() -> None:
     module = data()
-    for call in (module.split, module.counts, module.dataset, module.plain_loader):
+    for call in (module.split, module.class_counts, module.dataset, module.eval_dataloader):
         with pytest.raises(UserError, match="the test split is sealed here"):
             call("test")
     assert set(module.fingerprints()) == {"train", "val"}
@@ -290,7 +290,7 @@ def test_training_on_fer2013_does_not_open_the_test_images(
 def test_exclude_limit_and_folds_reach_the_loader() -> None:
     module = data(exclude=["disgust", "fear"], limit=30)
     assert module.classes == [e for e in EMOTIONS if e not in ("disgust", "fear")]
-    assert len(module.split("train")) == 30 and len(module.counts()) == 5
+    assert len(module.split("train")) == 30 and len(module.class_counts()) == 5
     labels = torch.cat([batch.labels for batch in module.train_dataloader()])
     assert len(labels) == 30 and set(labels.tolist()) == set(range(5))
     whole = data(exclude=["disgust"])

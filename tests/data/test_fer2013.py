@@ -277,7 +277,7 @@ def test_test_split_stays_closed(tmp_path):
     (folder / "test_images.npy").unlink()
     source = load(path, ("train", "val"))
     assert set(source.splits) == {"train", "val"} and source.notes == []
-    assert "test" in source.found
+    assert "test" in source.available_splits
 
 
 def truncate(folder: Path) -> None:
@@ -362,7 +362,7 @@ def test_writing_over_a_good_cache(tmp_path):
 
 
 def test_download_without_network(tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "_probe", lambda: "ConnectTimeout")
+    monkeypatch.setattr(download, "_connection_problem", lambda: "ConnectTimeout")
     monkeypatch.setitem(sys.modules, "kagglehub", object())
     text = message(tmp_path / "data", download=True)
     target = str(tmp_path / "data" / "fer2013.csv")
@@ -380,7 +380,7 @@ def test_download_is_used_when_no_file_was_found(tmp_path, monkeypatch):
             assert handle == download.KAGGLE_DATASET
             return str(public.parent)
 
-    monkeypatch.setattr(download, "_probe", lambda: None)
+    monkeypatch.setattr(download, "_connection_problem", lambda: None)
     monkeypatch.setitem(sys.modules, "kagglehub", Hub)
     source = load(tmp_path / "data", ("test",), download=True)
     assert source.location == str(tmp_path / "data" / "fer2013.csv")

@@ -12,7 +12,7 @@ import pytest
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data.build import load_data
-from emotion_lab.data.ferplus import FerPlusVotes, majority, shares
+from emotion_lab.data.ferplus import FerPlusVotes, majority_labels, vote_distribution
 from tests.conftest import SHARED, command, composed
 
 HEADER = (
@@ -54,7 +54,7 @@ def test_original_labels_stay_unless_asked(files: tuple[Path, Path]) -> None:
     train = _load(files).splits["train"]
     assert train.labels.tolist() == [row % 7 for row in range(14)]
     assert train.soft is None
-    assert train.opinions["majority"][:2].tolist() == [EMOTIONS.index("sad"), -1]
+    assert train.label_sets["majority"][:2].tolist() == [EMOTIONS.index("sad"), -1]
 
 
 def test_majority_labels(files: tuple[Path, Path]) -> None:
@@ -62,8 +62,8 @@ def test_majority_labels(files: tuple[Path, Path]) -> None:
     train, val = source.splits["train"], source.splits["val"]
     assert EMOTIONS[train.labels[0]] == "sad"
     assert EMOTIONS[train.labels[1]] == "disgust"  # the one vote for a class of ours
-    assert train.opinions["original"].tolist() == [row % 7 for row in range(14)]
-    assert val.opinions["majority"][0] == -1  # contempt won
+    assert train.label_sets["original"].tolist() == [row % 7 for row in range(14)]
+    assert val.label_sets["majority"][0] == -1  # contempt won
     assert EMOTIONS[val.labels[0]] == "angry"
 
 
@@ -94,8 +94,8 @@ def test_excluded_classes_take_their_votes_along(files: tuple[Path, Path]) -> No
 
 def test_ties_go_to_the_original_label() -> None:
     votes = np.array([[3, 3, 1], [1, 3, 3], [0, 0, 0]])
-    assert majority(votes, np.array([1, 0, 2])).tolist() == [1, 1, 2]
-    np.testing.assert_allclose(shares(votes, np.array([1, 0, 2]))[2], [0, 0, 1])
+    assert majority_labels(votes, np.array([1, 0, 2])).tolist() == [1, 1, 2]
+    np.testing.assert_allclose(vote_distribution(votes, np.array([1, 0, 2]))[2], [0, 0, 1])
 
 
 def test_wrong_files_are_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_wrong_files_are_refused(files: tuple[Path, Path], tmp_path: Path) -> No
     lines = new.read_text().splitlines()
     cases = {
         "is not FER+": "a,b\n1,2\n",
-        "row 3: expected 10 whole numbers": "\n".join(
+        "row 3: expected 10 integers": "\n".join(
             [*lines[:4], lines[4].replace(",8,", ",x,"), *lines[5:]]
         ),
         "has 5 rows": "\n".join(lines[:6]),
@@ -114,7 +114,9 @@ def test_wrong_files_are_refused(files: tuple[Path, Path], tmp_path: Path) -> No
         with pytest.raises(UserError, match=words.replace("+", r"\+")):
             _load(files)
     with pytest.raises(UserError, match="belongs to data=fer2013"):
-        load_data(composed("data=synthetic", "data.n=80", f"data.ferplus_csv={new}")["data"], ("train",))
+        load_data(
+            composed("data=synthetic", "data.n=80", f"data.ferplus_csv={new}")["data"], ("train",)
+        )
     with pytest.raises(UserError, match="need the FER\\+ votes"):
         load_data(composed(f"data.path={csv}", "data.label_source=soft")["data"], ("train",))
 
@@ -152,7 +154,7 @@ def test_real_votes(fer2013_csv: Path) -> None:
     source = _load((fer2013_csv, new), "data.drop_not_face=true")
     assert len(FerPlusVotes(new).counts) == 35_887
     val = source.splits["val"]
-    same = (val.opinions["majority"] == val.labels).mean()
+    same = (val.label_sets["majority"] == val.labels).mean()
     # Barsoum et al. relabelled roughly a third of FER2013.
     assert 0.55 < same < 0.8
     assert 28_000 < len(source.splits["train"]) < 28_709

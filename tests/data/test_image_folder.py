@@ -12,7 +12,8 @@ from PIL import Image
 from emotion_lab.core.errors import UserError
 from emotion_lab.data.build import load_data
 from emotion_lab.data.datasets import image_folder
-from emotion_lab.data.images import check_bytes, quick_check, read_image
+from emotion_lab.data.file_store import FileStore
+from emotion_lab.data.images import check_bytes, check_file, read_image
 
 ALL = ("train", "val", "test")
 
@@ -109,11 +110,11 @@ def test_bad_files_are_named(tmp_path):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(UserError, match=name):
             read_image(tmp_path / name)
-        assert quick_check(tmp_path / name)
+        assert check_file(tmp_path / name)
     for path in (tmp_path / "none.png", tmp_path):
         with pytest.raises(UserError, match=path.name):
             read_image(path)
-        assert quick_check(path)
+        assert check_file(path)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp"])
@@ -132,7 +133,7 @@ def test_train_and_test(tmp_path):
     source = load(small(tmp_path / "a b=c [1] é"))
     assert source.classes == ["happy", "sad"]
     assert sizes(source) == {"train": 6, "test": 6}
-    assert source.found == ["train", "test"]
+    assert source.available_splits == ["train", "test"]
     assert source.splits["train"].names[:2] == ["train/happy/0.png", "train/happy/1.png"]
     assert source.splits["train"].labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert source.splits["train"].image(0).shape == (12, 12, 1)
@@ -244,7 +245,9 @@ def test_wrong_places(tmp_path):
     assert "no class folders" in message(tmp_path / "flat")
     tree(tmp_path / "twice", ["val/happy/1.png", "valid/happy/1.png"])
     assert "stand for the val split" in message(tmp_path / "twice")
-    assert "Unknown data.on_decode_error 'ignore'" in message(tmp_path / "twice", on_decode_error="ignore")
+    assert "Unknown data.on_decode_error 'ignore'" in message(
+        tmp_path / "twice", on_decode_error="ignore"
+    )
 
 
 def test_bad_file_is_raised_or_skipped(tmp_path):
@@ -276,7 +279,7 @@ def test_store(tmp_path):
     store = load(tmp_path).splits["train"].store
     assert store.size_hint() == 6 * 144
     again = pickle.loads(pickle.dumps(store))
-    fresh = image_folder.FileStore(store.paths)
+    fresh = FileStore(store.paths)
     fresh.compute_digests()
     for index in range(6):
         assert len(store.digest(index)) == 16

@@ -19,8 +19,8 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.data.build import load_data
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.shards.sampler import ShardSampler
-from emotion_lab.data.shards.writer import open_source, write_stream
-from emotion_lab.data.torch_dataset import ResumableRandomSampler
+from emotion_lab.data.shards.writer import open_all_splits, write_shards
+from emotion_lab.data.samplers import ResumableRandomSampler
 from emotion_lab.training import callbacks
 from emotion_lab.training.fit import fit
 from tests.conftest import TINY, composed, make_checkpoint
@@ -29,12 +29,18 @@ from tests.training.test_resume import assert_same_end
 
 Tiny = Callable[..., dict[str, Any]]
 
-STREAM = {**BASE, "name": "stream", "cache": "none", "shuffle_buffer_shards": 8, "cache_size_mib": 64}
+STREAM = {
+    **BASE,
+    "name": "stream",
+    "cache": "none",
+    "shuffle_buffer_shards": 8,
+    "cache_size_mib": 64,
+}
 
 
 def convert(cfg: dict[str, Any], out: Path, shard_bytes: int = 2**25) -> Path:
     """Write the data of ``cfg`` as a stream; small shards make several of a few images."""
-    write_stream(open_source(cfg), cfg["name"], out, shard_bytes)
+    write_shards(open_all_splits(cfg), cfg["name"], out, shard_bytes)
     return out
 
 
@@ -83,13 +89,13 @@ def test_the_same_batches(stream: Path, augment: str, more: dict[str, Any]) -> N
     """With every shard in one group, each batch is the one of the data that was converted."""
     ours, theirs = module(STREAM, augment, path=stream, **more), module(BASE, augment, **more)
     assert ours.classes == theirs.classes and ours.fingerprints() == theirs.fingerprints()
-    np.testing.assert_array_equal(ours.weights(), theirs.weights())
+    np.testing.assert_array_equal(ours.class_weights(), theirs.class_weights())
     for name in ("train", "val"):
         assert list(ours.split(name).names) == list(theirs.split(name).names)
     a, b = ours.train_dataloader(), theirs.train_dataloader()
     for epoch in (0, 1):
-        ours.begin_epoch(epoch)
-        theirs.begin_epoch(epoch)
+        ours.set_epoch(epoch)
+        theirs.set_epoch(epoch)
         assert same(a, b)
     assert same(ours.val_dataloader(), theirs.val_dataloader())
 
@@ -101,7 +107,7 @@ def test_the_same_folder(folder: Path, tmp_path: Path) -> None:
     ours = load_data({**STREAM, "path": str(out)}, ("train", "val", "test"))
     theirs = load_data(cfg, ("train", "val", "test"))
     assert ours.classes == theirs.classes == ["happy", "sad", "my own"]
-    assert ours.folders == theirs.folders
+    assert ours.class_folders == theirs.class_folders
     for name, part in theirs.splits.items():
         other = ours.splits[name]
         assert list(other.names) == list(part.names) and other.digests() == part.digests()
@@ -248,10 +254,8 @@ def test_a_checkpoint_scores_the_same(stream: Path, tiny: Tiny, tmp_path: Path) 
 
     cfg = tiny("data.size=24")
     ckpt = make_checkpoint(cfg, tmp_path / "best.ckpt", list(EmotionData(BASE, ("val",)).classes))
-    own = evaluate_checkpoint(ckpt, cfg["data"], "val", tmp_path, "cpu")
-    other = evaluate_checkpoint(
-        ckpt, {**STREAM, "path": str(stream)}, "val", tmp_path, "cpu", foreign=True
-    )
+    own = evaluate_checkpoint(ckpt, cfg["data"])
+    other = evaluate_checkpoint(ckpt, {**STREAM, "path": str(stream)}, foreign=True)
     assert not other.foreign
     np.testing.assert_array_equal(own.probabilities, other.probabilities)
     assert [own.name(i) for i in range(8)] == [other.name(i) for i in range(8)]
@@ -323,9 +327,9 @@ def test_no_stream(copy: Path, tmp_path: Path) -> None:
         (copy / "stream.json").write_text(text)
         assert "stream.json is damaged, or not that of a stream" in told(copy)
     (copy / "stream.json").unlink()
-    assert f"{copy} (from data.path) is no stream: it has no stream.json" in told(copy)
+    assert f"{copy} (from data.path) is not a stream: it has no stream.json" in told(copy)
     assert "does not exist. Make one with python -m" in told(tmp_path / "nowhere")
-    assert "is no stream" in told(copy / "train" / "000000.tar")
+    assert "is not a stream" in told(copy / "train" / "000000.tar")
     with pytest.raises(UserError, match="is not understood: give a folder or s3://"):
         load_data({**STREAM, "path": "gs://bucket/x"}, ("train",))
 

@@ -78,8 +78,8 @@ def test_the_same_batches(server: Server, workers: int) -> None:
     assert ours.fingerprints() == theirs.fingerprints()
     assert not any(path.endswith(".tar") for path in server.asked)
     for epoch in (0, 1):
-        ours.begin_epoch(epoch)
-        theirs.begin_epoch(epoch)
+        ours.set_epoch(epoch)
+        theirs.set_epoch(epoch)
         assert same(ours.train_dataloader(), theirs.train_dataloader())
     assert same(ours.val_dataloader(), theirs.val_dataloader())
     assert len(server.asked) == len(set(server.asked))
@@ -93,10 +93,10 @@ def test_the_same_batches(server: Server, workers: int) -> None:
 
 def test_disk_space_is_bounded(server: Server, tmp_path: Path) -> None:
     """Old shards make room; the images stay right."""
-    data = module(STREAM, path=ADDRESS, mix_shards=2, remote_cache_mib=1)
+    data = module(STREAM, path=ADDRESS, shuffle_buffer_shards=2, cache_size_mib=1)
     store = data.split("train").store
     # Two shards that are shuffled together and the two that come next, of six.
-    limit = store.place.limit = sum(sorted(size for _, size in store.shards)[-4:])
+    limit = store.storage.limit = sum(sorted(size for _, size in store.shards)[-4:])
     direct = module(BASE)
     order = []
     for batch in data.train_dataloader():
@@ -113,13 +113,15 @@ def test_disk_space_is_bounded(server: Server, tmp_path: Path) -> None:
 
 
 def test_a_cache_that_is_too_small(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    from emotion_lab.data.datasets import stream as loader
+    from emotion_lab.data.datasets import shards as loader
 
     entry = {"shards": [{"bytes": 30 * 2**20}] * 10}
     with pytest.raises(UserError, match="set data.cache_size_mib=120 or more"):
-        loader._check_room({"shuffle_buffer_shards": 2, "cache_size_mib": 100}, entry, "train")
-    loader._check_room({"shuffle_buffer_shards": 2, "cache_size_mib": 120}, entry, "train")
-    loader._check_room({"shuffle_buffer_shards": 90, "cache_size_mib": 300}, entry, "train")
+        loader._check_cache_size(
+            {"shuffle_buffer_shards": 2, "cache_size_mib": 100}, entry, "train"
+        )
+    loader._check_cache_size({"shuffle_buffer_shards": 2, "cache_size_mib": 120}, entry, "train")
+    loader._check_cache_size({"shuffle_buffer_shards": 90, "cache_size_mib": 300}, entry, "train")
 
 
 def told(path: str = ADDRESS) -> str:
@@ -132,11 +134,11 @@ def told(path: str = ADDRESS) -> str:
 
 
 def test_what_is_not_there(server: Server, tmp_path: Path) -> None:
-    assert "s3://faces/nothing/stream.json: it is not there" in told("s3://faces/nothing")
+    assert "s3://faces/nothing/stream.json: it does not exist" in told("s3://faces/nothing")
     assert "names no bucket" in told("s3://")
     remote = tmp_path / "remote" / "faces" / "drawn" / "train"
     (remote / "000002.tar").rename(remote / "gone")
-    assert "Cannot read s3://faces/drawn/train/000002.tar: it is not there" in told()
+    assert "Cannot read s3://faces/drawn/train/000002.tar: it does not exist" in told()
     shutil.copy(remote / "000001.tar", remote / "000002.tar")
     with open(remote / "000002.tar", "ab") as file:
         file.write(b"more")
@@ -161,7 +163,7 @@ def test_what_does_not_answer(
     assert "Could not connect to the endpoint URL" in told()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr(storage, "REACH_SECONDS", 2.0)
+        monkeypatch.setattr(storage, "CONNECT_TIMEOUT_S", 2.0)
         assert "no answer in 2 s" in told()
     assert time.monotonic() - begin < 20
 

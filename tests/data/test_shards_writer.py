@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.data.shards.writer import open_source, write_stream
+from emotion_lab.data.shards.writer import open_all_splits, write_shards
 from tests.conftest import command
 from tests.data.test_datamodule import BASE
 
@@ -43,7 +43,11 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     assert refused.returncode == 2 and "Bad image" in refused.stderr
     assert refused.stderr.count("\n") == 1 and not (tmp_path / "my stream").exists()
     done = command(
-        *given, "data.on_decode_error=skip", "licence=ours", module="emotion_lab.shard", cwd=tmp_path
+        *given,
+        "data.on_decode_error=skip",
+        "licence=ours",
+        module="emotion_lab.shard",
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.strip().splitlines()
@@ -58,7 +62,9 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     assert again.returncode == 2 and "exists, and nothing is replaced" in again.stderr
     train = ["data=stream", "data.path=my stream", "model=senet", "model.widths=[8,8,8,8]"]
     train += ["model.stem=8", "trainer=cpu", "trainer.max_epochs=1", "logger=none", "test=true"]
-    trained = command(*train, "hydra.run.dir=run", "trainer.enable_progress_bar=false", cwd=tmp_path)
+    trained = command(
+        *train, "hydra.run.dir=run", "trainer.enable_progress_bar=false", cwd=tmp_path
+    )
     assert trained.returncode == 0, trained.stderr
     assert "stream of image_folder, 2 shards; licence: ours" in trained.stdout
     assert (tmp_path / "outputs" / "test_ledger.jsonl").read_text().count("\n") == 1
@@ -78,20 +84,20 @@ def test_mistakes(folder: Path, tmp_path: Path) -> None:
     where = ("data=image_folder", f"data.path={folder}")
     assert "out is missing" in told(*where)
     assert "exists, and nothing is replaced" in told(*where, f"out={tmp_path}")
-    assert "lies in the data" in told(*where, f"out={folder}/new/stream")
+    assert "is inside the data" in told(*where, f"out={folder}/new/stream")
     assert "is an address" in told(*where, "out=s3://bucket/x")
     assert "data.path=nowhere does not exist" in told("data.path=nowhere", "out=new")
-    assert "data=stream cannot be converted" in told("data=stream", "out=new")
+    assert "data=stream cannot be sharded" in told("data=stream", "out=new")
     assert "data.folds, data.drop_csv cannot be written" in told(
         *where, "out=new", "data.folds=5", "data.drop_csv=drop.csv"
     )
     (tmp_path / "file").touch()
-    assert "is no folder that can be written" in told(*where, f"out={tmp_path}/file/new")
+    assert "is not a writable folder" in told(*where, f"out={tmp_path}/file/new")
     assert "shard_mib=0 is not valid" in told(*where, "out=new", "shard_mib=0")
 
 
 def write(out: Path, **more: Any) -> dict[str, Any]:
-    return write_stream(open_source({**BASE, **more}), "synthetic", out, 16 * 1024)
+    return write_shards(open_all_splits({**BASE, **more}), "synthetic", out, 16 * 1024)
 
 
 def test_the_same_data_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -172,8 +178,8 @@ def test_one_at_a_time(tmp_path: Path) -> None:
 
 def test_a_file_that_changes_meanwhile(folder: Path, tmp_path: Path) -> None:
     cfg = {**BASE, "name": "image_folder", "path": str(folder), "on_decode_error": "skip"}
-    source = open_source(cfg)
+    source = open_all_splits(cfg)
     (folder / "test" / "sad" / "0.png").write_bytes(b"other")
-    with pytest.raises(UserError, match="0.png changed while the data was converted"):
-        write_stream(source, "image_folder", tmp_path / "a", 2**20)
+    with pytest.raises(UserError, match="0.png changed while the data was sharded"):
+        write_shards(source, "image_folder", tmp_path / "a", 2**20)
     assert not (tmp_path / "a").exists()

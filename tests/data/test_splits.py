@@ -12,10 +12,10 @@ from emotion_lab.data.fingerprint import fingerprint
 from emotion_lab.data.splits import (
     ConcatImageStore,
     carve_val,
-    content_groups,
-    exclude,
-    fold,
-    limit,
+    duplicate_groups,
+    exclude_classes,
+    kfold_split,
+    subsample,
     stratified_position,
 )
 from emotion_lab.data.types import ArrayStore, LoadedDataset, Split
@@ -40,7 +40,7 @@ def disjoint(a: Split, b: Split) -> bool:
 
 def test_positions():
     split = make_split()
-    groups = content_groups(split)
+    groups = duplicate_groups(split)
     position = stratified_position(split.labels, groups, 3)
     assert position.min() >= 0 and position.max() < 1
     for group in np.unique(groups):
@@ -49,7 +49,7 @@ def test_positions():
     assert (position != stratified_position(split.labels, groups, 4)).any()
     order = np.random.default_rng(1).permutation(len(split))
     shuffled = split.subset(order)
-    moved = stratified_position(shuffled.labels, content_groups(shuffled), 3)
+    moved = stratified_position(shuffled.labels, duplicate_groups(shuffled), 3)
     np.testing.assert_array_equal(moved, position[order])
 
 
@@ -96,7 +96,7 @@ def test_folds(k, same_store):
     names = sorted([*train.names, *val.names])
     seen = []
     for index in range(k):
-        one, other = fold(train, val, k, index, 0)
+        one, other = kfold_split(train, val, k, index, 0)
         assert disjoint(one, other)
         assert sorted([*one.names, *other.names]) == names
         assert set(other.labels.tolist()) == {0, 1, 2}
@@ -116,7 +116,7 @@ def test_twins_across_train_and_val_stay_together():
         [f"val:{i}" for i in range(20)],
     )
     for index in range(4):
-        assert disjoint(*fold(train, val, 4, index, 0))
+        assert disjoint(*kfold_split(train, val, 4, index, 0))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_twins_across_train_and_val_stay_together():
 )
 def test_fold_ranges(k, index, words):
     with pytest.raises(UserError, match=words):
-        fold(make_split(twins=0), None, k, index, 0, list(EMOTIONS[:3]))
+        kfold_split(make_split(twins=0), None, k, index, 0, list(EMOTIONS[:3]))
 
 
 def test_concat_store():
@@ -150,10 +150,10 @@ def test_concat_store():
 @pytest.mark.parametrize("n", [3, 4, 7, 50, 121, 122, 500])
 def test_limit(n):
     split = make_split()
-    part = limit(split, n, 0)
+    part = subsample(split, n, 0)
     assert len(part) == min(n, len(split))
     assert set(part.labels.tolist()) == {0, 1, 2}
-    assert part.names == limit(split, n, 0).names
+    assert part.names == subsample(split, n, 0).names
     positions = [split.names.index(name) for name in part.names]
     assert positions == sorted(positions)
     share = np.bincount(part.labels) / len(part)
@@ -163,12 +163,12 @@ def test_limit(n):
 
 def test_limit_range():
     split = make_split()
-    assert limit(split, None, 0) is split
+    assert subsample(split, None, 0) is split
     for n in (0, -1, 2.5, True):
         with pytest.raises(UserError, match="data.limit is"):
-            limit(split, n, 0)
+            subsample(split, n, 0)
     with pytest.raises(UserError, match="data.limit=3 or more"):
-        limit(split, 2, 0)
+        subsample(split, 2, 0)
 
 
 def make_source() -> LoadedDataset:
@@ -177,18 +177,18 @@ def make_source() -> LoadedDataset:
 
 def test_exclude():
     source = make_source()
-    less = exclude(source, ["Happiness"])
+    less = exclude_classes(source, ["Happiness"])
     assert less.classes == ["sad", "bored"]
     old = source.splits["train"]
     kept = old.labels != 0
     np.testing.assert_array_equal(less.splits["train"].labels, old.labels[kept] - 1)
     assert less.splits["train"].names == [n for n, k in zip(old.names, kept, strict=True) if k]
-    assert exclude(source, "BORED").classes == ["happy", "sad"]
-    assert exclude(source, []) is source and exclude(source, None) is source
+    assert exclude_classes(source, ["BORED"]).classes == ["happy", "sad"]
+    assert exclude_classes(source, []) is source
     with pytest.raises(UserError, match="Unknown class 'sadd'. Did you mean 'sad'"):
-        exclude(source, ["sadd"])
+        exclude_classes(source, ["sadd"])
     with pytest.raises(UserError, match="at least 2"):
-        exclude(source, ["sad", "bored"])
+        exclude_classes(source, ["sad", "bored"])
 
 
 @pytest.fixture(params=["with_val", "without_val"])

@@ -1,10 +1,9 @@
-"""FER2013 from the challenge's CSV file (Goodfellow et al. 2013)."""
+"""FER2013 from the CSV of the 2013 challenge (Goodfellow et al. 2013, arXiv:1307.0414)."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +12,19 @@ from emotion_lab.core.labels import EMOTIONS, canonical
 from emotion_lab.data.download import download_fer2013
 from emotion_lab.data.fer2013 import cache
 from emotion_lab.data.fer2013.csv_reader import USAGE, Arrays, parse
-from emotion_lab.data.types import DATASETS, SPLITS, ArrayStore, LoadedDataset, Split
+from emotion_lab.data.types import (
+    DATASETS,
+    SPLITS,
+    ArrayStore,
+    LoadedDataset,
+    SampleNames,
+    Split,
+    data_path,
+    excluded_classes,
+    subfolders,
+)
 
-#: File names looked for in a folder, and in its sub-folder ``fer2013``.
+#: File names that are searched for in a folder and in its sub-folder ``fer2013``.
 FILE_NAMES: tuple[str, ...] = (
     "fer2013.csv",
     "fer2013.csv.gz",
@@ -28,17 +37,17 @@ FILE_NAMES: tuple[str, ...] = (
     "archive.zip",
 )
 
-_MEND = (
+_HINT = (
     "Set data.path=<file or folder>, or data.download=true to fetch it, "
     "or data=synthetic to try without data."
 )
 
 
-class Fer2013Names(Sequence):
-    """Sample names ``fer2013:<row>``, made when asked for.
+class Fer2013Names(SampleNames):
+    """Sample names ``fer2013:<row>``.
 
     Args:
-        rows: int64 (N,), rows of the file counted from 0 below the header.
+        rows: int64 (N,), rows of the file; the first row below the header is 0.
     """
 
     def __init__(self, rows: np.ndarray) -> None:
@@ -47,20 +56,11 @@ class Fer2013Names(Sequence):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> str:
+    def _name(self, index: int) -> str:
         return f"fer2013:{int(self.rows[index])}"
 
 
-def _start(cfg: dict) -> tuple[Path, str]:
-    """Return where to look and the setting that said so."""
-    if cfg.get("path"):
-        return Path(str(cfg["path"])).expanduser(), "data.path"
-    if os.environ.get("EMOTION_LAB_DATA"):
-        return Path(os.environ["EMOTION_LAB_DATA"]).expanduser(), "$EMOTION_LAB_DATA"
-    return Path("data"), "the default"
-
-
-def _in_folder(folder: Path) -> Path | None:
+def _file_in(folder: Path) -> Path | None:
     for parent in (folder, folder / "fer2013"):
         for name in FILE_NAMES:
             if (parent / name).is_file():
@@ -68,12 +68,8 @@ def _in_folder(folder: Path) -> Path | None:
     return None
 
 
-def _image_folder(folder: Path) -> Path | None:
-    """Return the folder of class or split folders at or right below ``folder``, if any."""
-
-    def subfolders(parent: Path) -> list[Path]:
-        return sorted(p for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
-
+def _image_folder_in(folder: Path) -> Path | None:
+    """Return ``folder`` or a sub-folder of it that contains class or split folders, if any."""
     for parent in (folder, *subfolders(folder)):
         names = [p.name for p in subfolders(parent)]
         split_names = {name.lower() for name in names} & {"train", "test", "val", "validation"}
@@ -82,26 +78,22 @@ def _image_folder(folder: Path) -> Path | None:
     return None
 
 
-def find_file(cfg: dict) -> Path:
-    """Return the CSV (or archive) that ``cfg`` points at, fetching it when asked to.
-
-    Raises:
-        UserError: If there is none; the message says what was looked for and where.
-    """
-    start, setting = _start(cfg)
+def find_file(cfg: dict[str, Any]) -> Path:
+    """Return the path of the CSV (or archive); download it with ``data.download=true``."""
+    name, setting = data_path(cfg)
+    start = Path(name).expanduser()
     try:
         if start.is_file():
             return start
-        if start.is_dir():
-            found = _in_folder(start)
-            if found:
-                return found
+        path = _file_in(start) if start.is_dir() else None
+        if path:
+            return path
         if cfg.get("download"):
-            names_file = start.name.lower().endswith((".csv", ".gz", ".zip")) and not start.is_dir()
-            return download_fer2013(start.parent if names_file else start)
-        images = _image_folder(start) if start.is_dir() else None
+            is_file = start.name.lower().endswith((".csv", ".gz", ".zip")) and not start.is_dir()
+            return download_fer2013(start.parent if is_file else start)
+        images = _image_folder_in(start) if start.is_dir() else None
     except OSError as error:
-        raise UserError(f"Cannot look into {start} (from {setting}): {error}.") from error
+        raise UserError(f"Cannot read {start} (from {setting}): {error}.") from error
     if images:
         raise UserError(
             f"{start} (from {setting}) holds folders of images, not the FER2013 CSV: "
@@ -110,16 +102,16 @@ def find_file(cfg: dict) -> Path:
     if start.is_dir():
         raise UserError(
             f"No FER2013 file in {start} (from {setting}); looked for {', '.join(FILE_NAMES[:4])}, "
-            f"icml_face_data.csv and archive.zip there and in fer2013/. {_MEND}"
+            f"icml_face_data.csv and archive.zip there and in fer2013/. {_HINT}"
         )
     raise UserError(
         f"No FER2013 file: {start} (from {setting}) does not exist; "
-        f"looked for fer2013.csv, plain, .gz or .zip. {_MEND}"
+        f"looked for fer2013.csv, plain, .gz or .zip. {_HINT}"
     )
 
 
 def _read(path: Path, splits: tuple[str, ...], notes: list[str]) -> cache.CachedSplits:
-    """Return the splits asked for, from the cache or, the first time, from the file."""
+    """Return the requested splits from the cache, or parse the file and write the cache."""
     folders = cache.folders(path)
     for folder in folders:
         try:
@@ -134,7 +126,7 @@ def _read(path: Path, splits: tuple[str, ...], notes: list[str]) -> cache.Cached
     for folder in folders:
         try:
             cache.write(folder, stat, parsed)
-            cache.tidy(folder, path)
+            cache.remove_stale(folder, path)
             break
         except OSError:
             continue
@@ -145,10 +137,9 @@ def _read(path: Path, splits: tuple[str, ...], notes: list[str]) -> cache.Cached
     return cache.CachedSplits({n: parsed[n] for n in splits if n in parsed}, counts)
 
 
-def _check_classes(counts: dict[str, list[int]], cfg: dict, path: Path) -> None:
-    """Refuse a train split that lacks one of the classes."""
-    excluded = cfg.get("exclude") or []
-    excluded = {canonical(str(n)) for n in ([excluded] if isinstance(excluded, str) else excluded)}
+def _check_classes(counts: dict[str, list[int]], cfg: dict[str, Any], path: Path) -> None:
+    """Refuse a train split without images of a class that is not excluded."""
+    excluded = {canonical(name) for name in excluded_classes(cfg)}
     missing = [
         name
         for name, count in zip(EMOTIONS, counts.get("train", [1] * len(EMOTIONS)), strict=True)
@@ -167,18 +158,15 @@ def _split(arrays: Arrays) -> Split:
 
 
 @DATASETS.register("fer2013")
-def load(cfg: dict, splits: tuple[str, ...]) -> LoadedDataset:
+def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
     """Load FER2013: Training is train, PublicTest is val, PrivateTest is test.
 
     Args:
         cfg: The ``data`` group; ``path``, ``download`` and ``exclude`` are used.
-        splits: Which splits to open; the others stay closed once the cache is built.
+        splits: The splits to open. Files of other splits stay closed if the cache exists.
 
     Returns:
-        Images uint8 (48, 48, 1), labels in the order of ``EMOTIONS``.
-
-    Raises:
-        UserError: If the file is missing, damaged or has a wrong row.
+        Images uint8 (48, 48, 1), labels in ``EMOTIONS`` order.
     """
     path = find_file(cfg)
     notes: list[str] = []
@@ -192,5 +180,5 @@ def load(cfg: dict, splits: tuple[str, ...]) -> LoadedDataset:
         splits={name: _split(arrays) for name, arrays in data.splits.items()},
         location=str(path),
         notes=notes,
-        found=[name for name in USAGE.values() if name in data.counts],
+        available_splits=[name for name in USAGE.values() if name in data.counts],
     )

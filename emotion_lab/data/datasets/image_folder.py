@@ -1,22 +1,30 @@
-"""Folders of image files: ``train/`` + ``test/`` (+ ``val/``), or one folder of classes."""
+"""Image folders: ``train/`` + ``test/`` (+ ``val/``) with class folders, or class folders only."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.core.labels import EMOTIONS, canonical, class_order
-from emotion_lab.data.images import check_bytes, read_image
-from emotion_lab.data.types import DATASETS, SPLITS, LoadedDataset, Split
+from emotion_lab.data.file_store import CHUNK_SIZE, FileStore, file_digest, thread_pool
+from emotion_lab.data.images import check_bytes
+from emotion_lab.data.types import (
+    DATASETS,
+    SPLITS,
+    LoadedDataset,
+    Split,
+    class_key,
+    data_path,
+    excluded_classes,
+    subfolders,
+)
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
@@ -29,121 +37,53 @@ _SPLIT_FOLDERS: dict[str, str] = {
     "test": "test",
     "testing": "test",
 }
-#: Exports of FER2013 keep the challenge's split in the file name.
+#: File name prefixes of FER2013 exports -> split of the challenge.
 _PREFIXES: dict[str, str] = {"Training_": "train", "PublicTest_": "val", "PrivateTest_": "test"}
-
-_CHUNK = 128
-_SIZE_SAMPLES = 64
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
-
-
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(16, (os.cpu_count() or 1) + 4))
-
-
-class FileStore:
-    """Images in files, decoded when asked for.
-
-    Args:
-        paths: Files.
-        digests: Content hashes of the files, 16 bytes each, where they are known.
-    """
-
-    def __init__(self, paths: list[str], digests: list[bytes] | None = None) -> None:
-        self.paths = paths
-        self._digests: list[bytes | None] = list(digests) if digests else [None] * len(paths)
-        self._size_hint: int | None = None
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return read_image(self.paths[index])
-
-    def digest(self, index: int) -> bytes:
-        """Return the blake2b-16 hash of the bytes of file ``index``."""
-        known = self._digests[index]
-        if known is None:
-            try:
-                known = _digest(Path(self.paths[index]).read_bytes())
-            except OSError as error:
-                raise UserError(f"Cannot read {self.paths[index]}: {error.strerror}.") from error
-            self._digests[index] = known
-        return known
-
-    def compute_digests(self) -> None:
-        """Hash every file that was not hashed yet, several at a time."""
-        with _pool() as pool:
-            list(pool.map(self.digest, range(len(self)), chunksize=_CHUNK))
-
-    def size_hint(self) -> int:
-        """Return the bytes of all images once decoded, told from up to 64 headers."""
-        if self._size_hint is None:
-            sizes = []
-            picks = np.linspace(0, len(self) - 1, min(len(self), _SIZE_SAMPLES)).astype(int)
-            for pick in picks:
-                try:
-                    with open(self.paths[pick], "rb") as stream, Image.open(stream) as image:
-                        grey = image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I")
-                        sizes.append(image.width * image.height * (1 if grey else 3))
-                except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-                    continue
-            self._size_hint = int(np.mean(sizes) * len(self)) if sizes else 0
-        return self._size_hint
 
 
 @dataclass
 class _Listing:
-    """What the folders hold, told from names alone.
+    """Files of each split and class, found without opening any file.
 
     Attributes:
-        root: Folder that names are relative to.
+        root: Folder that all paths are relative to.
         files: Split -> class -> relative paths with forward slashes.
-        folders: Class -> the folders that stand for it, relative to ``root``.
-        notes: Lines worth printing.
+        folders: Class -> folders of the class, relative to ``root``.
+        notes: Lines to print.
+        moved: Whether a file name prefix assigned a file to another split than its folder.
     """
 
     root: Path
     files: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     folders: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     notes: list[str] = field(default_factory=list)
-
-
-def _subfolders(parent: Path) -> list[Path]:
-    return sorted(p for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
+    moved: bool = False
 
 
 def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
+    return Path(name).suffix.lower() in EXTENSIONS
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """Return the split folders right below ``root``, by our names."""
-    found: dict[str, Path] = {}
-    for folder in _subfolders(root):
+    """Return split name -> split folder in ``root``."""
+    folders: dict[str, Path] = {}
+    for folder in subfolders(root):
         split = _SPLIT_FOLDERS.get(folder.name.lower())
         if split is None:
             continue
-        if split in found:
+        if split in folders:
             raise UserError(
-                f"Both {found[split]} and {folder} stand for the {split} split; "
+                f"Both {folders[split]} and {folder} stand for the {split} split; "
                 f"rename or merge one of them."
             )
-        found[split] = folder
-    return {name: found[name] for name in SPLITS if name in found}
+        folders[split] = folder
+    return {name: folders[name] for name in SPLITS if name in folders}
 
 
-def _resolve_root(cfg: dict) -> Path:
-    """Return the folder that holds the splits or the classes."""
-    if cfg.get("path"):
-        root, setting = Path(str(cfg["path"])).expanduser(), "data.path"
-    elif os.environ.get("EMOTION_LAB_DATA"):
-        root, setting = Path(os.environ["EMOTION_LAB_DATA"]).expanduser(), "$EMOTION_LAB_DATA"
-    else:
-        root, setting = Path("data"), "the default"
+def _resolve_root(cfg: dict[str, Any]) -> Path:
+    """Return the folder that contains the split or class folders."""
+    name, setting = data_path(cfg)
+    root = Path(name).expanduser()
     if not root.exists():
         raise UserError(
             f"No image folder: {root} (from {setting}) does not exist. "
@@ -154,18 +94,24 @@ def _resolve_root(cfg: dict) -> Path:
         raise UserError(
             f"{root} (from {setting}) is a file; data=image_folder needs a folder.{hint}"
         )
-    inside = _subfolders(root)
+    children = subfolders(root)
     # Archives often unpack to one folder around train/ and test/.
-    if len(inside) == 1 and not _split_folders(root) and _split_folders(inside[0]):
-        root = inside[0]
+    if len(children) == 1 and not _split_folders(root) and _split_folders(children[0]):
+        root = children[0]
     return root
 
 
-def _list_class(folder: Path, root: Path, ignored: Counter) -> list[str]:
-    """Return the image files below ``folder``, relative to ``root``, sorted."""
+def _list_class(folder: Path, root: Path, ignored: Counter[str]) -> list[str]:
+    """Return the image files below ``folder``, relative to ``root``, sorted.
+
+    Args:
+        folder: The class folder.
+        root: Folder that the result is relative to.
+        ignored: Extension -> number of other files, updated.
+    """
     files = []
-    for parent, subfolders, names in os.walk(folder):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
         relative = Path(parent).relative_to(root).as_posix()
         for name in names:
             if name.startswith("."):
@@ -173,45 +119,58 @@ def _list_class(folder: Path, root: Path, ignored: Counter) -> list[str]:
             if _is_image(name):
                 files.append(f"{relative}/{name}")
             else:
-                ignored[os.path.splitext(name)[1].lower() or "no extension"] += 1
+                ignored[Path(name).suffix.lower() or "no extension"] += 1
     return sorted(files)
 
 
+def _list_split(
+    listing: _Listing, split: str, folder: Path, ignored: Counter[str], strict: bool
+) -> None:
+    """Add the class folders in ``folder`` to the listing."""
+    merged: dict[str, list[str]] = defaultdict(list)
+    for class_folder in subfolders(folder):
+        relative = class_folder.relative_to(listing.root).as_posix()
+        if strict and canonical(class_folder.name) is None:
+            raise unknown(
+                "class folder",
+                relative,
+                EMOTIONS,
+                "Rename it, or set data.strict_labels=false to keep it as a class.",
+            )
+        name = class_key(class_folder.name)
+        merged[name].append(relative)
+        listing.folders[name].append(relative)
+        for file in _list_class(class_folder, listing.root, ignored):
+            target = split
+            # The split of an explicit val/ folder has priority over the prefix.
+            if split != "val":
+                base = file.rsplit("/", 1)[-1]
+                target = next((s for p, s in _PREFIXES.items() if base.startswith(p)), split)
+            listing.moved = listing.moved or target != split
+            listing.files.setdefault(target, {}).setdefault(name, []).append(file)
+    for name, folders in merged.items():
+        if len(folders) > 1:
+            listing.notes.append(f"{' and '.join(folders)} are read as one class, {name}")
+
+
 def _list(root: Path, strict: bool) -> _Listing:
-    """Find splits, classes and files without opening any file."""
+    """Find splits, classes and files without opening any file.
+
+    Args:
+        root: Folder that contains the split or class folders.
+        strict: Refuse class names that are none of the seven emotions.
+    """
     listing = _Listing(root)
     splits = _split_folders(root)
-    tops = splits or {"train": root}
-    ignored: Counter = Counter()
-    loose = 0
-    moved = False
-    for split, top in tops.items():
-        loose += sum(p.is_file() and _is_image(p.name) and p.name[0] != "." for p in top.iterdir())
-        merged: dict[str, list[str]] = defaultdict(list)
-        for folder in _subfolders(top):
-            known = canonical(folder.name)
-            relative = folder.relative_to(root).as_posix()
-            if known is None and strict:
-                raise unknown(
-                    "class folder",
-                    relative if splits else folder.name,
-                    EMOTIONS,
-                    "Rename it, or set data.strict_labels=false to keep it as a class.",
-                )
-            name = known or folder.name.strip().lower()
-            merged[name].append(relative)
-            listing.folders[name].append(relative)
-            for file in _list_class(folder, root, ignored):
-                target = split
-                # A val/ folder was made on purpose; what stands in it is val.
-                if split != "val":
-                    base = file.rsplit("/", 1)[-1]
-                    target = next((s for p, s in _PREFIXES.items() if base.startswith(p)), split)
-                moved = moved or target != split
-                listing.files.setdefault(target, {}).setdefault(name, []).append(file)
-        for name, folders in merged.items():
-            if len(folders) > 1:
-                listing.notes.append(f"{' and '.join(folders)} are read as one class, {name}")
+    ignored: Counter[str] = Counter()
+    num_loose = 0
+    for split, folder in (splits or {"train": root}).items():
+        num_loose += sum(
+            p.is_file() and _is_image(p.name) and p.name[0] != "." for p in folder.iterdir()
+        )
+        _list_split(listing, split, folder, ignored, strict)
+    if not any(listing.files.values()):
+        raise _no_images(root, num_loose)
     numbered = [
         folder
         for name in class_order(listing.folders)
@@ -223,50 +182,44 @@ def _list(root: Path, strict: bool) -> _Listing:
             "numbered class folders are read in FER2013's order, 0 = angry to 6 = neutral: "
             + ", ".join(numbered[:7])
         )
-    if splits:
-        others = [p.name for p in _subfolders(root) if p not in splits.values()]
-        if others:
-            listing.notes.append(f"ignored folders beside the splits: {', '.join(others[:5])}")
-    if moved:
+    others = [p.name for p in subfolders(root) if p not in splits.values()] if splits else []
+    if others:
+        listing.notes.append(f"ignored folders beside the splits: {', '.join(others[:5])}")
+    if listing.moved:
         listing.notes.append("files named PublicTest_ are val, PrivateTest_ test, Training_ train")
     if ignored:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
-        listing.notes.append(f"ignored files that are no images: {kinds}")
-    if not any(listing.files.values()):
-        _refuse_empty(listing, loose)
-    if loose:
-        listing.notes.append(f"ignored {loose} images outside class folders")
+        listing.notes.append(f"ignored files that are not images: {kinds}")
+    if num_loose:
+        listing.notes.append(f"ignored {num_loose} images outside class folders")
     return listing
 
 
-def _refuse_empty(listing: _Listing, loose: int) -> None:
-    """Raise the error for a folder without a single usable image."""
-    root = listing.root
-    kinds = ", ".join(sorted(EXTENSIONS))
-    if loose:
-        raise UserError(
-            f"{root} holds {loose} images but no class folders; put every image in a folder "
+def _no_images(root: Path, num_loose: int) -> UserError:
+    """Return the error for a folder without class folders that contain images."""
+    if num_loose:
+        return UserError(
+            f"{root} holds {num_loose} images but no class folders; put every image in a folder "
             f"named after its class, for instance {root / 'happy'}."
         )
     if any(p.name.lower().startswith(("fer2013.", "icml_face_data.")) for p in root.iterdir()):
-        raise UserError(f"{root} holds the FER2013 file, not images: use data=fer2013.")
-    raise UserError(
-        f"No images ({kinds}) in class folders below {root}; set data.path=<folder with train/ "
-        f"and test/, or with one folder for each class>."
+        return UserError(f"{root} holds the FER2013 file, not images: use data=fer2013.")
+    return UserError(
+        f"No images ({', '.join(sorted(EXTENSIONS))}) in class folders below {root}; set "
+        "data.path=<folder with train/ and test/, or with one folder for each class>."
     )
 
 
-def _check_train(listing: _Listing, counts: dict[str, int], cfg: dict) -> None:
-    """Refuse a class that has no image to learn from.
+def _check_train(listing: _Listing, counts: dict[str, int], cfg: dict[str, Any]) -> None:
+    """Refuse a class without train images.
 
     Args:
-        listing: What the folders hold.
-        counts: Train images of every class.
+        listing: The listed folders.
+        counts: Train images of each class.
         cfg: The ``data`` group, for ``exclude``.
     """
-    names = cfg.get("exclude") or []
-    names = [names] if isinstance(names, str) else [str(name) for name in names]
-    excluded = {canonical(name) or name.strip().lower() for name in names}
+    names = excluded_classes(cfg)
+    excluded = {class_key(name) for name in names}
     for name in class_order(listing.folders):
         if not counts.get(name) and name not in excluded:
             raise UserError(
@@ -275,51 +228,52 @@ def _check_train(listing: _Listing, counts: dict[str, int], cfg: dict) -> None:
             )
 
 
-def _scan(paths: list[str], on_bad: Callable[[str, str], None]) -> tuple[list[int], list[bytes]]:
-    """Check and hash every file in one read.
+def _check_and_hash(paths: list[str]) -> list[tuple[str | None, bytes]]:
+    """Return for each file why it is invalid (None if valid) and its digest."""
+    results: list[tuple[str | None, bytes]] = []
+    for path in paths:
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            results.append((error.strerror or "cannot be opened", b""))
+            continue
+        results.append((check_bytes(data), file_digest(data)))
+    return results
+
+
+def _scan(
+    paths: list[str], on_invalid: Callable[[str, str], None]
+) -> tuple[list[int], list[bytes]]:
+    """Check and hash all files in parallel; each is read once.
 
     Returns:
-        Positions of the good files, and their digests.
+        Positions of the valid files, and their digests.
     """
-
-    def look(chunk: list[str]) -> list[tuple[str | None, bytes]]:
-        results: list[tuple[str | None, bytes]] = []
-        for path in chunk:
-            try:
-                with open(path, "rb") as stream:
-                    data = stream.read()
-            except OSError as error:
-                results.append((error.strerror or "cannot be opened", b""))
-                continue
-            results.append((check_bytes(data), _digest(data)))
-        return results
-
-    good: list[int] = []
+    valid: list[int] = []
     digests: list[bytes] = []
-    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
-    pool = _pool()
+    chunks = [paths[start : start + CHUNK_SIZE] for start in range(0, len(paths), CHUNK_SIZE)]
+    pool = thread_pool()
     try:
-        for number, results in enumerate(pool.map(look, chunks)):
-            for offset, (reason, digest) in enumerate(results):
-                position = number * _CHUNK + offset
-                if reason is None:
-                    good.append(position)
-                    digests.append(digest)
-                else:
-                    on_bad(paths[position], reason)
+        results = (result for chunk in pool.map(_check_and_hash, chunks) for result in chunk)
+        for position, (reason, digest) in enumerate(results):
+            if reason is None:
+                valid.append(position)
+                digests.append(digest)
+            else:
+                on_invalid(paths[position], reason)
     finally:
         pool.shutdown(cancel_futures=True)
-    return good, digests
+    return valid, digests
 
 
 def _read_split(
-    listing: _Listing, split: str, classes: list[str], on_bad: Callable[[str, str], None]
+    listing: _Listing, split: str, classes: list[str], on_invalid: Callable[[str, str], None]
 ) -> Split:
-    """Build one split; this is where its files are opened."""
+    """Return one split; its files are opened and checked here."""
     by_class = listing.files[split]
     pairs = [(f, i) for i, name in enumerate(classes) for f in sorted(by_class.get(name, []))]
-    good, digests = _scan([str(listing.root / file) for file, _ in pairs], on_bad)
-    pairs = [pairs[position] for position in good]
+    valid, digests = _scan([str(listing.root / file) for file, _ in pairs], on_invalid)
+    pairs = [pairs[position] for position in valid]
     return Split(
         FileStore([str(listing.root / file) for file, _ in pairs], digests),
         np.arange(len(pairs), dtype=np.int64),
@@ -329,39 +283,37 @@ def _read_split(
 
 
 @DATASETS.register("image_folder")
-def load(cfg: dict, splits: tuple[str, ...]) -> LoadedDataset:
+def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
     """Load folders of images.
 
     Args:
-        cfg: The ``data`` group; ``path``, ``exclude``, ``strict_labels`` and ``on_decode_error`` are
-            used.
-        splits: Which splits to open. Names of files in other splits are read, bytes are not.
+        cfg: The ``data`` group; ``path``, ``exclude``, ``strict_labels`` and ``on_decode_error``
+            are used.
+        splits: The splits to open. Files of other splits are listed but not opened.
 
     Returns:
-        Splits sorted by class, then path. The class set is that of the folder names of all
-        splits, so that it does not depend on ``splits``.
-
-    Raises:
-        UserError: If there is nothing to read, a class has no image in train, or a file is bad
-            and ``on_decode_error`` is ``raise``.
+        Splits sorted by class, then path. The classes are the folder names of all splits and do
+        not depend on ``splits``.
     """
     on_error = cfg.get("on_decode_error") or "raise"
     if on_error not in ("raise", "skip"):
-        raise unknown("data.on_decode_error", on_error, ("raise", "skip"), "Set data.on_decode_error=<name>.")
+        raise unknown(
+            "data.on_decode_error", on_error, ("raise", "skip"), "Set data.on_decode_error=<name>."
+        )
     root = _resolve_root(cfg)
     try:
         listing = _list(root, bool(cfg.get("strict_labels")))
     except OSError as error:
-        raise UserError(f"Cannot look into {root}: {error}. Set data.path=<folder>.") from error
+        raise UserError(f"Cannot read {root}: {error}. Set data.path=<folder>.") from error
     classes = class_order(listing.folders)
-    found = [name for name in SPLITS if listing.files.get(name)]
-    if "train" in found:
+    available = [name for name in SPLITS if listing.files.get(name)]
+    if "train" in available:
         counts = {name: len(files) for name, files in listing.files["train"].items()}
         _check_train(listing, counts, cfg)
 
     skipped: list[tuple[str, str]] = []
 
-    def on_bad(path: str, reason: str) -> None:
+    def on_invalid(path: str, reason: str) -> None:
         if on_error == "raise":
             raise UserError(
                 f"Bad image {path}: {reason}. Remove it, or set data.on_decode_error=skip to leave "
@@ -369,17 +321,23 @@ def load(cfg: dict, splits: tuple[str, ...]) -> LoadedDataset:
             )
         skipped.append((path, reason))
 
-    source = LoadedDataset(classes=classes, splits={}, location=str(root), found=found)
-    source.folders = {name: list(folders) for name, folders in listing.folders.items()}
-    for name in found:
-        if name in splits:
-            source.splits[name] = _read_split(listing, name, classes, on_bad)
-    if "train" in source.splits:
-        numbers = Counter(source.splits["train"].labels.tolist())
+    opened = {
+        name: _read_split(listing, name, classes, on_invalid)
+        for name in available
+        if name in splits
+    }
+    if "train" in opened:
+        numbers = Counter(opened["train"].labels.tolist())
         _check_train(listing, {classes[label]: n for label, n in numbers.items()}, cfg)
-    source.notes = listing.notes
-    source.skipped = [path for path, _ in skipped]
     if skipped:
         first = "; ".join(f"{path} ({reason})" for path, reason in skipped[:5])
-        source.notes.append(f"skipped {len(skipped)} bad files: {first}")
-    return source
+        listing.notes.append(f"skipped {len(skipped)} bad files: {first}")
+    return LoadedDataset(
+        classes,
+        opened,
+        str(root),
+        listing.notes,
+        [path for path, _ in skipped],
+        available,
+        {name: list(folders) for name, folders in listing.folders.items()},
+    )

@@ -1,7 +1,7 @@
-"""Reading the FER2013 CSV: plain, gzipped or zipped, every value checked.
+"""Reader of the FER2013 CSV: plain, gzipped or zipped, with validation of every value.
 
 The format is that of the 2013 challenge (Goodfellow et al. 2013, arXiv:1307.0414): one row per
-face with the columns ``emotion`` (0..6), ``pixels`` (2,304 grey values) and ``Usage``.
+face with the columns ``emotion`` (0..6), ``pixels`` (2,304 grey levels) and ``Usage``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -26,15 +26,15 @@ from emotion_lab.core.labels import EMOTIONS
 SIZE = 48
 PIXELS = SIZE * SIZE
 
-#: The challenge's names for the splits, and ours.
+#: Split name of the challenge -> split name.
 USAGE: dict[str, str] = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 
 COLUMNS: tuple[str, ...] = ("emotion", "pixels", "usage")
 
 _EMOTION_OF: dict[bytes, int] = {str(i).encode(): i for i in range(len(EMOTIONS))}
 _SPLIT_OF: dict[bytes, str] = {usage.lower().encode(): name for usage, name in USAGE.items()}
-_BUFFER = 1 << 20
-_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
+_BUFFER_SIZE = 1 << 20
+_CORRUPT_ARCHIVE = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
 
 
 @dataclass
@@ -54,16 +54,16 @@ class Arrays:
 
 @dataclass
 class _Header:
-    """Positions of the three columns in a row of ``width`` fields."""
+    """Positions of the three columns in a row of ``num_fields`` fields."""
 
     emotion: int
     pixels: int
     usage: int
-    width: int
+    num_fields: int
 
 
 def _zip_member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
-    """Return the CSV inside ``archive``, whatever folder it stands in."""
+    """Return the CSV in ``archive``, in any folder."""
     members = [
         info
         for info in archive.infolist()
@@ -71,9 +71,9 @@ def _zip_member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
         and not info.filename.startswith("__MACOSX/")
         and not info.filename.rsplit("/", 1)[-1].startswith(".")
     ]
-    for wanted in ("fer2013.csv", "icml_face_data.csv"):
+    for name in ("fer2013.csv", "icml_face_data.csv"):
         for info in members:
-            if info.filename.rsplit("/", 1)[-1].lower() == wanted:
+            if info.filename.rsplit("/", 1)[-1].lower() == name:
                 return info
     if len(members) == 1:
         return members[0]
@@ -90,8 +90,8 @@ def _zip_member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[BinaryIO, Callable[[], int]]]:
-    """Yield a stream of the CSV's bytes and a function that tells the bytes of ``path`` read."""
+def _open(path: Path) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
+    """Yield the decompressed CSV and a function that returns the bytes of ``path`` read so far."""
     name = path.name.lower()
     if name.endswith((".tar.gz", ".tgz", ".tar")):
         raise UserError(f"{path} is a tar archive; unpack it and set data.path=<the csv>.")
@@ -101,38 +101,44 @@ def _open(path: Path) -> Iterator[tuple[BinaryIO, Callable[[], int]]]:
                 member = _zip_member(archive, path)
                 if member.flag_bits & 1:
                     raise UserError(f"{path} is encrypted; unpack it and set data.path=<the csv>.")
-                with archive.open(member) as inner:
-                    yield io.BufferedReader(inner, _BUFFER), raw.tell
+                with archive.open(member) as stream:
+                    yield _buffered(stream), raw.tell
         elif name.endswith(".gz"):
-            with gzip.open(raw, "rb") as inner:
-                yield io.BufferedReader(inner, _BUFFER), raw.tell
+            with gzip.open(raw, "rb") as stream:
+                yield _buffered(stream), raw.tell
         else:
-            yield io.BufferedReader(raw, _BUFFER), raw.tell
+            yield _buffered(raw), raw.tell
+
+
+def _buffered(stream: Any) -> IO[bytes]:
+    return io.BufferedReader(stream, _BUFFER_SIZE)
 
 
 def _read_header(line: bytes, path: Path) -> _Header:
-    """Find the three columns, in any order and case."""
+    """Return the positions of the three columns; they may be in any order and case."""
     text = line.decode("utf-8", errors="replace").lstrip("\ufeff").strip()
-    found = [name.strip().strip('"').strip() for name in text.split(",")]
-    lower = [name.lower() for name in found]
-    missing = [name for name in COLUMNS if name not in lower]
-    if missing:
-        shown = ", ".join(repr(name[:20] + "…" if len(name) > 20 else name) for name in found[:6])
+    names = [name.strip().strip('"').strip() for name in text.split(",")]
+    lower = [name.lower() for name in names]
+    if not set(COLUMNS) <= set(lower):
+        shown = ", ".join(repr(name[:20] + "…" if len(name) > 20 else name) for name in names[:6])
         raise UserError(
             f"Wrong header in row 1 of {path}: found the columns {shown}; expected emotion, "
             f"pixels and Usage (any order). Set data.path to the original fer2013.csv."
         )
-    return _Header(*(lower.index(name) for name in COLUMNS), width=len(found))
+    emotion, pixels, usage = (lower.index(name) for name in COLUMNS)
+    return _Header(emotion, pixels, usage, len(names))
 
 
-def _careful(fields: list[bytes], header: _Header, where: str) -> tuple[int, str, np.ndarray]:
-    """Read one row slowly and name what is wrong with it; see ``_row`` for the result."""
+def _parse_fields(fields: list[bytes], header: _Header, where: str) -> tuple[int, str, np.ndarray]:
+    """Parse one row value by value, with an exact error message; returns as ``_parse_row``."""
 
     def text(value: bytes) -> str:
         return value.strip(b' \t"').decode("utf-8", errors="replace")
 
-    if len(fields) != header.width:
-        raise UserError(f"{where}: {len(fields)} columns, expected {header.width} as in row 1.")
+    if len(fields) != header.num_fields:
+        raise UserError(
+            f"{where}: {len(fields)} columns, expected {header.num_fields} as in row 1."
+        )
     emotion = text(fields[header.emotion])
     if emotion.encode() not in _EMOTION_OF:
         raise UserError(f"{where}: emotion is '{emotion[:20]}', expected 0 to {len(EMOTIONS) - 1}.")
@@ -141,7 +147,7 @@ def _careful(fields: list[bytes], header: _Header, where: str) -> tuple[int, str
         raise UserError(f"{where}: Usage is '{usage[:20]}', expected one of {', '.join(USAGE)}.")
     tokens = text(fields[header.pixels]).split()
     for number, token in enumerate(tokens, start=1):
-        # isdigit alone would let other scripts' digits through.
+        # isdigit alone accepts digits of other scripts.
         if not (token.isascii() and token.isdigit()):
             raise UserError(f"{where}: pixel {number} is '{token[:20]}', expected 0 to 255.")
         if len(token) > 9 or int(token) > 255:
@@ -149,56 +155,56 @@ def _careful(fields: list[bytes], header: _Header, where: str) -> tuple[int, str
     if len(tokens) != PIXELS:
         raise UserError(
             f"{where}: {len(tokens):,} pixels, expected {PIXELS:,} ({SIZE} x {SIZE}); "
-            f"only FER2013's own size can be read."
+            f"only the size of FER2013 is supported."
         )
     pixels = np.array([int(token) for token in tokens], dtype=np.int64)
     return _EMOTION_OF[emotion.encode()], _SPLIT_OF[usage.lower().encode()], pixels
 
 
-def _row(line: bytes, header: _Header, path: Path, number: int) -> tuple[int, str, np.ndarray]:
+def _parse_row(
+    line: bytes, header: _Header, path: Path, number: int
+) -> tuple[int, str, np.ndarray]:
     """Return emotion, split and int64 (2304,) pixels of one row.
 
-    The fast path checks everything in C; a row it does not like is read again, slowly.
+    The fast path validates in C; rows that fail are parsed again value by value.
     """
     fields = line.rstrip(b"\r\n").split(b",")
-    if len(fields) == header.width:
+    if len(fields) == header.num_fields:
         emotion = _EMOTION_OF.get(fields[header.emotion].strip(b' "'))
         split = _SPLIT_OF.get(fields[header.usage].strip(b' "').lower())
         text = fields[header.pixels].strip(b' "')
-        # Digits and blanks only, so that fromstring cannot stop early or read signs.
+        # Digits and blanks only, so that fromstring cannot stop early or accept signs.
         if emotion is not None and split is not None and not text.translate(None, b"0123456789 "):
             pixels = np.fromstring(text, dtype=np.int64, sep=" ")
-            if pixels.size == PIXELS and 0 <= pixels.min() and pixels.max() <= 255:
+            if pixels.size == PIXELS and pixels.min() >= 0 and pixels.max() <= 255:
                 return emotion, split, pixels
-    return _careful(fields, header, f"row {number} of {path}")
+    return _parse_fields(fields, header, f"row {number} of {path}")
 
 
 @contextmanager
 def _progress(path: Path) -> Iterator[Callable[[int], None]]:
-    """Yield a function that shows how many bytes of ``path`` were read (terminals only)."""
+    """Yield a function that displays the number of bytes read (terminals only)."""
     if not sys.stderr.isatty():
-        yield lambda done: None
+        yield lambda bytes_read: None
         return
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(f"Reading {path.name}", total=path.stat().st_size)
-        yield lambda done: bar.update(task, completed=done)
+        yield lambda bytes_read: bar.update(task, completed=bytes_read)
 
 
 def parse(path: Path) -> dict[str, Arrays]:
-    """Read and check every row of ``path``.
+    """Parse and validate every row of ``path``.
+
+    Error messages count rows like an editor: the header is row 1.
 
     Args:
         path: ``.csv``, ``.csv.gz`` or ``.zip`` with the CSV inside.
 
     Returns:
-        The splits the file holds (``train``, ``val``, ``test``), in that order.
-
-    Raises:
-        UserError: If the file is damaged or a row is wrong. "Row" is the line number an editor
-            shows, the header being row 1.
+        The splits in the file, in the order ``train``, ``val``, ``test``.
     """
     images: dict[str, bytearray] = {name: bytearray() for name in USAGE.values()}
     labels: dict[str, list[int]] = {name: [] for name in USAGE.values()}
@@ -206,21 +212,21 @@ def parse(path: Path) -> dict[str, Arrays]:
     header: _Header | None = None
     count = 0
     try:
-        with _open(path) as (stream, position), _progress(path) as show:
+        with _open(path) as (stream, bytes_read), _progress(path) as show:
             for number, line in enumerate(stream, start=1):
                 if header is None:
                     header = _read_header(line, path)
                     continue
                 if not line.strip():
                     continue
-                emotion, split, pixels = _row(line, header, path, number)
+                emotion, split, pixels = _parse_row(line, header, path, number)
                 images[split] += pixels.astype(np.uint8).tobytes()
                 labels[split].append(emotion)
                 rows[split].append(count)
                 count += 1
                 if count % 500 == 0:
-                    show(position())
-    except _DAMAGE as error:
+                    show(bytes_read())
+    except _CORRUPT_ARCHIVE as error:
         raise UserError(f"{path} is truncated or damaged ({error}); fetch it again.") from error
     except (OSError, NotImplementedError) as error:
         raise UserError(f"Cannot read {path}: {error}. Set data.path=<file or folder>.") from error

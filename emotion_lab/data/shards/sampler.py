@@ -1,4 +1,4 @@
-"""The order in which a stream is learnt: shuffled within a few shards at a time."""
+"""Sampler that shuffles within a buffer of a few shards at a time."""
 
 from __future__ import annotations
 
@@ -7,79 +7,83 @@ from typing import Any
 
 import numpy as np
 
+from emotion_lab.data.samplers import BatchKeys, ResumableRandomSampler
 from emotion_lab.data.shards.store import ShardStore
 from emotion_lab.data.splits import ConcatImageStore
-from emotion_lab.data.torch_dataset import ResumableRandomSampler
-from emotion_lab.data.types import Split
+from emotion_lab.data.types import ImageStore, Split
 
 
-def _parts(store: Any) -> list[ShardStore] | None:
-    """Return the streams a store is made of, None where any part of it is none."""
+def _shard_stores(store: ImageStore) -> list[ShardStore]:
+    """Return the shard stores of a store; empty if any part of it is another store."""
     stores = store.stores if isinstance(store, ConcatImageStore) else [store]
-    return list(stores) if all(isinstance(part, ShardStore) for part in stores) else None
+    shard_stores = [part for part in stores if isinstance(part, ShardStore)]
+    return shard_stores if len(shard_stores) == len(stores) else []
 
 
 class ShardSampler(ResumableRandomSampler):
-    """As :class:`ResumableRandomSampler`, a few shards at a time.
+    """:class:`ResumableRandomSampler` with a shuffle buffer of a few shards.
 
-    An epoch goes through groups of ``mix`` shards, drawn anew each epoch; the images of a group
-    come in random order. Where one group holds all shards, the order is that of
+    An epoch visits random groups of ``buffer_shards`` shards one after the other and shuffles
+    the images within a group. If one group holds all shards, the order is that of
     :class:`ResumableRandomSampler`.
 
     Args:
-        split: A split whose images are in streams.
-        mix: Shards in a group.
-        args: Of :class:`ResumableRandomSampler`, after the size.
+        split: A split with all images in shards.
+        buffer_shards: Shards in a group.
+        args: Arguments of :class:`ResumableRandomSampler` after ``size``.
     """
 
-    def __init__(self, split: Split, mix: int, *args: Any) -> None:
+    def __init__(self, split: Split, buffer_shards: int, *args: Any) -> None:
         super().__init__(len(split), *args)
-        parts = _parts(split.store)
-        assert parts is not None
-        numbers, first = [], 0
-        for part in parts:
-            numbers.append(part.index["shard"].astype(np.int64) + first)
-            first += len(part.shards)
-        self.mix = mix
-        self.shard = np.concatenate(numbers)[split.indices]
-        self._files = [(part.place, shard) for part in parts for shard in part.shards]
-        self._remote = any(part.place.remote for part in parts)
+        stores = _shard_stores(split.store)
+        shard_of_image, num_shards = [], 0
+        for store in stores:
+            shard_of_image.append(store.index["shard"].astype(np.int64) + num_shards)
+            num_shards += len(store.shards)
+        self.buffer_shards = buffer_shards
+        #: Shard of each image, int64 (N,).
+        self.shard = np.concatenate(shard_of_image)[split.indices]
+        self._files = [(store.storage, shard) for store in stores for shard in store.shards]
+        self._remote = any(store.storage.remote for store in stores)
 
     def groups(self, epoch: int) -> np.ndarray:
-        """Return int64 (shards,): the group of each shard in ``epoch``."""
+        """Return the group of each shard in ``epoch``, int64 (num_shards,)."""
         generator = np.random.default_rng((self.seed, epoch, 1))
-        return generator.permutation(len(self._files)) // self.mix
+        return generator.permutation(len(self._files)) // self.buffer_shards
 
-    def drawn(self, epoch: int) -> np.ndarray:
+    def global_order(self, epoch: int) -> np.ndarray:
         """Return the positions of ``epoch`` for all processes together, int64 (N,)."""
-        order = super().drawn(epoch)
+        order = super().global_order(epoch)
         return order[np.argsort(self.groups(epoch)[self.shard[order]], kind="stable")]
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[BatchKeys]:
         if not self._remote:
             yield from super().__iter__()
             return
         groups = self.groups(self.epoch)
-        begun = -1
+        next_group = -1
         for batch in super().__iter__():
             group = int(groups[self.shard[batch[-1][1]]])
-            if group >= begun:
-                # This group and the one after it: the next is here when it is needed.
-                for number in np.flatnonzero((groups >= max(group, begun)) & (groups <= group + 1)):
-                    place, shard = self._files[number]
-                    place.ahead([shard])
-                begun = group + 2
+            if group >= next_group:
+                # Prefetch this group and the next one.
+                is_due = (groups >= max(group, next_group)) & (groups <= group + 1)
+                for number in np.flatnonzero(is_due):
+                    storage, shard = self._files[number]
+                    storage.prefetch([shard])
+                next_group = group + 2
             yield batch
 
 
-def stream_sampler(split: Split, cfg: dict[str, Any], *args: Any) -> ResumableRandomSampler | None:
-    """Return the sampler of a split that is read from a stream, None for any other.
+def make_shard_sampler(
+    split: Split, cfg: dict[str, Any], *args: Any
+) -> ResumableRandomSampler | None:
+    """Return the sampler of a split in shards, or None for any other split.
 
     Args:
         split: The training split.
         cfg: The ``data`` group.
-        args: Of :class:`ResumableRandomSampler`, after the size.
+        args: Arguments of :class:`ResumableRandomSampler` after ``size``.
     """
-    if _parts(split.store) is None:
+    if not _shard_stores(split.store):
         return None
     return ShardSampler(split, cfg["shuffle_buffer_shards"], *args)

@@ -1,4 +1,4 @@
-"""Where a stream lies: a folder, or an ``s3://`` address whose shards are fetched when needed."""
+"""Storage of shards: a folder, or an ``s3://`` address with an on-disk cache."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ from typing import Any, Protocol
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import cache_root
+from emotion_lab.data.types import data_path
 
 META = "stream.json"
 
-#: Seconds until an address that does not answer is given up; a name look-up knows no limit.
-REACH_SECONDS = 15.0
-#: A file that was begun so long ago is what a killed process left.
+#: Seconds to wait for an address; a DNS lookup has no timeout of its own.
+CONNECT_TIMEOUT_S = 15.0
+#: Age in seconds after which a partial download is considered abandoned.
 _STALE_SECONDS = 3600
 _INSTALL = 'pip install "emotion_lab[stream]"'
 
 
 class Storage(Protocol):
-    """Files of a stream, by their name relative to it. Picklable (DataLoader workers)."""
+    """Files of a stream, by relative name. Picklable (DataLoader workers)."""
 
-    #: What error messages call it.
+    #: Name in error messages.
     name: str
-    #: Whether its files are fetched over a network.
+    #: Whether files are downloaded.
     remote: bool
 
-    def meta(self) -> bytes:
+    def read_meta(self) -> bytes:
         """Return the content of ``stream.json``."""
         ...
 
     def file(self, name: str, size: int) -> Path:
-        """Return a local path of a file that has ``size`` bytes."""
+        """Return a local path of a file of ``size`` bytes."""
         ...
 
-    def ahead(self, files: Iterable[tuple[str, int]]) -> None:
-        """Begin to fetch files that will be needed soon."""
+    def prefetch(self, files: Iterable[tuple[str, int]]) -> None:
+        """Start downloading files that will be needed soon."""
         ...
 
 
@@ -55,22 +56,18 @@ class LocalStorage:
         self.root, self.setting = root, setting
         self.name = str(root)
 
-    def meta(self) -> bytes:
-        """Return the content of ``stream.json``.
-
-        Raises:
-            UserError: If there is none.
-        """
-        make = "Make one with python -m emotion_lab.shard out=<folder>."
+    def read_meta(self) -> bytes:
+        """Return the content of ``stream.json``."""
+        hint = "Make one with python -m emotion_lab.shard out=<folder>."
+        where = f"{self.root} (from {self.setting})"
         try:
             return (self.root / META).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
-            pass
+            if not self.root.exists():
+                raise UserError(f"No stream: {where} does not exist. {hint}") from None
+            raise UserError(f"{where} is not a stream: it has no {META}. {hint}") from None
         except OSError as error:
             raise UserError(f"Cannot read {self.root / META}: {error.strerror}.") from error
-        if not self.root.exists():
-            raise UserError(f"No stream: {self.root} (from {self.setting}) does not exist. {make}")
-        raise UserError(f"{self.root} (from {self.setting}) is no stream: it has no {META}. {make}")
 
     def file(self, name: str, size: int) -> Path:
         """Return the path of a file.
@@ -80,29 +77,29 @@ class LocalStorage:
         """
         path = self.root / name
         try:
-            found = path.stat().st_size
+            actual_size = path.stat().st_size
         except OSError as error:
             raise UserError(
-                f"{path} is missing from the stream ({error.strerror}): copy it again, or convert "
-                "the data once more."
+                f"{path} is missing from the stream ({error.strerror}): copy it again, or shard "
+                "the data again."
             ) from None
-        if found != size:
+        if actual_size != size:
             raise UserError(
-                f"{path} has {found:,} bytes instead of {size:,}: the stream is damaged; copy it "
-                "again, or convert the data once more."
+                f"{path} has {actual_size:,} bytes instead of {size:,}: the stream is damaged; "
+                "copy it again, or shard the data again."
             )
         return path
 
-    def ahead(self, files: Iterable[tuple[str, int]]) -> None:
-        """Do nothing: they are here."""
+    def prefetch(self, files: Iterable[tuple[str, int]]) -> None:
+        """Do nothing: the files are local."""
 
 
 class S3Storage:
-    """A stream on S3 or what speaks like it (``AWS_ENDPOINT_URL``), kept in a folder on disk.
+    """A stream on S3 or a compatible server (``AWS_ENDPOINT_URL``), with an LRU cache on disk.
 
     Args:
         address: ``s3://bucket/prefix``.
-        limit_mib: The folder is held below this size; what was used longest ago goes first.
+        limit_mib: Maximum size of the cache in MiB; the least recently used shards are removed.
     """
 
     remote = True
@@ -120,8 +117,8 @@ class S3Storage:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_local": None}
 
-    def _tools(self) -> tuple[Any, ThreadPoolExecutor]:
-        """Return this process's own client and threads; neither survives a fork."""
+    def _client_and_pool(self) -> tuple[Any, ThreadPoolExecutor]:
+        """Return client and thread pool of this process; neither survives a fork."""
         if self._local is None or self._local[0] != os.getpid():
             self._local = (os.getpid(), _client(), ThreadPoolExecutor(4))
         return self._local[1], self._local[2]
@@ -129,149 +126,142 @@ class S3Storage:
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name
 
-    def _failed(self, name: str, error: BaseException) -> UserError:
-        words = " ".join(str(error).split()) or type(error).__name__
-        if "Not Found" in words or "NoSuchKey" in words:
-            words = "it is not there"
+    def _read_error(self, name: str, error: BaseException) -> UserError:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if "Not Found" in reason or "NoSuchKey" in reason:
+            reason = "it does not exist"
         return UserError(
-            f"Cannot read {self.name}/{name}: {words[:200]}. Check data.path, the network, "
+            f"Cannot read {self.name}/{name}: {reason[:200]}. Check data.path, the network, "
             "AWS_ENDPOINT_URL and the AWS credentials."
         )
 
-    def meta(self) -> bytes:
-        """Return the content of ``stream.json``, fetched anew; it names the folder of the cache.
-
-        Raises:
-            UserError: If it is not there, or nothing answers.
-        """
+    def read_meta(self) -> bytes:
+        """Download ``stream.json`` and select the cache folder that belongs to its content."""
         result: list[bytes] = []
-        failed: list[Exception] = []
+        errors: list[Exception] = []
 
-        def ask() -> None:
+        def download() -> None:
             try:
-                client, _ = self._tools()
-                answer = client.get_object(Bucket=self.bucket, Key=self._key(META))
-                result.append(answer["Body"].read())
-            except Exception as error:  # told below, in the thread that waits
-                failed.append(error)
+                client, _ = self._client_and_pool()
+                response = client.get_object(Bucket=self.bucket, Key=self._key(META))
+                result.append(response["Body"].read())
+            except Exception as error:  # raised again in the waiting thread
+                errors.append(error)
 
-        thread = threading.Thread(target=ask, daemon=True)
+        thread = threading.Thread(target=download, daemon=True)
         thread.start()
-        thread.join(REACH_SECONDS)
-        if failed and isinstance(failed[0], UserError):
-            raise failed[0]
+        thread.join(CONNECT_TIMEOUT_S)
+        if errors and isinstance(errors[0], UserError):
+            raise errors[0]
         if not result:
-            reason = failed[0] if failed else TimeoutError(f"no answer in {REACH_SECONDS:.0f} s")
-            raise self._failed(META, reason) from None
-        # Another stream at the same address has another folder.
+            timeout = TimeoutError(f"no answer in {CONNECT_TIMEOUT_S:.0f} s")
+            raise self._read_error(META, errors[0] if errors else timeout) from None
+        # A different stream at the same address gets a different folder.
         identity = hashlib.blake2b(self.name.encode() + result[0], digest_size=8).hexdigest()
         self.cache = cache_root() / "streams" / identity
         return result[0]
 
     def file(self, name: str, size: int) -> Path:
-        """Return the path of a file, fetched if need be.
+        """Return the path of a file in the cache; download it if missing.
 
         Raises:
-            UserError: If it cannot be fetched or stored, or has another size.
+            UserError: If the file cannot be downloaded or stored, or has another size.
         """
         from filelock import FileLock
 
-        assert self.cache is not None, "meta() comes first"
+        assert self.cache is not None, "call read_meta() first"
         path = self.cache / name
         try:
-            if not self._touch(path):
+            if not self._mark_used(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with FileLock(f"{path}.lock"):
-                    if not self._touch(path):
-                        self._fetch(name, size, path)
+                    if not self._mark_used(path):
+                        self._download(name, size, path)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
                 raise UserError(
                     f"cannot keep {name} in {self.cache} ({error.strerror}): free some space, or "
                     "set EMOTION_LAB_CACHE=<folder> or a smaller data.cache_size_mib."
                 ) from None
-            raise self._failed(name, error) from None
+            raise self._read_error(name, error) from None
         return path
 
-    def _touch(self, path: Path) -> bool:
-        """Note that a file is in use; False where it is not here."""
+    def _mark_used(self, path: Path) -> bool:
+        """Update the time of last use of a cached file; return False if it is not cached."""
         try:
             os.utime(path)
         except FileNotFoundError:
             return False
         return True
 
-    def _fetch(self, name: str, size: int, path: Path) -> None:
+    def _download(self, name: str, size: int, path: Path) -> None:
         from boto3.s3.transfer import TransferConfig
 
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        client, _ = self._tools()
+        client, _ = self._client_and_pool()
         try:
-            self._make_room(size, temporary)
-            with open(temporary, "r+b") as file:
+            self._reserve_space(size, temporary)
+            with temporary.open("r+b") as file:
                 try:
-                    # One thread a file: the shards that come next are fetched side by side.
+                    # One thread per file, because several shards are downloaded in parallel.
                     client.download_fileobj(
                         self.bucket, self._key(name), file, Config=TransferConfig(use_threads=False)
                     )
                 except OSError:
                     raise
-                except Exception as error:  # botocore makes its classes as it goes
-                    raise self._failed(name, error) from None
-                found = file.tell()
-            if found != size:
+                except Exception as error:  # botocore creates exception classes at run time
+                    raise self._read_error(name, error) from None
+                actual_size = file.tell()
+            if actual_size != size:
                 raise UserError(
-                    f"{self.name}/{name} has {found:,} bytes instead of {size:,}: the stream is "
-                    "damaged; copy it there again."
+                    f"{self.name}/{name} has {actual_size:,} bytes instead of {size:,}: the "
+                    "stream is damaged; copy it there again."
                 )
-            os.replace(temporary, path)
+            temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _make_room(self, size: int, temporary: Path) -> None:
-        """Delete the shards used longest ago until ``size`` more bytes fit, and claim those.
+    def _reserve_space(self, size: int, temporary: Path) -> None:
+        """Remove least recently used shards until ``size`` bytes fit, and allocate ``temporary``.
 
-        Files that are being fetched count with the size they will have.
+        Running downloads count with their final size.
         """
         from filelock import FileLock
 
         assert self.cache is not None
         with FileLock(str(self.cache / ".room.lock")):
-            kept, total = [], size
+            removable, total = [], size
             for file in [*self.cache.glob("*/*.tar"), *self.cache.glob("*/.*.tmp")]:
                 with contextlib.suppress(FileNotFoundError):
                     stat = file.stat()
                     stale = time.time() - stat.st_mtime > _STALE_SECONDS
                     total += stat.st_size
                     if file.suffix == ".tar" or stale:
-                        kept.append((stat.st_mtime_ns, stat.st_size, file))
-            for _, freed, file in sorted(kept):
+                        removable.append((stat.st_mtime_ns, stat.st_size, file))
+            for _, file_size, file in sorted(removable):
                 if total <= self.limit:
                     break
-                # Whoever reads it has it open, and keeps it.
+                # A process that has the file open can still read it.
                 with contextlib.suppress(OSError):
                     file.unlink()
-                    total -= freed
-            with open(temporary, "wb") as claim:
-                claim.truncate(size)
+                    total -= file_size
+            with temporary.open("wb") as placeholder:
+                placeholder.truncate(size)
 
-    def ahead(self, files: Iterable[tuple[str, int]]) -> None:
-        """Begin to fetch files in the background; what goes wrong is told when one is read."""
-        _, pool = self._tools()
+    def prefetch(self, files: Iterable[tuple[str, int]]) -> None:
+        """Start downloads in the background; errors are raised when the file is read."""
+        _, pool = self._client_and_pool()
+
+        def download(name: str, size: int) -> None:
+            with contextlib.suppress(UserError):
+                self.file(name, size)
+
         for name, size in files:
-            pool.submit(self._quietly, name, size)
-
-    def _quietly(self, name: str, size: int) -> None:
-        with contextlib.suppress(UserError):
-            self.file(name, size)
+            pool.submit(download, name, size)
 
 
 def _client() -> Any:
-    """Return an S3 client that gives up soon; without credentials it reads public buckets.
-
-    Raises:
-        UserError: If boto3 is not installed or its settings are wrong.
-    """
+    """Return an S3 client with short timeouts; without credentials it reads public buckets."""
     try:
         import boto3
         from botocore import UNSIGNED
@@ -293,18 +283,9 @@ def _client() -> Any:
         raise UserError(f"the AWS settings cannot be used: {error}.") from None
 
 
-def find_place(cfg: dict[str, Any]) -> Storage:
-    """Return where ``data.path`` (or $EMOTION_LAB_DATA, or ``data/``) points.
-
-    Raises:
-        UserError: For an address of a kind that is not known.
-    """
-    if cfg.get("path"):
-        path, setting = str(cfg["path"]), "data.path"
-    elif os.environ.get("EMOTION_LAB_DATA"):
-        path, setting = os.environ["EMOTION_LAB_DATA"], "$EMOTION_LAB_DATA"
-    else:
-        path, setting = "data", "the default"
+def open_storage(cfg: dict[str, Any]) -> Storage:
+    """Return the storage at ``data.path`` (or $EMOTION_LAB_DATA, or ``data/``)."""
+    path, setting = data_path(cfg)
     if path.startswith("s3://"):
         return S3Storage(path, int(cfg["cache_size_mib"]))
     if "://" in path:

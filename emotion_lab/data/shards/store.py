@@ -1,12 +1,12 @@
-"""A stream as it is read: tar shards in the WebDataset layout, and an index of every image.
+"""Random access to images in tar shards (WebDataset layout) through an index.
 
     stream.json          classes, licence, fingerprints, files and their sizes; written last
     train/000000.tar     <number>.cls and <number>.png (or .jpg, ...), images in random order
-    train/index.npy      one row an image, in the order of the data that was converted
-    train/names.bin      the sample names, one behind the other
+    train/index.npy      one row per image, in the order of the original dataset
+    train/names.bin      concatenated sample names
 
-The index says where in which shard an image lies, so any image is one read, and any order can be
-read again: seeds, resuming and the share of each process need nothing of the shards.
+The index holds shard and offset of each image. Every image is one read, so shuffling, resuming
+and distributed sampling work as for any other dataset.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import hashlib
 import io
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from io import FileIO
 from typing import Any
 
 import cv2
@@ -26,13 +26,13 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
 from emotion_lab.data.images import to_array
 from emotion_lab.data.shards.storage import Storage
-from emotion_lab.data.types import Split
+from emotion_lab.data.types import SampleNames, Split
 
-#: Raise it when the layout changes meaning.
+#: Version of the layout; increase it if the files change meaning.
 FORMAT = 1
 
-#: Row of the index: shard, place and bytes of the image in it, label, content hash, and where the
-#: name ends in ``names.bin``.
+#: Row of the index: shard, offset and bytes of the image in it, label, content hash, and end of
+#: the name in ``names.bin``.
 INDEX = np.dtype(
     [
         ("shard", "<u4"),
@@ -44,15 +44,15 @@ INDEX = np.dtype(
     ]
 )
 
-_OPEN_SHARDS = 64
+_MAX_OPEN_SHARDS = 64
 
 
-class ShardNames(Sequence):
-    """Sample names, read when asked for.
+class ShardNames(SampleNames):
+    """Sample names, decoded on access.
 
     Args:
-        ends: uint64 (N,), where each name ends in ``text``.
-        text: uint8, all names one behind the other, UTF-8.
+        ends: uint64 (N,), end of each name in ``text``.
+        text: uint8, all names concatenated, UTF-8.
     """
 
     def __init__(self, ends: np.ndarray, text: np.ndarray) -> None:
@@ -61,87 +61,81 @@ class ShardNames(Sequence):
     def __len__(self) -> int:
         return len(self.ends)
 
-    def __getitem__(self, index: int) -> str:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def _name(self, index: int) -> str:
         start = int(self.ends[index - 1]) if index else 0
         return self.text[start : int(self.ends[index])].tobytes().decode("utf-8", "surrogateescape")
 
 
 class ShardStore:
-    """The images of one split.
+    """Images of one split.
 
     Args:
-        place: Where the shards are.
-        shards: (name, bytes) of each.
+        storage: Storage of the shards.
+        shards: (name, bytes) of each shard.
         index: ``INDEX`` (N,).
-        digest_of: What the content hashes are of: ``file`` (the bytes) or ``pixels``.
-        decoded_bytes: Expected bytes of all images once decoded.
+        digest_of: Input of the content hashes: ``file`` (encoded bytes) or ``pixels``.
+        decoded_bytes: Expected bytes of all decoded images.
     """
 
     def __init__(
         self,
-        place: Storage,
+        storage: Storage,
         shards: list[tuple[str, int]],
         index: np.ndarray,
         digest_of: str,
         decoded_bytes: int,
     ) -> None:
-        self.place, self.shards, self.index = place, shards, index
+        self.storage, self.shards, self.index = storage, shards, index
         self.digest_of, self.decoded_bytes = digest_of, decoded_bytes
-        self._open: OrderedDict[int, Any] = OrderedDict()
-        self._process = os.getpid()
+        self._open_files: OrderedDict[int, FileIO] = OrderedDict()
+        self._pid = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict(), "_process": -1}
+        return {**self.__dict__, "_open_files": OrderedDict(), "_pid": -1}
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def _file(self, shard: int) -> Any:
-        """Return an open shard, this process's own: a place in a file is shared across a fork."""
-        if self._process != os.getpid():
-            self._open, self._process = OrderedDict(), os.getpid()
-        if shard in self._open:
-            self._open.move_to_end(shard)
-            return self._open[shard]
-        path = self.place.file(*self.shards[shard])
+    def _file(self, shard: int) -> FileIO:
+        """Return an open shard; files are reopened after a fork, which shares file positions."""
+        if self._pid != os.getpid():
+            self._open_files, self._pid = OrderedDict(), os.getpid()
+        if shard in self._open_files:
+            self._open_files.move_to_end(shard)
+            return self._open_files[shard]
+        path = self.storage.file(*self.shards[shard])
         try:
-            file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed when it is its turn
+            file = path.open("rb", buffering=0)
         except OSError as error:
             raise UserError(f"Cannot open {path}: {error.strerror}.") from None
-        self._open[shard] = file
-        if len(self._open) > _OPEN_SHARDS:
-            self._open.popitem(last=False)[1].close()
+        self._open_files[shard] = file
+        if len(self._open_files) > _MAX_OPEN_SHARDS:
+            self._open_files.popitem(last=False)[1].close()
         return file
 
-    def _bad(self, index: int, why: str) -> UserError:
-        shard = f"{self.place.name}/{self.shards[int(self.index['shard'][index])][0]}"
+    def _corrupted(self, index: int, reason: str) -> UserError:
+        shard = f"{self.storage.name}/{self.shards[int(self.index['shard'][index])][0]}"
         return UserError(
-            f"image {index} of {shard} {why}: the stream is damaged; copy that file again, or "
-            "convert the data once more."
+            f"image {index} of {shard} {reason}: the stream is damaged; copy that file again, or "
+            "shard the data again."
         )
 
-    def encoded(self, index: int) -> bytes:
-        """Return the bytes of the image file.
-
-        Raises:
-            UserError: If its shard is missing or damaged.
-        """
+    def read_encoded(self, index: int) -> bytes:
+        """Return the encoded image file."""
         row = self.index[index]
         try:
             file = self._file(int(row["shard"]))
             file.seek(int(row["offset"]))
             data = file.read(int(row["size"]))
         except OSError as error:
-            raise self._bad(index, f"cannot be read ({error.strerror})") from None
+            raise self._corrupted(index, f"cannot be read ({error.strerror})") from None
         if self.digest_of == "file":
-            self._check(index, data)
+            self._verify(index, data)
         return data
 
-    def _check(self, index: int, data: bytes) -> None:
+    def _verify(self, index: int, data: bytes) -> None:
         if hashlib.blake2b(data, digest_size=16).digest() != self.digest(index):
-            raise self._bad(index, "is not what was written")
+            raise self._corrupted(index, "is not what was written")
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Return image ``index`` as uint8 (H, W, C), C = 1 or 3.
@@ -149,59 +143,56 @@ class ShardStore:
         Raises:
             UserError: If its shard is missing or damaged.
         """
-        data = self.encoded(index)
+        data = self.read_encoded(index)
         if self.digest_of == "pixels":
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
             if image is None:
-                raise self._bad(index, "is not what was written")
-            grey = image.ndim == 2
-            image = image[:, :, None] if grey else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-            self._check(index, image.tobytes())
+                raise self._corrupted(index, "is not what was written")
+            is_grey = image.ndim == 2
+            image = image[:, :, None] if is_grey else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            self._verify(index, image.tobytes())
             return image
         try:
-            with Image.open(io.BytesIO(data)) as picture:
-                return to_array(picture)
+            with Image.open(io.BytesIO(data)) as pil_image:
+                return to_array(pil_image)
         except MemoryError:
             raise
-        except Exception as error:  # decoders raise what they like
+        except Exception as error:  # decoders raise arbitrary exceptions
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise self._bad(index, f"cannot be decoded ({reason})") from None
+            raise self._corrupted(index, f"cannot be decoded ({reason})") from None
 
     def digest(self, index: int) -> bytes:
-        """Return the content hash of the image in the data that was converted, 16 bytes."""
+        """Return the content hash of the image in the original dataset, 16 bytes."""
         return self.index["digest"][index].tobytes()
 
     def size_hint(self) -> int:
-        """Return the expected bytes of all images once decoded."""
+        """Return the expected bytes of all decoded images."""
         return self.decoded_bytes
 
 
-def open_split(place: Storage, entry: dict[str, Any]) -> Split:
-    """Open a split of a stream: its index is mapped into memory, its shards stay closed.
+def open_split(storage: Storage, entry: dict[str, Any]) -> Split:
+    """Open a split: its index is memory-mapped, its shards are opened on access.
 
     Args:
-        place: Where the stream is.
-        entry: What ``stream.json`` says of the split.
-
-    Raises:
-        UserError: If a file is missing or damaged.
+        storage: Storage of the stream.
+        entry: Entry of the split in ``stream.json``.
     """
     paths = {}
     for key in ("index", "names"):
         written = entry[key]
-        path = paths[key] = place.file(written["file"], written["bytes"])
+        path = paths[key] = storage.file(written["file"], written["bytes"])
         if file_hash(path) != written["sha256"]:
-            raise UserError(f"{path} was changed: copy it again, or convert the data once more.")
+            raise UserError(f"{path} was changed: copy it again, or shard the data again.")
     shards = [(shard["file"], shard["bytes"]) for shard in entry["shards"]]
-    if not place.remote:
+    if not storage.remote:
         for name, size in shards:
-            place.file(name, size)
-    # Plain views of the maps: every access to a memmap object costs microseconds.
+            storage.file(name, size)
+    # Plain array views: each access to a memmap object takes microseconds.
     index = np.asarray(np.load(paths["index"], mmap_mode="r"))
     text = np.asarray(np.memmap(paths["names"], np.uint8, "r"))
     if index.dtype != INDEX or len(index) != entry["n"]:
-        raise UserError(f"{paths['index']} is of another version: convert the data once more.")
-    store = ShardStore(place, shards, index, entry["digest_of"], entry["decoded_bytes"])
+        raise UserError(f"{paths['index']} is of another version: shard the data again.")
+    store = ShardStore(storage, shards, index, entry["digest_of"], entry["decoded_bytes"])
     return Split(
         store,
         np.arange(len(index), dtype=np.int64),

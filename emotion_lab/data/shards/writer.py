@@ -1,12 +1,13 @@
-"""Any data set as a stream: WebDataset shards and their index, complete or not there at all."""
+"""Writer of a dataset as WebDataset shards with an index; the output is complete or absent."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,21 @@ from PIL import Image
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
 from emotion_lab.core.progress import track
-from emotion_lab.data.datasets.image_folder import FileStore
+from emotion_lab.data.file_store import FileStore
 from emotion_lab.data.fingerprint import fingerprint
 from emotion_lab.data.shards.storage import META
 from emotion_lab.data.shards.store import FORMAT, INDEX
-from emotion_lab.data.splits import exclude, limit
-from emotion_lab.data.types import DATASETS, SPLITS, LoadedDataset, Split
+from emotion_lab.data.splits import exclude_classes, subsample
+from emotion_lab.data.types import DATASETS, SPLITS, LoadedDataset, Split, excluded_classes
 
-#: What is known about what may be done with the images.
+#: Dataset name -> licence of the images.
 LICENCES: dict[str, str] = {
     "fer2013": "FER2013 (ICML 2013 challenge): the terms of the copy it came from apply",
     "synthetic": "drawn by emotion_lab; shows no person",
 }
 UNKNOWN_LICENCE = "not stated"
 
+#: Block size of a tar file in bytes.
 _BLOCK = 512
 
 
@@ -37,12 +39,8 @@ def _padded(size: int) -> int:
     return -(-size // _BLOCK) * _BLOCK
 
 
-def _encoded(split: Split, position: int) -> tuple[bytes, str]:
-    """Return the image file of an image and its kind; pixels become a PNG, which loses nothing.
-
-    Raises:
-        UserError: If its file changed after it was looked at.
-    """
+def _encode(split: Split, position: int) -> tuple[bytes, str]:
+    """Return the encoded image and its extension; arrays are encoded as PNG, which is lossless."""
     store, index = split.store, int(split.indices[position])
     if isinstance(store, FileStore):
         path = Path(store.paths[index])
@@ -51,7 +49,7 @@ def _encoded(split: Split, position: int) -> tuple[bytes, str]:
         except OSError as error:
             raise UserError(f"Cannot read {path}: {error.strerror}.") from None
         if hashlib.blake2b(data, digest_size=16).digest() != store.digest(index):
-            raise UserError(f"{path} changed while the data was converted: start again.")
+            raise UserError(f"{path} changed while the data was sharded: start again.")
         return data, path.suffix.lower().lstrip(".")
     image = store[index]
     buffer = io.BytesIO()
@@ -59,13 +57,14 @@ def _encoded(split: Split, position: int) -> tuple[bytes, str]:
     return buffer.getvalue(), "png"
 
 
-def _write_shards(
-    split: Split, name: str, folder: Path, shard_bytes: int
+def _write_tar_files(
+    split: Split, name: str, root: Path, shard_bytes: int
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Write the images of a split in random order, a new shard whenever one is full.
+    """Write the images of a split to tar files of about ``shard_bytes``; train is shuffled.
 
     Returns:
-        Their index, ``INDEX`` (N,) in the order of ``split``, and (file, bytes) of each shard.
+        The index, ``INDEX`` (N,) in the order of ``split``, and ``file`` and ``bytes`` of each
+        shard.
     """
     from webdataset import TarWriter
 
@@ -73,43 +72,43 @@ def _write_shards(
     index = np.zeros(n, INDEX)
     order: Any = np.arange(n)
     if name == "train":
-        # A folder comes sorted by class: a few of its shards together would not be a fair sample.
-        # The last number keeps this order apart from every (seed, epoch) of training.
+        # Image folders are sorted by class, so a buffer of a few shards would not be a random
+        # sample. The fourth number makes this order differ from every (seed, epoch) of training.
         order = np.random.default_rng((0, 0, 0, 1)).permutation(n)
     shards: list[dict[str, Any]] = []
     writer: Any = None
-    place = 0
+    offset = 0
 
     def close() -> None:
         if writer is None:
             return
-        # The place of every image is worked out here and written by the library: hold it to that.
-        assert writer.tarstream.offset == place
+        # The offsets of the index are computed here, but the library writes the file.
+        assert writer.tarstream.offset == offset
         writer.close()
-        shards[-1]["bytes"] = (folder.parent / shards[-1]["file"]).stat().st_size
+        shards[-1]["bytes"] = (root / shards[-1]["file"]).stat().st_size
 
     for position in track(order.tolist(), f"{name}: {n:,} images", n):
-        data, kind = _encoded(split, position)
-        fields = {"cls": str(int(split.labels[position])).encode(), kind: data}
-        if writer is None or place + _padded(len(data)) + 3 * _BLOCK > shard_bytes:
+        data, extension = _encode(split, position)
+        fields = {"cls": str(int(split.labels[position])).encode(), extension: data}
+        if writer is None or offset + _padded(len(data)) + 3 * _BLOCK > shard_bytes:
             close()
             shards.append({"file": f"{name}/{len(shards):06d}.tar"})
-            # A fixed time: the same data gives the same bytes.
-            writer = TarWriter(str(folder.parent / shards[-1]["file"]), encoder=False, mtime=0)
-            place = 0
+            # A constant mtime, so that the same data gives the same bytes.
+            writer = TarWriter(str(root / shards[-1]["file"]), encoder=False, mtime=0)
+            offset = 0
         writer.write({"__key__": f"{position:09d}", **fields})
         for field in sorted(fields):
-            place += _BLOCK
-            if field == kind:
+            offset += _BLOCK
+            if field == extension:
                 row = index[position]
-                row["shard"], row["offset"], row["size"] = len(shards) - 1, place, len(data)
-            place += _padded(len(fields[field]))
+                row["shard"], row["offset"], row["size"] = len(shards) - 1, offset, len(data)
+            offset += _padded(len(fields[field]))
     close()
     index["label"] = split.labels
     return index, shards
 
 
-def _described(path: Path, root: Path) -> dict[str, Any]:
+def _file_entry(path: Path, root: Path) -> dict[str, Any]:
     return {
         "file": path.relative_to(root).as_posix(),
         "bytes": path.stat().st_size,
@@ -120,16 +119,16 @@ def _described(path: Path, root: Path) -> dict[str, Any]:
 def _write_split(
     split: Split, name: str, classes: list[str], root: Path, shard_bytes: int
 ) -> dict[str, Any]:
-    """Write one split into ``root/<name>``; returns its entry in ``stream.json``."""
+    """Write one split to ``root/<name>`` and return its entry for ``stream.json``."""
     folder = root / name
     folder.mkdir()
-    index, shards = _write_shards(split, name, folder, shard_bytes)
-    ends = 0
+    index, shards = _write_tar_files(split, name, root, shard_bytes)
+    end = 0
     with (folder / "names.bin").open("wb") as file:
         for position in range(len(split)):
             index[position]["digest"] = np.void(split.store.digest(int(split.indices[position])))
-            ends += file.write(str(split.names[position]).encode("utf-8", "surrogateescape"))
-            index[position]["name"] = ends
+            end += file.write(str(split.names[position]).encode("utf-8", "surrogateescape"))
+            index[position]["name"] = end
     np.save(folder / "index.npy", index)
     return {
         "n": len(split),
@@ -137,60 +136,39 @@ def _write_split(
         "decoded_bytes": int(split.store.size_hint() * len(split) / max(len(split.store), 1)),
         "fingerprint": fingerprint(split, classes),
         "shards": shards,
-        "index": _described(folder / "index.npy", root),
-        "names": _described(folder / "names.bin", root),
+        "index": _file_entry(folder / "index.npy", root),
+        "names": _file_entry(folder / "names.bin", root),
     }
 
 
-def open_source(cfg: dict[str, Any]) -> LoadedDataset:
-    """Open every split of a data set as its loader gives it; nothing is cut or cleaned.
+def open_all_splits(cfg: dict[str, Any]) -> LoadedDataset:
+    """Open every split of a dataset, without folds, carving or cleaning.
 
     Args:
-        cfg: The ``data`` group; ``exclude`` and ``limit`` are followed.
-
-    Raises:
-        UserError: If the data cannot be read.
+        cfg: The ``data`` group; ``exclude`` and ``limit`` are applied.
     """
     load = DATASETS.get(str(cfg["name"]))
-    found = load(cfg, ()).found or list(SPLITS)
-    source = exclude(load(cfg, tuple(found)), cfg.get("exclude"))
+    names = load(cfg, ()).available_splits or list(SPLITS)
+    source = exclude_classes(load(cfg, tuple(names)), excluded_classes(cfg))
     seed = int(cfg.get("split_seed") or 0)
     source.splits = {
-        name: limit(part, cfg.get("limit"), seed)
-        for name, part in source.splits.items()
-        if len(part)
+        name: subsample(split, cfg.get("limit"), seed)
+        for name, split in source.splits.items()
+        if len(split)
     }
     return source
 
 
-def write_stream(
-    source: LoadedDataset, name: str, out: Path, shard_bytes: int, licence: str | None = None
-) -> dict[str, Any]:
-    """Write a source as a stream.
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """Yield a hidden folder next to ``out`` that is renamed to ``out`` if no error occurs.
 
-    Everything goes into a hidden folder beside ``out``, which gets its name when all is written:
-    an interrupted conversion leaves nothing that could be taken for a stream.
-
-    Args:
-        source: All splits to write.
-        name: What the data set is called.
-        out: Folder to make; it must not exist.
-        shard_bytes: Size of a shard, about.
-        licence: What may be done with the images; None says what is known.
-
-    Returns:
-        The content of ``stream.json``.
-
-    Raises:
-        UserError: If ``out`` exists, cannot be written, or is being written by another process.
+    A lock file prevents two processes from writing the same folder.
     """
-    import webdataset
     from filelock import FileLock, Timeout
 
-    from emotion_lab import __version__
-
-    part = out.with_name(f".{out.name}.part")
-    lock = FileLock(f"{part}.lock", timeout=0)
+    temporary = out.with_name(f".{out.name}.part")
+    lock = FileLock(f"{temporary}.lock", timeout=0)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -203,30 +181,53 @@ def write_stream(
     try:
         if out.exists():
             raise UserError(f"out={out} exists, and nothing is replaced: name a new folder.")
-        shutil.rmtree(part, ignore_errors=True)  # what a killed process left
-        part.mkdir()
-        meta = {
-            "format": FORMAT,
-            "source": name,
-            "licence": licence or LICENCES.get(name, UNKNOWN_LICENCE),
-            "classes": source.classes,
-            "folders": source.folders,
-            "notes": [f"{len(source.skipped)} unreadable files left out"] if source.skipped else [],
-            "written_by": {"emotion_lab": __version__, "webdataset": webdataset.__version__},
-            "splits": {
-                split: _write_split(part_of, split, source.classes, part, shard_bytes)
-                for split, part_of in source.splits.items()
-            },
-        }
-        (part / META).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, out)
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
+        temporary.mkdir()
+        yield temporary
+        temporary.replace(out)
     except OSError as error:
         raise UserError(
             f"cannot write {out} ({error.strerror or error}); nothing was left behind. Free some "
             "space, or name another folder."
         ) from None
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         lock.release()
         Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def write_shards(
+    source: LoadedDataset, name: str, out: Path, shard_bytes: int, licence: str | None = None
+) -> dict[str, Any]:
+    """Write a dataset as shards. ``out`` appears only after all files are written.
+
+    Args:
+        source: All splits to write.
+        name: Name of the dataset.
+        out: Folder to create; it must not exist.
+        shard_bytes: Approximate size of a shard.
+        licence: Licence of the images; None uses ``LICENCES``.
+
+    Returns:
+        The content of ``stream.json``.
+    """
+    import webdataset
+
+    from emotion_lab import __version__
+
+    with _new_folder(out) as root:
+        meta = {
+            "format": FORMAT,
+            "source": name,
+            "licence": licence or LICENCES.get(name, UNKNOWN_LICENCE),
+            "classes": source.classes,
+            "folders": source.class_folders,
+            "notes": [f"{len(source.skipped)} unreadable files left out"] if source.skipped else [],
+            "written_by": {"emotion_lab": __version__, "webdataset": webdataset.__version__},
+            "splits": {
+                split_name: _write_split(split, split_name, source.classes, root, shard_bytes)
+                for split_name, split in source.splits.items()
+            },
+        }
+        (root / META).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
     return meta

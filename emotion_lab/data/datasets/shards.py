@@ -1,0 +1,74 @@
+"""Shards written by ``python -m emotion_lab.shard``, in a folder or on ``s3://``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from emotion_lab.core.errors import UserError, unknown
+from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.data.shards.storage import META, open_storage
+from emotion_lab.data.shards.store import FORMAT, open_split
+from emotion_lab.data.types import DATASETS, SPLITS, LoadedDataset
+
+
+def _check_cache_size(cfg: dict[str, Any], entry: dict[str, Any], name: str) -> None:
+    """Refuse a cache that cannot hold the shards of two shuffle buffers: current and next."""
+    sizes = sorted((shard["bytes"] for shard in entry["shards"]), reverse=True)
+    needed = -(-sum(sizes[: 2 * int(cfg["shuffle_buffer_shards"])]) // 2**20)
+    if needed > int(cfg["cache_size_mib"]):
+        raise UserError(
+            f"data.cache_size_mib={cfg['cache_size_mib']} is too small for "
+            f"data.shuffle_buffer_shards={cfg['shuffle_buffer_shards']} of {name}: set "
+            f"data.cache_size_mib={needed} or more, or fewer shards."
+        )
+
+
+@DATASETS.register("stream")
+def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
+    """Open the index of each requested split; images are read on access.
+
+    Args:
+        cfg: The ``data`` group; ``path``, ``shuffle_buffer_shards``, ``cache_size_mib``,
+            ``on_decode_error`` and ``strict_labels`` are used.
+        splits: The splits to open; no file of another split is read or downloaded.
+
+    Returns:
+        Images, order, labels, names and content hashes of the dataset that was sharded.
+    """
+    if cfg.get("on_decode_error") == "skip":
+        raise UserError(
+            "data.on_decode_error=skip does not apply to data=stream: bad files are left out when "
+            "the data is sharded, and a damaged stream is copied again."
+        )
+    storage = open_storage(cfg)
+    content = storage.read_meta()
+    try:
+        meta = json.loads(content)
+        version, classes, entries = meta["format"], list(meta["classes"]), dict(meta["splits"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{storage.name}/{META} is damaged, or not that of a stream.") from None
+    if version != FORMAT:
+        raise UserError(
+            f"{storage.name} is a stream of version {version}, supported is {FORMAT}: shard the "
+            "data again."
+        )
+    if cfg.get("strict_labels"):
+        for name in classes:
+            if name not in EMOTIONS:
+                raise unknown("class", name, EMOTIONS, "data.strict_labels=false keeps it.")
+    opened = {}
+    for name in SPLITS:
+        if name in entries and name in splits:
+            if storage.remote:
+                _check_cache_size(cfg, entries[name], name)
+            opened[name] = open_split(storage, entries[name])
+    num_shards = sum(len(entry["shards"]) for entry in entries.values())
+    return LoadedDataset(
+        classes,
+        opened,
+        storage.name,
+        [f"stream of {meta['source']}, {num_shards} shards; licence: {meta['licence']}"],
+        available_splits=[name for name in SPLITS if name in entries],
+        class_folders={name: list(folders) for name, folders in meta["folders"].items()},
+    )
