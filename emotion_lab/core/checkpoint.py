@@ -1,11 +1,12 @@
-"""The checkpoint file: weights plus builtins, written whole or not at all, read without code.
+"""Checkpoint files: atomic writes, and reading without executing code.
 
-A checkpoint explains itself. Under the key ``emotion_lab`` lies its card: the resolved config,
-class names in order, input (size, channels, colour order, mean, std), crop margin, temperature,
-split fingerprints and versions. It loads under ``torch.load(weights_only=True)``.
+A checkpoint contains tensors and builtins only, so that ``torch.load(weights_only=True)`` reads it.
+Its card, under the key ``emotion_lab``, holds the resolved config, class names in order, input
+(size, channels, colour order, mean, std), crop margin, temperature, split fingerprints and
+versions: other commands need no further information.
 
-An ensemble's file has, in place of ``state_dict``, ``members``: a state dict for each. Its card has
-their cards (``members``) and shares (``weights``), and says how they were chosen (``ensemble``).
+The file of an ensemble has ``members``, a list of state dicts, instead of ``state_dict``. Its card
+holds the cards of the members (``members``), their ``weights`` and the selection (``ensemble``).
 """
 
 from __future__ import annotations
@@ -24,29 +25,29 @@ import torch
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.migrate import migrate_config
 
-#: Raised when the meaning of the card changes; readers refuse what they do not know.
+#: Version of the card; a reader refuses a newer one. Increase it when the meaning changes.
 FORMAT = 1
-#: Of a file with several networks; readers that know one network only refuse it.
+#: Version of the card of an ensemble; a reader for single networks refuses it.
 ENSEMBLE_FORMAT = 2
 CARD = "emotion_lab"
-#: What an ensemble's file is called in its run folder.
+#: File name of an ensemble in its run directory.
 ENSEMBLE = "ensemble.ckpt"
 
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)
-#: What torch's optimisers and Lightning's loops store and ``weights_only`` admits.
-_ADMITTED = (torch.dtype, torch.Size, torch.device)
-#: dict and the subclasses of it that ``weights_only`` admits.
+#: Types that torch's optimizers and Lightning's loops store and ``weights_only`` accepts.
+_ACCEPTED = (torch.dtype, torch.Size, torch.device)
+#: dict and the subclasses that ``weights_only`` accepts.
 _DICTS = (dict, collections.OrderedDict, collections.Counter)
 
 
 def check_plain(value: Any, where: str = "checkpoint") -> None:
-    """Refuse anything that would not load under ``weights_only=True``.
+    """Refuse values that would not load under ``weights_only=True``.
 
     Raises:
-        TypeError: Naming the place and the type, for instance a DictConfig or a numpy scalar.
+        TypeError: With the position and the type, for instance a DictConfig or a numpy scalar.
     """
     kind = type(value)
-    if isinstance(value, torch.Tensor) or kind in _PLAIN or isinstance(value, _ADMITTED):
+    if isinstance(value, torch.Tensor) or kind in _PLAIN or isinstance(value, _ACCEPTED):
         return
     if kind in _DICTS:
         for key, item in value.items():
@@ -60,75 +61,67 @@ def check_plain(value: Any, where: str = "checkpoint") -> None:
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint under a temporary name, then rename it into place.
+    """Write a checkpoint to a temporary file, then rename it.
 
-    A process killed in the middle, or a full disk, leaves the file that was there before.
-
-    Raises:
-        TypeError: If ``content`` holds more than tensors and builtins.
-        UserError: If it cannot be written.
+    An earlier file is kept if the process is killed or the disk is full.
     """
     check_plain(content)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with temporary.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except (OSError, RuntimeError) as error:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         # torch's zip writer hides the errno of a failed write behind a RuntimeError.
         full = full or "file write failed" in str(error) or "unexpected pos" in str(error)
         kept = f"; the last good {path.name} is kept" if path.exists() else ""
-        words = (str(error) or type(error).__name__).splitlines()[0]
-        reason = "the disk is full" if full else words
+        message = (str(error) or type(error).__name__).splitlines()[0]
+        reason = "the disk is full" if full else message
         raise UserError(f"cannot save {path}: {reason}{kept}. Free some space, then resume.") from (
             None if full else error
         )
     finally:
-        # After the rename there is none; after any failure, Ctrl-C included, it is rubbish.
+        # The file exists only after a failure or Ctrl-C.
         with contextlib.suppress(OSError):
             temporary.unlink()
 
 
 def find(path: str | Path, prefer: str = "best.ckpt") -> Path:
-    """Return the checkpoint file that ``path`` names: a file, or a run folder's ``prefer``.
+    """Return the checkpoint file of a path.
 
-    The run folder of an ensemble has its own file.
-
-    Raises:
-        UserError: If there is none.
+    Args:
+        path: A checkpoint, a run directory of ``train``, or that of an ensemble.
+        prefer: File name in the run directory of ``train``.
     """
-    place = Path(path)
-    if place.is_file():
-        return place
-    if place.is_dir():
-        for candidate in (place / "checkpoints" / prefer, place / prefer, place / ENSEMBLE):
+    path = Path(path)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        for candidate in (path / "checkpoints" / prefer, path / prefer, path / ENSEMBLE):
             if candidate.is_file():
                 return candidate
-        raise UserError(f"no checkpoints/{prefer} in {place}: is it a run folder of train?")
-    raise UserError(f"no such checkpoint: {place}. Give a .ckpt file or a run folder.")
+        raise UserError(f"no checkpoints/{prefer} in {path}: is it a run folder of train?")
+    raise UserError(f"no such checkpoint: {path}. Give a .ckpt file or a run folder.")
 
 
-def _whole(path: Path) -> bool:
-    """Compare the checksums, which torch does not: damaged weights would answer, and wrongly."""
+def _is_intact(path: Path) -> bool:
+    """Compare the checksums of the zip archive; torch does not, and would load damaged weights."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except Exception:  # a damaged file makes this reader fail in any way
+    except Exception:  # the reader raises arbitrary exceptions for damaged files
         return not zipfile.is_zipfile(path)  # torch's old format has no checksums
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read one of our checkpoints; nothing in it is ever executed.
+    """Read a checkpoint of this package without executing code; its config keys are migrated.
 
     Returns:
-        The whole content; the card is under :data:`CARD`.
-
-    Raises:
-        UserError: If it is truncated, unsafe, of another program or of a newer format.
+        The content; the card is under :data:`CARD`.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -136,7 +129,7 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is refused: it holds Python objects that could run code, or is no checkpoint."
         ) from None
-    except Exception as error:  # a damaged file makes torch's reader fail in any way
+    except Exception as error:  # torch raises arbitrary exceptions for damaged files
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise UserError(f"{path} is truncated or not a checkpoint ({reason}).") from None
     if not isinstance(content, dict) or not isinstance(content.get(CARD), dict):
@@ -144,12 +137,12 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} is not a checkpoint of emotion_lab (no card in it); "
             "to start from foreign weights use train model.weights=<file>."
         )
-    if not _whole(path):
+    if not _is_intact(path):
         raise UserError(f"{path} is damaged: its checksum is wrong. Copy or save it again.")
-    found = content[CARD].get("format")
+    version = content[CARD].get("format")
     known = ENSEMBLE_FORMAT if "members" in content else FORMAT
-    if not isinstance(found, int) or found > known:
-        raise UserError(f"{path} has format {found}, this version reads up to {known}: upgrade.")
+    if not isinstance(version, int) or version > known:
+        raise UserError(f"{path} has format {version}, this version reads up to {known}: upgrade.")
     card = content[CARD]
     for part in (card, *card.get("members", ())):
         if isinstance(part, dict) and isinstance(part.get("config"), dict):

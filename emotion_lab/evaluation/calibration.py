@@ -1,7 +1,7 @@
-"""Does a confidence of 80 % mean right in 80 % of the cases? Measures, and temperature scaling.
+"""Calibration metrics (NLL, Brier score, ECE, reliability, coverage) and temperature scaling.
 
-All functions take logits (N, K), labels int64 (N,) and a temperature, and compute in float64.
-Probabilities do as well, through their logarithm (of at least 1e-12): softmax gives them back.
+All functions take logits (N, K), labels int64 (N,) and a temperature, and compute in float64. To
+pass probabilities, pass their logarithm (clipped at 1e-12).
 
 Source: Guo et al. 2017, arXiv:1706.04599.
 """
@@ -19,19 +19,15 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from emotion_lab.core.errors import UserError
 
 BINS = 15
-#: Where the temperature is looked for.
+#: Range of the temperature.
 LOWEST, HIGHEST = 0.05, 20.0
 COVERAGES = tuple(share / 20 for share in range(20, 0, -1))
-#: The largest float32 below 1. torchmetrics puts a confidence of exactly 1 into a bin of its own.
+#: The largest float32 below 1: torchmetrics puts a confidence of exactly 1 into an extra bin.
 _BELOW_ONE = 1 - 2.0**-24
 
 
 def check(logits: np.ndarray, labels: np.ndarray) -> None:
-    """Make sure that there are predictions and that they are numbers.
-
-    Raises:
-        UserError: If there are none, or one is NaN or infinite.
-    """
+    """Refuse empty, NaN or infinite predictions."""
     if not len(labels):
         raise UserError("there are no predictions to score: the split is empty.")
     bad = np.flatnonzero(~np.isfinite(logits).all(1))
@@ -53,14 +49,10 @@ def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 
 
 def nll(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:
-    """Return the mean negative log-likelihood, natural log, 0 or more; lower is better.
-
-    Raises:
-        UserError: For no or broken predictions.
-    """
+    """Return the mean negative log-likelihood, natural log, 0 or more; lower is better."""
     check(logits, labels)
     values = log_probabilities(logits, temperature)
-    # Not -0.0, where every answer is certain and right.
+    # Not -0.0, if every prediction is certain and right.
     return max(0.0, float(-values[np.arange(len(labels)), labels].mean()))
 
 
@@ -68,9 +60,6 @@ def brier(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> f
     """Return the multi-class Brier score (Brier 1950): mean squared distance, summed over classes.
 
     0 to 2, lower is better.
-
-    Raises:
-        UserError: For no or broken predictions.
     """
     check(logits, labels)
     distance = probabilities(logits, temperature)
@@ -79,17 +68,14 @@ def brier(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> f
 
 
 def ece(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:
-    """Return the expected calibration error: 15 bins of equal width, by torchmetrics.
+    """Return the expected calibration error of torchmetrics with 15 bins of equal width, 0 to 1.
 
-    The distance of confidence and accuracy of a bin, weighted with its images; 0 to 1.
-
-    Raises:
-        UserError: For no or broken predictions.
+    It is the mean distance of confidence and accuracy of the bins, weighted by their images.
     """
     check(logits, labels)
-    given = np.minimum(probabilities(logits, temperature), _BELOW_ONE)
+    p = np.minimum(probabilities(logits, temperature), _BELOW_ONE)
     error = multiclass_calibration_error(
-        torch.from_numpy(given), torch.from_numpy(labels), given.shape[1], BINS, "l1"
+        torch.from_numpy(p), torch.from_numpy(labels), p.shape[1], BINS, "l1"
     )
     return float(error)
 
@@ -97,31 +83,27 @@ def ece(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> flo
 def _confidence(
     logits: np.ndarray, labels: np.ndarray, temperature: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (probability of the predicted class (N,), whether it is right, bool (N,))."""
+    """Return (probability of the predicted class (N,), whether it is correct, bool (N,))."""
     check(logits, labels)
-    given = probabilities(logits, temperature)
-    # Dividing by a temperature changes no order, so the class is the one of the largest logit.
-    return given.max(1), np.argmax(logits, 1) == labels
+    # The temperature does not change the order of the logits, nor the predicted class.
+    return probabilities(logits, temperature).max(1), np.argmax(logits, 1) == labels
 
 
 def reliability(
     logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Return the bins of the reliability diagram, the same as :func:`ece` has.
+    """Return the bins of the reliability diagram; :func:`ece` uses the same bins.
 
     Returns:
-        For each bin ``low`` and ``high`` (its ends), ``count``, ``confidence`` and ``accuracy``
+        For each bin ``low`` and ``high`` (its edges), ``count``, ``confidence`` and ``accuracy``
         (means, None in an empty bin).
-
-    Raises:
-        UserError: For no or broken predictions.
     """
-    confidence, right = _confidence(logits, labels, temperature)
+    confidence, correct = _confidence(logits, labels, temperature)
     edges = np.linspace(0, 1, BINS + 1)
-    place = np.clip(np.digitize(confidence, edges) - 1, 0, BINS - 1)
+    bins = np.clip(np.digitize(confidence, edges) - 1, 0, BINS - 1)
     rows = []
     for i in range(BINS):
-        inside = place == i
+        inside = bins == i
         size = int(inside.sum())
         rows.append(
             {
@@ -129,7 +111,7 @@ def reliability(
                 "high": float(edges[i + 1]),
                 "count": size,
                 "confidence": float(confidence[inside].mean()) if size else None,
-                "accuracy": float(right[inside].mean()) if size else None,
+                "accuracy": float(correct[inside].mean()) if size else None,
             }
         )
     return rows
@@ -138,28 +120,25 @@ def reliability(
 def coverage(
     logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0
 ) -> list[dict[str, float]]:
-    """Return the accuracy among the images that are answered at all, from all of them downward.
+    """Return the accuracy among the most confident images, for decreasing coverage.
 
-    An image is answered when its confidence reaches the threshold; equally confident images are
-    answered together, so a coverage may lie above the 1.0, 0.95, ... 0.05 that was aimed at.
+    Images below the confidence threshold are rejected. Images of equal confidence are kept
+    together, so a coverage can exceed its target of 1.0, 0.95, ... 0.05.
 
     Returns:
-        ``coverage`` (share answered), ``accuracy`` (among those), ``threshold`` (a confidence).
-
-    Raises:
-        UserError: For no or broken predictions.
+        ``coverage`` (share of images kept), ``accuracy`` (among those), ``threshold``.
     """
-    confidence, right = _confidence(logits, labels, temperature)
+    confidence, correct = _confidence(logits, labels, temperature)
     size = len(confidence)
     ranked = np.sort(confidence)[::-1]
     rows: list[dict[str, float]] = []
     for share in COVERAGES:
         # round: 0.15 * 20 is a little more than 3.
         threshold = ranked[int(np.ceil(round(share * size, 6))) - 1]
-        answered = confidence >= threshold
+        kept = confidence >= threshold
         row = {
-            "coverage": float(answered.mean()),
-            "accuracy": float(right[answered].mean()),
+            "coverage": float(kept.mean()),
+            "accuracy": float(correct[kept].mean()),
             "threshold": float(threshold),
         }
         if not rows or row["coverage"] != rows[-1]["coverage"]:
@@ -167,42 +146,22 @@ def coverage(
     return rows
 
 
-def confidence_histogram(
-    logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0, bins: int = 25
-) -> dict[str, list]:
-    """Return ``edges`` (bins + 1) and the counts of ``right`` and ``wrong`` predictions (bins).
-
-    Raises:
-        UserError: For no or broken predictions.
-    """
-    confidence, right = _confidence(logits, labels, temperature)
-    edges = np.linspace(0, 1, bins + 1)
-    return {
-        "edges": edges.tolist(),
-        "right": np.histogram(confidence[right], edges)[0].tolist(),
-        "wrong": np.histogram(confidence[~right], edges)[0].tolist(),
-    }
-
-
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the temperature that minimises the NLL; give it predictions of val, never of test.
+    """Return the temperature that minimises the NLL, for predictions of val, never of test.
 
-    One number for all classes: it changes how confident the network is, not what it says. The NLL
-    has one minimum over log T. Where it lies outside 0.05 to 20, a temperature near that end is
-    returned (a network without a mistake would have T = 0); where T changes nothing, 1.
+    The temperature scales the confidence of all classes; predicted classes do not change. The NLL
+    has one minimum over log T. If it lies outside 0.05 to 20, a temperature near that limit is
+    returned (a network without errors has T = 0). If T has no effect, 1 is returned.
 
     Args:
         logits: float (N, K).
         labels: int64 (N,).
-
-    Raises:
-        UserError: For no or broken predictions.
     """
     check(logits, labels)
-    found = minimize_scalar(
+    optimum = minimize_scalar(
         lambda log_t: nll(logits, labels, float(np.exp(log_t))),
         bounds=(np.log(LOWEST), np.log(HIGHEST)),
         method="bounded",
         options={"xatol": 1e-6},
     )
-    return float(np.exp(found.x)) if found.fun < nll(logits, labels) else 1.0
+    return float(np.exp(optimum.x)) if optimum.fun < nll(logits, labels) else 1.0

@@ -1,11 +1,11 @@
-"""Images made worse in nine ways, each in five severities.
+"""Nine image corruptions, each at five severities.
 
-The idea of fixed kinds and severities is from Hendrycks and Dietterich 2019, "Benchmarking Neural
-Network Robustness to Common Corruptions and Perturbations"; kinds and strengths here are chosen
-for crops of faces. Severity 1 is mild, at severity 5 a person still sees a face in most of them.
+Fixed corruptions and severities follow Hendrycks and Dietterich 2019, "Benchmarking Neural Network
+Robustness to Common Corruptions and Perturbations"; corruptions and strengths are chosen for face
+crops. Severity 1 is mild; at severity 5 a person still recognises a face in most images.
 
-Strengths are relative to the image's size (its shorter side), so that a face of 48 pixels and the
-same face at 224 pixels are spoilt about equally.
+Strengths are relative to the shorter side of the image: a face of 48 pixels and the same face at
+224 pixels are corrupted about equally.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from emotion_lab.core.errors import unknown
 
-#: The strengths that count pixels are given for images of this size, the size of FER2013.
+#: Strengths in pixels refer to images of this side, the size of FER2013.
 REFERENCE = 48
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -29,7 +29,7 @@ def _side(image: np.ndarray) -> int:
     return min(image.shape[:2])
 
 
-def _whole(values: np.ndarray, like: np.ndarray) -> np.ndarray:
+def _to_uint8(values: np.ndarray, like: np.ndarray) -> np.ndarray:
     """Return float values as uint8 in the shape of ``like`` (OpenCV drops a single channel)."""
     return np.clip(np.rint(values), 0, 255).astype(np.uint8).reshape(like.shape)
 
@@ -43,37 +43,37 @@ def blur(image: np.ndarray, severity: int, generator: np.random.Generator) -> np
 def noise(image: np.ndarray, severity: int, generator: np.random.Generator) -> np.ndarray:
     """Add Gaussian noise with a standard deviation of 6 to 32 grey levels.
 
-    The grain is 1/48 of the image: finer noise would vanish when a large image is shrunk to the
-    network's input.
+    The grain is 1/48 of the image: finer noise would disappear when a large image is resized to
+    the network input.
     """
     height, width, channels = image.shape
     coarse = max(1.0, _side(image) / REFERENCE)
     grid = (round(height / coarse), round(width / coarse), channels)
     grain = generator.standard_normal(grid, dtype=np.float32)
-    grain = cv2.resize(grain, (width, height), interpolation=cv2.INTER_NEAREST)
+    enlarged = cv2.resize(grain, (width, height), interpolation=cv2.INTER_NEAREST)
     deviation = (6, 10, 15, 22, 32)[severity - 1]
-    return _whole(image + deviation * grain.reshape(image.shape), image)
+    return _to_uint8(image + deviation * enlarged.reshape(image.shape), image)
 
 
 def dark(image: np.ndarray, severity: int, generator: np.random.Generator) -> np.ndarray:
-    """Keep 65 to 15 % of the light."""
-    return _whole(image * np.float32((0.65, 0.45, 0.32, 0.22, 0.15)[severity - 1]), image)
+    """Scale the brightness to 65 to 15 %."""
+    return _to_uint8(image * np.float32((0.65, 0.45, 0.32, 0.22, 0.15)[severity - 1]), image)
 
 
 def bright(image: np.ndarray, severity: int, generator: np.random.Generator) -> np.ndarray:
-    """Add 20 to 100 grey levels; what is above 255 is lost."""
-    return _whole(image + np.float32((20, 40, 60, 80, 100)[severity - 1]), image)
+    """Add 20 to 100 grey levels; values are clipped at 255."""
+    return _to_uint8(image + np.float32((20, 40, 60, 80, 100)[severity - 1]), image)
 
 
 def low_contrast(image: np.ndarray, severity: int, generator: np.random.Generator) -> np.ndarray:
-    """Keep 65 to 15 % of each value's distance from the image's mean."""
+    """Scale the contrast, the distance from the mean of the image, to 65 to 15 %."""
     share = np.float32((0.65, 0.45, 0.32, 0.22, 0.15)[severity - 1])
     mean = image.mean(dtype=np.float32)
-    return _whole(mean + share * (image - mean), image)
+    return _to_uint8(mean + share * (image - mean), image)
 
 
 def occlusion(image: np.ndarray, severity: int, generator: np.random.Generator) -> np.ndarray:
-    """Cover a square of 20 to 50 % of the side with mid-grey, anywhere inside the image."""
+    """Cover a square of 20 to 50 % of the side with grey, at a random position."""
     height, width, _ = image.shape
     size = max(1, round((0.2, 0.28, 0.36, 0.44, 0.5)[severity - 1] * _side(image)))
     down, right = generator.random(2)
@@ -86,9 +86,9 @@ def occlusion(image: np.ndarray, severity: int, generator: np.random.Generator) 
 def jpeg(image: np.ndarray, severity: int, generator: np.random.Generator) -> np.ndarray:
     """Compress as JPEG of quality 40 to 8 (in an image of 48).
 
-    JPEG works on blocks of 8 pixels, which are a smaller part of a larger image: quality falls
-    with the square root of the size to make up for that. It does so at the strong end; at the
-    mild end a large image still loses only half as much.
+    JPEG blocks have 8 pixels, a smaller part of a larger image: the quality decreases with the
+    square root of the size to compensate. At severity 5 the loss is about equal; at severity 1 a
+    large image loses only half as much.
     """
     quality = (40, 25, 17, 12, 8)[severity - 1] * (REFERENCE / max(REFERENCE, _side(image))) ** 0.5
     grey = image.shape[2] == 1
@@ -98,11 +98,12 @@ def jpeg(image: np.ndarray, severity: int, generator: np.random.Generator) -> np
         [cv2.IMWRITE_JPEG_QUALITY, max(1, round(quality))],
     )
     decoded = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR)
+    assert decoded is not None
     return decoded.reshape(image.shape) if grey else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 
 def rotation(image: np.ndarray, severity: int, generator: np.random.Generator) -> np.ndarray:
-    """Turn about the centre by 8 to 45 degrees to either side; the border is mirrored."""
+    """Rotate by 8 to 45 degrees in a random direction; the border is mirrored."""
     height, width, _ = image.shape
     angle = (8, 15, 23, 33, 45)[severity - 1] * (1 if generator.random() < 0.5 else -1)
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
@@ -113,9 +114,9 @@ def rotation(image: np.ndarray, severity: int, generator: np.random.Generator) -
 
 
 def small_face(image: np.ndarray, severity: int, generator: np.random.Generator) -> np.ndarray:
-    """Show the face as if it had been 32 to 13 pixels wide: shrunk, then enlarged again.
+    """Reduce the face to 32 to 13 pixels and enlarge it again.
 
-    An image below 48 pixels is shrunk by the same share as one of 48.
+    Images below 48 pixels are reduced by the same factor as images of 48 pixels.
     """
     height, width, _ = image.shape
     pixels = (32, 26, 21, 17, 13)[severity - 1] * min(1.0, _side(image) / REFERENCE)
@@ -126,7 +127,7 @@ def small_face(image: np.ndarray, severity: int, generator: np.random.Generator)
     return large.reshape(image.shape)
 
 
-#: Name -> corruption, in the order they are shown.
+#: Name -> corruption, in display order.
 CORRUPTIONS: dict[str, Corruption] = {
     "blur": blur,
     "noise": noise,
@@ -143,20 +144,16 @@ CORRUPTIONS: dict[str, Corruption] = {
 def corrupt(image: np.ndarray, name: str, severity: int, seed: int | tuple[int, ...]) -> np.ndarray:
     """Return a corrupted copy of an image.
 
-    The same image, name and seed give the same noise, place or direction at every severity.
+    The same image, name and seed give the same noise, position or direction at every severity.
 
     Args:
         image: uint8 (H, W, 1) grey or (H, W, 3) RGB, of any size.
         name: One of :data:`CORRUPTIONS`.
         severity: 1 (mild) to 5 (strong).
-        seed: Of the random part; best another one for each image.
+        seed: Random seed; use a different one for each image.
 
     Returns:
         uint8 (H, W, C), a new array.
-
-    Raises:
-        UserError: For an unknown name.
-        ValueError: If the severity is not 1..5, or the image is not uint8 (H, W, 1 or 3).
     """
     if name not in CORRUPTIONS:
         raise unknown("corruption", name, CORRUPTIONS)

@@ -1,6 +1,6 @@
-"""The score without images that were trained on, or that stand in the split more than once.
+"""The score without images that are in train, or more than once in the split.
 
-FER2013 holds some 1,500 groups of byte-identical images, hundreds of them across splits.
+FER2013 has about 1,500 groups of byte-identical images; hundreds of them cross the splits.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from emotion_lab.evaluation.result import EvaluationResult
 from emotion_lab.evaluation.statistics import intervals
 
 
-def first_of_its_kind(digests: list[bytes], known: set[bytes]) -> np.ndarray:
-    """Return bool (N,): neither among ``known`` nor a copy of an earlier one."""
+def first_occurrences(digests: list[bytes], known: set[bytes]) -> np.ndarray:
+    """Return bool (N,): whether a digest is neither in ``known`` nor a repetition."""
     seen = set(known)
     kept = np.zeros(len(digests), dtype=bool)
     for i, digest in enumerate(digests):
@@ -25,36 +25,35 @@ def first_of_its_kind(digests: list[bytes], known: set[bytes]) -> np.ndarray:
     return kept
 
 
-def without_duplicates(judged: EvaluationResult, data_cfg: dict[str, Any]) -> dict[str, Any]:
+def without_duplicates(result: EvaluationResult, data_cfg: dict[str, Any]) -> dict[str, Any]:
     """Score again without byte-identical copies.
 
     Args:
-        judged: The predictions.
+        result: The predictions.
         data_cfg: The data that the checkpoint was trained on; its train split is read.
 
     Returns:
-        ``n``, ``accuracy`` and ``accuracy_ci95`` (None where nothing is left), ``removed``,
-        ``in_train`` (how many of the removed were trained on, None where there is no train split
-        to compare with).
+        ``n``, ``accuracy`` and ``accuracy_ci95`` (None if no image remains); ``removed``, the
+        number of removed images; ``in_train``, the number of images that are in train (None if
+        there is no train split).
     """
-    part = judged.part
+    part = result.part
     digests = [
         part.store.digest(int(part.indices[position]))
-        for position in judged.predictions.positions.tolist()
+        for position in result.predictions.positions.tolist()
     ]
     train: set[bytes] | None = None
-    if judged.split != "train":
+    if result.split != "train":
         try:
             cfg = {**data_cfg, "limit": None, "ferplus_csv": None, "label_source": "original"}
             source = load_data({**cfg, "drop_not_face": False}, ("train",))
             train = set(source.splits["train"].digests())
         except UserError:
             train = None
-    kept = first_of_its_kind(digests, train or set())
-    if not kept.any():
-        found: dict[str, Any] = {"n": 0, "accuracy": None, "accuracy_ci95": None}
-    else:
-        scored = intervals(judged.labels[kept], judged.predicted[kept], len(judged.classes))
-        found = {key: scored[key] for key in ("n", "accuracy", "accuracy_ci95")}
+    kept = first_occurrences(digests, train or set())
+    summary: dict[str, Any] = {"n": 0, "accuracy": None, "accuracy_ci95": None}
+    if kept.any():
+        scores = intervals(result.labels[kept], result.predicted[kept], len(result.classes))
+        summary = {key: scores[key] for key in summary}
     in_train = None if train is None else sum(digest in train for digest in digests)
-    return {**found, "removed": int((~kept).sum()), "in_train": in_train}
+    return {**summary, "removed": int((~kept).sum()), "in_train": in_train}

@@ -1,46 +1,83 @@
-"""How much each member of an ensemble counts: fitted on val, never on what is then reported."""
+"""Weights of ensemble members, fitted on val."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from scipy.optimize import minimize
 
-#: Keeps the logarithm finite where every member rules out the true class.
+from emotion_lab.data.checkpoint_data import CheckpointData
+from emotion_lab.evaluation.evaluate import Predictor, evaluate
+from emotion_lab.evaluation.predict import Predictions
+from emotion_lab.models.load import LoadedCheckpoint
+
+#: Keeps the logarithm finite if every member gives the true class probability 0.
 _FLOOR = 1e-12
 
 
 def fit_weights(probabilities: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray:
-    """Return the shares that minimise the negative log-likelihood of the weighted average.
+    """Return the weights that minimise the negative log-likelihood of the weighted average.
 
-    The loss is convex in the shares, so there is one minimum and no seed.
+    The loss is convex in the weights: there is one minimum, and no seed.
 
     Args:
-        probabilities: For each of M members, (N, K), rows summing to 1.
+        probabilities: For each of M members, (N, K), rows sum to 1.
         labels: int64 (N,).
 
     Returns:
         float64 (M,), none below 0, summing to 1.
     """
     rows = np.arange(len(labels))
-    # What each member gives to the true class: all that the loss depends on.
-    given = np.stack([np.asarray(p, np.float64)[rows, labels] for p in probabilities], axis=1)
-    given = np.maximum(given, _FLOOR)
+    # The loss depends only on the probabilities of the true classes, (N, M).
+    p_true = np.stack([np.asarray(p, np.float64)[rows, labels] for p in probabilities], axis=1)
+    p_true = np.maximum(p_true, _FLOOR)
 
-    def loss(shares: np.ndarray) -> tuple[float, np.ndarray]:
-        mixed = np.maximum(given @ shares, _FLOOR)
-        return -float(np.log(mixed).mean()), -(given / mixed[:, None]).mean(0)
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        mixed = np.maximum(p_true @ weights, _FLOOR)
+        return -float(np.log(mixed).mean()), -(p_true / mixed[:, None]).mean(0)
 
     members = len(probabilities)
-    found = minimize(
+    optimum = minimize(
         loss,
         np.full(members, 1 / members),
         jac=True,
         method="SLSQP",
         bounds=[(0.0, 1.0)] * members,
-        constraints={"type": "eq", "fun": lambda shares: shares.sum() - 1},
+        constraints={"type": "eq", "fun": lambda weights: weights.sum() - 1},
         options={"ftol": 1e-10, "maxiter": 500},
     )
-    shares = np.clip(found.x, 0, 1)
-    return shares / shares.sum()
+    weights = np.clip(optimum.x, 0, 1)
+    return weights / weights.sum()
+
+
+def fit_ensemble_weights(
+    members: Sequence[LoadedCheckpoint], data_cfg: dict[str, Any], device: str, tta: str
+) -> tuple[list[float], Predictions]:
+    """Fit the weights of ensemble members on val.
+
+    Args:
+        members: The checkpoints.
+        data_cfg: The ``data`` group of the members' own data.
+        device: ``cpu``, ``cuda`` or ``mps``.
+        tta: Test-time augmentation.
+
+    Returns:
+        The weights, and the predictions of the weighted ensemble on val.
+    """
+    results = []
+    for member in members:
+        predictor = Predictor(member.net, member.card, (member.path,), device, tta)
+        results.append(evaluate(predictor, CheckpointData.open(member.card, data_cfg, "val")))
+    classes = results[0].classes
+    orders = [[result.classes.index(name) for name in classes] for result in results]
+    probabilities = [
+        result.probabilities[:, order] for result, order in zip(results, orders, strict=True)
+    ]
+    weights = [float(weight) for weight in fit_weights(probabilities, results[0].labels)]
+    mean = np.einsum("m,mnk->nk", np.array(weights, np.float32), np.stack(probabilities))
+    logits = torch.from_numpy(mean).clamp_min(1e-12).log()
+    first = results[0].predictions
+    return weights, Predictions(logits, first.labels, first.positions)

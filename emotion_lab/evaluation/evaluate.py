@@ -1,9 +1,16 @@
-"""Score a checkpoint on a split, and leave what was predicted in a run folder."""
+"""Evaluate a checkpoint on one split: load, prepare the data, predict, score.
+
+:func:`evaluate_checkpoint` runs all steps. Its parts can be called one by one:
+:class:`Predictor` (network and prediction settings),
+:class:`~emotion_lab.data.checkpoint_data.CheckpointData` (the images), :func:`evaluate`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,258 +20,248 @@ import torch
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
 from emotion_lab.core.paths import check_appendable
-from emotion_lab.data.datamodule import EmotionData
-from emotion_lab.data.types import Split
-from emotion_lab.evaluation import test_ledger as seal
+from emotion_lab.data.checkpoint_data import CheckpointData
+from emotion_lab.evaluation import test_ledger
 from emotion_lab.evaluation.calibration import check
-from emotion_lab.evaluation.metrics import report_text, score, score_against
+from emotion_lab.evaluation.metrics import score, score_against
 from emotion_lab.evaluation.predict import Predictions, predict
-from emotion_lab.evaluation.predictions_file import write_predictions
 from emotion_lab.evaluation.result import EvaluationResult
-from emotion_lab.models.base import EmotionNet
-from emotion_lab.models.ensemble import Ensemble
 from emotion_lab.models.load import restore_all
-from emotion_lab.reports import plots
+from emotion_lab.models.network import Network
 
 
-def match_classes(data: EmotionData, classes: list[str], split: str) -> tuple[Split, list[str]]:
-    """Return the split relabelled into the checkpoint's class order, by name.
+@dataclass(frozen=True)
+class Predictor:
+    """A network loaded from checkpoints, and how it predicts.
 
-    Samples of classes the checkpoint does not know are left out.
-
-    Returns:
-        The split and one line for each class left out.
-
-    Raises:
-        UserError: If no class is shared.
+    Attributes:
+        net: In eval mode.
+        card: Metadata of the checkpoint; see :func:`emotion_lab.models.load.combine`.
+        checkpoints: The checkpoint, or the members of an ensemble.
+        device: ``cpu``, ``cuda`` or ``mps``.
+        tta: Test-time augmentation, see :mod:`emotion_lab.evaluation.tta`.
+        run: Inference backend that replaces ``net``, see :func:`predict`.
     """
-    part = data.split(split)
-    target = {name: index for index, name in enumerate(classes)}
-    mapping = np.array([target.get(name, -1) for name in data.classes], dtype=np.int64)
-    labels = mapping[part.labels]
-    notes = []
-    for index, name in enumerate(data.classes):
-        missing = int((part.labels == index).sum())
-        if name not in target and missing:
-            notes.append(f"class '{name}' is unknown to the checkpoint: {missing} images left out")
-    kept = np.flatnonzero(labels >= 0)
-    if not len(kept):
-        raise UserError(
-            f"no class is shared: the data has {', '.join(data.classes)}, "
-            f"the checkpoint {', '.join(classes)}."
-        )
-    result = part.subset(kept)
-    result.labels = labels[kept]
-    result.opinions = {
-        name: np.where(values >= 0, mapping[values], -1) for name, values in result.opinions.items()
-    }
-    if result.votes is not None:
-        known = mapping >= 0
-        votes = np.zeros((len(kept), len(classes)), result.votes.dtype)
-        votes[:, mapping[known]] = result.votes[:, known]
-        result.votes = votes
-    return result, notes
+
+    net: Network
+    card: dict[str, Any]
+    checkpoints: tuple[Path, ...]
+    device: str = "cpu"
+    tta: str = "none"
+    run: Callable[[np.ndarray], np.ndarray] | None = None
+
+    @classmethod
+    def load(
+        cls, checkpoints: Path | Sequence[Path], device: str = "cpu", tta: str = "none"
+    ) -> Predictor:
+        """Load a checkpoint, or several as an ensemble of equal weights."""
+        paths = (checkpoints,) if isinstance(checkpoints, Path) else tuple(checkpoints)
+        return cls(*restore_all(paths), paths, device, tta)
+
+    def predict(self, data: CheckpointData) -> Predictions:
+        """Predict all readable images of a split."""
+        title = f"{data.split} "
+        return predict(self.net, data.loader(), self.device, title, self.tta, self.run)
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """Where an access to the test split is recorded.
+
+    Attributes:
+        ledger: The ledger file (JSON lines); it is created if missing.
+        run_dir: Run directory named in the entry.
+    """
+
+    ledger: Path
+    run_dir: Path
+
+
+@dataclass
+class SplitAccess:
+    """One access to the test split.
+
+    Attributes:
+        previous: Earlier ledger entries of the same images.
+        accuracy: Set after scoring; None if scoring failed.
+    """
+
+    previous: list[dict[str, Any]] = field(default_factory=list)
+    accuracy: float | None = None
 
 
 def identity(checkpoints: Sequence[Path]) -> str:
-    """Return the sha256 of a checkpoint; of several, that of their hashes in any order."""
+    """Return the sha256 of a checkpoint; of several, the sha256 of their sorted hashes."""
     hashes = sorted(file_hash(path) for path in checkpoints)
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def class_mapping(data: EmotionData, classes: list[str], split: str) -> list[dict[str, Any]]:
-    """Say what becomes of every class of the data, in its order.
+def check_ledger(split: str, entry: LedgerEntry | None) -> None:
+    """Refuse to open the test split if the access cannot be recorded."""
+    if split == "test":
+        if entry is None:
+            raise UserError("the test split is opened only through a ledger")
+        check_appendable(entry.ledger)
 
-    Returns:
-        For each class ``from`` (what the data calls it), ``to`` (the checkpoint's class, None
-        where it has none) and ``n``, images in the split.
+
+@contextlib.contextmanager
+def record_access(
+    predictor: Predictor, data: CheckpointData, entry: LedgerEntry | None
+) -> Iterator[SplitAccess]:
+    """Record an access to the test split when the block ends; do nothing for other splits.
+
+    The access is recorded even if scoring fails.
     """
-    labels = data.split(split).labels
-    return [
-        {
-            "from": ", ".join(data.source.folders.get(name, [name])),
-            "to": name if name in classes else None,
-            "n": int((labels == index).sum()),
-        }
-        for index, name in enumerate(data.classes)
-    ]
+    access = SplitAccess()
+    check_ledger(data.split, entry)
+    if data.split != "test" or entry is None:
+        yield access
+        return
+    setup = test_ledger.setup(predictor.card, predictor.tta)
+    access.previous = test_ledger.openings(entry.ledger, data.fingerprint["hash"])
+    checkpoint = identity(predictor.checkpoints)
+    opening = {**setup, "checkpoint": checkpoint}
+    configurations = test_ledger.configurations([*access.previous, opening])
+    print(
+        f"test split opened: {len(access.previous)} times before, "
+        f"{configurations} configurations in all"
+    )
+    try:
+        yield access
+    finally:
+        test_ledger.record(
+            entry.ledger, entry.run_dir, checkpoint, setup, data.fingerprint, access.accuracy
+        )
 
 
 def shared_scores(
     predictions: Predictions, mapping: list[dict[str, Any]], classes: list[str]
 ) -> dict[str, Any]:
-    """Score over the classes that data and checkpoint share, and over all images of the data.
+    """Score foreign data over the shared classes, and over all its images.
+
+    Args:
+        predictions: Predictions of the images of shared classes.
+        mapping: See :func:`emotion_lab.data.checkpoint_data.class_mapping`.
+        classes: Classes of the checkpoint.
 
     Returns:
-        ``classes`` shared; ``n`` images of them; ``accuracy`` when the network may only answer
-        with these; ``n_all`` and ``accuracy_all`` over every image, those of classes that the
-        checkpoint does not know counted as wrong.
+        ``classes`` (the shared ones); ``n``, images of shared classes; ``accuracy`` if only
+        shared classes can be predicted; ``n_all`` and ``accuracy_all`` over every image, where
+        images of other classes count as wrong.
     """
-    shared = [name for name in classes if name in {row["to"] for row in mapping}]
+    targets = {row["to"] for row in mapping}
+    shared = [name for name in classes if name in targets]
     columns = torch.tensor([classes.index(name) for name in shared])
     restricted = columns[predictions.logits[:, columns].argmax(1)]
-    everything = sum(row["n"] for row in mapping)
-    right = int((predictions.logits.argmax(1) == predictions.labels).sum())
+    n_all = sum(row["n"] for row in mapping)
+    correct = int((predictions.logits.argmax(1) == predictions.labels).sum())
     return {
         "classes": shared,
         "n": len(predictions.labels),
         "accuracy": float((restricted == predictions.labels).float().mean()),
-        "n_all": everything,
-        "accuracy_all": right / everything,
+        "n_all": n_all,
+        "accuracy_all": correct / n_all,
     }
 
 
-def leakage_warnings(
-    known: Sequence[dict[str, Any]], split: str, fingerprint: dict[str, Any], foreign: bool
-) -> list[str]:
-    """Return warnings where images may have been trained on.
-
-    Args:
-        known: The fingerprints in each checkpoint's card.
-        split: Which split is scored.
-        fingerprint: Of the images that are scored.
-        foreign: Whether the data is known to be other data.
-    """
-    hashes = {prints["train"]["hash"] for prints in known if "train" in prints}
-    if fingerprint["hash"] in hashes:
-        return ["warning: these are the images the checkpoint was trained on"]
-    for prints in known if not foreign else ():
-        seen = prints.get(split)
-        if seen is not None and seen["hash"] != fingerprint["hash"]:
-            return [
-                f"warning: {split} is not what the run saw ({fingerprint['n']} images, then "
-                f"{seen['n']}): images it was trained on may be among them"
-            ]
-    return []
+def score_split(
+    predictions: Predictions, data: CheckpointData, classes: list[str], tta: str
+) -> dict[str, Any]:
+    """Return the scores of a split, with its fingerprint; see :func:`score`."""
+    check(predictions.logits.numpy(), predictions.labels.numpy())
+    scores = {**score(predictions, classes), "tta": tta, "fingerprint": data.fingerprint}
+    if len(data.part) > scores["n"]:
+        scores["skipped"] = len(data.part) - scores["n"]
+    for name, labels in data.part.label_sets.items():
+        scores.setdefault("by_labels", {})[name] = score_against(predictions, labels)
+    if data.mapping:
+        scores["shared"] = shared_scores(predictions, data.mapping, classes)
+    return scores
 
 
 def selection_bias_warning(card: dict[str, Any], fingerprint: dict[str, Any]) -> list[str]:
-    """Return a warning where the images that are scored chose the members of an ensemble."""
-    how = card.get("ensemble") or {}
-    if how.get("choose") != "val" or how.get("hash") != fingerprint["hash"]:
+    """Return a warning if the members of an ensemble were selected on these images."""
+    selection = card.get("ensemble") or {}
+    if selection.get("choose") != "val" or selection.get("hash") != fingerprint["hash"]:
         return []
-    words = "warning: these images chose the members of the ensemble: its score is too good"
-    if how.get("nested"):
-        metric = str(how["metric"]).replace("_", " ").replace("f1", "F1")
-        words += (
-            f" ({metric} {how['nested']:.4f} where one half chose and the other was scored, "
-            f"{how['score']:.4f} so)"
+    warning = "warning: the ensemble members were selected on these images: the score is too high"
+    if selection.get("nested"):
+        metric = str(selection["metric"]).replace("_", " ").replace("f1", "F1")
+        warning += (
+            f" ({metric} {selection['score']:.4f} here, {selection['nested']:.4f} on images that "
+            "were not used for the selection)"
         )
-    return [words]
+    return [warning]
+
+
+def evaluate(
+    predictor: Predictor,
+    data: CheckpointData,
+    entry: LedgerEntry | None = None,
+    predictions: Predictions | None = None,
+) -> EvaluationResult:
+    """Predict and score a split; print class mapping, notes and test accesses.
+
+    Args:
+        predictor: The network.
+        data: The images, opened for ``predictor.card``.
+        entry: Where the access is recorded; required for the test split.
+        predictions: Predictions of the split, if already computed.
+    """
+    card = predictor.card
+    notes = [*data.notes, *selection_bias_warning(card, data.fingerprint)]
+    for row in data.mapping:
+        print(f"  {row['from']} -> {row['to'] or 'left out'} ({row['n']:,} images)")
+    for note in notes:
+        print(f"  {note}")
+    with record_access(predictor, data, entry) as access:
+        if predictions is None:
+            predictions = predictor.predict(data)
+        scores = score_split(predictions, data, card["classes"], predictor.tta)
+        access.accuracy = scores["accuracy"]
+    if "skipped" in scores:
+        notes.append(f"{scores['skipped']} images could not be read and are left out")
+        print(f"  {notes[-1]}")
+    return EvaluationResult(
+        predictor.net,
+        card,
+        data.split,
+        data.part,
+        predictions,
+        scores,
+        data.resize,
+        predictor.device,
+        data.foreign,
+        notes,
+        access.previous,
+        data.mapping,
+    )
 
 
 def evaluate_checkpoint(
     checkpoints: Path | Sequence[Path],
     data_cfg: dict[str, Any],
-    split: str,
-    run_dir: Path,
-    device: str,
-    ledger: Path | None = None,
+    split: str = "val",
+    device: str = "cpu",
     tta: str = "none",
     foreign: bool = False,
-    weights: Sequence[float] | None = None,
-    network: tuple[EmotionNet | Ensemble, dict[str, Any]] | None = None,
-    predictions: Predictions | None = None,
-    run: Callable[[np.ndarray], np.ndarray] | None = None,
+    entry: LedgerEntry | None = None,
 ) -> EvaluationResult:
-    """Score a checkpoint on one split; opening ``test`` writes the ledger.
+    """Load a checkpoint and evaluate it on one split.
 
     Args:
-        checkpoints: A checkpoint of ours, or the members of an ensemble.
+        checkpoints: A checkpoint, or the members of an ensemble.
         data_cfg: The ``data`` group to read.
         split: ``train``, ``val`` or ``test``.
-        run_dir: The run folder that the ledger names.
         device: ``cpu``, ``cuda`` or ``mps``.
-        ledger: The test ledger; needed for ``test``.
         tta: Test-time augmentation, see :mod:`emotion_lab.evaluation.tta`.
-        foreign: Whether this is other data than the checkpoint was trained on.
-        weights: Shares of an ensemble's members; None weighs all the same.
-        network: What the checkpoints make, with its card, where they were read already.
-        predictions: What it says of the split, where it was asked already.
-        run: A runtime that answers in its place, see :func:`predict`.
+        foreign: Whether the config names other data than that of the checkpoint.
+        entry: Where the access is recorded; required for the test split.
 
     Returns:
-        The predictions, the scores, and all that belongs to them.
-
-    Raises:
-        UserError: For a bad checkpoint, missing data or split, or a ledger that cannot be written.
+        Predictions and scores.
     """
-    paths = [checkpoints] if isinstance(checkpoints, Path) else list(checkpoints)
-    net, card = network or restore_all(paths, weights)
-    members = card.get("members", [card])
-    if split == "test":
-        if ledger is None:
-            raise UserError("the test split is opened only through a ledger")
-        check_appendable(ledger)
-    data = EmotionData(data_cfg, (split,), card["seed"], carve=not foreign)
-    mapping = class_mapping(data, card["classes"], split) if foreign else []
-    part, notes = match_classes(data, card["classes"], split)
-    data.source.classes, data.source.splits[split] = list(card["classes"]), part
-    data.prepare_for(card["input"]["image_size"], card["input"]["channels"])
-    fingerprint = data.fingerprints()[split]
-    seen = [card.get("fingerprints", {}) for card in members]
-    if foreign and any(known.get(split, {}).get("hash") == fingerprint["hash"] for known in seen):
-        # Named anew, but the very split of the run.
-        foreign, mapping = False, []
-    notes = [*data.source.notes, *notes, *leakage_warnings(seen, split, fingerprint, foreign)]
-    notes += selection_bias_warning(card, fingerprint)
-    for row in mapping:
-        print(f"  {row['from']} -> {row['to'] or 'left out'} ({row['n']:,} images)")
-    for note in notes:
-        print(f"  {note}")
-    before: list[dict[str, Any]] = []
-    setup = seal.setup(card, tta)
-    if split == "test" and ledger is not None:
-        before = seal.openings(ledger, fingerprint["hash"])
-        print(
-            f"test split opened: {len(before)} times before, "
-            f"{seal.configurations([*before, setup])} configurations in all"
-        )
-    accuracy = None
-    try:
-        if predictions is None:
-            loader = data.plain_loader(split)
-            predictions = predict(net, loader, device, f"{split} ", tta, run)
-        check(predictions.logits.numpy(), predictions.labels.numpy())
-        scores = {**score(predictions, card["classes"]), "tta": tta}
-        accuracy = scores["accuracy"]
-    finally:
-        # Also when it fails half-way: an opening is an opening.
-        if split == "test" and ledger is not None:
-            seal.record(ledger, run_dir, identity(paths), setup, fingerprint, accuracy)
-    scores["fingerprint"] = fingerprint
-    if len(part) > scores["n"]:
-        scores["skipped"] = len(part) - scores["n"]
-        notes.append(f"{scores['skipped']} images could not be read and are left out")
-        print(f"  {notes[-1]}")
-    for name, labels in part.opinions.items():
-        scores.setdefault("by_labels", {})[name] = score_against(predictions, labels)
-    if mapping:
-        scores["shared"] = shared_scores(predictions, mapping, card["classes"])
-    fit = data.dataset(split).fit
-    return EvaluationResult(
-        net, card, split, part, predictions, scores, fit, device, foreign, notes, before, mapping
-    )
-
-
-def save_results(run_dir: Path, judged: EvaluationResult, predictions: str) -> None:
-    """Write the predictions under that name, report, confusion matrix and a grid of samples."""
-    split, classes, scores = judged.split, judged.classes, judged.scores
-    probabilities, predicted, labels = judged.probabilities, judged.predicted, judged.labels
-    names = [judged.name(i) for i in range(len(labels))]
-    write_predictions(run_dir / predictions, names, labels, predicted, probabilities, classes)
-    (run_dir / f"classification_report_{split}.txt").write_text(
-        report_text(scores, split), encoding="utf-8"
-    )
-    title = f"{split}: n = {scores['n']}, accuracy {scores['accuracy']:.2%}"
-    plots.confusion(scores, run_dir / f"confusion_{split}.png", title)
-    generator = torch.Generator().manual_seed(0)
-    chosen = torch.randperm(len(labels), generator=generator)[:32].tolist()
-    right = [bool(labels[i] == predicted[i]) for i in chosen]
-    captions = [
-        f"{classes[predicted[i]]} {probabilities[i, predicted[i]]:.0%}"
-        + ("" if good else f"\n(is {classes[labels[i]]})")
-        for i, good in zip(chosen, right, strict=True)
-    ]
-    images = [judged.image(i) for i in chosen]
-    plots.samples(images, captions, right, run_dir / f"samples_{split}.png")
+    predictor = Predictor.load(checkpoints, device, tta)
+    check_ledger(split, entry)
+    data = CheckpointData.open(predictor.card, data_cfg, split, foreign)
+    return evaluate(predictor, data, entry)

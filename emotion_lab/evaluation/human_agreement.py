@@ -1,4 +1,4 @@
-"""Accuracy beside what people agree on: the FER+ votes (Barsoum et al. 2016, arXiv:1608.01041)."""
+"""Accuracy compared with human agreement: FER+ votes (Barsoum et al. 2016, arXiv:1608.01041)."""
 
 from __future__ import annotations
 
@@ -8,55 +8,57 @@ import numpy as np
 
 from emotion_lab.evaluation.result import EvaluationResult
 
-#: Lower ends of the bins of agreement, the share of the votes that the first class has.
+#: Lower limits of the bins of agreement, the share of votes of the most voted class.
 BINS = (1.0, 0.9, 0.7, 0.5, 0.0)
 
 
-def agreement(judged: EvaluationResult) -> dict[str, Any] | None:
-    """Compare predictions with people's votes; None where the split has none.
+def agreement(result: EvaluationResult) -> dict[str, Any] | None:
+    """Compare predictions with human votes.
 
-    Images nobody gave a vote for one of the classes are left out.
+    Images without a vote for one of the classes are left out.
 
     Returns:
-        ``n``; ``bins``, one for each level of agreement, with ``from`` (lowest share of the votes
-        for the first class), ``n``, ``accuracy`` against the labels and ``accuracy_majority``
-        against the class with most votes, both None in an empty bin; ``model``, the chance that
-        the prediction is what one of the voters, drawn at random, said; ``ceiling``, the same for
-        the class with most votes, which nothing can beat; ``person``, the chance that two
-        different voters said the same, None without images that two people voted on.
+        None if the split has no votes. Otherwise ``n`` and:
+
+        - ``bins``: for each level of agreement ``from`` (lowest share of votes of the most voted
+          class), ``n``, ``accuracy`` (labels) and ``accuracy_majority`` (most voted class), both
+          None in an empty bin
+        - ``model``: probability that the prediction equals the vote of a random voter
+        - ``ceiling``: the same for the most voted class, the maximum of ``model``
+        - ``person``: probability that two different voters agree, None if no image has two votes
     """
-    votes = judged.part.votes
+    votes = result.part.votes
     if votes is None:
         return None
-    votes = votes[judged.predictions.positions.numpy()]
+    votes = votes[result.predictions.positions.numpy()]
     total = votes.sum(1)
     known = total > 0
     votes, total = votes[known].astype(np.float64), total[known]
-    predicted, labels = judged.predicted[known], judged.labels[known]
+    predicted, labels = result.predicted[known], result.labels[known]
     if not len(votes):
         return None
     share = votes.max(1) / total
-    # A tie has no majority: whichever of the first was predicted agrees with it.
+    # In a tie, a prediction of any of the most voted classes agrees with the majority.
     with_majority = votes[np.arange(len(votes)), predicted] == votes.max(1)
     bins, above = [], np.inf
     for low in BINS:
-        here = (share >= low) & (share < above)
-        count = int(here.sum())
+        inside = (share >= low) & (share < above)
+        count = int(inside.sum())
         bins.append(
             {
                 "from": low,
                 "n": count,
-                "accuracy": float((predicted == labels)[here].mean()) if count else None,
-                "accuracy_majority": float(with_majority[here].mean()) if count else None,
+                "accuracy": float((predicted == labels)[inside].mean()) if count else None,
+                "accuracy_majority": float(with_majority[inside].mean()) if count else None,
             }
         )
         above = low
-    several = total > 1
-    pairs = (votes * (votes - 1)).sum(1)[several] / (total * (total - 1))[several]
+    has_pair = total > 1
+    pairs = (votes * (votes - 1)).sum(1)[has_pair] / (total * (total - 1))[has_pair]
     return {
         "n": len(votes),
         "bins": bins,
         "model": float((votes[np.arange(len(votes)), predicted] / total).mean()),
         "ceiling": float(share.mean()),
-        "person": float(pairs.mean()) if several.any() else None,
+        "person": float(pairs.mean()) if has_pair.any() else None,
     }

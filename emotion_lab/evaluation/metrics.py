@@ -1,4 +1,4 @@
-"""The numbers of a split, from its predictions."""
+"""Scores of a split, computed from its predictions."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from emotion_lab.training.metrics import class_metrics, scalar_metrics
 
 
 def score(predictions: Predictions, classes: list[str]) -> dict[str, Any]:
-    """Return the metrics of a split as builtins.
+    """Return the metrics of a split as Python builtins.
 
-    ``n``, ``loss`` (cross-entropy, natural log), ``accuracy``, macro and weighted precision,
-    recall and F1, ``per_class`` and ``confusion`` (rows true, columns predicted, in class order).
-    Values are shares from 0 to 1. A class without samples has ``support`` 0.
+    Returns:
+        ``n``, ``loss`` (cross-entropy, natural log), ``accuracy``, macro and weighted precision,
+        recall and F1 (0 to 1), ``per_class`` (``support`` is 0 for a class without samples),
+        ``classes`` and ``confusion`` (counts, rows true, columns predicted).
     """
     logits, labels = predictions.logits, predictions.labels
     scalars = scalar_metrics(len(classes))(logits, labels)
@@ -42,22 +43,22 @@ def score(predictions: Predictions, classes: list[str]) -> dict[str, Any]:
 
 
 def score_against(predictions: Predictions, labels: np.ndarray) -> dict[str, Any]:
-    """Return ``n``, ``accuracy`` and ``macro_f1`` against another set of labels.
+    """Return ``n``, ``accuracy`` and ``macro_f1`` for another set of labels.
 
     Args:
-        predictions: Of the whole split.
+        predictions: Predictions of the split.
         labels: int64 (N,), by position in the split; images with -1 are left out.
     """
-    wanted = torch.from_numpy(labels)[predictions.positions]
-    known = wanted >= 0
+    targets = torch.from_numpy(labels)[predictions.positions]
+    known = targets >= 0
     logits = predictions.logits[known]
-    values = scalar_metrics(logits.shape[1])(logits, wanted[known]) if known.any() else {}
+    values = scalar_metrics(logits.shape[1])(logits, targets[known]) if known.any() else {}
     scalars = {name: float(values[name]) for name in ("accuracy", "macro_f1") if name in values}
     return {"n": int(known.sum()), **scalars}
 
 
 def report_text(scores: dict[str, Any], split: str) -> str:
-    """Return the classification report as text, one row a class."""
+    """Return the classification report as text, one row per class."""
     width = max([len(name) for name in scores["classes"]] + [12]) + 2
     lines = [f"{split}: n = {scores['n']}, accuracy {scores['accuracy']:.4f}", ""]
     lines.append(" " * width + f"{'precision':>10}{'recall':>10}{'f1':>10}{'support':>10}")
@@ -72,10 +73,10 @@ def report_text(scores: dict[str, Any], split: str) -> str:
         keys = (f"{average}_precision", f"{average}_recall", f"{average}_f1")
         values = "".join(f"{scores[key]:>10.4f}" for key in keys)
         lines.append(f"{average + ' avg':<{width}}{values}{scores['n']:>10}")
-    for name, found in scores.get("by_labels", {}).items():
-        if found["n"]:
+    for name, row in scores.get("by_labels", {}).items():
+        if row["n"]:
             lines.append(
-                f"against the {name} labels: n = {found['n']}, accuracy {found['accuracy']:.4f}, "
-                f"macro F1 {found['macro_f1']:.4f}"
+                f"with the {name} labels: n = {row['n']}, accuracy {row['accuracy']:.4f}, "
+                f"macro F1 {row['macro_f1']:.4f}"
             )
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Predictions of a network on a split; training's last numbers and evaluate's come from here."""
+"""Predictions of a network on a split, used by training and evaluation alike."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from torch.utils.data import DataLoader
 
 from emotion_lab.core.progress import track
 from emotion_lab.evaluation.tta import views
-from emotion_lab.models.base import EmotionNet
-from emotion_lab.models.ensemble import Ensemble
+from emotion_lab.models.network import Network
 
 
 @dataclass
 class Predictions:
-    """What a network said of a split.
+    """Predictions of a network on a split.
 
     Attributes:
         logits: float32 (N, K), on the CPU.
@@ -38,7 +37,7 @@ class Predictions:
 
 @torch.inference_mode()
 def predict(
-    net: EmotionNet | Ensemble,
+    net: Network,
     loader: DataLoader,
     device: str,
     title: str = "",
@@ -48,26 +47,23 @@ def predict(
     """Run ``net`` over ``loader`` in float32, whatever precision it was trained in.
 
     Args:
-        net: In eval mode.
+        net: Switched to eval mode.
         loader: Yields :class:`emotion_lab.data.torch_dataset.Batch`.
         device: ``cpu``, ``cuda`` or ``mps``.
-        title: Shown before the progress bar on a terminal.
-        tta: Test-time augmentation: ``none``, ``flip`` or ``tencrop``. The logits are then the
-            logarithm of the averaged probabilities.
-        run: What answers in place of ``net``: maps uint8 (B, C, S, S) to float32 logits (B, K);
-            not with ``tencrop``, whose views are no whole numbers.
-
-    Raises:
-        UserError: For an unknown ``tta``.
+        title: Title of the progress bar.
+        tta: Test-time augmentation: ``none``, ``flip`` or ``tencrop``. With augmentation the
+            logits are the logarithm of the averaged probabilities.
+        run: Inference backend that replaces ``net``: maps uint8 (B, C, S, S) to float32 logits
+            (B, K). It does not support ``tencrop``, whose views are not integers.
     """
-    make = views(tta)
+    make_views = views(tta)
     net = net.to(device).eval()
     if net.backbone.conv:
         net = net.to(memory_format=torch.channels_last)
     logits, labels, positions = [], [], []
     for batch in track(loader, title):
         outputs = []
-        for images in make(batch.images if run is not None else batch.images.to(device)):
+        for images in make_views(batch.images if run is not None else batch.images.to(device)):
             if run is not None:
                 outputs.append(torch.from_numpy(run(np.ascontiguousarray(images.numpy()))))
                 continue

@@ -1,4 +1,4 @@
-"""A checkpoint scored on a split, and what belongs to it: every part of a report starts here."""
+"""The result of evaluating a checkpoint on one split; all reports start from it."""
 
 from __future__ import annotations
 
@@ -12,39 +12,37 @@ from emotion_lab.data.transforms import Resize
 from emotion_lab.data.types import Split
 from emotion_lab.evaluation.predict import Predictions
 from emotion_lab.evaluation.test_ledger import setup
-from emotion_lab.models.base import EmotionNet
-from emotion_lab.models.ensemble import Ensemble
+from emotion_lab.models.network import Network
 
 
 @dataclass
 class EvaluationResult:
-    """A checkpoint's predictions of a split, and what belongs to them.
+    """Predictions and scores of a checkpoint on one split.
 
-    Index ``i`` counts the predictions, not the images of the split: images that could not be read
-    have none.
+    Index ``i`` counts predictions, not images of the split: unreadable images have no prediction.
 
     Attributes:
-        net: In eval mode; takes uint8 (B, C, S, S), gives logits (B, K).
-        card: The checkpoint's card.
+        net: In eval mode; maps uint8 (B, C, S, S) to logits (B, K).
+        card: Metadata of the checkpoint.
         split: ``train``, ``val`` or ``test``.
-        part: The images, labelled in the checkpoint's class order.
+        part: The images, labelled in the class order of the checkpoint.
         predictions: Logits (N, K), labels and positions in ``part``.
         scores: See :func:`emotion_lab.evaluation.metrics.score`, with ``fingerprint`` and ``tta``.
-        fit: The deterministic transform to the network's input.
-        device: Where ``net`` is.
-        foreign: Whether this is other data than the checkpoint was trained on.
-        notes: Lines worth showing: what was left out, mapped or skipped.
-        openings: Earlier lines of the test ledger for this split; empty unless ``split`` is test.
-        mapping: What became of each class of other data; empty unless ``foreign``.
+        resize: The deterministic transform to the input of the network.
+        device: Device of ``net``.
+        foreign: Whether the data differs from the data of the training run.
+        notes: Lines to show: images left out, classes mapped, warnings.
+        openings: Earlier test ledger entries of these images; empty unless ``split`` is test.
+        mapping: How each class of foreign data maps to the checkpoint; empty unless ``foreign``.
     """
 
-    net: EmotionNet | Ensemble
+    net: Network
     card: dict[str, Any]
     split: str
     part: Split
     predictions: Predictions
     scores: dict[str, Any]
-    fit: Resize
+    resize: Resize
     device: str
     foreign: bool = False
     notes: list[str] = field(default_factory=list)
@@ -53,7 +51,7 @@ class EvaluationResult:
 
     @property
     def setup(self) -> dict[str, Any]:
-        """What makes it a configuration of its own, as in the ledger."""
+        """Identity of the evaluated configuration, see :func:`test_ledger.setup`."""
         return setup(self.card, self.scores["tta"])
 
     @property
@@ -78,17 +76,22 @@ class EvaluationResult:
 
     @cached_property
     def predicted(self) -> np.ndarray:
-        """The class of the largest logit, int64 (N,)."""
+        """Predicted classes (largest logit), int64 (N,)."""
         return self.logits.argmax(1)
 
+    @property
+    def names(self) -> list[str]:
+        """Paths, or ``file:row``, of all predictions."""
+        return [self.name(i) for i in range(len(self.labels))]
+
     def name(self, i: int) -> str:
-        """Return the path or ``file:row`` of prediction ``i``."""
+        """Return the path, or ``file:row``, of prediction ``i``."""
         return str(self.part.names[int(self.predictions.positions[i])])
 
     def image(self, i: int) -> np.ndarray:
-        """Return the image of prediction ``i`` as the network saw it, uint8 (S, S, C)."""
-        return self.fit(self.raw(i))
+        """Return the image of prediction ``i`` resized to the network input, uint8 (S, S, C)."""
+        return self.resize(self.raw(i))
 
     def raw(self, i: int) -> np.ndarray:
-        """Return the image of prediction ``i`` as it was read, uint8 (H, W, C)."""
+        """Return the original image of prediction ``i``, uint8 (H, W, C)."""
         return self.part.image(int(self.predictions.positions[i]))

@@ -1,4 +1,4 @@
-"""Accuracy on images made worse: nine corruptions in five severities (see ``corruptions``)."""
+"""Accuracy on corrupted images: nine corruptions at five severities (see ``corruptions``)."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ import torch
 from emotion_lab.core.progress import track
 from emotion_lab.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from emotion_lab.evaluation.result import EvaluationResult
-from emotion_lab.models.base import EmotionNet
+from emotion_lab.models.network import Network
 
-#: Pixels of a batch, 128 images of 48x48. Large images come in smaller batches, for the memory.
+#: Pixels of a batch, 128 images of 48x48; larger images use smaller batches.
 BATCH_PIXELS = 128 * 48**2
 
 
-def _keys(judged: EvaluationResult, seed: int) -> list[tuple[int, ...]]:
-    """Return one key of whole numbers for each prediction, from the image's content and the seed.
+def _image_seeds(result: EvaluationResult, seed: int) -> list[tuple[int, ...]]:
+    """Return a random seed for each prediction, from the content of its image and ``seed``.
 
-    Content, not position: another model that leaves out a class, or reads the folder in another
-    order, still meets the same images under the same noise.
+    The position in the split has no influence: a model with fewer classes, or another order of the
+    files, is tested on the same images with the same noise.
     """
-    part, keys = judged.part, []
-    for position in judged.predictions.positions.tolist():
+    part, seeds = result.part, []
+    for position in result.predictions.positions.tolist():
         digest = part.store.digest(int(part.indices[position]))
         mixed = hashlib.blake2b(digest, digest_size=16, salt=f"{seed:x}".encode()[-16:]).digest()
-        keys.append(tuple(np.frombuffer(mixed, np.uint32).tolist()))
-    return keys
+        seeds.append(tuple(np.frombuffer(mixed, np.uint32).tolist()))
+    return seeds
 
 
 def choose(labels: np.ndarray, keys: list[tuple[int, ...]], n: int) -> np.ndarray:
-    """Choose ``n`` predictions at random, each class by its share (largest remainders).
+    """Choose ``n`` predictions at random, stratified by class (largest remainder method).
 
     Args:
         labels: int64 (N,).
-        keys: N random keys: those with the smallest ones of each class are taken.
-        n: How many.
+        keys: N random keys; the smallest of each class are chosen.
+        n: Number of predictions.
 
     Returns:
         int64 (min(n, N),), ascending.
@@ -48,7 +48,7 @@ def choose(labels: np.ndarray, keys: list[tuple[int, ...]], n: int) -> np.ndarra
     members = [[i for i in order if labels[i] == label] for label in np.unique(labels)]
     exact = [n * len(indices) / len(labels) for indices in members]
     counts = [int(value) for value in exact]
-    # Where two remainders are equal, the keys decide: not the order of the classes.
+    # Equal remainders are ordered by key, so that the class order has no influence.
     remainders = sorted(
         range(len(members)), key=lambda c: (counts[c] - exact[c], keys[members[c][0]])
     )
@@ -59,8 +59,8 @@ def choose(labels: np.ndarray, keys: list[tuple[int, ...]], n: int) -> np.ndarra
 
 
 @torch.inference_mode()
-def _right(net: EmotionNet, images: list[np.ndarray], labels: np.ndarray, device: str) -> int:
-    """Return how many of the fitted images (S, S, C) the network recognises."""
+def _count_correct(net: Network, images: list[np.ndarray], labels: np.ndarray, device: str) -> int:
+    """Return the number of correct predictions for resized images (S, S, C)."""
     batch = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2)).to(device)
     memory = torch.channels_last if net.backbone.conv else torch.contiguous_format
     predicted = net(batch.contiguous(memory_format=memory)).float().argmax(1)
@@ -68,63 +68,46 @@ def _right(net: EmotionNet, images: list[np.ndarray], labels: np.ndarray, device
 
 
 def robustness(
-    judged: EvaluationResult, n: int = 500, device: str = "cpu", seed: int = 0
+    result: EvaluationResult, n: int = 500, device: str = "cpu", seed: int = 0
 ) -> dict[str, Any]:
-    """Score the network on corrupted copies of some of the split's images.
+    """Score the network on corrupted copies of images of the split.
 
-    The images are corrupted as they were read, at their own size, then fitted to the network.
-    Which images, and their noise, are functions of the images and the seed alone, so that two
-    models of the same split can be compared. There is no test-time augmentation.
+    Images are corrupted at their original size, then resized to the network input. The choice of
+    images and their noise depend only on the images and ``seed``, so that models can be compared.
+    There is no test-time augmentation.
 
     Args:
-        judged: The network and the split; images that cannot be read are not in it.
-        n: Images to take; all of them where there are fewer.
+        result: The network and the split; unreadable images are not part of it.
+        n: Maximum number of images.
         device: ``cpu``, ``cuda`` or ``mps``.
-        seed: Of the choice of images and of their noise, 0 or more.
+        seed: Seed of the choice of images and of their noise, 0 or more.
 
     Returns:
-        ``n``; ``clean``, the accuracy on these images as they are; and by name of each corruption
-        the accuracies at severities 1 to 5. Accuracies are shares from 0 to 1.
-
-    Raises:
-        ValueError: If ``n`` is below 1 or the split has no predictions.
+        ``n``; ``clean``, the accuracy on the uncorrupted images; and for each corruption its
+        accuracies at severities 1 to 5. Accuracies range from 0 to 1.
     """
-    if n < 1 or not len(judged.labels):
-        raise ValueError(f"expected at least one image, got n={n} of {len(judged.labels)}")
-    keys, labels, fit = _keys(judged, seed), judged.labels, judged.fit
-    chosen = choose(labels, keys, n)
-    net = judged.net.to(device).eval()
+    if n < 1 or not len(result.labels):
+        raise ValueError(f"expected at least one image, got n={n} of {len(result.labels)}")
+    seeds, labels, resize = _image_seeds(result, seed), result.labels, result.resize
+    chosen = choose(labels, seeds, n)
+    net = result.net.to(device).eval()
     clean = 0
-    right = {name: [0] * len(SEVERITIES) for name in CORRUPTIONS}
-    size = max(8, BATCH_PIXELS // fit.image_size**2)
+    correct = {name: [0] * len(SEVERITIES) for name in CORRUPTIONS}
+    size = max(8, BATCH_PIXELS // resize.image_size**2)
     batches = [chosen[i : i + size] for i in range(0, len(chosen), size)]
-    for part in track(batches, "robustness "):
-        raw = [judged.raw(i) for i in part]
-        clean += _right(net, [fit(image) for image in raw], labels[part], device)
-        for name, counts in right.items():
+    for batch in track(batches, "robustness "):
+        raw = [result.raw(i) for i in batch]
+        clean += _count_correct(net, [resize(image) for image in raw], labels[batch], device)
+        for name, counts in correct.items():
             for k, severity in enumerate(SEVERITIES):
                 images = [
-                    fit(corrupt(image, name, severity, keys[i]))
-                    for i, image in zip(part, raw, strict=True)
+                    resize(corrupt(image, name, severity, seeds[i]))
+                    for i, image in zip(batch, raw, strict=True)
                 ]
-                counts[k] += _right(net, images, labels[part], device)
+                counts[k] += _count_correct(net, images, labels[batch], device)
     total = len(chosen)
     return {
         "n": total,
         "clean": clean / total,
-        **{name: [count / total for count in counts] for name, counts in right.items()},
-    }
-
-
-def examples(judged: EvaluationResult, i: int, seed: int = 0) -> dict[str, list[np.ndarray]]:
-    """Return the image of prediction ``i`` under every corruption, as the network sees it.
-
-    Returns:
-        Name of the corruption -> five images uint8 (S, S, C), severities 1 to 5; the very images
-        that :func:`robustness` scores with that seed.
-    """
-    image, key = judged.raw(i), _keys(judged, seed)[i]
-    return {
-        name: [judged.fit(corrupt(image, name, severity, key)) for severity in SEVERITIES]
-        for name in CORRUPTIONS
+        **{name: [count / total for count in counts] for name, counts in correct.items()},
     }

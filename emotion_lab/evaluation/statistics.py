@@ -1,4 +1,4 @@
-"""How sure a score is, and whether two models differ: bootstrap, McNemar, several seeds.
+"""Confidence intervals of scores and comparison of models: bootstrap, McNemar, several seeds.
 
 Sources:
     Efron, Tibshirani 1993, An Introduction to the Bootstrap (percentile intervals).
@@ -21,18 +21,18 @@ ROUNDS = 2000
 #: Significance level; intervals have 1 - ALPHA.
 ALPHA = 0.05
 BETTER, WORSE, SAME = "better", "worse", "not distinguishable"
-#: Numbers drawn at once: 16 MiB, whatever the size of the split.
-_AT_ONCE = 1 << 21
+#: Random numbers drawn per batch (16 MiB).
+_DRAWS_PER_BATCH = 1 << 21
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What accuracy and F1 need of a confusion matrix, for one matrix or many.
+    """The parts of a confusion matrix that accuracy and F1 need, for one matrix or many.
 
     Attributes:
-        correct: Its diagonal, (..., K).
-        predicted: Its column sums, (..., K).
-        support: Its row sums, (K,).
+        correct: Diagonal, (..., K).
+        predicted: Column sums, (..., K).
+        support: Row sums, (K,).
     """
 
     correct: np.ndarray
@@ -41,7 +41,7 @@ class Counts:
 
     @property
     def accuracy(self) -> np.ndarray:
-        """Share of right predictions, (...,)."""
+        """Fraction of correct predictions, (...,)."""
         return self.correct.sum(-1) / self.support.sum()
 
     @property
@@ -57,15 +57,12 @@ class Counts:
 
 
 def count(labels: np.ndarray, predicted: np.ndarray, k: int) -> Counts:
-    """Count right predictions, predictions and samples of each class.
+    """Count correct predictions, predictions and samples of each class.
 
     Args:
         labels: True classes, int64 (N,).
         predicted: Predicted classes, int64 (N,).
         k: Number of classes.
-
-    Raises:
-        UserError: If there is nothing to count.
     """
     if not len(labels):
         raise UserError("there are no predictions to score: the split is empty.")
@@ -81,16 +78,16 @@ def resample(
 ) -> Counts:
     """Draw stratified bootstrap samples of the rows, the same rows for all models.
 
-    Within each true class as many rows are drawn, with replacement, as there are. Rows of one class
-    on which all models say the same are interchangeable, so how often each such cell is drawn is
-    multinomial: this gives exactly what drawing row numbers would, without the row numbers.
+    Each true class keeps its number of rows, drawn with replacement. Rows of a class with equal
+    predictions of all models are interchangeable: the number of draws of each such group is
+    multinomial. This is the same distribution as that of drawing row indices, but faster.
 
     Args:
         labels: True classes, int64 (N,).
         predictions: Predicted classes of M models, int64 (M, N).
         k: Number of classes.
-        rounds: Samples to draw.
-        seed: Of the draws.
+        rounds: Number of bootstrap samples.
+        seed: Random seed.
 
     Returns:
         Counts whose ``correct`` and ``predicted`` are float64 (M, rounds, K).
@@ -101,14 +98,14 @@ def resample(
     for label in np.unique(labels):
         cells, sizes = np.unique(predictions[:, labels == label], axis=1, return_counts=True)
         total = sizes.sum()
-        step = max(1, _AT_ONCE // len(sizes))
+        step = max(1, _DRAWS_PER_BATCH // len(sizes))
         for start in range(0, rounds, step):
             part = slice(start, min(start + step, rounds))
             size = part.stop - part.start
             draws = generator.multinomial(total, sizes / total, size).astype(np.float64)
-            for model, guesses in enumerate(cells):
-                correct[model, part, label] = draws[:, guesses == label].sum(1)
-                predicted[model, part] += draws @ np.eye(k)[guesses]
+            for model, classes in enumerate(cells):
+                correct[model, part, label] = draws[:, classes == label].sum(1)
+                predicted[model, part] += draws @ np.eye(k)[classes]
     return Counts(correct, predicted, np.bincount(labels, minlength=k))
 
 
@@ -118,15 +115,15 @@ def interval(values: np.ndarray) -> list[float]:
 
 
 def _spread(values: np.ndarray) -> list[float] | None:
-    """Return the interval of bootstrap values, None where all draws are the same."""
+    """Return the interval of bootstrap values, None if all draws are equal."""
     low, high = interval(values)
     return [low, high] if high > low else None
 
 
-def wilson(right: int, n: int) -> list[float]:
-    """Return the Wilson interval of a share (Wilson 1927); it has a width also at 0 and at n."""
-    found = stats.binomtest(right, n).proportion_ci(1 - ALPHA, method="wilson")
-    return [float(found.low), float(found.high)]
+def wilson(correct: int, n: int) -> list[float]:
+    """Return the Wilson interval of a fraction (Wilson 1927); its width is never 0."""
+    ci = stats.binomtest(correct, n).proportion_ci(1 - ALPHA, method="wilson")
+    return [float(ci.low), float(ci.high)]
 
 
 def intervals(
@@ -134,35 +131,31 @@ def intervals(
 ) -> dict[str, Any]:
     """Return scores with 95 % percentile intervals of the stratified bootstrap.
 
-    They say how much a score depends on which images happened to be in the split; not how much on
-    the training seed. What did not occur cannot be drawn: where every draw is the same (no mistake
-    at all, or one class for everything), accuracy has Wilson's interval, and F1 none.
+    The intervals cover the choice of images, not the training seed. If all draws are equal (no
+    error at all, or a single predicted class), accuracy has Wilson's interval and F1 has none.
 
     Args:
         labels: True classes, int64 (N,).
         predicted: Predicted classes, int64 (N,).
         k: Number of classes.
-        rounds: Samples to draw.
-        seed: Of the draws.
+        rounds: Number of bootstrap samples.
+        seed: Random seed.
 
     Returns:
         ``n``, ``accuracy``, ``accuracy_ci95`` ([low, high]), ``macro_f1``, ``macro_f1_ci95``, and
-        by class ``f1`` and ``f1_ci95``, lists of K with None where a class has no samples or the
-        draws have no spread.
-
-    Raises:
-        UserError: If there are no predictions.
+        by class ``f1`` and ``f1_ci95``, lists of K with None for a class without samples or an
+        interval without width.
     """
-    whole = count(labels, predicted, k)
+    observed = count(labels, predicted, k)
     drawn = resample(labels, predicted[None], k, rounds, seed)
-    present = whole.support > 0
-    f1, drawn_f1 = whole.f1, drawn.f1[0]
+    present = observed.support > 0
+    f1, drawn_f1 = observed.f1, drawn.f1[0]
     return {
         "n": len(labels),
-        "accuracy": float(whole.accuracy),
+        "accuracy": float(observed.accuracy),
         "accuracy_ci95": _spread(drawn.accuracy[0])
-        or wilson(int(whole.correct.sum()), len(labels)),
-        "macro_f1": float(whole.macro_f1),
+        or wilson(int(observed.correct.sum()), len(labels)),
+        "macro_f1": float(observed.macro_f1),
         "macro_f1_ci95": _spread(drawn.macro_f1[0]),
         "f1": [float(f1[i]) if present[i] else None for i in range(k)],
         "f1_ci95": [_spread(drawn_f1[:, i]) if present[i] else None for i in range(k)],
@@ -170,13 +163,13 @@ def intervals(
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Return the two-sided p of McNemar's exact test.
+    """Return the two-sided p value of McNemar's exact test.
 
-    Were both models equally often right, each row on which just one is right would be a fair coin.
+    Null hypothesis: a row on which exactly one model is right is right for either with p = 0.5.
 
     Args:
-        only_a: Rows on which a is right and b is wrong.
-        only_b: The other way round.
+        only_a: Number of rows on which a is right and b is wrong.
+        only_b: Number of rows on which b is right and a is wrong.
     """
     if only_a + only_b == 0:
         return 1.0
@@ -184,17 +177,16 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 
 def verdict(difference: Sequence[float], p: float | None = None) -> str:
-    """Say "better", "worse" or "not distinguishable" of a difference.
+    """Return "better", "worse" or "not distinguishable" for a difference.
 
-    Better or worse needs the 95 % interval of the difference to exclude 0 and, where there is one,
-    McNemar's p below 0.05. Mostly the two agree. Where they do not, few rows tell the models apart:
-    there the percentile interval is too narrow while the exact test keeps its level; the test in
-    turn knows neither classes nor the size of the difference. Asking both errs on the side of "not
-    distinguishable", and false alarms stay below 5 %.
+    A difference needs a 95 % interval without 0 and, if given, a p value of McNemar's test below
+    0.05. Both usually agree. They differ if the models disagree on few rows: the percentile
+    interval is then too narrow, while the exact test keeps its level; the test ignores classes and
+    the size of the difference. Requiring both keeps the false positive rate below 5 %.
 
     Args:
         difference: [low, high].
-        p: Of McNemar's test.
+        p: p value of McNemar's test.
     """
     low, high = difference
     if p is not None and p >= ALPHA:
@@ -202,11 +194,11 @@ def verdict(difference: Sequence[float], p: float | None = None) -> str:
     return BETTER if low > 0 else WORSE if high < 0 else SAME
 
 
-def _classes(whole: np.ndarray, between: list[list[float]], support: np.ndarray) -> dict[str, Any]:
-    present = support > 0
+def _per_class(f1: np.ndarray, f1_ci95: list[list[float]], support: np.ndarray) -> dict[str, Any]:
+    """Return F1 differences by class, None for classes without samples."""
     return {
-        "f1": [float(x) if there else None for x, there in zip(whole, present, strict=True)],
-        "f1_ci95": [x if there else None for x, there in zip(between, present, strict=True)],
+        "f1": [float(x) if n else None for x, n in zip(f1, support, strict=True)],
+        "f1_ci95": [ci if n else None for ci, n in zip(f1_ci95, support, strict=True)],
     }
 
 
@@ -222,22 +214,19 @@ def paired(
 
     Args:
         labels: True classes, int64 (N,).
-        a: Classes that a predicts, int64 (N,).
-        b: Classes that b predicts, int64 (N,).
+        a: Classes predicted by a, int64 (N,).
+        b: Classes predicted by b, int64 (N,).
         k: Number of classes.
-        rounds: Bootstrap samples; rows are drawn within each true class, the same for both.
-        seed: Of the draws.
+        rounds: Number of bootstrap samples.
+        seed: Random seed.
 
     Returns:
         ``accuracy`` and ``accuracy_ci95``, ``macro_f1`` and ``macro_f1_ci95``, by class ``f1`` and
         ``f1_ci95`` (None without samples), ``only_a_right``, ``only_b_right``, ``mcnemar_p``;
-        ``verdict`` on b's accuracy and ``macro_f1_verdict``, which has the interval alone, because
-        McNemar's test speaks of accuracy only; it needs six rows on which the models differ.
-
-    Raises:
-        UserError: If there are no predictions.
+        ``verdict`` for the accuracy of b. ``macro_f1_verdict`` uses the interval alone, because
+        McNemar's test applies to accuracy only; it needs six rows on which the models differ.
     """
-    whole = [count(labels, predicted, k) for predicted in (a, b)]
+    observed = [count(labels, predicted, k) for predicted in (a, b)]
     drawn = resample(labels, np.stack([a, b]), k, rounds, seed)
     only_a = int(((a == labels) & (b != labels)).sum())
     only_b = int(((b == labels) & (a != labels)).sum())
@@ -246,27 +235,26 @@ def paired(
     macro_f1 = interval(drawn.macro_f1[1] - drawn.macro_f1[0])
     f1 = drawn.f1[1] - drawn.f1[0]
     return {
-        "accuracy": float(whole[1].accuracy - whole[0].accuracy),
+        "accuracy": float(observed[1].accuracy - observed[0].accuracy),
         "accuracy_ci95": accuracy,
-        "macro_f1": float(whole[1].macro_f1 - whole[0].macro_f1),
+        "macro_f1": float(observed[1].macro_f1 - observed[0].macro_f1),
         "macro_f1_ci95": macro_f1,
-        **_classes(
-            whole[1].f1 - whole[0].f1, [interval(f1[:, i]) for i in range(k)], whole[0].support
+        **_per_class(
+            observed[1].f1 - observed[0].f1,
+            [interval(f1[:, i]) for i in range(k)],
+            observed[0].support,
         ),
         "only_a_right": only_a,
         "only_b_right": only_b,
         "mcnemar_p": p,
         "verdict": verdict(accuracy, p),
-        # Six rows at least: on fewer no exact paired test can reach 5 %.
+        # With fewer than six rows no exact paired test can reach 5 %.
         "macro_f1_verdict": verdict(macro_f1) if int((a != b).sum()) >= 6 else SAME,
     }
 
 
 def mean_std(values: Sequence[float]) -> dict[str, Any]:
-    """Return ``n``, ``mean``, ``std``, ``min`` and ``max``, as of one score over seeds.
-
-    ``std`` is that of a sample (n - 1), None for a single value.
-    """
+    """Return ``n``, ``mean``, ``std`` (sample, n - 1; None for one value), ``min`` and ``max``."""
     array = np.asarray(values, dtype=np.float64)
     return {
         "n": len(array),
@@ -278,9 +266,9 @@ def mean_std(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _widened(mean: float, rows: list[float], over_seeds: np.ndarray) -> list[float]:
-    """Return the interval of a mean over seeds: the rows' bootstrap and the seeds' t interval.
+    """Return the interval of a mean over seeds, from the bootstrap and the t interval of the seeds.
 
-    The two are independent, so their half-widths add as squares; no score differs by more than 1.
+    Both are independent: their half-widths add in quadrature. The result is clipped to -1..1.
     """
     size = len(over_seeds)
     spread = over_seeds.std(ddof=1) / np.sqrt(size)
@@ -297,38 +285,32 @@ def paired_seeds(
     rounds: int = ROUNDS,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compare two ways of training, each run with the same seeds; every difference is b - a.
+    """Compare two training configurations over the same seeds; every difference is b - a.
 
-    A mean difference over few seeds is uncertain twice: other images, other seeds. Its interval
-    joins the paired bootstrap of the rows (of the mean difference, the same rows for all runs) and
-    Student's t interval of the differences over seeds. The latter is wide for two or three seeds,
-    as it has to be. McNemar's test compares two fixed models, not ways of training, so it has no
-    part in this verdict.
+    The mean difference varies with the images and with the seeds. Its interval combines the paired
+    bootstrap of the mean difference (the same rows for all runs) with Student's t interval of the
+    differences over seeds, which is wide for two or three seeds. McNemar's test is not used: it
+    compares two fixed models, not configurations.
 
     Args:
         labels: True classes, int64 (N,).
-        a: Classes that the runs of a predict, int64 (S, N), S of 2 or more.
-        b: Those of b, in the same order of seeds.
+        a: Classes predicted by the runs of a, int64 (S, N), S at least 2.
+        b: Classes predicted by the runs of b, in the same order of seeds.
         k: Number of classes.
-        rounds: Bootstrap samples.
-        seed: Of the draws.
+        rounds: Number of bootstrap samples.
+        seed: Random seed.
 
     Returns:
         ``accuracy``, ``macro_f1`` (means of the differences), their ``..._ci95``, by class ``f1``
         and ``f1_ci95`` (None without samples), ``verdict``, ``macro_f1_verdict``.
-
-    Raises:
-        UserError: If there are no predictions.
     """
     size = len(a)
-    whole = [[count(labels, row, k) for row in side] for side in (a, b)]
+    observed = [[count(labels, row, k) for row in side] for side in (a, b)]
     drawn = resample(labels, np.concatenate([a, b]), k, rounds, seed)
 
-    def between(name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return (differences over seeds (S, ...), draws of their mean (rounds, ...))."""
-        seeds = [
-            getattr(y, name) - getattr(x, name) for x, y in zip(whole[0], whole[1], strict=True)
-        ]
+    def differences(name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return (differences per seed (S, ...), bootstrap draws of their mean (rounds, ...))."""
+        seeds = [getattr(y, name) - getattr(x, name) for x, y in zip(*observed, strict=True)]
         values = getattr(drawn, name)
         return np.array(seeds), values[size:].mean(0) - values[:size].mean(0)
 
@@ -336,16 +318,16 @@ def paired_seeds(
         mean = float(seeds.mean())
         return mean, _widened(mean, interval(draws), seeds)
 
-    accuracy, accuracy_ci95 = mean_of(*between("accuracy"))
-    macro_f1, macro_f1_ci95 = mean_of(*between("macro_f1"))
-    seeds, draws = between("f1")
+    accuracy, accuracy_ci95 = mean_of(*differences("accuracy"))
+    macro_f1, macro_f1_ci95 = mean_of(*differences("macro_f1"))
+    seeds, draws = differences("f1")
     f1 = [mean_of(seeds[:, i], draws[:, i])[1] for i in range(k)]
     return {
         "accuracy": accuracy,
         "accuracy_ci95": accuracy_ci95,
         "macro_f1": macro_f1,
         "macro_f1_ci95": macro_f1_ci95,
-        **_classes(seeds.mean(0), f1, drawn.support),
+        **_per_class(seeds.mean(0), f1, drawn.support),
         "verdict": verdict(accuracy_ci95),
         "macro_f1_verdict": verdict(macro_f1_ci95),
     }

@@ -1,4 +1,4 @@
-"""The temperature in a checkpoint: fitted on val, kept where live and every report find it."""
+"""The calibration temperature of a checkpoint: fitted on val, stored in its metadata."""
 
 from __future__ import annotations
 
@@ -11,35 +11,34 @@ from emotion_lab.evaluation.calibration import fit_temperature, nll
 from emotion_lab.evaluation.result import EvaluationResult
 
 
-def fit_checkpoint_temperature(judged: EvaluationResult) -> dict[str, Any]:
-    """Fit the temperature on a split that may be used for choosing.
+def fit_checkpoint_temperature(result: EvaluationResult) -> dict[str, Any]:
+    """Fit the temperature on val; refuse other splits.
 
     Returns:
-        ``temperature``, and what it was fitted on: ``split``, ``n``, ``hash``, ``nll`` before and
-        after (``nll_calibrated``).
-
-    Raises:
-        UserError: If the split is test.
+        ``temperature``; the data it was fitted on (``split``, ``n``, ``hash``); the NLL before
+        (``nll``) and after (``nll_calibrated``).
     """
-    if judged.split != "val":
+    if result.split != "val":
         raise UserError("the temperature is fitted on val, never on test or train: set split=val.")
-    temperature = fit_temperature(judged.logits, judged.labels)
+    temperature = fit_temperature(result.logits, result.labels)
     return {
         "temperature": temperature,
-        "split": judged.split,
-        "n": len(judged.labels),
-        "hash": judged.scores["fingerprint"]["hash"],
-        "nll": nll(judged.logits, judged.labels),
-        "nll_calibrated": nll(judged.logits, judged.labels, temperature),
+        "split": result.split,
+        "n": len(result.labels),
+        "hash": result.scores["fingerprint"]["hash"],
+        "nll": nll(result.logits, result.labels),
+        "nll_calibrated": nll(result.logits, result.labels, temperature),
     }
 
 
-def store(checkpoint: Path, found: dict[str, Any]) -> None:
-    """Keep a fitted temperature in the checkpoint; the weights stay as they are.
+def store(checkpoint: Path, calibration: dict[str, Any]) -> None:
+    """Write a fitted temperature into a checkpoint file; the weights do not change.
 
-    Raises:
-        UserError: If the checkpoint cannot be read or written.
+    Args:
+        checkpoint: The file.
+        calibration: See :func:`fit_checkpoint_temperature`.
     """
     content = ckpt.read(checkpoint)
-    card = {**content[ckpt.CARD], "temperature": found["temperature"], "calibration": found}
+    fitted = {"temperature": calibration["temperature"], "calibration": calibration}
+    card = {**content[ckpt.CARD], **fitted}
     ckpt.write(checkpoint, {**content, ckpt.CARD: card})

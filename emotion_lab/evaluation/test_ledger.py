@@ -1,4 +1,4 @@
-"""The seal on the test split: opening it is an explicit act that leaves a line."""
+"""The test ledger: every access to a test split is recorded as one JSON line."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def config_hash(config: dict[str, Any]) -> str:
 
 
 def setup(card: dict[str, Any], tta: str) -> dict[str, Any]:
-    """Return what makes a configuration of its own: training, epoch, test-time augmentation.
+    """Return the identity of a configuration: config hash, epoch and test-time augmentation.
 
-    Of an ensemble it is the same whatever the order of its members; their weights count.
+    For an ensemble it depends on the weights, but not on the order of its members.
     """
     cards = card.get("members", [card])
     hashes: list[Any] = sorted(config_hash(c["config"]) for c in cards)
@@ -59,38 +59,37 @@ def record(
     ledger: Path,
     run: Path,
     checkpoint: str,
-    made_with: dict[str, Any],
+    configuration: dict[str, Any],
     fingerprint: dict[str, Any],
     accuracy: float | None,
 ) -> dict[str, Any]:
-    """Append one line: when, run, hashes of checkpoint and config, fingerprint, n, accuracy.
+    """Append one line: time, run, hashes of checkpoint and config, fingerprint, n, accuracy.
 
     Args:
-        ledger: The file; made where there is none.
-        run: The run folder of whoever opened the split.
-        checkpoint: The hash of what was scored.
-        made_with: See :func:`setup`.
-        fingerprint: Of the split.
-        accuracy: None where scoring failed after the split was opened.
+        ledger: The file; it is created if missing.
+        run: Run directory of the command that opened the split.
+        checkpoint: Hash of the checkpoint, see :func:`emotion_lab.evaluation.evaluate.identity`.
+        configuration: See :func:`setup`.
+        fingerprint: Fingerprint of the split.
+        accuracy: None if scoring failed after the split was opened.
     """
     line = {
         "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "run": str(run),
         "checkpoint": checkpoint,
-        **made_with,
+        **configuration,
         "fingerprint": fingerprint["hash"],
         "known_as": fingerprint["known_as"],
         "n": fingerprint["n"],
         "accuracy": accuracy,
     }
-    # One write of one line: two processes may append at once.
+    # One write call per line: several processes may append at the same time.
     handle = os.open(ledger, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         size = os.fstat(handle).st_size
-        # A line torn by a crash must not swallow this one.
-        torn = (
-            size > 0 and (os.lseek(handle, size - 1, os.SEEK_SET), os.read(handle, 1))[1] != b"\n"
-        )
+        os.lseek(handle, max(0, size - 1), os.SEEK_SET)
+        # Start a new line after a line that a crash has cut off.
+        torn = size > 0 and os.read(handle, 1) != b"\n"
         os.write(handle, ("\n" * torn + json.dumps(line) + "\n").encode())
     finally:
         os.close(handle)
@@ -98,22 +97,22 @@ def record(
 
 
 def lines(ledger: Path) -> list[dict[str, Any]]:
-    """Return every opening of any test set; a torn line is none."""
+    """Return all recorded accesses to any test set; incomplete lines are skipped."""
     try:
         text = ledger.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    found = []
+    entries = []
     for raw in text.splitlines():
         try:
-            line = json.loads(raw)
+            entry = json.loads(raw)
         except ValueError:
             continue
-        if isinstance(line, dict) and "fingerprint" in line:
-            found.append(line)
-    return found
+        if isinstance(entry, dict) and "fingerprint" in entry:
+            entries.append(entry)
+    return entries
 
 
 def openings(ledger: Path, fingerprint: str) -> list[dict[str, Any]]:
-    """Return the earlier openings of the test set with this hash."""
+    """Return the recorded accesses to the test set with this fingerprint hash."""
     return [line for line in lines(ledger) if line["fingerprint"] == fingerprint]

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from emotion_lab.core.errors import unknown
 
-#: Share of the side that a crop of ``tencrop`` keeps (44 of FER2013's 48 pixels).
+#: Side of a ``tencrop`` crop, as a fraction of the image side (44 of 48 pixels for FER2013).
 CROP = 44 / 48
 
 
@@ -23,17 +23,21 @@ def _flip(images: Tensor) -> Iterator[Tensor]:
 
 
 def _tencrop(images: Tensor) -> Iterator[Tensor]:
-    """Four corners and the centre, each mirrored too (Krizhevsky et al. 2012), at full size."""
+    """Yield crops of the corners and the centre and their mirror images, resized to full size.
+
+    Source: Krizhevsky et al. 2012.
+    """
     size = images.shape[3]
     side = round(size * CROP)
-    rest = size - side
-    for top, left in ((0, 0), (0, rest), (rest, 0), (rest, rest), (rest // 2, rest // 2)):
+    margin = size - side
+    middle = margin // 2
+    for top, left in ((0, 0), (0, margin), (margin, 0), (margin, margin), (middle, middle)):
         crop = images[:, :, top : top + side, left : left + side].float()
         crop = F.interpolate(crop, (size, size), mode="bilinear", align_corners=False)
         yield from _flip(crop)
 
 
-#: Name -> (images (B, C, S, S)) -> views of that shape.
+#: Name -> function from images (B, C, S, S) to views of the same shape.
 VIEWS: dict[str, Callable[[Tensor], Iterator[Tensor]]] = {
     "none": _none,
     "flip": _flip,
@@ -42,11 +46,7 @@ VIEWS: dict[str, Callable[[Tensor], Iterator[Tensor]]] = {
 
 
 def views(name: str) -> Callable[[Tensor], Iterator[Tensor]]:
-    """Return the function that makes the views of a batch.
-
-    Raises:
-        UserError: For an unknown name.
-    """
+    """Return the function that yields the views of a batch."""
     if name not in VIEWS:
         raise unknown("tta", name, VIEWS, "Set it with tta=<name>.")
     return VIEWS[name]

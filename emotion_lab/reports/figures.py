@@ -1,8 +1,7 @@
-"""The report's figures, from plain numbers.
+"""Figures of runs and reports.
 
-Each figure is a function of its numbers and a :class:`FigureStyle`; ``style.both`` draws it in a
-light and a dark version.
-A class without samples is shown as "no samples", never as a curve at 0.
+Each function takes numbers and a :class:`FigureStyle` and returns a matplotlib figure;
+:mod:`emotion_lab.reports.style` renders it. A class without samples is marked "no samples".
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,7 +20,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from emotion_lab.reports.style import FigureStyle
 
-#: Inches. Narrow on purpose: 10 pt text is still readable where a phone shows 390 px.
+#: Inches. Narrow, so that 10 pt text stays readable on a phone that is 390 px wide.
 WIDTH = 5.2
 _DASHES = ("-", "--", "-.", ":")
 _NO_SAMPLES = "no samples"
@@ -37,14 +36,13 @@ def _figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> t
 
 
 def _text(name: str, limit: int = 22) -> str:
-    """Return a name that any font can draw on one line; legends drop names that begin with _."""
+    """Return a name as one printable line; a leading _ gets a space, else legends hide it."""
     name = " ".join(name.encode("utf-8", "backslashreplace").decode().split())
     name = name if len(name) <= limit else name[: limit - 1] + "…"
     return f" {name}" if name.startswith("_") else name
 
 
-def _below(axis: Axes, columns: int, **options: Any) -> None:
-    figure = axis.get_figure()
+def _legend_below(figure: Figure, columns: int, **options: Any) -> None:
     figure.legend(loc="outside lower center", ncols=columns, handlelength=2.2, **options)
 
 
@@ -53,30 +51,46 @@ def _unit_square(axis: Axes, x: str, y: str) -> None:
     axis.grid()
 
 
-def confusion(counts: Any, classes: Sequence[str], style: FigureStyle, normalized: bool) -> Figure:
-    """Draw the confusion matrix.
+def confusion(
+    counts: Any,
+    classes: Sequence[str],
+    style: FigureStyle,
+    cells: Literal["count", "percent", "both"] = "count",
+    title: str | None = None,
+) -> Figure:
+    """Draw a confusion matrix; the colour is the share of the true class.
 
     Args:
         counts: Integers (K, K), rows true, columns predicted.
         classes: K names.
         style: The colours.
-        normalized: Write each row's shares in percent, instead of counts.
+        cells: Text of a cell: the count, the percentage of the true class, or both.
+        title: Title of the figure.
     """
     counts = np.asarray(counts, dtype=np.int64)
     totals = counts.sum(1)
     share = counts / np.maximum(totals, 1)[:, None]
     size = len(counts)
     figure, axis = _figure(min(1.1 + 0.53 * size, WIDTH + 0.4) if size < 12 else WIDTH + 0.4)
+    if title is not None:
+        figure.suptitle(title, fontsize=10)
     shades = LinearSegmentedColormap.from_list("shades", style.shades)
     image = axis.imshow(share, cmap=shades, vmin=0, vmax=1, aspect="auto")
+    # Two lines of text need a smaller font.
+    points = (9.5 if size < 9 else max(4.0, 76 / size)) * (0.8 if cells == "both" else 1)
     for i, j in np.ndindex(size, size):
-        text = f"{share[i, j] * 100:.0f}" if normalized else str(counts[i, j])
-        if not totals[i]:
-            text = _NO_SAMPLES if normalized and j == size // 2 else "" if normalized else "–"
+        text = {
+            "count": str(counts[i, j]),
+            "percent": f"{share[i, j] * 100:.0f}",
+            "both": f"{share[i, j] * 100:.0f} %\n{counts[i, j]}",
+        }[cells]
+        if not totals[i] and cells == "count":
+            text = "\N{EN DASH}"
+        elif not totals[i]:
+            text = _NO_SAMPLES if j == size // 2 else ""
         red, green, blue, _ = image.cmap(image.norm(share[i, j]))
         light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
         colour = "#10151b" if light else "#f7f9fb"
-        points = 9.5 if size < 9 else max(4.0, 76 / size)
         axis.text(j, i, text, ha="center", va="center", color=colour, fontsize=points)
     axis.set_xticks(range(size), [_text(name, 14) for name in classes], rotation=38, ha="right")
     axis.set_yticks(range(size), [_text(name, 14) for name in classes])
@@ -87,20 +101,24 @@ def confusion(counts: Any, classes: Sequence[str], style: FigureStyle, normalize
 
 
 def _class_curves(
-    curves: dict[str, Any], keys: tuple[str, str, str], symbol: str, style: FigureStyle, drawn: str
+    curves: dict[str, Any],
+    keys: tuple[str, str, str],
+    symbol: str,
+    style: FigureStyle,
+    drawstyle: str,
 ) -> tuple[Figure, Axes]:
-    """Draw one curve a class, told apart by colour and, beyond the colours, by dashes."""
+    """Draw one curve per class; line styles change when the colours run out."""
     figure, axis = _figure(4.4 + 0.2 * max(0, -(-len(curves) // 2) - 4))
     for index, (name, curve) in enumerate(curves.items()):
         turn, colour = divmod(index, len(style.cycle))
-        look = {"color": style.cycle[colour], "linestyle": _DASHES[turn % len(_DASHES)]}
+        line = {"color": style.cycle[colour], "linestyle": _DASHES[turn % len(_DASHES)]}
         value = None if curve is None else curve[keys[2]]
         if value is None:
             note = _NO_SAMPLES if curve is None else "undefined"
-            axis.plot([], [], label=f"{_text(name)}  {note}", **look)
+            axis.plot([], [], label=f"{_text(name)}  {note}", **line)
             continue
         label = f"{_text(name)}  {symbol} {value:.3f}"
-        axis.plot(curve[keys[0]], curve[keys[1]], label=label, drawstyle=drawn, **look)
+        axis.plot(curve[keys[0]], curve[keys[1]], label=label, drawstyle=drawstyle, **line)
     axis.set_box_aspect(0.72)
     return figure, axis
 
@@ -109,14 +127,14 @@ def roc(curves: dict[str, dict[str, Any] | None], style: FigureStyle) -> Figure:
     """Draw one-vs-rest ROC curves.
 
     Args:
-        curves: Class -> ``fpr`` and ``tpr`` (shares, ascending) and ``auc``; None without samples,
-            ``auc`` None where it is undefined (no other class).
+        curves: Class -> ``fpr`` and ``tpr`` (0 to 1, ascending) and ``auc``; None without samples,
+            ``auc`` None if undefined (no other class).
         style: The colours.
     """
     figure, axis = _class_curves(curves, ("fpr", "tpr", "auc"), "AUC", style, "default")
     axis.plot([0, 1], [0, 1], color=style.quiet, linewidth=1, linestyle=":")
     _unit_square(axis, "false positive rate", "true positive rate")
-    _below(axis, 2)
+    _legend_below(figure, 2)
     return figure
 
 
@@ -124,12 +142,12 @@ def precision_recall(curves: dict[str, dict[str, Any] | None], style: FigureStyl
     """Draw one-vs-rest precision-recall curves.
 
     Args:
-        curves: Class -> ``recall``, ``precision`` (shares) and ``ap``; None without samples.
+        curves: Class -> ``recall``, ``precision`` (0 to 1) and ``ap``; None without samples.
         style: The colours.
     """
     figure, axis = _class_curves(curves, ("recall", "precision", "ap"), "AP", style, "steps-post")
     _unit_square(axis, "recall", "precision")
-    _below(axis, 2)
+    _legend_below(figure, 2)
     return figure
 
 
@@ -140,24 +158,24 @@ def reliability(
     ece: float | None = None,
     ece_calibrated: float | None = None,
 ) -> Figure:
-    """Draw accuracy against confidence, and below it how many predictions each bin has.
+    """Draw a reliability diagram: accuracy against confidence, and the share of each bin below.
 
     Args:
-        raw: Bins with ``confidence`` and ``accuracy`` (means of the bin, shares) and ``count``;
-            empty bins are left out of the lines.
-        calibrated: The same after temperature scaling, if there is a temperature.
+        raw: Bins with ``confidence`` and ``accuracy`` (means, 0 to 1) and ``count``; empty bins
+            are skipped.
+        calibrated: The bins after temperature scaling, None without a temperature.
         style: The colours.
-        ece: Expected calibration error, a share.
-        ece_calibrated: The same after temperature scaling.
+        ece: Expected calibration error, 0 to 1.
+        ece_calibrated: The error after temperature scaling.
     """
     ratios = {"height_ratios": [3.4, 1]}
     figure, (top, bottom) = _figure(4.9, 2, 1, sharex=True, gridspec_kw=ratios)
     top.plot([0, 1], [0, 1], color=style.quiet, linewidth=1, linestyle=":", label="perfect")
-    given = [
+    series = [
         ("before", raw, ece, style.second, "o"),
         ("after", calibrated, ece_calibrated, style.accent, "s"),
     ]
-    for name, bins, error, colour, marker in given:
+    for name, bins, error, colour, marker in series:
         filled = [row for row in bins or [] if row["count"]]
         if not filled:
             continue
@@ -178,20 +196,22 @@ def reliability(
     return figure
 
 
-def confidence(confidences: Any, right: Any, style: FigureStyle) -> Figure:
-    """Draw how confident right and wrong predictions are.
+def confidence(confidences: Any, correct: Any, style: FigureStyle) -> Figure:
+    """Draw histograms of the confidence of right and wrong predictions.
 
     Args:
         confidences: Probability of the predicted class (N,), 0 to 1.
-        right: bool (N,).
+        correct: bool (N,).
         style: The colours.
     """
-    confidences, right = np.asarray(confidences, dtype=float), np.asarray(right, dtype=bool)
+    confidences, correct = np.asarray(confidences, dtype=float), np.asarray(correct, dtype=bool)
     figure, axis = _figure(3.5)
     edges = np.linspace(0, 1, 26)
-    kinds = (("right", confidences[right], style.accent), ("wrong", confidences[~right],
-             style.second))  # fmt: skip
-    for name, values, colour in kinds:
+    series = (
+        ("right", confidences[correct], style.accent),
+        ("wrong", confidences[~correct], style.second),
+    )
+    for name, values, colour in series:
         mean = f", mean {values.mean():.2f}" if len(values) else ""
         label = f"{name}, n = {len(values):,}{mean}"
         axis.hist(values, edges, color=colour, alpha=0.28)
@@ -206,7 +226,7 @@ def coverage(rows: list[dict[str, Any]], style: FigureStyle) -> Figure:
     """Draw the accuracy among the most confident share of the images.
 
     Args:
-        rows: ``coverage`` and ``accuracy``, shares; ``threshold`` is not drawn.
+        rows: ``coverage`` and ``accuracy``, 0 to 1; ``threshold`` is not drawn.
         style: The colours.
     """
     figure, axis = _figure(3.5)
@@ -214,32 +234,32 @@ def coverage(rows: list[dict[str, Any]], style: FigureStyle) -> Figure:
                   key=lambda row: row["coverage"])  # fmt: skip
     axis.plot([r["coverage"] for r in rows], [r["accuracy"] for r in rows], color=style.accent)
     if rows:
-        whole = rows[-1]["accuracy"]
-        axis.axhline(whole, color=style.quiet, linestyle=":", linewidth=1)
-        axis.annotate(f"all images: {whole * 100:.1f} %", (0.02, whole), xytext=(0, 4),
+        overall = rows[-1]["accuracy"]
+        axis.axhline(overall, color=style.quiet, linestyle=":", linewidth=1)
+        axis.annotate(f"all images: {overall * 100:.1f} %", (0.02, overall), xytext=(0, 4),
                       textcoords="offset points")  # fmt: skip
-    axis.set(xlim=(0, 1.01), xlabel="coverage (share of images answered)", ylabel="accuracy")
-    for each in (axis.xaxis, axis.yaxis):
-        each.set_major_formatter(_percent())
+    axis.set(xlim=(0, 1.01), xlabel="coverage (share of images kept)", ylabel="accuracy")
+    for dimension in (axis.xaxis, axis.yaxis):
+        dimension.set_major_formatter(_percent())
     axis.grid()
     return figure
 
 
 def per_class(rows: dict[str, dict[str, Any]], style: FigureStyle) -> Figure:
-    """Draw precision, recall and F1 of every class as bars, with the 95 % interval of F1.
+    """Draw precision, recall and F1 of each class as bars, with the 95 % interval of F1.
 
     Args:
-        rows: Class -> ``precision``, ``recall``, ``f1``, ``support`` and, if known, ``f1_ci95``.
+        rows: Class -> ``precision``, ``recall``, ``f1``, ``support`` and optionally ``f1_ci95``.
         style: The colours.
     """
     figure, axis = _figure(1.1 + 0.62 * len(rows))
     bars = (("precision", style.quiet, 1), ("recall", style.accent, 0.5), ("f1", style.accent, 1))
-    for place, row in enumerate(rows.values()):
+    for position, row in enumerate(rows.values()):
         if not row["support"]:
-            axis.text(0.01, place, _NO_SAMPLES, va="center", color=style.quiet)
+            axis.text(0.01, position, _NO_SAMPLES, va="center", color=style.quiet)
             continue
         for step, (key, colour, strength) in enumerate(bars):
-            y = place + (step - 1) * 0.25
+            y = position + (step - 1) * 0.25
             axis.barh(y, row[key], 0.21, color=colour, alpha=strength)
             text = f"{row[key]:.2f}"
             end = row[key]
@@ -259,12 +279,12 @@ def per_class(rows: dict[str, dict[str, Any]], style: FigureStyle) -> Figure:
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
     axis.grid(axis="x")
-    _below(axis, 3, handles=handles)
+    _legend_below(figure, 3, handles=handles)
     return figure
 
 
 def robustness(values: dict[str, Any], style: FigureStyle) -> Figure:
-    """Draw accuracy against severity, one panel a corruption with the others in grey behind.
+    """Draw accuracy against severity, one panel per corruption; the other curves are grey.
 
     Args:
         values: ``n``, ``clean`` (accuracy) and corruption -> accuracies at severities 1, 2, ...
@@ -295,29 +315,31 @@ def robustness(values: dict[str, Any], style: FigureStyle) -> Figure:
     return figure
 
 
-def curves(history: Path, style: FigureStyle) -> Figure:
-    """Draw loss, accuracy, macro F1 and learning rate by epoch.
+def curves(history: Path, style: FigureStyle, title: str | None = None) -> Figure:
+    """Draw loss, accuracy, macro F1 and learning rate by epoch; a dotted line marks the best epoch.
 
     Args:
         history: ``history.csv`` of a training run.
         style: The colours.
-
-    Raises:
-        OSError: If it cannot be read.
+        title: Title of the figure.
     """
-    with open(history, newline="", encoding="utf-8") as file:
+    with history.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     epochs = [int(row["epoch"]) + 1 for row in rows]
     best = [e for e, row in zip(epochs, rows, strict=True) if row["best"] == "True"][-1:]
+    # Single points have no line: mark them.
+    marker = "o" if len(rows) == 1 else None
     figure, axes = _figure(4.4, 2, 2, sharex=True)
+    if title is not None:
+        figure.suptitle(title, fontsize=10)
     for axis, name in zip(axes.flat, ("loss", "accuracy", "macro_f1"), strict=False):
         for stage, colour in (("train", style.second), ("val", style.accent)):
             values = [float(row[f"{stage}/{name}"]) for row in rows]
-            axis.plot(epochs, values, color=colour, label=stage)
+            axis.plot(epochs, values, color=colour, label=stage, marker=marker)
         for epoch in best:
             axis.axvline(epoch, color=style.ink, linestyle=":", linewidth=1, label="best")
         axis.set_title(name.replace("_", " ").replace("f1", "F1"))
-    axes[1, 1].plot(epochs, [float(row["lr"]) for row in rows], color=style.accent)
+    axes[1, 1].plot(epochs, [float(row["lr"]) for row in rows], color=style.accent, marker=marker)
     axes[1, 1].set_title("learning rate")
     for axis in axes.flat:
         axis.grid()
@@ -326,5 +348,35 @@ def curves(history: Path, style: FigureStyle) -> Figure:
     for axis in axes[1]:
         axis.set_xlabel("epoch")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    _below(axes[0, 0], 3, handles=handles, labels=labels)
+    _legend_below(figure, 3, handles=handles, labels=labels)
+    return figure
+
+
+def image_grid(
+    images: Sequence[np.ndarray],
+    captions: Sequence[str],
+    correct: Sequence[bool],
+    style: FigureStyle,
+    columns: int = 8,
+    width: float = 1.5,
+) -> Figure:
+    """Draw a grid of images with captions; captions of wrong predictions are coloured.
+
+    Args:
+        images: uint8 (H, W, C), C = 1 or 3.
+        captions: One for each image.
+        correct: Whether each prediction is correct.
+        style: The colours.
+        columns: Maximum number of columns.
+        width: Width of a column in inches.
+    """
+    columns = max(1, min(columns, len(images)))
+    rows = max(1, -(-len(images) // columns))
+    figure = Figure(figsize=(width * columns, 1.85 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, caption, good in zip(axes.flat, images, captions, correct, strict=False):
+        axis.imshow(image.squeeze(), cmap="gray" if image.shape[2] == 1 else None, vmin=0, vmax=255)
+        axis.set_title(caption, fontsize=8, color=style.ink if good else style.second)
     return figure

@@ -1,4 +1,4 @@
-"""What the self-contained pages share: one environment of templates, pictures as data."""
+"""Template environment and data URIs of the self-contained HTML pages."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import base64
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-#: Where ``base.html`` lies, which every page extends, and what else they share.
+#: Package with the shared templates, ``base.html`` among them.
 _SHARED = "emotion_lab.reports"
 
 
 def environment(package: str) -> Environment:
-    """Return the environment of a page: all is escaped, and a name that is not given is an error.
+    """Return the Jinja environment of a page: autoescape is on, undefined names raise an error.
 
     Args:
-        package: Its templates lie in ``<package>/templates``; the shared ones are found too.
+        package: Its templates are in ``<package>/templates``; it can use the shared ones as well.
     """
     return Environment(
         loader=ChoiceLoader([PackageLoader(package), PackageLoader(_SHARED)]),

@@ -1,4 +1,4 @@
-"""How figures look: the colours of a light and a dark page, and drawing in both."""
+"""Colours and matplotlib settings of the figures, in a light and a dark style."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 from matplotlib import font_manager
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from emotion_lab.core.io import atomic_write
 
 _DPI = 180
-#: Fonts with the letters that DejaVu Sans lacks; used where they are installed.
+#: Fonts with the glyphs that DejaVu Sans lacks; used if installed.
 _FALLBACK = (
     "Noto Sans CJK JP",
     "Noto Sans Devanagari",
@@ -30,16 +30,16 @@ _FALLBACK = (
 
 @dataclass(frozen=True)
 class FigureStyle:
-    """Colours of one appearance; the page's style sheet has the same ones.
+    """Colours of a figure; the style sheet of the HTML report uses the same colours.
 
     Attributes:
         paper: Background.
         ink: Text and axes.
         quiet: Grids and reference lines.
-        accent: The one colour that carries the message.
-        second: What the accent is compared with.
-        cycle: Okabe and Ito's colours, told apart by most colour-blind readers.
-        shades: Colours from nothing to all.
+        accent: The main series.
+        second: The series that the main one is compared with.
+        cycle: Okabe and Ito's palette, which colour-blind readers can distinguish.
+        shades: Sequential colours, from 0 to 1.
     """
 
     paper: str
@@ -61,7 +61,7 @@ LIGHT = FigureStyle(
     cycle=("#0072B2", *_CYCLE, "#000000"),
     shades=("#f3f6f9", "#62a6d3", "#0b4f82"),
 )
-#: Blue and black, too dark here, make way for a lighter blue and white.
+#: Blue and black are too dark on a dark page: they are replaced by a lighter blue and white.
 DARK = FigureStyle(
     paper="#171b21",
     ink="#d9dee5",
@@ -72,7 +72,7 @@ DARK = FigureStyle(
     shades=("#1e252d", "#1f628f", "#7cc8f5"),
 )
 
-#: Draws one figure in the style it is given.
+#: Function that draws one figure in a style.
 Draw = Callable[[FigureStyle], Figure]
 
 
@@ -99,28 +99,31 @@ def _settings(style: FigureStyle) -> dict[str, Any]:
         "grid.linewidth": 0.6,
         "lines.linewidth": 1.7,
         "legend.frameon": False,
-        # A class may be called "$x$": names are text, not formulas.
+        # A class may have a name such as "$x$": do not parse it as a formula.
         "text.parse_math": False,
     }
 
 
 def render(draw: Draw, style: FigureStyle) -> bytes:
     """Return the figure as PNG."""
-    with matplotlib.rc_context(_settings(style)):
-        out = io.BytesIO()
-        draw(style).savefig(out, format="png", dpi=_DPI)
-    return out.getvalue()
+    # matplotlib lists each key as a literal type, which a computed dict does not have.
+    with matplotlib.rc_context(cast(Any, _settings(style))):
+        buffer = io.BytesIO()
+        draw(style).savefig(buffer, format="png", dpi=_DPI)
+    return buffer.getvalue()
+
+
+def write_png(draw: Draw, path: Path, style: FigureStyle = LIGHT) -> Path:
+    """Write the figure to a PNG file and return its path."""
+    atomic_write(path, render(draw, style))
+    return path
 
 
 def both(draw: Draw, folder: Path, name: str) -> dict[str, bytes]:
-    """Draw light and dark; the light one is also written to ``folder/name.png``.
+    """Draw the light and the dark version; write the light one to ``folder/name.png``.
 
     Returns:
-        ``{"light": png, "dark": png}``, as ``evaluation_page.write_page`` takes it.
-
-    Raises:
-        OSError: If the file cannot be written.
+        ``{"light": png, "dark": png}``, as :func:`evaluation_page.write_page` takes it.
     """
-    images = {"light": render(draw, LIGHT), "dark": render(draw, DARK)}
-    atomic_write(folder / f"{name}.png", images["light"])
-    return images
+    light = write_png(draw, folder / f"{name}.png").read_bytes()
+    return {"light": light, "dark": render(draw, DARK)}

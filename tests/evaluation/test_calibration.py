@@ -12,7 +12,6 @@ from sklearn import metrics
 from emotion_lab.core.errors import UserError
 from emotion_lab.evaluation.calibration import (
     brier,
-    confidence_histogram,
     coverage,
     ece,
     fit_temperature,
@@ -101,10 +100,6 @@ def test_reliability_bins() -> None:
     assert bins[14]["confidence"] == pytest.approx(0.95) and bins[14]["accuracy"] == 1
     assert bins[0] == {"low": 0, "high": 1 / 15, "count": 0, "confidence": None, "accuracy": None}
     assert ece(logits, labels) == pytest.approx(4 * 0.05 / 9, abs=1e-6)
-    # 0.6 is the edge of two bins; either way it differs from its accuracy by nothing.
-    histogram = confidence_histogram(logits, labels, bins=10)
-    assert sum(histogram["right"]) == 7 and sum(histogram["wrong"]) == 2
-    assert histogram["right"][9] == 4 and len(histogram["edges"]) == 11
 
 
 def test_probabilities_do_as_well_as_logits() -> None:

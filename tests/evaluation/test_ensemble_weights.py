@@ -15,7 +15,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.evaluation.ensemble_weights import fit_weights
-from emotion_lab.evaluation.evaluate import evaluate_checkpoint, identity
+from emotion_lab.evaluation.evaluate import LedgerEntry, evaluate_checkpoint, identity
 from emotion_lab.models.load import restore, restore_all
 from tests.conftest import TINY, composed, make_checkpoint
 
@@ -85,14 +85,14 @@ def test_judging_an_ensemble_is_one_opening(
     cfg: dict[str, Any], members: list[Path], tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger.jsonl"
-    judged = evaluate_checkpoint(members, cfg["data"], "test", tmp_path, "cpu", ledger)
+    result = evaluate_checkpoint(members, cfg["data"], "test", entry=LedgerEntry(ledger, tmp_path))
     (line,) = [json.loads(text) for text in ledger.read_text().splitlines()]
     assert line["checkpoint"] == identity(members) == identity(members[::-1])
     assert line["checkpoint"] not in {file_hash(path) for path in members}
     assert identity(members[:1]) == file_hash(members[0])
-    assert judged.scores["n"] == len(judged.labels) == 7
-    single = evaluate_checkpoint(members[0], cfg["data"], "val", tmp_path, "cpu")
-    again = evaluate_checkpoint(members[:1], cfg["data"], "val", tmp_path, "cpu")
+    assert result.scores["n"] == len(result.labels) == 7
+    single = evaluate_checkpoint(members[0], cfg["data"])
+    again = evaluate_checkpoint(members[:1], cfg["data"])
     assert single.scores == again.scores
 
 

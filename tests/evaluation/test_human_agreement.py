@@ -20,10 +20,10 @@ from emotion_lab.evaluation.result import EvaluationResult
 from tests.conftest import TINY, composed, make_checkpoint
 
 
-def judged_with(
+def make_result(
     votes: list[list[int]] | None, labels: list[int], predicted: list[int]
 ) -> EvaluationResult:
-    """Return three classes' worth of a Judged; the second image of four was not read."""
+    """Return an evaluation result with three classes; the second image of four was not read."""
     keep = [i for i in range(len(labels) + 1) if i != 1]
     store = ArrayStore(np.zeros((len(keep) + 1, 4, 4, 1), np.uint8))
     full = np.insert(np.array(labels), 1, 0)
@@ -38,7 +38,7 @@ def judged_with(
 
 def test_agreement_by_hand() -> None:
     votes = [[10, 0, 0], [5, 5, 0], [1, 8, 1], [0, 0, 0], [4, 3, 3]]
-    found = agreement(judged_with(votes, [0, 0, 0, 2, 2], [0, 1, 1, 2, 2]))
+    found = agreement(make_result(votes, [0, 0, 0, 2, 2], [0, 1, 1, 2, 2]))
     assert found is not None and found["n"] == 4  # nobody voted on the fourth
     bins = {row["from"]: row for row in found["bins"]}
     assert (bins[1.0]["n"], bins[1.0]["accuracy"], bins[1.0]["accuracy_majority"]) == (1, 1.0, 1.0)
@@ -52,8 +52,8 @@ def test_agreement_by_hand() -> None:
     same = (1 + 40 / 90 + 56 / 90 + (12 + 6 + 6) / 90) / 4
     assert found["person"] == pytest.approx(same)
     assert found["ceiling"] >= found["model"]
-    assert agreement(judged_with(None, [0], [0])) is None
-    assert agreement(judged_with([[0, 0, 0]], [0], [0])) is None
+    assert agreement(make_result(None, [0], [0])) is None
+    assert agreement(make_result([[0, 0, 0]], [0], [0])) is None
 
 
 def test_shared_classes_by_hand() -> None:
@@ -82,14 +82,14 @@ def test_a_checkpoint_on_a_folder_with_other_names(tmp_path: Path, capsys: Any) 
             image = generator.integers(0, 256, (40, 40), dtype=np.uint8)
             cv2.imwrite(str(folder / f"{i}.png"), image)
     data = composed("data=image_folder", f"data.path={tmp_path / 'faces'}")["data"]
-    judged = evaluate_checkpoint(checkpoint, data, "val", tmp_path, "cpu", foreign=True)
-    rows = {row["from"]: (row["to"], row["n"]) for row in judged.mapping}
+    result = evaluate_checkpoint(checkpoint, data, foreign=True)
+    rows = {row["from"]: (row["to"], row["n"]) for row in result.mapping}
     assert rows == {"Anger": ("angry", 3), "happiness": ("happy", 4), "contempt": (None, 2)}
     shown = capsys.readouterr().out
     assert "Anger -> angry (3 images)" in shown and "contempt -> left out (2 images)" in shown
-    shared = judged.scores["shared"]
-    assert judged.scores["n"] == shared["n"] == 7 and shared["n_all"] == 9
+    shared = result.scores["shared"]
+    assert result.scores["n"] == shared["n"] == 7 and shared["n_all"] == 9
     assert shared["classes"] == ["angry", "happy"]
-    right = (judged.predicted == judged.labels).sum()
+    right = (result.predicted == result.labels).sum()
     assert shared["accuracy_all"] == pytest.approx(right / 9)
-    assert shared["accuracy"] >= judged.scores["accuracy"]
+    assert shared["accuracy"] >= result.scores["accuracy"]

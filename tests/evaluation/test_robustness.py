@@ -17,7 +17,7 @@ from emotion_lab.data.types import ArrayStore, Split
 from emotion_lab.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from emotion_lab.evaluation.predict import Predictions
 from emotion_lab.evaluation.result import EvaluationResult
-from emotion_lab.evaluation.robustness import choose, examples, robustness
+from emotion_lab.evaluation.robustness import choose, robustness
 from emotion_lab.models.base import Backbone, EmotionNet, InputSpec
 
 NAMES = tuple(CORRUPTIONS)
@@ -157,7 +157,7 @@ def brightness_net() -> EmotionNet:
     return EmotionNet(Backbone(Brightness(), [], [[]]), InputSpec(32, 1, (0.0,), (1.0,))).eval()
 
 
-def judged(
+def make_result(
     n: int = 150, order: np.ndarray | None = None, classes: tuple[str, ...] = ("low", "mid", "high")
 ) -> EvaluationResult:
     """Return images that are dark, medium and bright by class; every tenth label is wrong."""
@@ -179,17 +179,17 @@ def judged(
     )
 
 
-def guesses(given: EvaluationResult) -> np.ndarray:
-    means = np.array([given.image(i).mean() for i in range(len(given.labels))])
+def guesses(result: EvaluationResult) -> np.ndarray:
+    means = np.array([result.image(i).mean() for i in range(len(result.labels))])
     return np.abs(means[:, None] - [60, 128, 196]).argmin(1)
 
 
 def test_robustness_of_a_network_that_sees_brightness_only() -> None:
-    given = judged()
-    found = robustness(given, n=500)
+    result = make_result()
+    found = robustness(result, n=500)
     assert list(found) == ["n", "clean", *NAMES]
     assert found["n"] == 149
-    clean = (guesses(given) == given.labels).mean()
+    clean = (guesses(result) == result.labels).mean()
     assert found["clean"] == pytest.approx(clean, abs=1e-12) and 0.85 < clean < 0.95
     for name in NAMES:
         assert len(found[name]) == 5
@@ -199,37 +199,37 @@ def test_robustness_of_a_network_that_sees_brightness_only() -> None:
     for name in ("dark", "bright"):
         assert found[name][4] < clean - 0.2, name
     # In the dark everything is "low"; 20 grey levels more move no class, 100 move each by one.
-    assert found["dark"][4] == pytest.approx((given.labels == 0).mean())
+    assert found["dark"][4] == pytest.approx((result.labels == 0).mean())
     assert found["bright"][0] == pytest.approx(clean, abs=0.02)
 
 
 def test_a_part_is_stratified_and_scored_as_such() -> None:
-    given = judged()
-    found = robustness(given, n=40, seed=3)
-    assert found == robustness(given, n=40, seed=3)
+    result = make_result()
+    found = robustness(result, n=40, seed=3)
+    assert found == robustness(result, n=40, seed=3)
     assert found["n"] == 40
     assert found["clean"] * 40 == pytest.approx(round(found["clean"] * 40))
     keys = [(i * 7919 % 1000,) for i in range(149)]
-    chosen = choose(given.labels, keys, 40)
-    share = np.bincount(given.labels) * 40 / 149
-    assert np.abs(np.bincount(given.labels[chosen]) - share).max() < 1
+    chosen = choose(result.labels, keys, 40)
+    share = np.bincount(result.labels) * 40 / 149
+    assert np.abs(np.bincount(result.labels[chosen]) - share).max() < 1
     for label in range(3):
-        mine = chosen[given.labels[chosen] == label]
-        others = np.setdiff1d(np.flatnonzero(given.labels == label), mine)
+        mine = chosen[result.labels[chosen] == label]
+        others = np.setdiff1d(np.flatnonzero(result.labels == label), mine)
         assert max(keys[i] for i in mine) < min(keys[i] for i in others)
     # Shares 4.9, 1.4 and 0.7: the two places left go to the largest remainders.
     few = np.repeat([0, 1, 2], (70, 20, 10))
     assert np.bincount(few[choose(few, keys[:100], 7)]).tolist() == [5, 1, 1]
     for n in (1, 2, 7, 148):
-        assert len(choose(given.labels, keys, n)) == n
-    assert choose(given.labels, keys, 149).tolist() == list(range(149))
-    assert choose(given.labels, keys, 10**6).tolist() == list(range(149))
+        assert len(choose(result.labels, keys, n)) == n
+    assert choose(result.labels, keys, 149).tolist() == list(range(149))
+    assert choose(result.labels, keys, 10**6).tolist() == list(range(149))
 
 
 def test_clean_is_the_accuracy_on_the_same_images(monkeypatch: pytest.MonkeyPatch) -> None:
     from emotion_lab.evaluation import robustness as module
 
-    given, taken = judged(), []
+    result, taken = make_result(), []
 
     def spy(*args: Any) -> np.ndarray:
         taken.append(choose(*args))
@@ -237,9 +237,9 @@ def test_clean_is_the_accuracy_on_the_same_images(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(module, "choose", spy)
     monkeypatch.setattr(module, "BATCH_PIXELS", 1)
-    found = robustness(given, n=60)
+    found = robustness(result, n=60)
     (chosen,) = taken
-    right = guesses(given)[chosen] == given.labels[chosen]
+    right = guesses(result)[chosen] == result.labels[chosen]
     assert found["clean"] == pytest.approx(right.mean(), abs=1e-12)
 
 
@@ -250,10 +250,10 @@ def test_order_and_names_of_classes_make_no_difference(monkeypatch: pytest.Monke
         def forward(self, x: Tensor) -> Tensor:
             return Brightness()(x).flip(1)
 
-    first = judged()
+    first = make_result()
     # Image 0 is left out in both, wherever it stands.
     order = np.concatenate([[0], 1 + np.random.default_rng(1).permutation(149)])
-    second = judged(order=order, classes=("high", "mid", "low"))
+    second = make_result(order=order, classes=("high", "mid", "low"))
     second.net.backbone.net = Turned()
     met: list[set[Any]] = [set()]
 
@@ -267,29 +267,10 @@ def test_order_and_names_of_classes_make_no_difference(monkeypatch: pytest.Monke
     two = robustness(second, n=45)
     assert one == two
     assert met[0] == met[1] and len(met[0]) == 45 * 45
-    met.append(set())
-    examples(first, 4)
-    here = np.flatnonzero(order[1:] == 5)[0]
-    examples(second, int(here))
-    assert len(met[2]) == 45
     assert len({value for name in NAMES for value in one[name]}) > 3
     assert robustness(first, n=45, seed=1) != one
 
 
-def test_examples() -> None:
-    given = judged()
-    shown = examples(given, 4)
-    assert tuple(shown) == NAMES
-    for images in shown.values():
-        assert [image.shape for image in images] == [(32, 32, 1)] * 5
-        assert all(image.dtype == np.uint8 for image in images)
-    dark = [image.mean() for image in shown["dark"]]
-    assert dark == sorted(dark, reverse=True) and dark[0] < given.image(4).mean()
-    again = examples(given, 4)
-    np.testing.assert_array_equal(shown["noise"][2], again["noise"][2])
-    assert (shown["noise"][2] != examples(given, 4, seed=1)["noise"][2]).any()
-
-
 def test_nothing_to_score() -> None:
     with pytest.raises(ValueError, match="n=0"):
-        robustness(judged(), n=0)
+        robustness(make_result(), n=0)

@@ -112,7 +112,7 @@ def test_every_draw_keeps_the_classes() -> None:
 def test_small_pieces_draw_the_same_sort_of_thing(monkeypatch: pytest.MonkeyPatch) -> None:
     predictions = guesses(LABELS, 0.6, 0)[None]
     whole = resample(LABELS, predictions, 4, 500).accuracy
-    monkeypatch.setattr(statistics, "_AT_ONCE", 64)
+    monkeypatch.setattr(statistics, "_DRAWS_PER_BATCH", 64)
     pieces = resample(LABELS, predictions, 4, 500).accuracy
     assert pieces.mean() == pytest.approx(whole.mean(), abs=0.01)
     assert pieces.std() == pytest.approx(whole.std(), rel=0.2)

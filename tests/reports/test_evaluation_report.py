@@ -19,10 +19,11 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.evaluation import temperature
 from emotion_lab.evaluation.calibration import fit_temperature
-from emotion_lab.evaluation.deduplicated_score import first_of_its_kind, without_duplicates
-from emotion_lab.evaluation.evaluate import evaluate_checkpoint, save_results
+from emotion_lab.evaluation.deduplicated_score import first_occurrences, without_duplicates
+from emotion_lab.evaluation.evaluate import LedgerEntry, evaluate_checkpoint
 from emotion_lab.evaluation.result import EvaluationResult
 from emotion_lab.reports.evaluation import calibration_numbers, make_report, protocol
+from emotion_lab.reports.run_files import save_results
 from tests.conftest import TINY, command, composed, make_checkpoint
 
 NAMES = list(EMOTIONS)
@@ -41,15 +42,15 @@ def checkpoint(cfg: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="module")
-def judged(cfg: dict[str, Any], checkpoint: Path, tmp_path_factory: Any) -> EvaluationResult:
-    return evaluate_checkpoint(checkpoint, cfg["data"], "val", tmp_path_factory.mktemp("j"), "cpu")
+def result(cfg: dict[str, Any], checkpoint: Path, tmp_path_factory: Any) -> EvaluationResult:
+    return evaluate_checkpoint(checkpoint, cfg["data"])
 
 
 @pytest.fixture(scope="module")
-def made(judged: EvaluationResult, cfg: dict[str, Any], tmp_path_factory: Any) -> tuple[Path, dict]:
+def made(result: EvaluationResult, cfg: dict[str, Any], tmp_path_factory: Any) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("report")
-    save_results(folder, judged, "predictions.csv")
-    report = make_report(judged, folder, QUICK, {"seed": 0, "model": "senet"}, cfg["data"])
+    save_results(folder, result, "predictions.csv")
+    report = make_report(result, folder, QUICK, {"seed": 0, "model": "senet"}, cfg["data"])
     return folder, report
 
 
@@ -107,49 +108,51 @@ def test_what_is_left_behind(made: tuple[Path, dict]) -> None:
 
 
 def test_nothing_is_overwritten(
-    made: tuple[Path, dict], judged: EvaluationResult, cfg: Any
+    made: tuple[Path, dict], result: EvaluationResult, cfg: Any
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in made[0].rglob("*")}
     with pytest.raises(UserError, match="exists already"):
-        make_report(judged, made[0], {**QUICK, "num_robustness": 0, "num_explained": 0}, {}, cfg["data"])
+        make_report(
+            result, made[0], {**QUICK, "num_robustness": 0, "num_explained": 0}, {}, cfg["data"]
+        )
     assert (made[0] / "report.html").stat().st_mtime_ns == before[made[0] / "report.html"]
     assert (made[0] / "report.json").stat().st_mtime_ns == before[made[0] / "report.json"]
 
 
 def test_a_class_absent_from_the_split(cfg: Any, checkpoint: Path, tmp_path: Path) -> None:
     data = {**cfg["data"], "exclude": ["disgust"]}
-    judged = evaluate_checkpoint(checkpoint, data, "val", tmp_path, "cpu")
-    report = make_report(judged, tmp_path, {**QUICK, "num_robustness": 0}, {}, data)
+    result = evaluate_checkpoint(checkpoint, data)
+    report = make_report(result, tmp_path, {**QUICK, "num_robustness": 0}, {}, data)
     row = report["per_class"]["disgust"]
     assert row["support"] == 0 and all(v is None for k, v in row.items() if k != "support")
     assert "no samples" in (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert report["macro_f1"] == pytest.approx(judged.scores["macro_f1"], abs=1e-6)
+    assert report["macro_f1"] == pytest.approx(result.scores["macro_f1"], abs=1e-6)
 
 
 def test_copies_are_found() -> None:
-    kept = first_of_its_kind([b"a", b"b", b"a", b"c", b"b"], {b"c"})
+    kept = first_occurrences([b"a", b"b", b"a", b"c", b"b"], {b"c"})
     assert kept.tolist() == [True, True, False, False, False]
 
 
 def test_without_duplicates_removes_what_was_trained_on(
-    judged: EvaluationResult, cfg: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    result: EvaluationResult, cfg: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = without_duplicates(judged, cfg["data"])
-    assert (plain["n"], plain["removed"], plain["in_train"]) == (len(judged.labels), 0, 0)
-    digest = type(judged.part.store).digest
+    plain = without_duplicates(result, cfg["data"])
+    assert (plain["n"], plain["removed"], plain["in_train"]) == (len(result.labels), 0, 0)
+    digest = type(result.part.store).digest
     # The first three look like one image, which train holds too.
-    same = digest(judged.part.store, 0)
-    first = {int(judged.part.indices[i]) for i in range(3)}
+    same = digest(result.part.store, 0)
+    first = {int(result.part.indices[i]) for i in range(3)}
 
     def fake(store: Any, index: int) -> bytes:
-        if store is judged.part.store:
+        if store is result.part.store:
             return same if index in first else digest(store, index)
         return same if index == 0 else digest(store, index)
 
-    monkeypatch.setattr(type(judged.part.store), "digest", fake)
-    found = without_duplicates(judged, cfg["data"])
+    monkeypatch.setattr(type(result.part.store), "digest", fake)
+    found = without_duplicates(result, cfg["data"])
     assert (found["removed"], found["in_train"]) == (3, 3)
-    right = (judged.predicted == judged.labels)[3:]
+    right = (result.predicted == result.labels)[3:]
     assert found["accuracy"] == pytest.approx(right.mean()) and found["n"] == len(right)
 
 
@@ -157,33 +160,35 @@ def test_without_duplicates_removes_what_was_trained_on(
 
 
 def test_the_temperature_is_kept_in_the_checkpoint(
-    cfg: dict[str, Any], judged: EvaluationResult, tmp_path: Path
+    cfg: dict[str, Any], result: EvaluationResult, tmp_path: Path
 ) -> None:
     path = make_checkpoint(cfg, tmp_path / "a.ckpt", NAMES)
     before = ckpt.read(path)["state_dict"]
-    found = temperature.fit_checkpoint_temperature(judged)
+    found = temperature.fit_checkpoint_temperature(result)
     temperature.store(path, found)
     content = ckpt.read(path)
     assert content[ckpt.CARD]["temperature"] == found["temperature"]
     assert content[ckpt.CARD]["calibration"]["split"] == "val"
     assert found["nll_calibrated"] <= found["nll"]
     assert all((before[key] == value).all() for key, value in content["state_dict"].items())
-    again = evaluate_checkpoint(path, cfg["data"], "val", tmp_path, "cpu")
-    assert again.scores == judged.scores
+    again = evaluate_checkpoint(path, cfg["data"])
+    assert again.scores == result.scores
 
 
 def test_test_is_never_used_for_choosing(cfg: Any, checkpoint: Path, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.jsonl"
-    judged = evaluate_checkpoint(checkpoint, cfg["data"], "test", tmp_path, "cpu", ledger)
+    result = evaluate_checkpoint(
+        checkpoint, cfg["data"], "test", entry=LedgerEntry(ledger, tmp_path)
+    )
     with pytest.raises(UserError, match="fitted on val, never on test"):
-        temperature.fit_checkpoint_temperature(judged)
+        temperature.fit_checkpoint_temperature(result)
     report = make_report(
-        judged, tmp_path, {**QUICK, "num_robustness": 0, "num_explained": 0}, {}, cfg["data"]
+        result, tmp_path, {**QUICK, "num_robustness": 0, "num_explained": 0}, {}, cfg["data"]
     )
     assert report["temperature"] is None and report["ece_calibrated"] is None
     assert report["protocol"]["openings"] == 1 and not report["protocol"]["warnings"]
     second = make_checkpoint({**cfg, "seed": 5}, tmp_path / "b.ckpt", NAMES)
-    again = evaluate_checkpoint(second, cfg["data"], "test", tmp_path, "cpu", ledger)
+    again = evaluate_checkpoint(second, cfg["data"], "test", entry=LedgerEntry(ledger, tmp_path))
     told = protocol(again)
     assert told["openings"] == 2 and told["configurations"] == 2
     assert any("2 configurations" in line for line in told["warnings"])
@@ -195,7 +200,7 @@ def test_test_is_never_used_for_choosing(cfg: Any, checkpoint: Path, tmp_path: P
         (("calibrate=true", "split=test"), "never on test"),
         (("calibrate=true", "split=train"), "never on test or train"),
         (("calibrate=true", "tta=flip"), "without test-time augmentation"),
-        (("data.path=somewhere",), "does not apply: the checkpoint was trained on drawn faces"),
+        (("data.path=somewhere",), "does not apply: the checkpoint was trained on synthetic faces"),
         (("calibrate=true", "data.limit=5"), "all of its own val split"),
         (("weights=test",), "one of equal, val"),
     ],
@@ -208,39 +213,37 @@ def test_refused_in_one_line(
 
 
 def test_an_ensemble_has_no_temperature_of_a_member(
-    cfg: dict[str, Any], judged: EvaluationResult, tmp_path: Path
+    cfg: dict[str, Any], result: EvaluationResult, tmp_path: Path
 ) -> None:
     members = [make_checkpoint(cfg, tmp_path / f"{i}.ckpt", NAMES, seed=i) for i in range(2)]
-    known = temperature.fit_checkpoint_temperature(judged)
+    known = temperature.fit_checkpoint_temperature(result)
     for path in members:
         temperature.store(path, {**known, "temperature": 7.7})
-    alone = evaluate_checkpoint(members[0], cfg["data"], "val", tmp_path, "cpu")
+    alone = evaluate_checkpoint(members[0], cfg["data"])
     assert calibration_numbers(alone)["temperature"] == 7.7
-    both = evaluate_checkpoint(members, cfg["data"], "val", tmp_path, "cpu")
+    both = evaluate_checkpoint(members, cfg["data"])
     found = calibration_numbers(both)
     assert found["temperature"] == pytest.approx(fit_temperature(both.logits, both.labels))
-    flipped = evaluate_checkpoint(members[0], cfg["data"], "val", tmp_path, "cpu", tta="flip")
+    flipped = evaluate_checkpoint(members[0], cfg["data"], tta="flip")
     found = calibration_numbers(flipped)
     assert found["temperature"] == pytest.approx(fit_temperature(flipped.logits, flipped.labels))
     ledger = tmp_path / "ledger.jsonl"
-    sealed = evaluate_checkpoint(members, cfg["data"], "test", tmp_path, "cpu", ledger)
+    sealed = evaluate_checkpoint(members, cfg["data"], "test", entry=LedgerEntry(ledger, tmp_path))
     assert calibration_numbers(sealed)["temperature"] is None
 
 
 def test_the_runs_own_data_by_name(cfg: Any, checkpoint: Path, tmp_path: Path) -> None:
     """data=synthetic with the same keys is what the run saw, val or train."""
-    own = evaluate_checkpoint(checkpoint, cfg["data"], "val", tmp_path, "cpu", foreign=True)
-    assert not own.foreign and not own.mapping and protocol(own)["lines"][0].startswith("val chose")
+    own = evaluate_checkpoint(checkpoint, cfg["data"], foreign=True)
+    assert not own.foreign and not own.mapping and protocol(own)["lines"][0].startswith("val selected")
     content = ckpt.read(checkpoint)
-    train = evaluate_checkpoint(checkpoint, cfg["data"], "train", tmp_path, "cpu", foreign=True)
+    train = evaluate_checkpoint(checkpoint, cfg["data"], "train", foreign=True)
     card = {**content[ckpt.CARD], "fingerprints": {"train": train.scores["fingerprint"]}}
     path = tmp_path / "trained.ckpt"
     ckpt.write(path, {**content, ckpt.CARD: card})
-    again = evaluate_checkpoint(path, cfg["data"], "train", tmp_path, "cpu", foreign=True)
-    assert "images the checkpoint was trained on" in protocol(again)["warnings"][0]
-    other = evaluate_checkpoint(
-        checkpoint, {**cfg["data"], "seed": 9}, "val", tmp_path, "cpu", foreign=True
-    )
+    again = evaluate_checkpoint(path, cfg["data"], "train", foreign=True)
+    assert "the checkpoint was trained on these images" in protocol(again)["warnings"][0]
+    other = evaluate_checkpoint(checkpoint, {**cfg["data"], "seed": 9}, foreign=True)
     assert other.foreign and len(other.mapping) == 7
 
 

@@ -24,14 +24,14 @@ from emotion_lab.reports import examples
 NAMES = ["angry", "happy", "sad", "neutral"]
 
 
-def judged(
+def make_result(
     n: int = 120,
     names: list[str] | None = None,
     never: int | None = None,
     paths: list[str] | None = None,
     size: int = 48,
 ) -> EvaluationResult:
-    """Return a Judged of random images and logits that are right about half of the time.
+    """Return an evaluation result of random images and logits that are right about half of the time.
 
     ``never`` is a class without samples. The predictions are in another order than the images, as
     when some could not be read.
@@ -78,9 +78,9 @@ def test_large_images_stay_light() -> None:
 
 
 def test_worst_mistakes_are_numpys() -> None:
-    given = judged()
-    shown = examples.worst_mistakes(given, 30)
-    p, labels = given.probabilities, given.labels
+    result = make_result()
+    shown = examples.worst_mistakes(result, 30)
+    p, labels = result.probabilities, result.labels
     wrong = [i for i in range(len(labels)) if p[i].argmax() != labels[i]]
     wanted = sorted(wrong, key=lambda i: (-p[i].max(), i))[:30]
     assert [each.i for each in shown] == wanted and len(wanted) == 30
@@ -93,22 +93,22 @@ def test_worst_mistakes_are_numpys() -> None:
         assert each.confidence == pytest.approx(row.max())
         assert each.p_true == pytest.approx(row[labels[each.i]])
         assert not each.right
-        position = int(given.predictions.positions[each.i])
+        position = int(result.predictions.positions[each.i])
         assert each.name == f"faces/{position}.png"
-        image = given.part.store[position][:, :, 0]
+        image = result.part.store[position][:, :, 0]
         assert np.array_equal(np.asarray(decoded(each.image))[::2, ::2], image)
 
 
 def test_all_mistakes_where_there_are_few() -> None:
-    given = judged(30)
-    count = int((given.predicted != given.labels).sum())
-    assert len(examples.worst_mistakes(given)) == count < 50
+    result = make_result(30)
+    count = int((result.predicted != result.labels).sum())
+    assert len(examples.worst_mistakes(result)) == count < 50
 
 
 def test_pairs_are_the_confusion_matrix() -> None:
-    given = judged(never=2)
-    pairs = examples.confused_pairs(given, limit=5, examples=3)
-    matrix = metrics.confusion_matrix(given.labels, given.predicted, labels=range(4))
+    result = make_result(never=2)
+    pairs = examples.confused_pairs(result, limit=5, examples=3)
+    matrix = metrics.confusion_matrix(result.labels, result.predicted, labels=range(4))
     errors = matrix - np.diag(np.diag(matrix))
     assert [pair.count for pair in pairs] == sorted(errors.ravel(), reverse=True)[:5]
     for pair in pairs:
@@ -120,31 +120,31 @@ def test_pairs_are_the_confusion_matrix() -> None:
         assert {(e.true, e.predicted) for e in pair.examples} == {(pair.true, pair.predicted)}
         confidence = [e.confidence for e in pair.examples]
         assert confidence == sorted(confidence, reverse=True)
-    every = examples.confused_pairs(given, limit=100)
+    every = examples.confused_pairs(result, limit=100)
     assert len(every) == (errors > 0).sum() and all(pair.true != "sad" for pair in every)
 
 
 def test_class_examples() -> None:
-    given = judged(never=2)
-    rows = examples.class_examples(given, each=3)
+    result = make_result(never=2)
+    rows = examples.class_examples(result, each=3)
     assert [row.name for row in rows] == NAMES
     assert rows[2].support == 0 and rows[2].right == [] and rows[2].wrong == []
     for row in rows:
-        assert row.support == int((given.labels == NAMES.index(row.name)).sum())
+        assert row.support == int((result.labels == NAMES.index(row.name)).sum())
         assert all(e.right and e.true == row.name for e in row.right)
         assert all(not e.right and e.true == row.name for e in row.wrong)
         for e in row.right + row.wrong:
             # As the network saw it: 40 px, three channels.
-            assert np.array_equal(np.asarray(decoded(e.image))[::2, ::2], given.image(e.i))
+            assert np.array_equal(np.asarray(decoded(e.image))[::2, ::2], result.image(e.i))
     assert all(len(row.right) == 3 for row in rows if row.support)
-    again = examples.class_examples(given, each=3)
+    again = examples.class_examples(result, each=3)
     assert again == rows
-    other = examples.class_examples(given, each=3, seed=1)
+    other = examples.class_examples(result, each=3, seed=1)
     assert [e.i for row in other for e in row.right] != [e.i for row in rows for e in row.right]
 
 
 def test_overlays_reach_their_image() -> None:
-    rows = examples.class_examples(judged(), each=2)
+    rows = examples.class_examples(make_result(), each=2)
     first = rows[0].right[0]
     red = np.zeros((40, 40, 3), np.uint8)
     red[:, :, 0] = 255
@@ -164,31 +164,31 @@ def read_index(folder: Path) -> list[dict[str, str]]:
 
 
 def test_the_index_is_the_files(tmp_path: Path) -> None:
-    given = judged()
+    result = make_result()
     folder = tmp_path / "run" / "mistakes"
-    wrong = np.flatnonzero(given.predicted != given.labels)
-    assert examples.write_mistakes(given, folder) == len(wrong)
+    wrong = np.flatnonzero(result.predicted != result.labels)
+    assert examples.write_mistakes(result, folder) == len(wrong)
     rows = read_index(folder)
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
     assert {row["file"] for row in rows} == files and len(files) == len(rows) == len(wrong)
     confidence = [float(row["confidence"]) for row in rows]
     assert confidence == sorted(confidence, reverse=True)
-    by_path = {given.name(i): i for i in range(len(given.labels))}
+    by_path = {result.name(i): i for i in range(len(result.labels))}
     for row in rows:
         i = by_path[row["path"]]
-        p = given.probabilities[i]
-        assert row["true"] == NAMES[given.labels[i]] and row["predicted"] == NAMES[p.argmax()]
+        p = result.probabilities[i]
+        assert row["true"] == NAMES[result.labels[i]] and row["predicted"] == NAMES[p.argmax()]
         assert row["file"].startswith(f"{row['true']}_as_{row['predicted']}/")
         assert float(row["confidence"]) == pytest.approx(p.max(), abs=1e-7)
-        assert float(row["p_true"]) == pytest.approx(p[given.labels[i]], abs=1e-7)
+        assert float(row["p_true"]) == pytest.approx(p[result.labels[i]], abs=1e-7)
         image = np.asarray(Image.open(folder / row["file"]))
-        assert np.array_equal(image, given.raw(i)[:, :, 0])
+        assert np.array_equal(image, result.raw(i)[:, :, 0])
 
 
 def test_the_limit_keeps_the_worst(tmp_path: Path) -> None:
-    given = judged()
-    assert examples.write_mistakes(given, tmp_path / "m", 4) == 4
-    worst = [example.name for example in examples.worst_mistakes(given, 4)]
+    result = make_result()
+    assert examples.write_mistakes(result, tmp_path / "m", 4) == 4
+    worst = [example.name for example in examples.worst_mistakes(result, 4)]
     assert [row["path"] for row in read_index(tmp_path / "m")] == worst
 
 
@@ -197,9 +197,9 @@ HOSTILE = ["../../up", "a/b", "a:b", 'CON"', "A:B", "", "心 ", "x" * 300]
 
 def test_names_that_no_file_system_takes(tmp_path: Path) -> None:
     names = [f'C:\\x\\..\\<{i}>|?*"\n.png' if i % 2 else f"\udcff{'y' * 300}" for i in range(150)]
-    given = judged(150, HOSTILE, paths=names)
+    result = make_result(150, HOSTILE, paths=names)
     folder = tmp_path / "mistakes"
-    count = examples.write_mistakes(given, folder)
+    count = examples.write_mistakes(result, folder)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mistakes"]
     rows = read_index(folder)
     assert len(rows) == count > 20
@@ -220,14 +220,14 @@ def test_names_that_no_file_system_takes(tmp_path: Path) -> None:
 def test_a_folder_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "kept.txt").write_text("x")
     with pytest.raises(UserError, match="exists already"):
-        examples.write_mistakes(judged(), tmp_path)
+        examples.write_mistakes(make_result(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
 
 
 def test_no_mistakes_at_all(tmp_path: Path) -> None:
-    given = judged()
-    given.predictions.logits[:] = -5
-    given.predictions.logits[torch.arange(len(given.labels)), given.predictions.labels] = 5
-    assert examples.worst_mistakes(given) == [] and examples.confused_pairs(given) == []
-    assert examples.write_mistakes(given, tmp_path / "m") == 0
+    result = make_result()
+    result.predictions.logits[:] = -5
+    result.predictions.logits[torch.arange(len(result.labels)), result.predictions.labels] = 5
+    assert examples.worst_mistakes(result) == [] and examples.confused_pairs(result) == []
+    assert examples.write_mistakes(result, tmp_path / "m") == 0
     assert read_index(tmp_path / "m") == []

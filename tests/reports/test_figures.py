@@ -59,8 +59,8 @@ epoch,lr,train/loss,val/loss,train/accuracy,val/accuracy,train/macro_f1,val/macr
 """
 
 DRAWN: dict[str, Callable[[FigureStyle], Figure]] = {
-    "counts": lambda look: figures.confusion(COUNTS, NAMES, look, False),
-    "shares": lambda look: figures.confusion(COUNTS, NAMES, look, True),
+    "counts": lambda look: figures.confusion(COUNTS, NAMES, look, "count"),
+    "shares": lambda look: figures.confusion(COUNTS, NAMES, look, "percent"),
     "roc": lambda look: figures.roc(ROC, look),
     "precision_recall": lambda look: figures.precision_recall(PR, look),
     "reliability": lambda look: figures.reliability(BINS, BINS, look, 0.1, 0.05),
@@ -212,7 +212,7 @@ def test_names_are_text_and_nothing_else() -> None:
     for draw in (
         lambda look: figures.roc(curves, look),
         lambda look: figures.per_class(rows, look),
-        lambda look: figures.confusion(counts, HOSTILE, look, True),
+        lambda look: figures.confusion(counts, HOSTILE, look, "both", "$x^{$"),
     ):
         assert pixels(render(draw, LIGHT)).std() > 5
     with matplotlib.rc_context(style._settings(LIGHT)):

@@ -1,0 +1,186 @@
+"""A data split prepared for a checkpoint: same class order, same input size, leakage checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from emotion_lab.config import compose
+from emotion_lab.core.errors import UserError
+from emotion_lab.data.datamodule import EmotionData
+from emotion_lab.data.transforms import Resize
+from emotion_lab.data.types import LoadedDataset, Split
+
+
+def data_config(data_cfg: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
+    """Return the ``data`` group to read: that of the checkpoint for ``data=checkpoint``.
+
+    Args:
+        data_cfg: The ``data`` group of the command; set keys override those of the checkpoint.
+        card: Metadata of the checkpoint.
+    """
+    if data_cfg["name"] != "checkpoint":
+        return data_cfg
+    overrides = {key: value for key, value in data_cfg.items() if value is not None}
+    trained_on = card["config"]["data"]
+    if trained_on["name"] == "synthetic" and overrides.get("path"):
+        raise UserError(
+            f"data.path={overrides['path']} does not apply: the checkpoint was trained on "
+            "synthetic faces. Set data=image_folder data.path=<folder>, or data=fer2013."
+        )
+    # Checkpoints of earlier versions lack keys that were added later: take the defaults.
+    defaults = compose.defaults("data", trained_on["name"])
+    return {**defaults, **trained_on, **overrides, "name": trained_on["name"]}
+
+
+def match_classes(
+    part: Split, data_classes: Sequence[str], classes: Sequence[str]
+) -> tuple[Split, list[str]]:
+    """Relabel a split into the class order of a checkpoint; classes are matched by name.
+
+    Args:
+        part: The split, labelled by position in ``data_classes``.
+        data_classes: Class names of the data.
+        classes: Class names of the checkpoint.
+
+    Returns:
+        The images whose class the checkpoint has, and one note for each class without a match.
+    """
+    target = {name: index for index, name in enumerate(classes)}
+    mapping = np.array([target.get(name, -1) for name in data_classes], dtype=np.int64)
+    labels = mapping[part.labels]
+    notes = []
+    for index, name in enumerate(data_classes):
+        unmatched = int((part.labels == index).sum())
+        if name not in target and unmatched:
+            notes.append(
+                f"class '{name}' is unknown to the checkpoint: {unmatched} images left out"
+            )
+    kept = np.flatnonzero(labels >= 0)
+    if not len(kept):
+        raise UserError(
+            f"no class is shared: the data has {', '.join(data_classes)}, "
+            f"the checkpoint {', '.join(classes)}."
+        )
+    result = part.subset(kept)
+    result.labels = labels[kept]
+    result.label_sets = {
+        name: np.where(values >= 0, mapping[values], -1)
+        for name, values in result.label_sets.items()
+    }
+    if result.votes is not None:
+        known = mapping >= 0
+        votes = np.zeros((len(kept), len(classes)), result.votes.dtype)
+        votes[:, mapping[known]] = result.votes[:, known]
+        result.votes = votes
+    return result, notes
+
+
+def class_mapping(
+    source: LoadedDataset, part: Split, classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return how each class of the data maps to the classes of a checkpoint.
+
+    Returns:
+        For each class of the data: ``from`` (its name in the data), ``to`` (the class of the
+        checkpoint, None if missing) and ``n``, the number of images in the split.
+    """
+    return [
+        {
+            "from": ", ".join(source.class_folders.get(name, [name])),
+            "to": name if name in classes else None,
+            "n": int((part.labels == index).sum()),
+        }
+        for index, name in enumerate(source.classes)
+    ]
+
+
+def leakage_warnings(
+    fingerprints: Sequence[dict[str, Any]], split: str, fingerprint: dict[str, Any], foreign: bool
+) -> list[str]:
+    """Return warnings if the images may have been used for training.
+
+    Args:
+        fingerprints: For each trained network, split name -> fingerprint of its data.
+        split: Name of the split to evaluate.
+        fingerprint: Fingerprint of the images to evaluate.
+        foreign: Whether the data is known to differ from the training data.
+    """
+    hashes = {prints["train"]["hash"] for prints in fingerprints if "train" in prints}
+    if fingerprint["hash"] in hashes:
+        return ["warning: the checkpoint was trained on these images"]
+    for prints in fingerprints if not foreign else ():
+        known = prints.get(split)
+        if known is not None and known["hash"] != fingerprint["hash"]:
+            return [
+                f"warning: {split} differs from the {split} split of the training run "
+                f"({fingerprint['n']} images, then {known['n']}): it may contain training images"
+            ]
+    return []
+
+
+@dataclass
+class CheckpointData:
+    """One split of a data set, ready for the network of a checkpoint.
+
+    Attributes:
+        module: The data module; it holds only this split.
+        split: ``train``, ``val`` or ``test``.
+        fingerprint: Fingerprint of the images and labels.
+        foreign: Whether the data differs from the data of the training run.
+        mapping: See :func:`class_mapping`; empty unless ``foreign``.
+        notes: Lines to show: skipped files and classes, leakage warnings.
+    """
+
+    module: EmotionData
+    split: str
+    fingerprint: dict[str, Any]
+    foreign: bool = False
+    mapping: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def open(
+        cls, card: dict[str, Any], data_cfg: dict[str, Any], split: str, foreign: bool = False
+    ) -> CheckpointData:
+        """Load a split and adapt it to a checkpoint.
+
+        Args:
+            card: Metadata of the checkpoint.
+            data_cfg: The ``data`` group to read, see :func:`data_config`.
+            split: ``train``, ``val`` or ``test``.
+            foreign: Whether the config names other data than that of the checkpoint.
+        """
+        classes = list(card["classes"])
+        module = EmotionData(data_cfg, (split,), card["seed"], carve=not foreign)
+        source, original = module.source, module.split(split)
+        mapping = class_mapping(source, original, classes) if foreign else []
+        part, notes = match_classes(original, source.classes, classes)
+        module.source = replace(source, classes=classes, splits={split: part})
+        module.prepare_for(card["input"]["image_size"], card["input"]["channels"])
+        fingerprint = module.fingerprints()[split]
+        members = card.get("members", [card])
+        fingerprints = [member.get("fingerprints", {}) for member in members]
+        if any(prints.get(split, {}).get("hash") == fingerprint["hash"] for prints in fingerprints):
+            # The config names the data of the training run explicitly.
+            foreign, mapping = False, []
+        warnings = leakage_warnings(fingerprints, split, fingerprint, foreign)
+        return cls(module, split, fingerprint, foreign, mapping, [*source.notes, *notes, *warnings])
+
+    @property
+    def part(self) -> Split:
+        """The images, labelled in the class order of the checkpoint."""
+        return self.module.split(self.split)
+
+    @property
+    def resize(self) -> Resize:
+        """The deterministic transform to the input of the network."""
+        return self.module.dataset(self.split).resize
+
+    def loader(self) -> DataLoader:
+        """Return a loader of the split: in order, without augmentation."""
+        return self.module.eval_dataloader(self.split)

@@ -1,0 +1,72 @@
+"""Checks of the command ``train`` before Hydra creates the run directory; no torch import."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from emotion_lab.config import compose
+from emotion_lab.config.overrides import parse
+from emotion_lab.core import distributed, paths, runs
+from emotion_lab.core.errors import UserError
+
+
+def check_sweep_options(cfg: DictConfig, overrides: list[str], multirun: bool) -> None:
+    """Refuse the options of a search, and without ``-m`` those of a sweep."""
+    if cfg.sweep.name != "grid":
+        name = cfg.sweep.name
+        raise UserError(f"sweep={name} is a search: run python -m emotion_lab.sweep sweep={name}.")
+    if multirun:
+        return
+    if any(text.startswith("hydra/launcher=") for text in overrides):
+        raise UserError("hydra/launcher selects where the jobs of a sweep run: add -m.")
+    if any(text.startswith("hydra.sweep.dir=") for text in overrides):
+        raise UserError(
+            "hydra.sweep.dir is the directory of a sweep: add -m, or name the directory of a "
+            "single run with hydra.run.dir=<folder>."
+        )
+    if cfg.sweep.resume:
+        raise UserError("sweep.resume=true continues a sweep: add -m and its options.")
+
+
+def check_reproduce(
+    cfg: DictConfig, overrides: list[str], multirun: bool, results: Sequence[str]
+) -> None:
+    """Check ``reproduce=``: it repeats one finished run, with its config, in a new directory."""
+    if multirun or cfg.resume is not None:
+        raise UserError("reproduce= repeats one run; use it neither with -m nor with resume=.")
+    run = runs.read(Path(str(cfg.reproduce)))
+    compose.check_unchanged(cfg, overrides, "reproduce= repeats the run with its own config")
+    own_path = any(text.startswith("data.path=") for text in overrides)
+    paths.check_exist({"data.path": cfg.data.path if own_path else run.config["data"]["path"]})
+    if cfg.test:
+        paths.check_appendable(Path(str(cfg.test_ledger)))
+    paths.check_fresh(str(cfg.hydra.run.dir), *results)
+
+
+def swept_keys(overrides: list[str]) -> set[str]:
+    """Return the keys with several values."""
+    return {o.key_or_group for o in parse(overrides) if o.is_sweep_override()}
+
+
+def check_inputs(cfg: DictConfig, swept: set[str]) -> None:
+    """Check that the files of a new run exist; each job of a sweep checks ``swept`` keys itself."""
+    # data.download=true creates the folder of data.path.
+    path = None if cfg.data.get("download") else cfg.data.path
+    lists = {f"data.{key}": cfg.data[key] for key in ("ferplus_csv", "drop_csv", "relabel_csv")}
+    required = {"data.path": path, **lists, "model.weights": cfg.model.weights}
+    paths.check_exist({key: required[key] for key in required if key not in swept})
+    if cfg.test:
+        paths.check_appendable(Path(str(cfg.test_ledger)))
+
+
+def check_new_run_dir(run_dir: Path) -> None:
+    """Refuse a run directory that holds a run or cannot be created."""
+    if distributed.is_rank_zero() and (run_dir / "checkpoints" / "last.ckpt").exists():
+        raise UserError(
+            f"{run_dir} already holds a run: continue it with resume='{run_dir}', "
+            "or choose another hydra.run.dir."
+        )
+    paths.check_folder(run_dir)

@@ -1,0 +1,147 @@
+"""Evaluate checkpoints: predictions, ``metrics.json`` and the report, in one run directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from emotion_lab.core import checkpoint as ckpt
+from emotion_lab.core import paths
+from emotion_lab.core.environment import choose_accelerator, git_commit, hardware, versions
+from emotion_lab.core.io import write_json
+from emotion_lab.data.checkpoint_data import CheckpointData, data_config
+from emotion_lab.evaluation import temperature
+from emotion_lab.evaluation.ensemble_weights import fit_ensemble_weights
+from emotion_lab.evaluation.evaluate import (
+    LedgerEntry,
+    Predictor,
+    check_ledger,
+    evaluate,
+    identity,
+)
+from emotion_lab.evaluation.metrics import report_text
+from emotion_lab.evaluation.predict import Predictions
+from emotion_lab.evaluation.result import EvaluationResult
+from emotion_lab.experiments.run.rescore import rescore
+from emotion_lab.models.finetune import count_parameters
+from emotion_lab.models.load import LoadedCheckpoint, combine, load
+from emotion_lab.reports.evaluation import make_report
+from emotion_lab.reports.run_files import save_results
+from emotion_lab.training.fit import quiet
+
+
+def _load_predictor(
+    cfg: dict[str, Any], loaded: list[LoadedCheckpoint], device: str
+) -> tuple[Predictor, Predictions | None, str]:
+    """Build the predictor of the config.
+
+    Returns:
+        The predictor; its predictions of the split, if the fit of the ensemble weights has
+        computed them; and the name of the inference backend.
+    """
+    weights = predictions = None
+    if len(loaded) > 1 and cfg["weights"] == "val":
+        foreign = cfg["data"]["name"] != "checkpoint"
+        data_cfg = data_config({"name": "checkpoint"} if foreign else cfg["data"], loaded[0].card)
+        weights, predictions = fit_ensemble_weights(loaded, data_cfg, device, cfg["tta"])
+        print("weights, fitted on val: " + ", ".join(f"{weight:.3f}" for weight in weights))
+        if cfg["split"] != "val" or foreign:
+            predictions = None
+    files = tuple(checkpoint.path for checkpoint in loaded)
+    predictor = Predictor(*combine(loaded, weights), files, device, cfg["tta"])
+    if cfg["backend"]["name"] == "torch":
+        return predictor, predictions, f"torch {torch.__version__} fp32 on {device}"
+    from emotion_lab.inference.classifier import open_backend
+
+    _, backend = open_backend(files[0], cfg["backend"])
+    print(f"runtime: {backend.name} ({'; '.join(backend.notes)})")
+    return dataclasses.replace(predictor, run=backend.run), predictions, backend.name
+
+
+def _facts(predictor: Predictor, backend: str) -> dict[str, Any]:
+    """Return model, checkpoint, backend, hardware and versions for ``metrics.json``."""
+    card = predictor.card
+    members = card.get("members", [card])
+    single = len(members) == 1
+    return {
+        "model": members[0]["config"]["model"]["name"] if single else ckpt.describe(card),
+        "parameters": count_parameters(predictor.net)[1],
+        "seed": members[0]["seed"] if single else [member["seed"] for member in members],
+        "checkpoint": ", ".join(str(path) for path in predictor.checkpoints),
+        "checkpoint_sha256": identity(predictor.checkpoints),
+        **{key: card[key] for key in ("weights",) if key in card},
+        "runtime": backend,
+        "commit": git_commit(),
+        "hardware": hardware(predictor.device),
+        "versions": versions(),
+    }
+
+
+def _write_report(
+    result: EvaluationResult,
+    cfg: dict[str, Any],
+    facts: dict[str, Any],
+    run_dir: Path,
+    checkpoint: LoadedCheckpoint,
+) -> None:
+    """Write the report; ``checkpoint`` gives the training data and the learning curves."""
+    own = {"name": "checkpoint"} if result.foreign else cfg["data"]
+    data_cfg = data_config(own, checkpoint.card)
+    history = checkpoint.path.parent.parent / "history.csv"
+    options = {key: cfg[key] for key in ("num_mistakes", "num_explained", "num_robustness")}
+    single = "members" not in result.card and history.is_file()
+    report = make_report(result, run_dir, options, facts, data_cfg, history if single else None)
+    low, high = report["accuracy_ci95"]
+    print(f"accuracy {report['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})")
+    print(f"report: {run_dir / 'report.html'}")
+
+
+def run_evaluation(cfg: dict[str, Any], overrides: list[str], run_dir: Path) -> float:
+    """Evaluate ``ckpt`` on a split, write the results and return the accuracy.
+
+    Args:
+        cfg: The config of ``evaluate``, a plain dict.
+        overrides: Overrides of the command.
+        run_dir: The run directory; it exists.
+    """
+    quiet()
+    loaded = load([ckpt.find(path) for path in paths.as_list(cfg["ckpt"])])
+    device = choose_accelerator(cfg["trainer"]["accelerator"])
+    data_cfg = data_config(cfg["data"], loaded[0].card)
+    if cfg["rescore"]:
+        accuracy = rescore(run_dir, data_cfg, device)
+        print(f"val accuracy {accuracy:.4f}, as in metrics.json: predictions_val.csv is recreated")
+        print(run_dir)
+        return accuracy
+    split, foreign = cfg["split"], cfg["data"]["name"] != "checkpoint"
+    for checkpoint in loaded:
+        print(f"checkpoint: {checkpoint.path} ({ckpt.describe(checkpoint.card)})")
+    predictor, predictions, backend = _load_predictor(cfg, loaded, device)
+    entry = LedgerEntry(Path(cfg["test_ledger"]), run_dir)
+    check_ledger(split, entry)
+    data = CheckpointData.open(predictor.card, data_cfg, split, foreign)
+    result = evaluate(predictor, data, entry, predictions)
+    if predictor.run is not None:
+        result.notes.append(
+            f"predicted by {backend} (backend={cfg['backend']['name']}); robustness and "
+            "explanation maps use PyTorch"
+        )
+    if cfg["calibrate"]:
+        # Before the checkpoint is hashed.
+        calibration = temperature.fit_checkpoint_temperature(result)
+        temperature.store(loaded[0].path, calibration)
+        result.card["calibration"] = calibration
+        print(f"temperature {calibration['temperature']:.3f} saved in {loaded[0].path}")
+    facts = _facts(predictor, backend)
+    write_json(run_dir / "metrics.json", {split: result.scores, **facts})
+    save_results(run_dir, result, "predictions.csv")
+    print("\n" + report_text(result.scores, split))
+    if cfg["report"]:
+        command = f"python -m emotion_lab.evaluate {shlex.join(overrides)}"
+        _write_report(result, cfg, {**facts, "command": command}, run_dir, loaded[0])
+    print(run_dir)
+    return result.scores["accuracy"]

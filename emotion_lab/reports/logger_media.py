@@ -1,0 +1,175 @@
+"""Images for experiment loggers (TensorBoard, W&B): figures while training and after it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import lightning as L
+import numpy as np
+from lightning.pytorch.loggers import Logger
+from PIL import Image
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from emotion_lab.data.torch_dataset import Batch
+from emotion_lab.evaluation.explain import explain, overlay
+from emotion_lab.evaluation.result import EvaluationResult
+from emotion_lab.models.base import EmotionNet
+from emotion_lab.reports import figures
+from emotion_lab.reports.run_files import captions, random_indices
+from emotion_lab.reports.style import LIGHT, render, write_png
+from emotion_lab.training.loggers import media_loggers
+
+
+def _rgb(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture.convert("RGB"))
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Return an image file as uint8 RGB (H, W, 3)."""
+    with Image.open(path) as picture:
+        return _rgb(picture)
+
+
+class ConfusionMatrixCallback(L.Callback):
+    """Logs the confusion matrix of val every ``pictures_every`` epochs of a logger."""
+
+    def __init__(self) -> None:
+        self._matrix: MulticlassConfusionMatrix | None = None
+
+    def _due(self, trainer: L.Trainer) -> list[Any]:
+        """Return the loggers that take the matrix of this epoch."""
+        epoch = trainer.current_epoch + 1
+        return [
+            logger
+            for logger in media_loggers(trainer.loggers)
+            if logger.pictures_every and epoch % logger.pictures_every == 0
+        ]
+
+    @staticmethod
+    def _classes(trainer: L.Trainer) -> list[str]:
+        return list(trainer.datamodule.classes)  # type: ignore[attr-defined]  # set by fit()
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start to count, in an epoch that is due."""
+        due = self._due(trainer) and not trainer.sanity_checking
+        matrix = MulticlassConfusionMatrix(len(self._classes(trainer))) if due else None
+        self._matrix = None if matrix is None else matrix.to(pl_module.device)
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count a batch; ``outputs`` are its logits (B, K)."""
+        if self._matrix is not None:
+            self._matrix.update(outputs.float(), batch.labels)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw the matrix and log it."""
+        if self._matrix is None:
+            return
+        # compute() sums over all processes, so all must call it.
+        counts, self._matrix = self._matrix.compute().cpu(), None
+        if not trainer.is_global_zero:
+            return
+        title = f"val, epoch {trainer.current_epoch + 1}: n = {int(counts.sum())}"
+        draw = partial(figures.confusion, counts, self._classes(trainer), cells="both", title=title)
+        picture = _rgb(Image.open(io.BytesIO(render(draw, LIGHT))))
+        for logger in self._due(trainer):
+            logger.log_images({"val/confusion_by_epoch": picture}, trainer.global_step)
+
+
+def monitoring_callbacks(cfg: Mapping[str, Any]) -> list[L.Callback]:
+    """Return the callbacks required by the configured loggers."""
+    loggers = (cfg.get("logger") or {}).values()
+    required = any((options or {}).get("pictures_every") for options in loggers)
+    return [ConfusionMatrixCallback()] if required else []
+
+
+def summary_metrics(metrics: Mapping[str, Any], temperature: float) -> dict[str, float]:
+    """Return the final metrics of a run for loggers.
+
+    Args:
+        metrics: The content of ``metrics.json``.
+        temperature: The calibration temperature.
+
+    Returns:
+        ``best/...`` (scores of the best checkpoint), ``test/...`` (if test was evaluated) and
+        ``run/...`` (epochs, steps, seconds, parameters, temperature).
+    """
+    monitor = metrics["monitor"]
+    summary = {f"best/{monitor['name']}": float(monitor["best"])}
+    scores = ("accuracy", "macro_f1", "loss")
+    summary |= {f"best/val/{name}": float(metrics["val"][name]) for name in scores}
+    if "test" in metrics:
+        summary |= {f"test/{name}": float(metrics["test"][name]) for name in scores}
+    summary["best/epoch"] = metrics["best_epoch"] + 1
+    summary |= {f"run/{name}": metrics[name] for name in ("epochs", "steps", "seconds")}
+    summary |= {f"run/parameters_{name}": n for name, n in metrics["parameters"].items()}
+    return summary | {"run/temperature": float(temperature)}
+
+
+def write_explanations(result: EvaluationResult, count: int, path: Path) -> Path:
+    """Draw random images of a split, each with its explanation map, to a PNG file.
+
+    Args:
+        result: Predictions of a single network, not of an ensemble.
+        count: Maximum number of images.
+        path: The PNG file.
+    """
+    assert isinstance(result.net, EmotionNet)
+    chosen = random_indices(len(result.labels), count)
+    images = [result.image(i) for i in chosen]
+    predicted = result.predicted[chosen]
+    maps = explain(result.net, np.stack(images), predicted, result.device)
+    pairs = []
+    for image, heat in zip(images, maps, strict=True):
+        explained = overlay(image, heat)
+        size = (explained.shape[1], explained.shape[0])
+        enlarged = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+        if enlarged.ndim == 2:
+            enlarged = cv2.cvtColor(enlarged, cv2.COLOR_GRAY2RGB)
+        pairs.append(np.hstack([enlarged, explained]))
+    correct = (predicted == result.labels[chosen]).tolist()
+    texts = captions(result, chosen, separator=" ")
+    return write_png(partial(figures.image_grid, pairs, texts, correct, columns=2, width=3.0), path)
+
+
+def log_results(
+    loggers: Sequence[Logger],
+    pictures: Mapping[str, Path],
+    val: EvaluationResult,
+    metrics: Mapping[str, float],
+    checkpoint: Path,
+) -> None:
+    """Log the figures and metrics of a finished run.
+
+    Args:
+        loggers: The loggers of the run; a logger that fails prints one line.
+        pictures: Name -> PNG file.
+        val: Predictions of the best checkpoint on val.
+        metrics: See :func:`summary_metrics`.
+        checkpoint: The best checkpoint; explanation maps are written to its run directory.
+    """
+    enabled = media_loggers(loggers)
+    if not enabled:
+        return
+    images = {name: read_image(path) for name, path in pictures.items()}
+    count = max(logger.explain for logger in enabled)
+    if count:
+        path = write_explanations(val, count, checkpoint.parents[1] / "explain_val.png")
+        images["val/explain"] = read_image(path)
+    step = int(metrics["run/steps"])
+    for logger in enabled:
+        selected = {k: v for k, v in images.items() if logger.explain or k != "val/explain"}
+        logger.log_images(selected, step)
+        logger.log_results(metrics, checkpoint, step)
