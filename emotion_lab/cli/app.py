@@ -1,7 +1,4 @@
-"""Run a command: check the command line, compose the config, report errors in one line.
-
-Nothing here imports torch.
-"""
+"""Start of every command: command line checks, config, and one-line errors. No torch here."""
 
 from __future__ import annotations
 
@@ -31,69 +28,71 @@ def _guarded(
     custom: bool,
     results: Sequence[str] | None,
 ) -> Callable[[DictConfig], Any]:
-    """Return ``task`` with its run folder claimed and a user's mistake answered in one line.
+    """Return ``task`` with a locked run directory and one-line user errors.
 
-    It is answered before Hydra adds lines of its own. A failed job does not stop a sweep, but
-    Ctrl-C does.
+    Errors are printed here, before Hydra adds its own lines. A failed job does not stop a sweep,
+    Ctrl-C does. For the arguments see :func:`run`.
     """
 
-    def claim(cfg: DictConfig) -> contextlib.AbstractContextManager[None]:
+    def lock(cfg: DictConfig) -> contextlib.AbstractContextManager[None]:
         from hydra.core.hydra_config import HydraConfig
 
-        # The other processes of a run on several devices work in the folder of the first.
+        # With several devices, only rank 0 locks the directory that all ranks share.
         if results is None or not distributed.is_rank_zero():
             return contextlib.nullcontext()
         folder = Path(HydraConfig.get().runtime.output_dir)
         if cfg.get("resume") or cfg.get("rescore"):
             return locked_run_dir(folder, key=None)
-        # Some commands hand out= on as hydra.run.dir.
-        named = cfg.get("out") is not None and Path(str(cfg.out)).resolve() == folder.resolve()
-        key = "out" if named else "hydra.sweep.dir" if multirun else "hydra.run.dir"
+        # Some commands pass out= on as hydra.run.dir.
+        is_out = cfg.get("out") is not None and Path(str(cfg.out)).resolve() == folder.resolve()
+        key = "out" if is_out else "hydra.sweep.dir" if multirun else "hydra.run.dir"
         return locked_run_dir(folder, *results, key=key)
 
     def guarded(cfg: DictConfig) -> Any:
         try:
             if custom:
                 check_custom(cfg, entry)
-            with claim(cfg):
+            with lock(cfg):
                 return task(cfg)
         except Exception as error:
-            mistake = error if isinstance(error, UserError) else explain(error)
-            if mistake is None or full:
+            user_error = as_user_error(error)
+            if user_error is None or full:
                 raise
-            if multirun and getattr(mistake, "exit_code", 2) == 2:
-                raise mistake from None
-            fail(mistake)
+            if multirun and getattr(user_error, "exit_code", 2) == 2:
+                raise user_error from None
+            fail(user_error)
 
-    # Hydra names the job, and with it the log file, after the module.
+    # Hydra names the job and its log file after the module.
     guarded.__module__ = f"emotion_lab.{entry}"
     return guarded
 
 
-def explain(error: Exception) -> UserError | None:
-    """Return what to tell the user of a machine that is at its end; None for anything else."""
-    words = str(error)
+def as_user_error(error: Exception) -> UserError | None:
+    """Return the error for a user: also for a full disk and full memory; None for a bug."""
+    if isinstance(error, UserError):
+        return error
+    message = str(error)
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
-            "the disk is full; what was saved before is whole. Free some space and start again "
-            "(a training goes on with resume=<run folder>)."
+            "the disk is full; files saved before are intact. Free some space and start again "
+            "(continue a training with resume=<run folder>)."
         )
-    no_room = "can't allocate memory" in words or "out of memory" in words
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and no_room):
+    no_memory = "can't allocate memory" in message or "out of memory" in message
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and no_memory):
         return UserError(
-            f"not enough memory ({words.splitlines()[0][:120]}). Try a smaller data.batch_size, "
+            f"not enough memory ({message.splitlines()[0][:120]}). Try a smaller data.batch_size, "
             "model or data.n."
         )
     return None
 
 
 def fail(error: BaseException) -> NoReturn:
-    """Print one line and leave: 2 for a user's mistake, 130 for a run the user stopped."""
+    """Print an error in one line and exit with its code: 2, or 130 after Ctrl-C."""
     code = getattr(error, "exit_code", 2)
     prefix = "error: " if code == 2 else ""
-    # A loader's worker process sends its traceback along.
-    words = str(error).rsplit("emotion_lab.core.errors.UserError: ", 1)[-1]
-    print(f"{prefix}{' '.join(words.split())}", file=sys.stderr)
+    # The message of a DataLoader worker contains its traceback.
+    message = str(error).rsplit("emotion_lab.core.errors.UserError: ", 1)[-1]
+    print(f"{prefix}{' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -108,17 +107,17 @@ def run(
 
     Args:
         entry: Name of the config, ``conf/<entry>.yaml``.
-        task: Receives the composed config. It imports what is heavy itself.
-        prepare: Called with (checked config, overrides) before Hydra makes the run folder; it may
-            raise :class:`UserError` and returns further overrides.
-        results: Files of the run folder; where one is there already, nothing is begun.
-        sweep: Held around the jobs of a sweep, given what ``prepare`` returned; each job then
-            claims its own folder.
+        task: Receives the composed config; it does the heavy imports.
+        prepare: Called with (checked config, overrides) before Hydra creates the run directory;
+            it may raise :class:`UserError` and returns further overrides.
+        results: Results in the run directory; a directory that holds one is refused.
+        sweep: Context manager around the jobs of a sweep, called with the overrides that
+            ``prepare`` returned; each job locks its own directory.
     """
     import hydra
 
     full = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
-    # Said three times of our own launcher files, and nothing a user could mend.
+    # Hydra warns three times about the launcher configs of this package.
     warnings.filterwarnings("ignore", message=r"(?s).*validated against ConfigStore schema.*")
     try:
         argv = quote_paths(sys.argv[1:])
@@ -135,24 +134,24 @@ def run(
         prepared: list[str] = []
         if not custom:
             cfg = precheck(entry, overrides, multirun)
-            shows = any(
+            only_shown = any(
                 a in ("-c", "--cfg", "--info", "-i") or a.startswith("--cfg=") for a in argv
             )
-            if prepare is not None and not shows:
+            if prepare is not None and not only_shown:
                 prepared = prepare(cfg, overrides)
-        # With this set Hydra passes exceptions on, so that one place decides how they look.
+        # With this variable Hydra passes exceptions on, and _guarded prints them.
         os.environ["EMOTION_LAB_FULL_ERROR"] = "1" if full else "0"
         os.environ["HYDRA_FULL_ERROR"] = "1"
         sys.argv = [sys.argv[0], *argv, *prepared]
-        sweeps = multirun and sweep is not None and bool(prepared)
-        task = _guarded(entry, task, full, multirun, custom, None if sweeps else results)
-        with sweep(prepared) if sweep is not None and sweeps else contextlib.nullcontext():
+        around_jobs = sweep if multirun and prepared else None
+        task = _guarded(entry, task, full, multirun, custom, None if around_jobs else results)
+        with around_jobs(prepared) if around_jobs else contextlib.nullcontext():
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=entry)(task)()
-    except (UserError, OSError) as error:  # Hydra itself writes into the run folder
-        mistake = error if isinstance(error, UserError) else explain(error)
-        if mistake is None or full:
+    except (UserError, OSError) as error:  # OSError: Hydra writes into the run directory
+        user_error = as_user_error(error)
+        if user_error is None or full:
             raise
-        fail(mistake)
+        fail(user_error)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(130) from None

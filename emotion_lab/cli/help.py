@@ -1,4 +1,4 @@
-"""``--help``: usage, the choices of every group and every key, read from ``conf/``."""
+"""``--help``: usage, the choices of every group and all keys, read from ``conf/``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from emotion_lab.config.compose import CONF, options
 
 
 def _summary(path: Path) -> str:
-    """Return the first comment of a yaml file: what it is for."""
+    """Return the first comment of a yaml file, its description."""
     lines = path.read_text(encoding="utf-8").splitlines()
     first = next(line for line in lines if not line.startswith("# @package"))
     return first.lstrip("# ").strip() if first.startswith("#") else ""
 
 
 def _keys(path: Path) -> list[str]:
-    """Return the lines of a yaml file that set a key, with their comments; inner keys dotted."""
+    """Return the lines of a yaml file that set a key, with comments; nested keys are dotted."""
     lines, parent = [], ""
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("hydra:"):
@@ -37,6 +37,7 @@ def _keys(path: Path) -> list[str]:
 
 
 def _groups(entry: str) -> list[str]:
+    """Return the config groups of an entry point."""
     text = yaml.safe_load((CONF / f"{entry}.yaml").read_text(encoding="utf-8"))
     names = []
     for item in text.get("defaults", []):
@@ -48,16 +49,17 @@ def _groups(entry: str) -> list[str]:
 
 
 def _choices(entry: str, group: str) -> list[str]:
-    """Return the choices of a group that this entry point takes.
+    """Return the choices of a group that an entry point accepts.
 
-    ``data=checkpoint`` is for those that are given a checkpoint; ``train`` sweeps over a grid, and
-    searches are for ``sweep``.
+    ``data=checkpoint`` needs a checkpoint. ``train`` has ``sweep=grid``, ``sweep`` the searches.
     """
     if group == "sweep":
         return [name for name in options(group) if (name == "grid") == (entry == "train")]
     text = yaml.safe_load((CONF / f"{entry}.yaml").read_text(encoding="utf-8"))
-    own = {"data": "checkpoint"} in text["defaults"]
-    return [name for name in options(group) if own or (group, name) != ("data", "checkpoint")]
+    has_checkpoint = {"data": "checkpoint"} in text["defaults"]
+    return [
+        name for name in options(group) if has_checkpoint or (group, name) != ("data", "checkpoint")
+    ]
 
 
 def show(entry: str) -> None:

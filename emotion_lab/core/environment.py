@@ -1,4 +1,4 @@
-"""What this machine is, and the precision and memory format that suit it."""
+"""Hardware and versions of this machine, and the choice of accelerator and precision."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def _cpu_flags() -> set[str]:
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Tell whether the CPU has bfloat16 matrix instructions (AMX or AVX512-BF16)."""
+    """Return whether the CPU has bfloat16 matrix instructions (AMX or AVX512-BF16)."""
     return bool({"amx_bf16", "avx512_bf16"} & _cpu_flags())
 
 
 def cpu_name() -> str:
-    """Return the processor's name as the system gives it."""
+    """Return the name of the processor."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -44,11 +44,7 @@ def cpu_name() -> str:
 
 
 def choose_accelerator(wanted: str) -> str:
-    """Return ``cuda``, ``mps`` or ``cpu``.
-
-    Raises:
-        UserError: If a device is asked for that is not there.
-    """
+    """Return ``cuda``, ``mps`` or ``cpu`` for ``trainer.accelerator``."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if wanted == "auto":
         return "cuda" if cuda else "mps" if mps else "cpu"
@@ -78,20 +74,20 @@ def choose_precision(wanted: str, accelerator: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what the numbers depend on."""
+    """Return the versions of Python and the packages that numerical results depend on."""
     names = ("torch", "torchvision", "lightning", "timm", "torchmetrics", "albumentations", "numpy")
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in ("emotion_lab", *names):
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def hardware(accelerator: str) -> dict[str, Any]:
-    """Return what the run ran on; no host name."""
-    found: dict[str, Any] = {
+    """Return a description of the hardware, without the host name."""
+    description: dict[str, Any] = {
         "accelerator": accelerator,
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
@@ -100,18 +96,18 @@ def hardware(accelerator: str) -> dict[str, Any]:
         "system": platform.system(),
     }
     if accelerator == "cuda":
-        found["gpu"] = torch.cuda.get_device_name()
-        found["gpus"] = torch.cuda.device_count()
-    return found
+        description["gpu"] = torch.cuda.get_device_name()
+        description["gpus"] = torch.cuda.device_count()
+    return description
 
 
 def git_commit() -> str | None:
-    """Return the commit of the code, ``+dirty`` when the tree was changed, or None outside git."""
-    here = Path(__file__).resolve().parents[2]
-    if not (here / ".git").exists():
+    """Return the git commit, with ``+dirty`` for uncommitted changes; None without git."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
         return None
     try:
-        command = ["git", "-C", str(here)]
+        command = ["git", "-C", str(root)]
         head = subprocess.run(
             [*command, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
         ).stdout.strip()

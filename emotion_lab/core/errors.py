@@ -1,4 +1,4 @@
-"""Errors that speak the user's words: one line, exit code 2, no traceback."""
+"""User errors: one line on standard error, exit code 2, no traceback."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from emotion_lab.core.migrate import RENAMED
 
 
 class UserError(Exception):
-    """A mistake the user can mend.
+    """An error that the user can correct.
 
-    The message is one line that says what was wrong, where, and what to type instead.
-    Entry points print it on standard error and exit with code 2.
+    The message is one line: what is wrong, where, and what to type instead. Entry points print it
+    on standard error and exit with code 2.
     """
 
 
 def unknown(
     kind: str, name: object, options: Iterable[str], how: str = "", meant: str | None = None
 ) -> UserError:
-    """Build the error for a name that is not among ``options``.
+    """Return the error for a name that is not among ``options``.
 
     Args:
-        kind: What was being named, for instance ``"loss"``.
-        name: What the user wrote.
-        options: The names that exist.
+        kind: Kind of the name, for instance ``"loss"``.
+        name: The unknown name.
+        options: Available names.
         how: How to set it, for instance ``"Set it with loss=<name>."``.
-        meant: The option to suggest; None suggests the most similar one.
+        meant: Option to suggest; None suggests the most similar one.
     """
     options = sorted(str(option) for option in options)
     close = [meant] if meant else difflib.get_close_matches(str(name), options, 1, cutoff=0.5)
@@ -36,12 +36,12 @@ def unknown(
 
 
 def unknown_key(name: str, known: list[str]) -> UserError:
-    """Explain a key that does not exist, listing its neighbours rather than everything."""
+    """Return the error for an unknown key; it lists the keys of the same group only."""
     parent, _, last = name.rpartition(".")
     near = [key for key in known if key.rpartition(".")[0] == parent]
     if not near:
         near = [key for key in known if "." not in key]
-    # The last parts are compared: what keys of a group share, "smoothing.", makes none alike.
+    # Only the last parts are compared: a common prefix would make all keys of a group similar.
     ends = {key.rpartition(".")[2]: key for key in near}
 
     def close(cutoff: float) -> list[str]:
@@ -49,6 +49,6 @@ def unknown_key(name: str, known: list[str]) -> UserError:
 
     same = [key for key in known if key.rpartition(".")[2] == last]
     renamed = [key for key in RENAMED.get(name, ()) if key in known]
-    found = renamed or close(0.6) or same or close(0.5)
-    hint = f" Did you mean '{found[0]}'?" if found else ""
+    suggestions = renamed or close(0.6) or same or close(0.5)
+    hint = f" Did you mean '{suggestions[0]}'?" if suggestions else ""
     return UserError(f"Unknown option '{name}'.{hint} Available: {', '.join(sorted(near))}.")

@@ -1,4 +1,4 @@
-"""Files, as every room handles them: hashes, where caches lie, written whole or not at all."""
+"""File hashes, the cache directory and atomic writes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-#: What export writes and ``emotion_lab.inference.loader`` opens, by suffix.
+#: Suffixes of exported models.
 EXPORT_SUFFIXES = (".onnx", ".xml", ".torchscript", ".pt2")
 
 
@@ -22,26 +22,25 @@ def file_hash(path: Path) -> str:
 
 
 def cache_root() -> Path:
-    """Return the spare place for caches: $EMOTION_LAB_CACHE, else ~/.cache/emotion_lab."""
-    given = os.environ.get("EMOTION_LAB_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "emotion_lab"
+    """Return the cache directory: $EMOTION_LAB_CACHE, else ~/.cache/emotion_lab."""
+    path = os.environ.get("EMOTION_LAB_CACHE")
+    return Path(path).expanduser() if path else Path.home() / ".cache" / "emotion_lab"
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, then rename it: it is there completely or not at all.
+    """Write a temporary file, then rename it; an earlier file is kept if the write fails.
 
     Raises:
-        OSError: If it cannot be written; what was there before is still there.
+        OSError: If the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(data)
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
-        # After the rename there is none; after any failure it is rubbish.
         temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON, completely or not at all."""
+    """Write JSON atomically; NaN and infinity are refused."""
     atomic_write(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())

@@ -1,11 +1,11 @@
-"""Emotion names: the one order, and the synonyms other people's folders use."""
+"""Emotion names: their order, and synonyms in the folder names of other data sets."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-#: FER2013's own order (Goodfellow et al. 2013); label ``i`` of the CSV is ``EMOTIONS[i]``.
+#: Order of FER2013 (Goodfellow et al. 2013): label ``i`` of the CSV is ``EMOTIONS[i]``.
 EMOTIONS: tuple[str, ...] = (
     "angry",
     "disgust",
@@ -34,7 +34,7 @@ _LOOKUP: dict[str, str] = {
 
 
 def canonical(name: str) -> str | None:
-    """Return the emotion that ``name`` stands for, or None when it is none of the seven.
+    """Return the emotion of a class name, None if it is none of the seven.
 
     Case, surrounding blanks and a leading number (``3_happy``, ``0-anger``) are ignored.
     """
@@ -45,7 +45,7 @@ def canonical(name: str) -> str | None:
 
 
 def class_order(names: Iterable[str]) -> list[str]:
-    """Return class names in the one order: the seven emotions first, then the rest sorted."""
+    """Return class names in order: the emotions as in :data:`EMOTIONS`, then the rest sorted."""
     unique = set(names)
     known = [name for name in EMOTIONS if name in unique]
     return known + sorted(unique - set(EMOTIONS))

@@ -1,4 +1,4 @@
-"""Path checks that are cheap enough to run before anything heavy is imported."""
+"""Path checks that run before heavy imports, and the lock of a run directory."""
 
 from __future__ import annotations
 
@@ -15,68 +15,61 @@ from emotion_lab.core.io import EXPORT_SUFFIXES
 
 
 def as_list(value: Any) -> list[str]:
-    """Return the paths of a key that takes one or a list of them; none for null."""
+    """Return the paths of a key that takes one path or a list; null gives an empty list."""
     if value is None:
         return []
-    several = isinstance(value, Sequence) and not isinstance(value, str)
-    return [str(path) for path in value] if several else [str(value)]
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    return [str(path) for path in value] if is_list else [str(value)]
 
 
 def check_checkpoint(ckpt: Any, several: bool = False, exported: bool = False) -> None:
-    """Make sure that ``ckpt=`` names something that looks like a checkpoint.
+    """Check that ``ckpt=`` names checkpoints, without loading them.
 
     Args:
-        ckpt: A path, or a list of them.
-        several: Whether a list, an ensemble, is understood.
-        exported: Whether an exported file is taken in a checkpoint's place.
-
-    Raises:
-        UserError: If it is missing, nothing is there, or a file is cut off.
+        ckpt: A path, or a list of paths.
+        several: Whether a list (an ensemble) is allowed.
+        exported: Whether an exported model is allowed.
     """
-    given = as_list(ckpt)
-    if not any(given):
+    paths = as_list(ckpt)
+    if not any(paths):
         raise UserError("ckpt is missing: give a checkpoint or a run folder, ckpt=<path>.")
     if not several and not isinstance(ckpt, str):
         raise UserError(
-            "one checkpoint is taken here, ckpt=<path>; python -m emotion_lab.ensemble makes one "
-            "of several runs."
+            "one checkpoint is expected, ckpt=<path>; python -m emotion_lab.ensemble makes one of "
+            "several runs."
         )
-    for path in given:
-        if not Path(path).exists():
-            raise UserError(f"no such checkpoint: {path}. Give a .ckpt file or a run folder.")
-        if given.count(path) > 1:
-            raise UserError(f"{path} stands twice in ckpt: each member of an ensemble counts once.")
-        place = Path(path)
-        if place.suffix in EXPORT_SUFFIXES and place.is_file():
-            if exported:
-                continue
-            raise UserError(
-                f"{path} is an exported file, and this needs the checkpoint it was made of: "
-                "ckpt=<a .ckpt file or run folder>."
-            )
-        files = [place / "checkpoints" / "best.ckpt", place / "best.ckpt", place / "ensemble.ckpt"]
-        files.append(place)
-        file = next((file for file in files if file.is_file()), None)
-        if file is None:
-            inside = sorted(file for file in place.iterdir() if file.suffix in EXPORT_SUFFIXES)
-            if exported and inside:
-                raise UserError(
-                    f"{place} is no run folder of train: name a file, ckpt={inside[0]}."
-                )
-            raise UserError(f"no checkpoints/best.ckpt in {place}: is it a run folder of train?")
-        with open(file, "rb") as stream:
-            start = stream.read(2)
-        # A whole checkpoint is a zip file; older ones of other programs begin with 0x80.
-        if start[:1] != b"\x80" and not zipfile.is_zipfile(file):
-            raise UserError(f"{file} is truncated or not a checkpoint.")
+    for path in paths:
+        if paths.count(path) > 1:
+            raise UserError(f"{path} is twice in ckpt: each member of an ensemble counts once.")
+        _check_one_checkpoint(Path(path), exported)
+
+
+def _check_one_checkpoint(path: Path, exported: bool) -> None:
+    if not path.exists():
+        raise UserError(f"no such checkpoint: {path}. Give a .ckpt file or a run folder.")
+    if path.suffix in EXPORT_SUFFIXES and path.is_file():
+        if exported:
+            return
+        raise UserError(
+            f"{path} is an exported file, but a checkpoint is needed: ckpt=<the .ckpt file or run "
+            "folder it was made of>."
+        )
+    files = (path / "checkpoints" / "best.ckpt", path / "best.ckpt", path / "ensemble.ckpt", path)
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        models = sorted(file for file in path.iterdir() if file.suffix in EXPORT_SUFFIXES)
+        if exported and models:
+            raise UserError(f"{path} is no run folder of train: name a file, ckpt={models[0]}.")
+        raise UserError(f"no checkpoints/best.ckpt in {path}: is it a run folder of train?")
+    with file.open("rb") as stream:
+        start = stream.read(2)
+    # A checkpoint is a zip file; older ones of other programs start with 0x80.
+    if start[:1] != b"\x80" and not zipfile.is_zipfile(file):
+        raise UserError(f"{file} is truncated or not a checkpoint.")
 
 
 def check_exist(paths: dict[str, Any]) -> None:
-    """Make sure that every path that was given is there; ``data.path`` may be an address.
-
-    Raises:
-        UserError: Naming the key.
-    """
+    """Check that the path of every key exists; ``data.path`` may be a URL, null is skipped."""
     for key, path in paths.items():
         if path is None or (key == "data.path" and "://" in str(path)):
             continue
@@ -85,65 +78,52 @@ def check_exist(paths: dict[str, Any]) -> None:
 
 
 def check_folder(folder: str | Path, key: str = "hydra.run.dir") -> None:
-    """Make sure that a run folder can be made, without making it.
+    """Check that a run directory can be created, without creating it.
 
     Args:
-        folder: The run folder.
-        key: What names it on the command line.
+        folder: The run directory.
+        key: Config key of the directory, for the error message.
 
     Raises:
-        UserError: If it cannot.
         OSError: If the disk is full.
     """
-    place = Path(folder).absolute()
-    above = next(p for p in (place, *place.parents) if p.exists())
+    path = Path(folder).absolute()
+    parent = next(p for p in (path, *path.parents) if p.exists())
     try:
-        # Asking for permissions is not enough: root has them all, also where nothing can be made.
-        tempfile.TemporaryDirectory(prefix=".", dir=above).cleanup()
+        # os.access is not enough: root has all permissions, also in a read-only file system.
+        tempfile.TemporaryDirectory(prefix=".", dir=parent).cleanup()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(
-            f"cannot make the run folder {folder}: {above} is no folder that can be written. "
+            f"cannot make the run folder {folder}: {parent} is no writable folder. "
             f"Set {key}=<folder>."
         ) from None
 
 
 def check_fresh(folder: str | Path, *names: str, key: str = "hydra.run.dir") -> None:
-    """Make sure that a run folder can be made and holds no results that would be replaced.
-
-    Args:
-        folder: The run folder.
-        names: Results.
-        key: What names the folder on the command line.
-
-    Raises:
-        UserError: If it cannot, or one of the files is there.
-    """
+    """Check that a run directory can be created and holds none of the results ``names``."""
     check_folder(folder, key)
     for name in names:
         if (Path(folder) / name).exists():
             raise UserError(
-                f"{folder} already holds {name}, and nothing is replaced. Set {key}=<a new folder>."
+                f"{folder} already holds {name}, which is not replaced. Set {key}=<a new folder>."
             )
 
 
 @contextlib.contextmanager
 def locked_run_dir(folder: Path, *names: str, key: str | None = "hydra.run.dir") -> Iterator[None]:
-    """Hold a run folder for this process alone, while it works.
+    """Lock a run directory for this process.
 
-    Two commands of the same second have the same folder by default; the second is refused, also
-    when the first is done.
+    Two commands started in the same second have the same default directory: the second one is
+    refused, also after the first one has finished.
 
     Args:
-        folder: The run folder; it exists.
-        names: Results; where one is there already, nothing is begun.
-        key: What names the folder on the command line; None where it can be no other.
-
-    Raises:
-        UserError: If another process works in the folder, or it holds results.
+        folder: The existing run directory.
+        names: Results; the directory is refused if it holds one of them.
+        key: Config key of the directory, None if another directory is not possible.
     """
-    # Slow to import, and not needed to answer --help or a mistake.
+    # A slow import, not needed for --help and for errors.
     from filelock import FileLock, Timeout
 
     file = folder / ".lock"
@@ -151,10 +131,8 @@ def locked_run_dir(folder: Path, *names: str, key: str | None = "hydra.run.dir")
     try:
         lock.acquire()
     except Timeout:
-        other = "." if key is None else f", or set {key}=<a new folder>."
-        raise UserError(
-            f"another process works in {folder}: wait until it is done{other}"
-        ) from None
+        hint = "." if key is None else f", or set {key}=<a new folder>."
+        raise UserError(f"another process works in {folder}: wait until it ends{hint}") from None
     try:
         check_fresh(folder, *names, key=key or "hydra.run.dir")
         yield
@@ -165,11 +143,7 @@ def locked_run_dir(folder: Path, *names: str, key: str | None = "hydra.run.dir")
 
 
 def check_apart(inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
-    """Refuse to write over what is read, or two results into one file.
-
-    Raises:
-        UserError: Naming the two keys.
-    """
+    """Refuse an output that is an input or another output; both map a key to a path."""
     seen: dict[Path, str] = {}
     for key, value in {**inputs, **outputs}.items():
         if value is None:
@@ -181,15 +155,10 @@ def check_apart(inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
 
 
 def check_appendable(ledger: Path) -> None:
-    """Make sure that a line can be added to the test ledger, before anything long or sealed.
-
-    Raises:
-        UserError: If it cannot.
-    """
+    """Check that the test ledger can be written, before training and before a test split opens."""
     try:
         ledger.parent.mkdir(parents=True, exist_ok=True)
-        with open(ledger, "a", encoding="utf-8"):
-            pass
+        ledger.open("a").close()
     except OSError as error:
         raise UserError(
             f"the test ledger {ledger} cannot be written ({error.strerror}); the test split stays "

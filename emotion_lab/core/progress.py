@@ -1,4 +1,4 @@
-"""A progress bar for long work, on a terminal only."""
+"""Progress bar for long loops, on a terminal only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def track(items: Iterable[T], title: str, total: int | None = None) -> Iterable[T]:
-    """Yield ``items`` with a progress bar; it is gone when the work is done."""
+    """Yield ``items`` and show a progress bar, which is removed at the end."""
     from rich.console import Console
     from rich.progress import track
 

@@ -1,4 +1,4 @@
-"""Named builders. A module that registers itself is found without editing any list."""
+"""Registries of named builders; modules of a package are discovered automatically."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Maps the name a user types to the function or class that builds the thing.
+    """Map from a name in the config to the function or class that builds the object.
 
     Args:
         kind: Config group, for instance ``"model"``; it appears in error messages.
@@ -27,10 +27,10 @@ class Registry(Generic[T]):
         self._discovered = False
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that files a builder under ``name``.
+        """Return a decorator that registers a builder under ``name``.
 
         Raises:
-            ValueError: If the name is taken; that is a programming error.
+            ValueError: If the name is already registered, a programming error.
         """
 
         def decorate(item: T) -> T:
@@ -50,11 +50,7 @@ class Registry(Generic[T]):
         self._discovered = True
 
     def get(self, name: str) -> T:
-        """Return the builder called ``name``.
-
-        Raises:
-            UserError: If there is none; the message lists what exists.
-        """
+        """Return the builder registered under ``name``."""
         self._discover()
         if name not in self._items:
             raise unknown(self.kind, name, self._items, f"Set it with {self.kind}=<name>.")

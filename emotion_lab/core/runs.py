@@ -1,4 +1,4 @@
-"""Run folders of ``train`` as other commands find them. Nothing here imports torch."""
+"""Finished runs of ``train``: how other commands find and read them. No torch here."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import yaml
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.migrate import migrate_config, migrate_override
 
-#: What makes a folder a finished run of ``train``.
+#: Files that every finished run has.
 FILES = ("config.yaml", "metrics.json")
 
 
 def monitor_mode(cfg: Mapping[str, Any]) -> str:
-    """Return whether more (``max``) or less (``min``) of the monitored metric is better."""
+    """Return whether a larger (``max``) or smaller (``min``) monitored value is better."""
     mode = cfg["trainer"]["monitor_mode"]
     return ("min" if "loss" in cfg["monitor"] else "max") if mode == "auto" else mode
 
@@ -29,10 +29,10 @@ class Run:
     """A finished run of ``train``.
 
     Attributes:
-        folder: The run folder.
-        config: Its resolved config.
-        metrics: Its ``metrics.json``: ``val`` (scores), ``seed``, ``monitor``, ``seconds``, ...
-        overrides: What was typed; None where the run did not write it down.
+        folder: The run directory.
+        config: Resolved config, with today's keys.
+        metrics: Content of ``metrics.json``: ``val`` (scores), ``seed``, ``monitor``, ...
+        overrides: Overrides of the command line; None if they were not saved.
     """
 
     folder: Path
@@ -47,40 +47,36 @@ class Run:
 
     @property
     def mode(self) -> str:
-        """Whether more (``max``) or less (``min``) of the monitored metric is better."""
+        """Whether a larger (``max``) or smaller (``min``) monitored value is better."""
         return monitor_mode(self.config)
 
     def history(self) -> list[dict[str, float]]:
         """Return the rows of ``history.csv``, numbers as numbers; ``best`` is 0 or 1."""
-        with open(self.folder / "history.csv", encoding="utf-8", newline="") as stream:
+        with (self.folder / "history.csv").open(encoding="utf-8", newline="") as stream:
             rows = list(csv.DictReader(stream))
-        words = {"True": 1.0, "False": 0.0}
+        numbers = {"True": 1.0, "False": 0.0}
         return [
-            {key: words[text] if text in words else float(text) for key, text in row.items()}
+            {key: numbers[text] if text in numbers else float(text) for key, text in row.items()}
             for row in rows
         ]
 
 
 def is_run(folder: Path) -> bool:
-    """Tell whether a folder is a finished run of ``train``."""
+    """Return whether a directory is a finished run of ``train``."""
     return all((folder / name).is_file() for name in FILES)
 
 
 def read(folder: Path) -> Run:
-    """Read a finished run.
-
-    Raises:
-        UserError: If it is none, or its files cannot be read.
-    """
+    """Read a finished run."""
     if not is_run(folder):
-        raise UserError(f"{folder} is no finished training run: it lacks {' or '.join(FILES)}.")
+        raise UserError(f"{folder} is no finished training run: {' or '.join(FILES)} is missing.")
     try:
         config = migrate_config(
             yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         )
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        typed = folder / ".hydra" / "overrides.yaml"
-        overrides = yaml.safe_load(typed.read_text(encoding="utf-8")) if typed.is_file() else None
+        file = folder / ".hydra" / "overrides.yaml"
+        overrides = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
         if overrides is not None:
             overrides = [migrate_override(str(text)) for text in overrides]
         run = Run(folder, config, metrics, overrides)
@@ -90,32 +86,29 @@ def read(folder: Path) -> Run:
     return run
 
 
-def find(places: Iterable[Path]) -> list[Run]:
-    """Return the finished runs of run folders, sweep folders, or folders that hold such.
+def find(paths: Iterable[Path]) -> list[Run]:
+    """Return the finished runs in directories.
 
     Args:
-        places: Each a run, or a folder in which runs lie at any depth.
+        paths: Run directories, or directories that contain runs at any depth.
 
     Returns:
-        Every run once, in the order of the places and of their names (numbers as numbers).
-
-    Raises:
-        UserError: For a place that is missing or holds no finished run.
+        Every run once, in the order of ``paths``, then by name with numbers in numeric order.
     """
-    found: dict[Path, Run] = {}
-    for place in places:
-        if not place.is_dir():
-            raise UserError(f"no such run folder: {place}.")
-        folders = [place] if is_run(place) else [p.parent for p in place.rglob("metrics.json")]
-        runs = [folder for folder in folders if is_run(folder)]
-        if not runs:
-            raise UserError(f"{place} holds no finished training run (config.yaml, metrics.json).")
-        for folder in sorted(runs, key=_natural):
-            if folder.resolve() not in found:
-                found[folder.resolve()] = read(folder)
-    return list(found.values())
+    result: dict[Path, Run] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(f"no such run folder: {path}.")
+        candidates = [path] if is_run(path) else [p.parent for p in path.rglob("metrics.json")]
+        run_dirs = [folder for folder in candidates if is_run(folder)]
+        if not run_dirs:
+            raise UserError(f"{path} holds no finished training run (config.yaml, metrics.json).")
+        for folder in sorted(run_dirs, key=_natural_order):
+            if folder.resolve() not in result:
+                result[folder.resolve()] = read(folder)
+    return list(result.values())
 
 
-def _natural(folder: Path) -> list[tuple[int, int | str]]:
-    """Sort ``2`` before ``10``."""
+def _natural_order(folder: Path) -> list[tuple[int, int | str]]:
+    """Return a sort key that puts ``2`` before ``10``."""
     return [(0, int(part)) if part.isdigit() else (1, part) for part in folder.parts]

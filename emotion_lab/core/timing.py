@@ -1,4 +1,4 @@
-"""Timing in turn, peak memory of a process, and tables."""
+"""Interleaved timing of alternatives, and peak memory of a process."""
 
 from __future__ import annotations
 
@@ -11,42 +11,46 @@ from collections.abc import Callable, Iterator
 
 from emotion_lab.core.errors import UserError
 
-#: Seconds that a way is timed for at least.
+#: Minimum duration of one measurement, in seconds.
 AT_LEAST_S = 0.25
 
 
 def per_second(work: Callable[[], int], at_least: float = AT_LEAST_S) -> float:
-    """Run ``work``, which returns how many images it did, and return images a second.
+    """Return the images per second of ``work``.
 
     Args:
-        work: Done again until ``at_least`` seconds are over.
-        at_least: 0 for what sees to that itself.
+        work: Returns the number of images it processed; it is repeated.
+        at_least: Minimum duration in seconds; 0 if ``work`` has its own.
     """
-    begin, count, took = time.perf_counter(), 0, 0.0
-    while not count or took < at_least:
+    start, count, seconds = time.perf_counter(), 0, 0.0
+    while not count or seconds < at_least:
         count += work()
-        took = time.perf_counter() - begin
-    return count / took
+        seconds = time.perf_counter() - start
+    return count / seconds
 
 
-def in_turn(
-    ways: dict[str, Callable[[], int]],
+def time_interleaved(
+    candidates: dict[str, Callable[[], int]],
     rounds: int,
     progress: bool = True,
     unit: str = "images",
     at_least: float = AT_LEAST_S,
 ) -> dict[str, list[float]]:
-    """Time several ways in turn, so that whatever else the machine does hits all of them.
+    """Time several candidates alternately, so that other load on the machine affects all.
 
-    One round before the first is not counted: it warms up. ``unit`` is what is counted, for the
-    lines of progress; ``at_least`` is that of :func:`per_second`.
+    Args:
+        candidates: Name -> function that returns the number of images it processed.
+        rounds: Measurements of each candidate, after one warm-up round that is discarded.
+        progress: Whether each measurement is printed.
+        unit: Unit for the printed lines.
+        at_least: See :func:`per_second`.
 
     Returns:
-        Images a second of each way, one value for each round.
+        Images per second of each candidate, one value per round.
     """
-    rates: dict[str, list[float]] = {name: [] for name in ways}
+    rates: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(rounds + 1):
-        for name, work in ways.items():
+        for name, work in candidates.items():
             rate = per_second(work, at_least)
             if turn:
                 rates[name].append(rate)
@@ -57,7 +61,7 @@ def in_turn(
 
 
 def summary(rates: list[float]) -> dict[str, float]:
-    """Return median, lowest and highest of the rounds."""
+    """Return median, minimum and maximum of the rounds."""
     return {
         "median": round(statistics.median(rates), 2),
         "min": round(min(rates), 2),
@@ -70,9 +74,9 @@ def calls(iterator: Iterator[int]) -> Callable[[], int]:
     return lambda: next(iterator)
 
 
-#: Runs its arguments in a process and writes that process's peak memory. It stands between because
-#: Linux counts what the starting process had in memory to the peak of the one it starts.
-_WATCH = """
+#: Intermediate process that runs its arguments and prints the peak memory of its child. Linux adds
+#: the memory of the parent at the time of the fork to the peak of the child.
+_MEASURE = """
 import os, subprocess, sys
 process = subprocess.Popen([sys.executable, *sys.argv[1:]], stdout=subprocess.DEVNULL)
 _, status, usage = os.wait4(process.pid, 0)
@@ -81,21 +85,20 @@ sys.exit(min(1, os.waitstatus_to_exitcode(status) & 255))
 """
 
 
-def peak_of(arguments: list[str]) -> float:
-    """Run ``python <arguments>`` in a process of its own; return its peak memory in MiB.
+def peak_memory_mib(arguments: list[str]) -> float:
+    """Run ``python <arguments>`` and return the peak memory of that process in MiB.
 
-    Workers of that process are not counted, only itself.
-
-    Raises:
-        UserError: If it fails, with the last line it wrote, or where peaks cannot be asked for.
+    Its worker processes are not counted.
     """
     if not hasattr(os, "wait4"):
         raise UserError("peak memory can be measured on Linux and macOS only")
-    done = subprocess.run(
-        [sys.executable, "-c", _WATCH, *arguments], capture_output=True, text=True
+    completed = subprocess.run(
+        [sys.executable, "-c", _MEASURE, *arguments], capture_output=True, text=True
     )
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no message"
-        raise UserError(f"the process measured for memory failed: {last}")
+    if completed.returncode:
+        last = (
+            completed.stderr.strip().splitlines()[-1] if completed.stderr.strip() else "no message"
+        )
+        raise UserError(f"the process to measure failed: {last}")
     unit = 1024 if sys.platform != "darwin" else 1024 * 1024
-    return round(int(done.stdout) / unit, 1)
+    return round(int(completed.stdout) / unit, 1)

@@ -1,4 +1,4 @@
-"""The entry points as a user meets them: exit codes, one line on stderr, nothing heavy loaded."""
+"""Entry points: exit codes, one line on standard error, no heavy imports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-#: Runs an entry point and says on the last line of stdout which heavy packages were imported.
+#: Runs an entry point and prints the imported heavy packages on the last line of stdout.
 WATCH = """
 import sys
 from emotion_lab.{entry} import main
@@ -25,7 +25,7 @@ finally:
 def run(
     *arguments: str, cwd: Path, entry: str = "train", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run an entry point in a process of its own."""
+    """Run an entry point in a separate process."""
     environment = {**os.environ, "EMOTION_LAB_DATA": "", "HYDRA_FULL_ERROR": "0", **environment}
     return subprocess.run(
         [sys.executable, "-c", WATCH.format(entry=entry), *arguments],
@@ -40,16 +40,16 @@ def run(
 def refused(
     *arguments: str, cwd: Path, entry: str = "train", heavy: bool = False, code: int = 2
 ) -> str:
-    """Return the one line on stderr of a command that a user has to mend."""
-    done = run(*arguments, cwd=cwd, entry=entry)
-    assert done.returncode == code, done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+    """Return the line that a refused command prints on stderr."""
+    completed = run(*arguments, cwd=cwd, entry=entry)
+    assert completed.returncode == code, completed.stderr
+    assert completed.stderr.startswith("error: ")
+    assert completed.stderr.count("\n") == 1, completed.stderr
+    assert "Traceback" not in completed.stdout + completed.stderr
     if not heavy:
-        assert done.stdout == "heavy:\n"
-        assert not any(cwd.iterdir()), "a run folder was made"
-    return done.stderr
+        assert completed.stdout == "heavy:\n"
+        assert not any(cwd.iterdir()), "a run directory was created"
+    return completed.stderr
 
 
 @pytest.mark.parametrize(
@@ -60,21 +60,21 @@ def refused(
     ],
 )
 def test_help_is_complete_and_light(entry: str, words: tuple[str, ...], tmp_path: Path) -> None:
-    done = run("--help", cwd=tmp_path, entry=entry)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("\nheavy:\n")
+    completed = run("--help", cwd=tmp_path, entry=entry)
+    assert (completed.returncode, completed.stderr) == (0, "")
+    assert completed.stdout.endswith("\nheavy:\n")
     for word in words:
-        assert word in done.stdout
+        assert word in completed.stdout
     assert not any(tmp_path.iterdir())
 
 
 def test_help_into_a_closed_pipe(tmp_path: Path) -> None:
     command = f"'{sys.executable}' -m emotion_lab.train --help | head -n 1"
-    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
-    assert done.stderr == "" and done.stdout.count("\n") == 1
+    completed = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert completed.stderr == "" and completed.stdout.count("\n") == 1
 
 
-def test_a_mistake_in_the_config_is_one_line(tmp_path: Path) -> None:
+def test_a_config_error_is_one_line(tmp_path: Path) -> None:
     text = refused("model=senett", cwd=tmp_path)
     assert "Did you mean 'senet'?" in text and "Set it with model=<name>." in text
     assert "--resume=x" in refused("--resume=x", cwd=tmp_path)
@@ -86,7 +86,7 @@ def test_a_sweep_over_several_devices_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_to_resume_or_to_overwrite(tmp_path: Path) -> None:
-    assert "no such run folder" in refused("resume=none such", cwd=tmp_path)
+    assert "no such run directory" in refused("resume=none such", cwd=tmp_path)
     run_dir = tmp_path / "run [1]=a b"
     (run_dir / "checkpoints").mkdir(parents=True)
     (run_dir / "checkpoints" / "last.ckpt").touch()
@@ -103,16 +103,16 @@ def test_evaluate_needs_a_checkpoint(tmp_path: Path) -> None:
     assert "no such checkpoint: a b" in refused("ckpt=a b", cwd=tmp_path, entry="evaluate")
 
 
-def test_missing_data_is_one_line_and_a_full_error_when_asked(tmp_path: Path) -> None:
+def test_missing_data_is_one_line_and_a_traceback_on_request(tmp_path: Path) -> None:
     text = refused("data.path=/no such/data", "trainer=cpu", cwd=tmp_path, heavy=True)
     assert "/no such/data" in text and "data.path=" in text
-    done = run("model=senett", cwd=tmp_path, HYDRA_FULL_ERROR="1")
-    assert done.returncode == 1
-    assert "Traceback" in done.stderr and "UserError: Unknown model" in done.stderr
+    completed = run("model=senett", cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    assert completed.returncode == 1
+    assert "Traceback" in completed.stderr and "UserError: Unknown model" in completed.stderr
 
 
 def test_the_log_is_named_after_the_entry_point(tmp_path: Path) -> None:
-    """The guard around the task must not rename Hydra's job."""
+    """The wrapper around the task must not rename Hydra's job."""
     code = (
         "import sys; from emotion_lab.cli import app\n"
         "from emotion_lab.core.errors import UserError\n"
@@ -120,11 +120,11 @@ def test_the_log_is_named_after_the_entry_point(tmp_path: Path) -> None:
         "app.run('train', task)\n"
     )
     command = [sys.executable, "-c", code, "hydra.run.dir=out"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (2, "error: seed 0\n")
+    completed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (completed.returncode, completed.stderr) == (2, "error: seed 0\n")
     assert (tmp_path / "out" / "train.log").exists()
     # One failed job of a sweep does not stop the others.
     command = [sys.executable, "-c", code, "-m", "hydra.sweep.dir=many", "seed=1,2"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.endswith("error: seed 1\n")
+    completed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert completed.returncode == 2 and completed.stderr.endswith("error: seed 1\n")
     assert (tmp_path / "many" / "1" / "train.log").exists()

@@ -1,4 +1,4 @@
-"""Where the jobs of a sweep run."""
+"""Launchers for the jobs of a sweep."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from emotion_lab.core.errors import UserError
 
 NAMES = ("joblib", "ray", "submitit_local", "submitit_slurm")
 
-#: A sweep whose jobs import nothing heavy.
+#: A sweep whose jobs have no heavy imports.
 LIGHT = """
 import os
 from pathlib import Path
@@ -47,27 +47,27 @@ def test_every_launcher_composes(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_launcher_that_is_not_installed() -> None:
-    there = OmegaConf.create({"launcher": {"_target_": "hydra._internal.core_plugins.x.X"}})
-    preflight.check_launcher(there)
+    installed = OmegaConf.create({"launcher": {"_target_": "hydra._internal.core_plugins.x.X"}})
+    preflight.check_launcher(installed)
     missing = {"launcher": {"_target_": "hydra_plugins.hydra_none_launcher.core.None"}}
     with pytest.raises(UserError, match="pip install hydra-none-launcher"):
         preflight.check_launcher(OmegaConf.create(missing))
 
 
-def test_joblib_runs_jobs_at_once_and_shares_the_cores_out(tmp_path: Path) -> None:
+def test_joblib_runs_parallel_jobs_and_divides_the_cores(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     (tmp_path / "light.py").write_text(LIGHT)
     import joblib
 
-    done = subprocess.run(
-        [sys.executable, "light.py", "-m", "hydra/launcher=joblib", "hydra.sweep.dir=out"]
-        + ["seed=1,2,3"],
+    arguments = ("-m", "hydra/launcher=joblib", "hydra.sweep.dir=out", "seed=1,2,3")
+    completed = subprocess.run(
+        [sys.executable, "light.py", *arguments],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=200,
     )
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr
     share = max(1, joblib.cpu_count() // 2)
-    found = [(tmp_path / "out" / str(job) / "done").read_text() for job in range(3)]
-    assert found == [f"{seed} {share}" for seed in (1, 2, 3)]
+    outputs = [(tmp_path / "out" / str(job) / "done").read_text() for job in range(3)]
+    assert outputs == [f"{seed} {share}" for seed in (1, 2, 3)]

@@ -1,4 +1,4 @@
-"""The checkpoint file: builtins only, whole or not at all, read without running anything."""
+"""Checkpoint files: builtins only, atomic writes, and reading without executing code."""
 
 from __future__ import annotations
 
@@ -34,6 +34,10 @@ def write_good(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
 def refused(path: Path) -> str:
     with pytest.raises(UserError) as caught:
         ckpt.read(path)
@@ -42,7 +46,7 @@ def refused(path: Path) -> str:
     return text
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_write_and_read(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "a b.ckpt"
     write_good(path)
     content = ckpt.read(path)
@@ -50,7 +54,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     for key in (ckpt.CARD, "ordered", "kinds"):
         assert content[key] == GOOD[key]
     assert content["optimizer"]["betas"] == (0.9, 0.999)
-    assert os.listdir(path.parent) == ["a b.ckpt"]
+    assert names(path.parent) == ["a b.ckpt"]
     assert file_hash(path) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -78,7 +82,7 @@ def test_only_builtins_are_written(tmp_path: Path, value: Any, kind: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "the disk is full"),
@@ -89,7 +93,7 @@ def test_only_builtins_are_written(tmp_path: Path, value: Any, kind: str) -> Non
     ],
 )
 def test_a_failed_write_keeps_the_last_good_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
     path = tmp_path / "last.ckpt"
     before = write_good(path)
@@ -102,14 +106,16 @@ def test_a_failed_write_keeps_the_last_good_file(
     monkeypatch.setattr(torch, "save", save)
     with pytest.raises(UserError) as caught:
         ckpt.write(path, GOOD)
-    assert said in str(caught.value) and "the last good last.ckpt is kept" in str(caught.value)
-    assert path.read_bytes() == before and os.listdir(tmp_path) == ["last.ckpt"]
+    assert message in str(caught.value) and "the last good last.ckpt is kept" in str(caught.value)
+    assert path.read_bytes() == before and names(tmp_path) == ["last.ckpt"]
     with pytest.raises(UserError) as caught:
         ckpt.write(tmp_path / "first.ckpt", GOOD)
-    assert "kept" not in str(caught.value) and os.listdir(tmp_path) == ["last.ckpt"]
+    assert "kept" not in str(caught.value) and names(tmp_path) == ["last.ckpt"]
 
 
-def test_an_interrupt_leaves_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_leaves_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = write_good(tmp_path / "a.ckpt")
 
     def save(content: Any, file: Any) -> None:
@@ -119,18 +125,16 @@ def test_an_interrupt_leaves_no_rubbish(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(torch, "save", save)
     with pytest.raises(KeyboardInterrupt):
         ckpt.write(tmp_path / "a.ckpt", GOOD)
-    assert os.listdir(tmp_path) == ["a.ckpt"] and (tmp_path / "a.ckpt").read_bytes() == before
+    assert names(tmp_path) == ["a.ckpt"] and (tmp_path / "a.ckpt").read_bytes() == before
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("size", [1, 2_000_000])
-def test_a_disk_that_is_really_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
-    """What torch makes of ENOSPC, in the small and in the large."""
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """torch reports ENOSPC in different ways for small and large files."""
     path = tmp_path / "last.ckpt"
     before = write_good(path)
-    monkeypatch.setattr("builtins.open", lambda *args, **kwargs: os.fdopen(os.dup(full), "wb"))
+    monkeypatch.setattr(Path, "open", lambda *args, **kwargs: os.fdopen(os.dup(full), "wb"))
     full = os.open("/dev/full", os.O_WRONLY)
     try:
         with pytest.raises(UserError, match="the disk is full"):
@@ -141,7 +145,7 @@ def test_a_disk_that_is_really_full(
     assert path.read_bytes() == before
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot save"):
         ckpt.write(tmp_path / "file" / "a.ckpt", GOOD)
@@ -162,8 +166,8 @@ def test_damaged_files(tmp_path: Path) -> None:
     assert "checkpoint" in refused(tmp_path)
 
 
-def test_any_damage_is_a_users_error(tmp_path: Path) -> None:
-    """What the bytes of a file may be turned into, none of it ends in a traceback."""
+def test_any_damage_is_a_user_error(tmp_path: Path) -> None:
+    """Randomly changed bytes never end in a traceback."""
     generator = random.Random(0)
     legacy = tmp_path / "legacy.pt"
     torch.save({"a": torch.ones(3)}, legacy, _use_new_zipfile_serialization=False)
@@ -189,7 +193,7 @@ def test_changed_weights_are_detected(tmp_path: Path) -> None:
 
 
 class Malicious:
-    """Pickles to a call that leaves a file behind."""
+    """Pickles to a call that creates a directory."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -198,7 +202,7 @@ class Malicious:
         return (os.mkdir, (str(self.mark),))
 
 
-def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
+def test_code_in_a_file_is_not_executed(tmp_path: Path) -> None:
     mark, path = tmp_path / "ran", tmp_path / "evil.ckpt"
     for zipped in (True, False):
         content = {**GOOD, "evil": Malicious(mark)}
@@ -206,10 +210,10 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
         assert "could run code" in refused(path)
         assert not mark.exists()
     torch.load(path, weights_only=False)
-    assert mark.exists(), "the file was harmless, the test proves nothing"
+    assert mark.exists(), "the file was harmless, so the test proves nothing"
 
 
-def test_files_of_others_and_of_the_future(tmp_path: Path) -> None:
+def test_files_of_other_programs_and_newer_versions(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     for content in ({"w": torch.ones(2)}, torch.ones(2), {ckpt.CARD: 3}, [GOOD]):
         torch.save(content, path)
