@@ -1,4 +1,4 @@
-"""Look at the data before anyone trains: ``python -m emotion_lab.audit data=fer2013``."""
+"""Audit a dataset before training: ``python -m emotion_lab.audit data=fer2013``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ RESULTS = ("audit.json",)
 
 
 def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
-    """Check what is cheap to check, before Hydra makes the run folder."""
+    """Check arguments and paths before Hydra creates the run directory."""
     if cfg.ckpt is not None and cfg.predictions is not None:
-        raise UserError("ckpt and predictions both say what to examine labels with: give one.")
+        raise UserError("ckpt and predictions are two sources of predictions: give only one.")
     if cfg.ckpt is not None:
         paths.check_checkpoint(cfg.ckpt)
     path = None if cfg.data.get("download") else cfg.data.get("path")
@@ -42,7 +42,7 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
 def _predictions(
     cfg: dict[str, Any], classes: list[str], run_dir: Path
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the predictions that ``ckpt`` or ``predictions`` give, and where they come from."""
+    """Return the predictions from ``ckpt`` or ``predictions``, and the files they come from."""
     from emotion_lab.audits import label_issues
 
     if cfg["ckpt"] is not None:
@@ -53,31 +53,34 @@ def _predictions(
 
 
 def audit(cfg: DictConfig) -> float:
-    """Look, write the run folder, print a table.
+    """Run the audit, write the run directory and print the summary.
 
     Returns:
-        How many groups of byte-identical images cross splits.
+        Number of groups of byte-identical images across splits.
     """
     from hydra.core.hydra_config import HydraConfig
 
+    from emotion_lab.audits import result as audit_result
     from emotion_lab.audits.image_stats import open_all_splits, scan_images
     from emotion_lab.audits.label_issues import find_label_issues
-    from emotion_lab.audits.no_face import find_detector
-    from emotion_lab.audits.run import examine, summary
+    from emotion_lab.audits.no_face import build_face_detector
+    from emotion_lab.audits.run import summary, write_run
+    from emotion_lab.core import tables
 
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    plain = compose.to_container(cfg)
-    # What may be wrong with the command is told before the images are read.
-    detector = find_detector(plain["face_detector"], plain["face_detector_file"])
-    source = open_all_splits(plain["data"])
+    container = compose.to_container(cfg)
+    # Before the images are read, so that a wrong argument is reported at once.
+    detector = build_face_detector(container["face_detector"], container["face_detector_file"])
+    source = open_all_splits(container["data"])
     for note in source.notes:
         print(f"  {note}")
-    predictions, files = _predictions(plain, source.classes, run_dir)
-    looked = scan_images(source, plain["data"])
-    doubts = find_label_issues(looked, predictions, files) if files else None
-    report = examine(looked, plain, doubts, detector, run_dir)
-    print("\n" + summary(report))
-    print(run_dir)
+    predictions, files = _predictions(container, source.classes, run_dir)
+    stats = scan_images(source, container["data"])
+    label_issues = find_label_issues(stats, predictions, files) if files else None
+    result = audit_result.run_checks(stats, container, label_issues, detector)
+    report = audit_result.build_report(result, container)
+    write_run(run_dir, result, report, container["num_shown"])
+    tables.show(*summary(report), f"report: {run_dir / 'audit.html'}", str(run_dir))
     return float(report["duplicates"]["identical_groups_across_splits"])
 
 

@@ -1,4 +1,4 @@
-"""The audit as it is typed: its files, its last line, and mistakes answered in one line."""
+"""The audit command: files, output and one-line errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.conftest import command
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder of 24 pictures, a pair of them the same, and one file that is none."""
+    """Return a folder with 24 images, two of them identical, and a corrupt file."""
     rng = np.random.default_rng(0)
     root = tmp_path / "some faces"
     for split in ("train", "test"):
@@ -24,15 +24,15 @@ def folder(tmp_path: Path) -> Path:
             for i in range(6):
                 pixels = rng.integers(0, 256, (24, 24), dtype=np.uint8)
                 Image.fromarray(pixels).save(root / split / name / f"{i}.png")
-    twin = (root / "test" / "sad" / "0.png").read_bytes()
-    (root / "train" / "sad" / "0.png").write_bytes(twin)
+    copy = (root / "test" / "sad" / "0.png").read_bytes()
+    (root / "train" / "sad" / "0.png").write_bytes(copy)
     (root / "train" / "sad" / "broken.png").write_bytes(b"no image")
     return root
 
 
-def test_the_command(folder: Path, tmp_path: Path) -> None:
-    given = ("data=image_folder", f"data.path={folder}", "hydra.run.dir=run")
-    result = command(*given, module="emotion_lab.audit", cwd=tmp_path)
+def test_files_and_output(folder: Path, tmp_path: Path) -> None:
+    overrides = ("data=image_folder", f"data.path={folder}", "hydra.run.dir=run")
+    result = command(*overrides, module="emotion_lab.audit", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.strip().splitlines()
     run = Path(lines[-1])
@@ -45,11 +45,12 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     page = (run / "audit.html").read_text()
     assert f"&#39;data.path={folder}&#39; data.drop_csv={run}/drop.csv" in page
     assert not list(tmp_path.glob("**/*ledger*"))
-    again = command(*given, module="emotion_lab.audit", cwd=tmp_path)
+    again = command(*overrides, module="emotion_lab.audit", cwd=tmp_path)
     assert again.returncode == 2 and "already holds audit.json" in again.stderr
 
 
-def refused(*overrides: str) -> str:
+def error_of(*overrides: str) -> str:
+    """Return the error message of the argument checks."""
     from emotion_lab import audit
     from emotion_lab.config import compose
 
@@ -58,16 +59,16 @@ def refused(*overrides: str) -> str:
     return str(caught.value)
 
 
-def test_bad_input(folder: Path, tmp_path: Path) -> None:
-    assert "data.path=nowhere does not exist" in refused("data.path=nowhere")
-    where = f"data.path={folder}"
-    assert "data.drop_csv=no.csv does not exist" in refused(where, "data.drop_csv=no.csv")
-    assert "no such checkpoint: no.ckpt" in refused(where, "ckpt=no.ckpt")
-    assert "no such folder" in refused(where, "predictions=[nowhere]")
-    assert "no predictions_val.csv in it" in refused(where, f"predictions={tmp_path}")
-    assert "give one" in refused(where, f"ckpt={folder}", "predictions=[a]")
+def test_invalid_arguments(folder: Path, tmp_path: Path) -> None:
+    assert "data.path=nowhere does not exist" in error_of("data.path=nowhere")
+    path = f"data.path={folder}"
+    assert "data.drop_csv=no.csv does not exist" in error_of(path, "data.drop_csv=no.csv")
+    assert "no such checkpoint: no.ckpt" in error_of(path, "ckpt=no.ckpt")
+    assert "no such folder" in error_of(path, "predictions=[nowhere]")
+    assert "no predictions_val.csv in this folder" in error_of(path, f"predictions={tmp_path}")
+    assert "give only one" in error_of(path, f"ckpt={folder}", "predictions=[a]")
     (tmp_path / "predictions_train.csv").touch()
-    message = refused(where, f"predictions=[{tmp_path}/predictions_train.csv]")
-    assert "trained on hide wrong labels" in message
+    message = error_of(path, f"predictions=[{tmp_path}/predictions_train.csv]")
+    assert "training images hide wrong labels" in message
     (tmp_path / "predictions_test.csv").touch()
-    assert "sealed" in refused(where, f"predictions=[{tmp_path}/predictions_test.csv]")
+    assert "sealed" in error_of(path, f"predictions=[{tmp_path}/predictions_test.csv]")

@@ -1,1 +1,1 @@
-"""Data audit: counts, duplicates, image issues and label issues."""
+"""Data audit: class counts, duplicates, image issues and label issues."""

@@ -1,4 +1,4 @@
-"""``drop.csv`` and ``relabel.csv``: what a cleaned training would leave out or call otherwise."""
+"""Cleaning lists: ``drop.csv``, ``relabel.csv`` and ``suspects.csv``."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from pathlib import Path
 
 import numpy as np
 
-from emotion_lab.audits.duplicates import Duplicates, conflicts
+from emotion_lab.audits.duplicates import Duplicates, has_conflicting_labels
 from emotion_lab.audits.image_stats import ImageStats
 from emotion_lab.audits.label_issues import LabelIssue
 from emotion_lab.core.io import atomic_write
 
-#: Reasons, the first that holds is given.
+#: Reason of a proposal -> explanation; the first reason that applies is used.
 REASONS: dict[str, str] = {
-    "unreadable": "the file cannot be read",
-    "blank": "no picture in it",
-    "copy_of_test": "the same bytes are in test",
-    "copy_of_val": "the same bytes are in val",
-    "near_copy_of_test": "the same picture is in test",
-    "near_copy_of_val": "the same picture is in val",
-    "conflicting_labels": "the same bytes have another label too",
-    "repeated": "the same bytes are in train already",
+    "unreadable": "the file cannot be decoded",
+    "blank": "the image is blank",
+    "copy_of_test": "a byte-identical image is in test",
+    "copy_of_val": "a byte-identical image is in val",
+    "near_copy_of_test": "a near-identical image is in test",
+    "near_copy_of_val": "a near-identical image is in val",
+    "conflicting_labels": "a byte-identical image has a different label",
+    "repeated": "a byte-identical image is in train already",
 }
 
 
 @dataclass(frozen=True)
 class DropProposal:
-    """An image that a cleaned training would leave out.
+    """An image proposed for removal from training.
 
     Attributes:
-        path: Its name.
-        split: ``train``, or ``val`` for a file that cannot be read.
-        label: Its class, empty where the loader left it out.
+        path: Sample name.
+        split: ``train``, or ``val`` for an unreadable file.
+        label: Class name; empty for an unreadable file.
         reason: A key of :data:`REASONS`.
-        same_as: Name of the image it repeats, or an empty string.
+        same_as: Sample name of the image it repeats, or an empty string.
     """
 
     path: str
@@ -47,66 +47,61 @@ class DropProposal:
     same_as: str = ""
 
 
-def _held_out(looked: ImageStats, members: Iterable[int]) -> tuple[str, int] | None:
-    """Return the split that a group reaches into beside train, test first, and that image."""
-    splits = {looked.split_of(i): i for i in sorted(members, reverse=True)}
-    return next(((name, splits[name]) for name in ("test", "val") if name in splits), None)
+def propose_drops(
+    stats: ImageStats, duplicates: Duplicates, blank: np.ndarray
+) -> list[DropProposal]:
+    """Return the images proposed for removal: of train, and unreadable files of val.
 
-
-def _other_label(looked: ImageStats, group: list[int], i: int) -> int:
-    """Return an image of the group whose label is not that of ``i``."""
-    return next(j for j in group if looked.label[j] != looked.label[i])
-
-
-def propose(looked: ImageStats, duplicates: Duplicates, blank: np.ndarray) -> list[DropProposal]:
-    """Return what a cleaned training would leave out, all of train but unreadable files of val.
-
-    val and test stay as they are: a number on them is compared with other people's. Near copies
-    are proposed only where they reach into val or test; inside train they do no harm.
+    All other images of val and test are kept: their scores must stay comparable with published
+    ones. A near duplicate is proposed only if its counterpart is in val or test.
 
     Args:
-        looked: The images.
+        stats: Image statistics.
         duplicates: Their duplicates.
-        blank: bool (N,), images without a picture.
+        blank: bool (N,), blank images.
     """
-    chosen: dict[int, tuple[str, int | None]] = {}
-    # From the weakest reason to the strongest: later ones replace earlier ones.
+    proposals: dict[int, tuple[str, int | None]] = {}  # image -> reason, image it repeats
+
+    def members(group: list[int], split: str) -> list[int]:
+        return [i for i in group if stats.split_name(i) == split]
+
+    # From the last reason to the first: an earlier reason replaces a later one.
     for group in duplicates.identical:
-        train = [i for i in group if looked.split_of(i) == "train"]
-        if conflicts(looked, group):
-            chosen |= {i: ("conflicting_labels", _other_label(looked, group, i)) for i in train}
+        train = members(group, "train")
+        if has_conflicting_labels(stats, group):
+            for i in train:
+                other = next(j for j in group if stats.label[j] != stats.label[i])
+                proposals[i] = ("conflicting_labels", other)
         else:
-            chosen |= {i: ("repeated", train[0]) for i in train[1:]}
-    for wanted in ("val", "test"):
+            proposals |= {i: ("repeated", train[0]) for i in train[1:]}
+    for split in ("val", "test"):
         for pair in duplicates.pairs:
-            for one, other in ((pair.first, pair.second), (pair.second, pair.first)):
-                there = [i for i in duplicates.copies[other] if looked.split_of(i) == wanted]
-                if there:
-                    mine = [i for i in duplicates.copies[one] if looked.split_of(i) == "train"]
-                    chosen |= {i: (f"near_copy_of_{wanted}", there[0]) for i in mine}
-    for group in duplicates.identical:
-        reached = _held_out(looked, group)
-        if reached:
-            train = [i for i in group if looked.split_of(i) == "train"]
-            chosen |= {i: (f"copy_of_{reached[0]}", reached[1]) for i in train}
-    for i in np.flatnonzero(blank).tolist():
-        if looked.split_of(i) == "train":
-            chosen[i] = ("blank", None)
-    gone = {bad.index for bad in looked.unreadable}
-    result = [
-        DropProposal(bad.path, bad.split, "", "unreadable")
-        for bad in looked.unreadable
-        if bad.split != "test"
+            for first, second in ((pair.first, pair.second), (pair.second, pair.first)):
+                for held_out in members(duplicates.copies[second], split)[:1]:
+                    train = members(duplicates.copies[first], "train")
+                    proposals |= {i: (f"near_copy_of_{split}", held_out) for i in train}
+    for split in ("val", "test"):
+        for group in duplicates.identical:
+            for held_out in members(group, split)[:1]:
+                train = members(group, "train")
+                proposals |= {i: (f"copy_of_{split}", held_out) for i in train}
+    blank_train = members(np.flatnonzero(blank).tolist(), "train")
+    proposals |= {i: ("blank", None) for i in blank_train}
+    unreadable = {file.index for file in stats.unreadable}
+    rows = [
+        DropProposal(file.path, file.split, "", "unreadable")
+        for file in stats.unreadable
+        if file.split != "test"
     ]
-    for i in sorted(set(chosen) - gone):
-        reason, same = chosen[i]
-        same_as = "" if same is None else looked.names[same]
-        result.append(DropProposal(looked.names[i], "train", looked.label_of(i), reason, same_as))
-    return result
+    for i in sorted(set(proposals) - unreadable):
+        reason, same = proposals[i]
+        same_as = "" if same is None else stats.names[same]
+        rows.append(DropProposal(stats.names[i], "train", stats.class_name(i), reason, same_as))
+    return rows
 
 
 def write_csv(path: Path, header: list[str], rows: Iterable[Iterable[object]]) -> None:
-    """Write a CSV, completely or not at all; file names may hold any bytes."""
+    """Write a CSV atomically; file names that are not valid UTF-8 are kept byte for byte."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -114,8 +109,8 @@ def write_csv(path: Path, header: list[str], rows: Iterable[Iterable[object]]) -
     atomic_write(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def write_drop(path: Path, proposals: list[DropProposal]) -> None:
-    """Write ``drop.csv`` as ``data.drop_csv=`` takes it."""
+def write_drops(path: Path, proposals: list[DropProposal]) -> None:
+    """Write ``drop.csv``, the format of ``data.drop_csv``."""
     write_csv(
         path,
         ["path", "split", "label_now", "reason", "same_as"],
@@ -123,28 +118,28 @@ def write_drop(path: Path, proposals: list[DropProposal]) -> None:
     )
 
 
-def write_relabel(path: Path, looked: ImageStats, doubts: list[LabelIssue]) -> None:
-    """Write ``relabel.csv`` as ``data.relabel_csv=`` takes it: the doubts of train alone.
+def write_relabels(path: Path, stats: ImageStats, issues: list[LabelIssue]) -> None:
+    """Write ``relabel.csv``, the format of ``data.relabel_csv``: the label issues of train only.
 
-    val is what a model is chosen on: with labels that a model suggested it would judge itself.
+    Models are selected on val; val labels suggested by a model would bias the selection.
     """
-    write_doubts(path, looked, [d for d in doubts if looked.split_of(d.index) == "train"])
+    write_suspects(path, stats, [d for d in issues if stats.split_name(d.index) == "train"])
 
 
-def write_doubts(path: Path, looked: ImageStats, doubts: list[LabelIssue]) -> None:
-    """Write a ranked list of doubtful labels, the least credible first."""
+def write_suspects(path: Path, stats: ImageStats, issues: list[LabelIssue]) -> None:
+    """Write label issues in the given order."""
     write_csv(
         path,
         ["path", "split", "label_now", "label_suggested", "quality", "probability_suggested"],
         (
             (
-                looked.names[d.index],
-                looked.split_of(d.index),
-                looked.label_of(d.index),
-                looked.classes[d.suggested],
-                f"{d.quality:.6f}",
-                f"{d.certainty:.6f}",
+                stats.names[issue.index],
+                stats.split_name(issue.index),
+                stats.class_name(issue.index),
+                stats.classes[issue.suggested],
+                f"{issue.quality:.6f}",
+                f"{issue.certainty:.6f}",
             )
-            for d in doubts
+            for issue in issues
         ),
     )

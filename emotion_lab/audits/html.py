@@ -1,10 +1,10 @@
-"""``audit.html``: one file that opens anywhere, with nothing to fetch and no script."""
+"""``audit.html``: a self-contained page without scripts."""
 
 from __future__ import annotations
 
 import base64
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,65 +12,64 @@ from typing import Any
 import cv2
 import numpy as np
 
-from emotion_lab.audits.cleaning_lists import REASONS, DropProposal
-from emotion_lab.audits.duplicates import Duplicates, conflicts, crosses
+from emotion_lab.audits.cleaning_lists import REASONS
+from emotion_lab.audits.duplicates import crosses_splits, has_conflicting_labels
 from emotion_lab.audits.image_stats import ImageStats
-from emotion_lab.audits.label_issues import LabelIssues
-from emotion_lab.audits.outliers import ImageIssue
+from emotion_lab.audits.result import AuditResult
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import atomic_write
 from emotion_lab.reports import html
 
-#: Bytes of all thumbnails together; the page stays below 8 MB.
-BUDGET = 5_500_000
+#: Bytes of all thumbnails; the page stays below 8 MB.
+MAX_BYTES = 5_500_000
 #: Longest side of a thumbnail, in pixels.
 SIDE = 72
-#: Images shown of one group.
-OF_A_GROUP = 8
+#: Maximum number of images of one group.
+MAX_GROUP_SIZE = 8
 
-KINDS: dict[str, str] = {
-    "constant": "Constant: one grey level",
-    "almost_constant": "Almost constant",
-    "tiny": "Tiny",
-    "narrow": "Twice as long as wide, or more",
-    "dark": "Darkest (outliers)",
-    "bright": "Brightest (outliers)",
-    "low_contrast": "Flattest (outliers)",
-    "high_contrast": "Harshest (outliers)",
-    "grey_as_rgb": "Grey pictures stored as RGB",
-    "no_face": "No face found",
+#: Kind of an image issue -> heading.
+HEADINGS: dict[str, str] = {
+    "constant": "Constant images (one grey level)",
+    "almost_constant": "Almost constant images",
+    "tiny": "Tiny images",
+    "narrow": "Narrow images (aspect ratio 2 or more)",
+    "dark": "Dark images (brightness outliers)",
+    "bright": "Bright images (brightness outliers)",
+    "low_contrast": "Low contrast (outliers)",
+    "high_contrast": "High contrast (outliers)",
+    "grey_as_rgb": "Grey images stored as RGB",
+    "no_face": "No face detected",
 }
 
 
 class Thumbnails:
-    """Small pictures as data URIs, until the budget is used up.
+    """Thumbnails as data URIs, up to a total size.
 
     Args:
-        looked: The images.
-        budget: Bytes of all of them together.
+        stats: Image statistics.
+        max_bytes: Maximum bytes of all thumbnails.
     """
 
-    def __init__(self, looked: ImageStats, budget: int = BUDGET) -> None:
-        self.looked, self.left = looked, budget
-        self._made: dict[int, str] = {}
+    def __init__(self, stats: ImageStats, max_bytes: int = MAX_BYTES) -> None:
+        self.stats, self.remaining = stats, max_bytes
+        self._cache: dict[int, str] = {}
 
     def __call__(self, i: int) -> str | None:
-        """Return the data URI of image ``i``, or None: unreadable, or no budget left."""
-        if i not in self._made:
+        """Return the data URI of image ``i``; None if unreadable or over the size limit."""
+        if i not in self._cache:
             try:
-                image = self.looked.image(i)
+                self._cache[i] = _jpeg_uri(self.stats.image(i))
             except UserError:
                 return None
-            self._made[i] = _jpeg(image)
-        # A picture shown twice is in the page twice.
-        if len(self._made[i]) > self.left:
+        # Each use counts: the page contains an image as often as it is shown.
+        if len(self._cache[i]) > self.remaining:
             return None
-        self.left -= len(self._made[i])
-        return self._made[i]
+        self.remaining -= len(self._cache[i])
+        return self._cache[i]
 
 
-def _jpeg(image: np.ndarray) -> str:
-    """Return a data URI of uint8 (H, W, C), at most 72 pixels on its longer side."""
+def _jpeg_uri(image: np.ndarray) -> str:
+    """Encode uint8 (H, W, C) as a data URI, at most 72 pixels on the longer side."""
     height, width = image.shape[:2]
     ratio = min(1.0, SIDE / max(height, width))
     if ratio < 1:
@@ -83,25 +82,25 @@ def _jpeg(image: np.ndarray) -> str:
 
 
 def train_command(report: dict[str, Any], folder: Path) -> str:
-    """Return the command of a cleaned training, to be pasted into a shell."""
-    words = [f"data={report['data']['name']}"]
+    """Return the shell command that trains with the cleaning lists."""
+    args = [f"data={report['data']['name']}"]
     if report["data"]["path"]:
-        words.append(f"data.path={report['data']['path']}")
-    words.append(f"data.drop_csv={folder / 'drop.csv'}")
+        args.append(f"data.path={report['data']['path']}")
+    args.append(f"data.drop_csv={folder / 'drop.csv'}")
     if (report["label_issues"] or {}).get("relabel"):
-        words.append(f"data.relabel_csv={folder / 'relabel.csv'}")
-    return "python -m emotion_lab.train " + shlex.join(words)
+        args.append(f"data.relabel_csv={folder / 'relabel.csv'}")
+    return "python -m emotion_lab.train " + shlex.join(args)
 
 
 @dataclass
 class ImageSection:
-    """A titled list of groups of pictures.
+    """A heading with groups of images.
 
     Attributes:
         title: Heading.
         note: A sentence below it, or an empty string.
-        total: How many groups there are, shown or not.
-        groups: The groups shown; each a list of dicts ``uri``, ``name``, ``lines``, ``mark``.
+        total: Number of groups, shown or not.
+        groups: The shown groups; each a list of dicts ``uri``, ``name``, ``lines``, ``mark``.
     """
 
     title: str
@@ -110,131 +109,120 @@ class ImageSection:
     groups: list[list[dict[str, Any]]]
 
 
-def _card(thumbnails: Thumbnails, i: int, lines: list[str], mark: bool = False) -> dict[str, Any]:
-    return {"uri": thumbnails(i), "name": thumbnails.looked.names[i], "lines": lines, "mark": mark}
+def _card(thumbnails: Thumbnails, i: int, *lines: str, mark: bool = False) -> dict[str, Any]:
+    return {"uri": thumbnails(i), "name": thumbnails.stats.names[i], "lines": lines, "mark": mark}
 
 
-def _group(thumbnails: Thumbnails, group: Iterable[int]) -> list[dict[str, Any]]:
-    """Return the cards of a group of duplicates: where each stands and what it is called."""
-    looked = thumbnails.looked
-    members = list(group)
-    # One of each split and label first, so that what crosses or conflicts is seen.
+def _duplicate_group(thumbnails: Thumbnails, group: list[int]) -> list[dict[str, Any]]:
+    """Return the cards of a group of duplicates with label and split."""
+    stats = thumbnails.stats
+    # One image of each split and label first, so that conflicts are visible in large groups.
     seen: set[tuple[int, int]] = set()
-    first, rest = [], []
-    for i in members:
-        key = (int(looked.split[i]), int(looked.label[i]))
+    first: list[int] = []
+    rest: list[int] = []
+    for i in group:
+        key = (int(stats.split[i]), int(stats.label[i]))
         (rest if key in seen else first).append(i)
         seen.add(key)
-    shown = sorted([*first, *rest][:OF_A_GROUP])
-    cards = [
-        _card(
-            thumbnails, i, [looked.label_of(i), looked.split_of(i)], looked.split_of(i) != "train"
-        )
-        for i in shown
-    ]
-    if len(members) > len(shown):
-        cards.append({"more": len(members) - len(shown)})
+    shown = sorted([*first, *rest][:MAX_GROUP_SIZE])
+    cards = []
+    for i in shown:
+        split = stats.split_name(i)
+        cards.append(_card(thumbnails, i, stats.class_name(i), split, mark=split != "train"))
+    if len(group) > len(shown):
+        cards.append({"more": len(group) - len(shown)})
     return cards
 
 
-def _duplicate_shelves(
-    thumbnails: Thumbnails, duplicates: Duplicates, show: int
+def _duplicate_sections(
+    thumbnails: Thumbnails, result: AuditResult, num_shown: int
 ) -> list[ImageSection]:
-    looked = thumbnails.looked
-    shelves = []
-    for kind, groups, words in (
-        ("Byte-identical", duplicates.identical, "the same bytes"),
-        ("Near-identical", duplicates.near, "the same picture in other bytes, mirrored ones too"),
+    headings: list[tuple[str, Callable[[ImageStats, list[int]], bool]]] = [
+        ("with conflicting labels", has_conflicting_labels),
+        ("across splits", crosses_splits),
+        ("within one split", lambda *_: True),
+    ]
+    sections = []
+    for kind, groups, note in (
+        ("Byte-identical", result.duplicates.identical, ""),
+        (
+            "Near-identical",
+            result.duplicates.near,
+            "The same picture with different content, for example mirrored or compressed again.",
+        ),
     ):
-        left = list(groups)
-        for title, test in (
-            ("with conflicting labels", conflicts),
-            ("across splits", crosses),
-            ("inside one split", lambda *_: True),
-        ):
-            chosen = [group for group in left if test(looked, group)]
-            left = [group for group in left if not test(looked, group)]
-            if chosen:
-                cards = [_group(thumbnails, group) for group in chosen[:show]]
-                shelves.append(ImageSection(f"{kind}, {title}", words, len(chosen), cards))
-    return shelves
+        remaining = list(groups)
+        for title, condition in headings:
+            selected = [group for group in remaining if condition(result.stats, group)]
+            remaining = [group for group in remaining if not condition(result.stats, group)]
+            if selected:
+                cards = [_duplicate_group(thumbnails, group) for group in selected[:num_shown]]
+                title = f"{kind} images {title}"
+                sections.append(ImageSection(title, note, len(selected), cards))
+    return sections
 
 
-def _finding_shelves(
-    thumbnails: Thumbnails, findings: list[ImageIssue], show: int
+def _issue_sections(
+    thumbnails: Thumbnails, result: AuditResult, num_shown: int
 ) -> list[ImageSection]:
-    looked = thumbnails.looked
-    shelves = []
-    for kind, title in KINDS.items():
-        chosen = [finding for finding in findings if finding.kind == kind]
-        if chosen:
-            cards = [
-                [_card(thumbnails, f.index, [looked.label_of(f.index), f.detail])]
-                for f in chosen[:show]
-            ]
-            shelves.append(ImageSection(title, "", len(chosen), cards))
-    return shelves
-
-
-def _doubt_shelf(
-    thumbnails: Thumbnails, doubts: LabelIssues | None, show: int
-) -> ImageSection | None:
-    if doubts is None:
-        return None
-    looked = thumbnails.looked
-    cards = []
-    for doubt in doubts.ranked[: 2 * show]:
-        lines = [
-            f"{looked.label_of(doubt.index)} {doubt.quality:.1%}",
-            f"→ {looked.classes[doubt.suggested]} {doubt.certainty:.0%}",
+    sections = []
+    for kind, title in HEADINGS.items():
+        issues = [issue for issue in result.image_issues if issue.kind == kind]
+        cards = [
+            [_card(thumbnails, issue.index, result.stats.class_name(issue.index), issue.detail)]
+            for issue in issues[:num_shown]
         ]
-        cards.append([_card(thumbnails, doubt.index, lines)])
-    return ImageSection("Probably wrong labels", "", len(doubts.ranked), cards)
+        if cards:
+            sections.append(ImageSection(title, "", len(issues), cards))
+    return sections
+
+
+def _label_section(thumbnails: Thumbnails, result: AuditResult, num_shown: int) -> ImageSection:
+    stats, ranked = result.stats, result.label_issues.ranked if result.label_issues else []
+    cards = []
+    for issue in ranked[: 2 * num_shown]:
+        lines = (
+            f"{stats.class_name(issue.index)} {issue.quality:.1%}",
+            f"→ {stats.classes[issue.suggested]} {issue.certainty:.0%}",
+        )
+        cards.append([_card(thumbnails, issue.index, *lines)])
+    return ImageSection("Probably wrong labels", "", len(ranked), cards)
 
 
 def write_page(
     path: Path,
+    result: AuditResult,
     report: dict[str, Any],
-    looked: ImageStats,
-    duplicates: Duplicates,
-    findings: list[ImageIssue],
-    doubts: LabelIssues | None,
-    proposals: list[DropProposal],
     figures: dict[str, Path],
-    show: int,
+    num_shown: int,
 ) -> None:
     """Write the page.
 
     Args:
         path: ``audit.html``.
-        report: What ``audit.json`` holds.
-        looked: The images.
-        duplicates: Their duplicates.
-        findings: Single images worth a look.
-        doubts: Doubtful labels, or None where no predictions were given.
-        proposals: The rows of ``drop.csv``.
+        result: Results of all checks.
+        report: Content of ``audit.json``.
         figures: Name -> PNG.
-        show: At most so many groups under one heading.
+        num_shown: Maximum number of groups under one heading.
     """
-    thumbnails = Thumbnails(looked)
-    # The most telling first: they get their pictures while there is budget.
-    doubt_shelf = _doubt_shelf(thumbnails, doubts, show)
-    finding_shelves = _finding_shelves(thumbnails, findings, show)
-    duplicate_shelves = _duplicate_shelves(thumbnails, duplicates, show)
+    thumbnails = Thumbnails(result.stats)
+    # In order of importance: the first sections get their thumbnails before the size limit.
+    label_section = _label_section(thumbnails, result, num_shown)
+    issue_sections = _issue_sections(thumbnails, result, num_shown)
+    duplicate_sections = _duplicate_sections(thumbnails, result, num_shown)
     template = html.environment("emotion_lab.audits").get_template("audit.html")
     text = template.render(
         report=report,
-        looked=looked,
+        stats=result.stats,
         reasons=REASONS,
-        unreadable=looked.unreadable,
-        proposed=len(proposals),
+        unreadable=result.stats.unreadable,
         command=train_command(report, path.parent),
-        duplicate_shelves=duplicate_shelves,
-        finding_shelves=finding_shelves,
-        doubt_shelf=doubt_shelf,
-        doubts=doubts,
-        show=show,
+        duplicate_sections=duplicate_sections,
+        issue_sections=issue_sections,
+        label_section=label_section,
+        label_issues=result.label_issues,
+        num_shown=num_shown,
         figures={name: html.png(file.read_bytes()) for name, file in figures.items()},
     )
-    # File names may hold bytes that are no text.
+    # File names may contain bytes that are not valid UTF-8.
     atomic_write(path, text.encode("utf-8", "replace"))

@@ -1,4 +1,4 @@
-"""Single images worth a look: blank, tiny, unreadable, very dark, bright, flat or harsh."""
+"""Image issues: blank, tiny, narrow, and outliers of brightness and contrast."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import numpy as np
 
 from emotion_lab.audits.image_stats import ImageStats
 
-#: Beyond so many interquartile ranges from the quartiles a value is an outlier (Tukey's fences are
-#: 1.5; with 2 a set as large as FER2013 lists dozens of images and not hundreds).
+#: Distance of an outlier from the quartiles, in interquartile ranges. Tukey's value is 1.5; with 2
+#: a dataset as large as FER2013 has dozens of outliers instead of hundreds.
 FENCE = 2.0
-#: A picture that is so many times as long as wide is listed.
-ASPECT = 2.0
+#: Minimum aspect ratio of a narrow image.
+NARROW_RATIO = 2.0
 
 
 @dataclass(frozen=True)
 class ImageIssue:
-    """One image and what is the matter with it.
+    """An issue of one image.
 
     Attributes:
         kind: ``constant``, ``almost_constant``, ``tiny``, ``dark``, ``bright``, ``low_contrast``,
             ``high_contrast``, ``narrow``, ``grey_as_rgb``, ``no_face``.
-        index: Number of the image.
-        detail: The value that led here, in words.
+        index: Image index.
+        detail: The measured value as text.
     """
 
     kind: str
@@ -33,93 +33,92 @@ class ImageIssue:
     detail: str
 
 
-def blank(looked: ImageStats, threshold: float) -> np.ndarray:
-    """Return the images without a picture, bool (N,): contrast below ``threshold`` grey levels."""
-    return looked.readable & (np.nan_to_num(looked.contrast, nan=np.inf) < threshold)
+def blank_images(stats: ImageStats, threshold: float) -> np.ndarray:
+    """Return bool (N,): contrast below ``threshold`` grey levels."""
+    return stats.readable & (np.nan_to_num(stats.contrast, nan=np.inf) < threshold)
 
 
-def fences(values: np.ndarray) -> tuple[float, float]:
-    """Return the limits beyond which a value is an outlier."""
+def tukey_fences(values: np.ndarray) -> tuple[float, float]:
+    """Return the limits below and above which a value is an outlier."""
     if not len(values):
         return -np.inf, np.inf
     low, high = np.percentile(values, [25, 75])
     return low - FENCE * (high - low), high + FENCE * (high - low)
 
 
-def find(looked: ImageStats, threshold: float, tiny: int) -> list[ImageIssue]:
-    """Return all findings that need no detector, kind by kind.
+def find_image_issues(stats: ImageStats, blank_threshold: float, tiny: int) -> list[ImageIssue]:
+    """Return all issues that need no face detector, grouped by kind, the most severe first.
 
     Args:
-        looked: The images.
-        threshold: Contrast (standard deviation of the grey levels) of a blank image.
-        tiny: Pixels; an image with a shorter side than this is listed.
+        stats: Image statistics.
+        blank_threshold: Contrast (standard deviation of the grey levels) of a blank image.
+        tiny: An image whose shorter side has fewer pixels is tiny.
     """
-    good, flat = looked.readable, blank(looked, threshold)
-    brightness, contrast = looked.brightness, looked.contrast
-    dark, bright = fences(brightness[good & ~flat])
-    low, harsh = fences(contrast[good & ~flat])
-    shorter = np.minimum(looked.width, looked.height)
-    longer = np.maximum(looked.width, looked.height)
-    ratio = longer / np.maximum(shorter, 1)
-    shades = np.nan_to_num(contrast, nan=-1)
+    readable, blank = stats.readable, blank_images(stats, blank_threshold)
+    brightness, contrast = stats.brightness, stats.contrast
+    normal = readable & ~blank
+    dark, bright = tukey_fences(brightness[normal])
+    low, high = tukey_fences(contrast[normal])
+    shorter = np.minimum(stats.width, stats.height)
+    ratio = np.maximum(stats.width, stats.height) / np.maximum(shorter, 1)
+    filled = np.nan_to_num(contrast, nan=-1)
+    size, level, std = "{width} x {height} pixels", "brightness {light:.0f}", "contrast {std:.1f}"
     with np.errstate(invalid="ignore"):
+        # Kind, mask, sort key, detail.
         kinds: list[tuple[str, np.ndarray, np.ndarray, str]] = [
-            ("constant", flat & (contrast == 0), shades, "one grey level"),
-            ("almost_constant", flat & (contrast > 0), shades, "contrast {contrast:.1f}"),
-            ("tiny", good & (shorter < tiny), shorter, "{width} x {height} pixels"),
-            ("narrow", good & (ratio >= ASPECT), -ratio, "{width} x {height} pixels"),
-            ("dark", good & ~flat & (brightness < dark), brightness, "brightness {light:.0f}"),
-            ("bright", good & ~flat & (brightness > bright), -brightness, "brightness {light:.0f}"),
-            ("low_contrast", good & ~flat & (contrast < low), contrast, "contrast {contrast:.1f}"),
-            (
-                "high_contrast",
-                good & ~flat & (contrast > harsh),
-                -contrast,
-                "contrast {contrast:.1f}",
-            ),
-            ("grey_as_rgb", looked.grey, np.arange(len(looked)), "three equal channels"),
+            ("constant", blank & (contrast == 0), filled, "one grey level"),
+            ("almost_constant", blank & (contrast > 0), filled, std),
+            ("tiny", readable & (shorter < tiny), shorter, size),
+            ("narrow", readable & (ratio >= NARROW_RATIO), -ratio, size),
+            ("dark", normal & (brightness < dark), brightness, level),
+            ("bright", normal & (brightness > bright), -brightness, level),
+            ("low_contrast", normal & (contrast < low), contrast, std),
+            ("high_contrast", normal & (contrast > high), -contrast, std),
+            ("grey_as_rgb", stats.grey, np.arange(len(stats)), "three equal channels"),
         ]
-    found = []
-    for kind, chosen, order, text in kinds:
-        numbers = np.flatnonzero(chosen)
-        for i in numbers[np.argsort(order[numbers], kind="stable")].tolist():
+    issues = []
+    for kind, mask, sort_key, text in kinds:
+        indices = np.flatnonzero(mask)
+        for i in indices[np.argsort(sort_key[indices], kind="stable")].tolist():
             detail = text.format(
-                contrast=contrast[i],
+                std=contrast[i],
                 light=brightness[i],
-                width=looked.width[i],
-                height=looked.height[i],
+                width=stats.width[i],
+                height=stats.height[i],
             )
-            found.append(ImageIssue(kind, i, detail))
-    return found
+            issues.append(ImageIssue(kind, i, detail))
+    return issues
 
 
-def spread(looked: ImageStats) -> dict[str, Any]:
-    """Return sizes, modes, brightness and contrast of the readable images, as builtins.
+def distributions(stats: ImageStats) -> dict[str, Any]:
+    """Return ``spread`` of ``audit.json``: sizes, modes, brightness and contrast.
 
-    ``sizes`` and ``modes`` are counts, the most frequent first (at most 20 sizes);
-    ``brightness`` and ``contrast`` hold ``p0`` to ``p100`` in grey levels (0..255), for all splits
-    together (``all``) and for each.
+    ``sizes`` and ``modes`` are counts, most frequent first (at most 20 sizes). ``brightness`` and
+    ``contrast`` hold the percentiles ``p0`` to ``p100`` in grey levels (0..255), for all splits
+    together (``all``) and for each split. Unreadable images are excluded.
     """
-    good = looked.readable
+    readable = stats.readable
     sizes = Counter(
-        f"{w}x{h}" for w, h in zip(looked.width[good], looked.height[good], strict=True)
+        f"{w}x{h}" for w, h in zip(stats.width[readable], stats.height[readable], strict=True)
     )
     modes = Counter(
-        "grey" if c == 1 else "grey stored as RGB" if g else "RGB"
-        for c, g in zip(looked.channels[good], looked.grey[good], strict=True)
+        "grey" if channels == 1 else "grey stored as RGB" if is_grey else "RGB"
+        for channels, is_grey in zip(stats.channels[readable], stats.grey[readable], strict=True)
     )
     result: dict[str, Any] = {
         "sizes": dict(sizes.most_common(20)),
         "different_sizes": len(sizes),
         "modes": dict(modes.most_common()),
     }
-    marks = (0, 1, 5, 25, 50, 75, 95, 99, 100)
-    for name, values in (("brightness", looked.brightness), ("contrast", looked.contrast)):
-        result[name] = {}
-        for split in ("all", *looked.splits):
-            mine = good if split == "all" else good & (looked.split == looked.splits.index(split))
-            numbers = np.percentile(values[mine], marks) if mine.any() else []
-            result[name][split] = {
-                f"p{mark}": round(float(v), 2) for mark, v in zip(marks, numbers, strict=False)
+    percentiles = (0, 1, 5, 25, 50, 75, 95, 99, 100)
+    masks = {"all": readable}
+    masks |= {name: readable & (stats.split == s) for s, name in enumerate(stats.splits)}
+    for key, values in (("brightness", stats.brightness), ("contrast", stats.contrast)):
+        result[key] = {}
+        for name, mask in masks.items():
+            levels = np.percentile(values[mask], percentiles) if mask.any() else []
+            result[key][name] = {
+                f"p{p}": round(float(level), 2)
+                for p, level in zip(percentiles, levels, strict=False)
             }
     return result

@@ -1,4 +1,4 @@
-"""The audit finds what was planted, and nothing else; its lists make a cleaned training."""
+"""Data audit on a dataset with known issues; training data after cleaning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from emotion_lab.audits import duplicates, html, image_stats, outliers
-from emotion_lab.audits.run import examine, summary
+from emotion_lab.audits.result import build_report, run_checks
+from emotion_lab.audits.run import summary, write_run
 from emotion_lab.core.errors import UserError
 from emotion_lab.data.build import load_data
 from emotion_lab.data.types import ArrayStore, LoadedDataset, Split
@@ -33,7 +34,7 @@ def settings() -> dict[str, Any]:
 
 
 def texture(seed: int, size: int = 64) -> np.ndarray:
-    """Return a soft random picture, uint8 (size, size), as unlike the others as faces are."""
+    """Return a smooth random image, uint8 (size, size); different seeds are no near duplicates."""
     rng = np.random.default_rng(seed)
     field = cv2.resize(rng.normal(size=(9, 9)), (size, size), interpolation=cv2.INTER_CUBIC)
     field = (field - field.mean()) / field.std()
@@ -46,8 +47,8 @@ def save(path: Path, pixels: np.ndarray, **options: Any) -> None:
     Image.fromarray(pixels).save(path, **options)
 
 
-def damage(path: Path, pixels: np.ndarray) -> None:
-    """Write a PNG whose header and end are whole; the pixels between are not."""
+def save_corrupt(path: Path, pixels: np.ndarray) -> None:
+    """Write a PNG with a valid header and end but corrupt pixel data."""
     save(path, pixels)
     data = bytearray(path.read_bytes())
     data[60:400] = bytes(340)
@@ -55,22 +56,21 @@ def damage(path: Path, pixels: np.ndarray) -> None:
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of 90 unlike pictures, and among them everything that can be wrong."""
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with 90 different images and one example of each issue."""
     root = tmp_path_factory.mktemp("audit") / "faces"
     seeds = iter(range(1000))
     for split in ALL:
         for name in CLASSES:
             for i in range(10):
                 save(root / split / name / f"{i}.png", texture(next(seeds)))
-    twins = {
-        "repeat": ("train/happy/repeat_a.png", "train/happy/repeat_b.png"),
-        "leak": ("train/sad/leak.png", "test/sad/leak.png"),
-        "of_val": ("train/sad/of_val.png", "val/sad/of_val.png"),
-        "conflict": ("train/angry/conflict.png", "train/happy/conflict.png"),
-        "leaking_conflict": ("train/angry/both.png", "test/happy/both.png"),
-    }
-    for paths in twins.values():
+    for paths in (
+        ("train/happy/repeat_a.png", "train/happy/repeat_b.png"),
+        ("train/sad/leak.png", "test/sad/leak.png"),
+        ("train/sad/of_val.png", "val/sad/of_val.png"),
+        ("train/angry/conflict.png", "train/happy/conflict.png"),
+        ("train/angry/both.png", "test/happy/both.png"),
+    ):
         pixels = texture(next(seeds))
         for path in paths:
             save(root / path, pixels)
@@ -97,60 +97,58 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(root / "train/sad/colour.png", colour)
     (root / "train/happy/broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno image")
     (root / "test/sad/broken.jpg").write_bytes(b"")
-    damage(root / "val/angry/middle.png", texture(next(seeds)))
-    damage(root / "test/angry/middle.png", texture(next(seeds)))
+    save_corrupt(root / "val/angry/middle.png", texture(next(seeds)))
+    save_corrupt(root / "test/angry/middle.png", texture(next(seeds)))
     return root
 
 
+Audited = tuple[image_stats.ImageStats, dict[str, Any], Path]
+
+
 @pytest.fixture(scope="module")
-def done(
-    planted: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[image_stats.ImageStats, Any, Path]:
-    return audited({**settings(), "data": {**settings()["data"], "path": str(planted)}})(
-        tmp_path_factory.mktemp("run")
-    )
+def audited(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Audited:
+    return run_audit(tmp_path_factory.mktemp("run"), path=str(dataset))
 
 
-def audited(cfg: dict[str, Any]) -> Any:
-    def run(folder: Path) -> tuple[image_stats.ImageStats, dict[str, Any], Path]:
-        looked = image_stats.scan_images(image_stats.open_all_splits(cfg["data"]), cfg["data"])
-        return looked, examine(looked, cfg, None, None, folder), folder
-
-    return run
+def run_audit(run_dir: Path, **data: str) -> Audited:
+    """Return image statistics, report and run directory of an audit of a folder."""
+    cfg = settings()
+    cfg = {**cfg, "data": {**cfg["data"], **data}}
+    stats = image_stats.scan_images(image_stats.open_all_splits(cfg["data"]), cfg["data"])
+    result = run_checks(stats, cfg, None, None)
+    report = build_report(result, cfg)
+    write_run(run_dir, result, report, cfg["num_shown"])
+    return stats, report, run_dir
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def groups(path: Path, kind: str) -> list[set[str]]:
-    found: dict[str, set[str]] = {}
+    members: dict[str, set[str]] = {}
     for row in rows(path):
         if row["kind"] == kind:
-            found.setdefault(row["group"], set()).add(row["path"])
-    return list(found.values())
+            members.setdefault(row["group"], set()).add(row["path"])
+    return sorted(members.values(), key=sorted)
 
 
-def test_duplicates(done: tuple[image_stats.ImageStats, Any, Path]) -> None:
-    _, report, run = done
-    identical = groups(run / "duplicates.csv", "identical")
-    wanted = [
-        {"train/happy/repeat_a.png", "train/happy/repeat_b.png"},
-        {"train/sad/leak.png", "test/sad/leak.png"},
-        {"train/sad/of_val.png", "val/sad/of_val.png"},
+def test_duplicates(audited: Audited) -> None:
+    _, report, run = audited
+    assert groups(run / "duplicates.csv", "identical") == [
+        {"test/happy/both.png", "train/angry/both.png"},
+        {"test/sad/leak.png", "train/sad/leak.png"},
         {"train/angry/conflict.png", "train/happy/conflict.png"},
-        {"train/angry/both.png", "test/happy/both.png"},
+        {"train/happy/repeat_a.png", "train/happy/repeat_b.png"},
         {"train/sad/black.png", "val/sad/black.png"},
+        {"train/sad/of_val.png", "val/sad/of_val.png"},
     ]
-    assert sorted(identical, key=sorted) == sorted(wanted, key=sorted)
-    near = groups(run / "duplicates.csv", "near")
-    wanted = [
-        {"train/happy/mirror.png", "test/happy/mirror.png"},
-        {"train/sad/again.png", "train/sad/again.jpg"},
+    assert groups(run / "duplicates.csv", "near") == [
+        {"test/happy/mirror.png", "train/happy/mirror.png"},
         {"train/angry/light.png", "val/happy/light.png"},
+        {"train/sad/again.jpg", "train/sad/again.png"},
     ]
-    assert sorted(near, key=sorted) == sorted(wanted, key=sorted)
     counts = report["duplicates"]
     assert counts["identical_groups"] == 6 and counts["identical_images"] == 12
     assert counts["identical_groups_across_splits"] == 4
@@ -161,8 +159,8 @@ def test_duplicates(done: tuple[image_stats.ImageStats, Any, Path]) -> None:
     assert counts["near_groups_with_conflicting_labels"] == 1
 
 
-def test_findings(done: tuple[image_stats.ImageStats, Any, Path]) -> None:
-    _, report, run = done
+def test_image_issues(audited: Audited) -> None:
+    _, report, run = audited
     kinds: dict[str, set[str]] = {}
     for row in rows(run / "findings.csv"):
         kinds.setdefault(row["kind"], set()).add(row["path"])
@@ -191,28 +189,26 @@ def test_findings(done: tuple[image_stats.ImageStats, Any, Path]) -> None:
     assert reasons["test/sad/broken.jpg"] == "empty file"
 
 
-def test_counts_and_fingerprints(
-    done: tuple[image_stats.ImageStats, Any, Path], planted: Path
-) -> None:
-    looked, report, run = done
+def test_counts_and_fingerprints(audited: Audited, dataset: Path) -> None:
+    stats, report, run = audited
     assert json.loads((run / "audit.json").read_text()) == report
-    cfg = {**settings()["data"], "path": str(planted), "on_decode_error": "skip"}
+    cfg = {**settings()["data"], "path": str(dataset), "on_decode_error": "skip"}
     source = load_data(cfg, ALL)
-    assert report["n"] == sum(len(part) for part in source.splits.values()) == len(looked)
+    assert report["n"] == sum(len(part) for part in source.splits.values()) == len(stats)
     for name, part in source.splits.items():
         for label, cls in enumerate(source.classes):
             assert report["counts"][name][cls] == int((part.labels == label).sum())
         assert report["fingerprint"][name]["n"] == len(part)
     train = report["counts"]["train"].values()
     assert report["imbalance"]["train"] == pytest.approx(max(train) / min(train), abs=0.01)
-    text = summary(report)
+    text = "\n".join(str(block) for block in summary(report))
     assert "identical" in text and "proposed to drop: " in text and len(text.splitlines()) < 20
 
 
-def test_what_is_proposed(done: tuple[image_stats.ImageStats, Any, Path]) -> None:
-    _, _, run = done
-    given = {row["path"]: (row["reason"], row["same_as"]) for row in rows(run / "drop.csv")}
-    assert given == {
+def test_drop_proposals(audited: Audited) -> None:
+    _, _, run = audited
+    proposals = {row["path"]: (row["reason"], row["same_as"]) for row in rows(run / "drop.csv")}
+    assert proposals == {
         "train/happy/broken.png": ("unreadable", ""),
         "val/angry/middle.png": ("unreadable", ""),
         "train/sad/black.png": ("blank", ""),
@@ -229,27 +225,23 @@ def test_what_is_proposed(done: tuple[image_stats.ImageStats, Any, Path]) -> Non
     assert rows(run / "relabel.csv") == []
 
 
-def test_there_and_back(
-    done: tuple[image_stats.ImageStats, Any, Path], planted: Path, tmp_path: Path
-) -> None:
-    """Trained with the audit's list, the data has no leak left, and test is what it was."""
-    looked, report, run = done
-    cfg = settings()
-    data = {**cfg["data"], "path": str(planted), "drop_csv": str(run / "drop.csv")}
-    _, clean, _ = audited({**cfg, "data": data})(tmp_path)
+def test_cleaned_data_has_no_leaks(audited: Audited, dataset: Path, tmp_path: Path) -> None:
+    """After ``data.drop_csv`` no duplicates of val and test are in train; test is unchanged."""
+    _, report, run = audited
+    _, clean, _ = run_audit(tmp_path, path=str(dataset), drop_csv=str(run / "drop.csv"))
     for kind in ("identical", "near"):
         for split in ("val", "test"):
             assert clean["duplicates"][f"{kind}_groups_train_{split}"] == 0
     assert clean["duplicates"]["identical_groups"] == 0
-    assert clean["proposed"]["reasons"] == {"unreadable": 1}  # a file the loader leaves out
+    assert clean["proposed"]["reasons"] == {"unreadable": 1}  # the loader skips this file
     assert clean["fingerprint"]["test"] == report["fingerprint"]["test"]
     assert clean["counts"]["test"] == report["counts"]["test"]
     assert clean["fingerprint"]["train"] != report["fingerprint"]["train"]
     assert clean["n"] == report["n"] - 11
 
 
-def test_the_page_needs_nothing_else(done: tuple[image_stats.ImageStats, Any, Path]) -> None:
-    _, _, run = done
+def test_page_is_self_contained(audited: Audited) -> None:
+    _, _, run = audited
     text = (run / "audit.html").read_text(encoding="utf-8")
     assert len(text) < 8_000_000
     assert "<script" not in text and "://" not in re.sub(r"data:[^\"]*", "", text)
@@ -262,68 +254,65 @@ def test_the_page_needs_nothing_else(done: tuple[image_stats.ImageStats, Any, Pa
         assert (run / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_file_names_are_no_markup(tmp_path: Path) -> None:
+def test_file_names_are_escaped(tmp_path: Path) -> None:
     for name in ("happy", "sad"):
         for i in range(3):
             save(tmp_path / "d" / name / f"<b>&{i}.png", texture(10 * len(name) + i))
-    twin = texture(7)
+    copy = texture(7)
     for name in ("happy", "sad"):
-        save(tmp_path / "d" / name / "<script>x.png", twin)
-    cfg = settings()
+        save(tmp_path / "d" / name / "<script>x.png", copy)
     (tmp_path / "run").mkdir()
-    data = {**cfg["data"], "path": str(tmp_path / "d")}
-    _, report, run = audited({**cfg, "data": data})(tmp_path / "run")
+    _, report, run = run_audit(tmp_path / "run", path=str(tmp_path / "d"))
     text = (run / "audit.html").read_text(encoding="utf-8")
     assert "<script" not in text and "&lt;script&gt;x.png" in text and "<b>&" not in text
     assert report["counts"].keys() == {"train"}
     assert any("no test split" in note for note in report["notes"])
-    assert not any("images are scored" in note for note in report["notes"])
 
 
-def test_thumbnails_keep_to_their_budget() -> None:
+def test_thumbnails_have_a_size_limit() -> None:
     images = np.random.default_rng(0).integers(0, 256, (40, 300, 200, 3), dtype=np.uint8)
-    looked = seen(images, np.zeros(40, np.int64))
-    thumbnails = html.Thumbnails(looked, budget=40_000)
-    made = [thumbnails(i) for i in range(40)]
-    assert 0 < sum(len(uri) for uri in made if uri) <= 40_000 and made[-1] is None
-    first = made[0] or ""
-    data = np.frombuffer(base64.b64decode(first.split(",")[1]), np.uint8)
+    thumbnails = html.Thumbnails(scan_array(images), max_bytes=40_000)
+    uris = [thumbnails(i) for i in range(40)]
+    assert 0 < sum(len(uri) for uri in uris if uri) <= 40_000
+    assert uris[0] is not None and uris[-1] is None
+    data = np.frombuffer(base64.b64decode(uris[0].split(",")[1]), np.uint8)
     assert cv2.imdecode(data, cv2.IMREAD_COLOR).shape == (72, 48, 3)
 
 
-def seen(images: np.ndarray, labels: np.ndarray) -> image_stats.ImageStats:
-    """Look at arrays (N, H, W, C) as the train split of two classes."""
-    names = [f"made:{i}" for i in range(len(images))]
-    split = Split(ArrayStore(images), np.arange(len(images)), labels, names)
-    return image_stats.scan_images(
-        LoadedDataset(["happy", "sad"], {"train": split}, "made"), {"name": "made"}
-    )
+def scan_array(images: np.ndarray) -> image_stats.ImageStats:
+    """Scan uint8 (N, H, W, C) as a train split with label 0."""
+    n = len(images)
+    names = [f"array:{i}" for i in range(n)]
+    split = Split(ArrayStore(images), np.arange(n), np.zeros(n, np.int64), names)
+    source = LoadedDataset(["happy", "sad"], {"train": split}, "array")
+    return image_stats.scan_images(source, {"name": "array"})
 
 
-def test_hashes_are_imagehashs() -> None:
+def test_hashes_equal_imagehash() -> None:
     images = np.stack([texture(seed, 48) for seed in range(30)])[..., None]
-    looked = seen(images, np.zeros(30, np.int64))
+    stats = scan_array(images)
     for i, image in enumerate(images[..., 0]):
-        picture = Image.fromarray(image)
-        assert np.array_equal(imagehash.phash(picture).hash.ravel(), looked.hashes[i])
-        small = Image.fromarray(np.ascontiguousarray(looked.small[i][:, ::-1]))
-        assert np.array_equal(imagehash.phash(small).hash.ravel(), looked.mirrored[i])
+        expected = imagehash.phash(Image.fromarray(image)).hash.ravel()
+        assert np.array_equal(stats.hashes[i], expected)
+        mirrored = Image.fromarray(np.ascontiguousarray(stats.thumbnails[i][:, ::-1]))
+        expected = imagehash.phash(mirrored).hash.ravel()
+        assert np.array_equal(stats.mirrored_hashes[i], expected)
 
 
 @pytest.mark.parametrize("distance", [0, 6, 20])
-def test_close_hashes_against_counting(distance: int) -> None:
+def test_close_hashes_match_brute_force(distance: int) -> None:
     rng = np.random.default_rng(1)
     base = rng.random((60, 64)) < 0.5
     a = np.concatenate([base, base ^ (rng.random((60, 64)) < 0.08)] * 6)  # more than one block
     b = a ^ (rng.random(a.shape) < 0.01)
-    found = duplicates.close_hashes(a, b, distance)
+    pairs = duplicates.close_hashes(a, b, distance)
     bits = (a[:, None] != b[None]).sum(2)
     i, j = np.nonzero(bits <= distance)
-    wanted = {(x, y, int(bits[x, y])) for x, y in zip(i.tolist(), j.tolist(), strict=True) if x < y}
-    assert {tuple(row) for row in found.tolist()} == wanted
+    expected = {(x, y, int(bits[x, y])) for x, y in zip(i, j, strict=True) if x < y}
+    assert {tuple(row) for row in pairs.tolist()} == expected
 
 
-def test_correlation_bears_a_shift() -> None:
+def test_correlation_allows_small_shifts() -> None:
     picture = texture(3, 40)
     a, b = picture[4:36, 4:36], picture[5:37, 2:34]
     assert duplicates.correlation(a, b) > 0.999
@@ -333,53 +322,55 @@ def test_correlation_bears_a_shift() -> None:
     assert duplicates.correlation(a, 255 - a) < 0.7
 
 
-def test_fences() -> None:
+def test_tukey_fences() -> None:
     values = np.array([10.0, 11, 12, 13, 14])
-    assert outliers.fences(values) == (11 - 2 * 2, 13 + 2 * 2)
+    assert outliers.tukey_fences(values) == (11 - 2 * 2, 13 + 2 * 2)
 
 
-def test_faces(tmp_path: Path) -> None:
-    """Haar finds most drawn faces, and hardly any in pictures without one."""
-    from emotion_lab.audits.no_face import find_detector, without_face
+def test_images_without_face(tmp_path: Path) -> None:
+    """Haar finds most of seven drawn faces and hardly any in seven textures."""
+    from emotion_lab.audits.no_face import build_face_detector, images_without_face
 
     cfg = {**composed("data=synthetic")["data"], "n": 21, "size": 64, "difficulty": 0.0}
     faces = load_data(cfg, ("train",)).splits["train"].store.images[:7]
-    others = np.stack([texture(seed) for seed in range(7)])[..., None]
-    looked = seen(np.concatenate([faces, others]), np.zeros(14, np.int64))
-    found = without_face(looked, find_detector("haar", None), outliers.blank(looked, 5.0))
-    assert sum(i < 7 for i in found) <= 3 and sum(i >= 7 for i in found) >= 5
+    textures = np.stack([texture(seed) for seed in range(7)])[..., None]
+    stats = scan_array(np.concatenate([faces, textures]))
+    blank = outliers.blank_images(stats, 5.0)
+    indices = images_without_face(stats, build_face_detector("haar", None), blank)
+    assert sum(i < 7 for i in indices) <= 3 and sum(i >= 7 for i in indices) >= 5
     with pytest.raises(UserError, match="No file at"):
-        find_detector("haar", str(tmp_path / "no.xml"))
-    with pytest.raises(UserError, match="Unknown face detector 'harr'. Did you mean 'haar'"):
-        find_detector("harr", None)
-    assert find_detector("none", None) is None
+        build_face_detector("haar", str(tmp_path / "no.xml"))
+    with pytest.raises(UserError, match=r"Unknown face detector 'harr'\. Did you mean 'haar'"):
+        build_face_detector("harr", None)
+    assert build_face_detector("none", None) is None
 
 
-def test_an_empty_split(tmp_path: Path) -> None:
+def test_split_without_images(tmp_path: Path) -> None:
     for name in ("happy", "sad"):
         save(tmp_path / "train" / name / "0.png", texture(1))
         (tmp_path / "val" / name).mkdir(parents=True)
         (tmp_path / "val" / name / "0.png").write_bytes(b"no image")
         (tmp_path / "test" / name).mkdir(parents=True)
     cfg = {**settings()["data"], "path": str(tmp_path)}
-    with pytest.raises(UserError, match="split 'val' of .* has no images of the classes"):
+    with pytest.raises(UserError, match=r"split 'val' of .* has no images of the classes"):
         image_stats.open_all_splits(cfg)
     for name in ("happy", "sad"):
         save(tmp_path / "val" / name / "0.png", texture(2))
-    # A split folder without files is no split.
+    # A split folder without files is ignored.
     assert list(image_stats.open_all_splits(cfg).splits) == ["train", "val"]
 
 
 @pytest.mark.fer2013
 def test_fer2013(fer2013_csv: Path) -> None:
-    """1,516 groups, 557 of them across splits; counted once by hashing the CSV's pixel columns."""
+    """1,516 groups, 557 across splits: an independent count from the pixel column of the CSV."""
     cfg = composed(f"data.path={fer2013_csv}")["data"]
-    looked = image_stats.scan_images(image_stats.open_all_splits(cfg), cfg)
-    assert len(looked) == 35_887
-    found = duplicates.find_duplicates(looked, outliers.blank(looked, 5.0), 8, 0.92)
-    counts = duplicates.count(looked, found)
+    stats = image_stats.scan_images(image_stats.open_all_splits(cfg), cfg)
+    assert len(stats) == 35_887
+    blank = outliers.blank_images(stats, 5.0)
+    groups = duplicates.find_duplicates(stats, blank, 8, 0.92)
+    counts = duplicates.count_duplicates(stats, groups)
     assert counts["identical_groups"] == 1_516 and counts["identical_images"] == 3_369
     assert counts["identical_groups_across_splits"] == 557
     assert counts["identical_groups_with_conflicting_labels"] == 57
     assert 1_200 < counts["near_groups"] < 1_350
-    assert int(outliers.blank(looked, 5.0).sum()) == 14
+    assert int(blank.sum()) == 14

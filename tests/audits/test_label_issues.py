@@ -1,4 +1,4 @@
-"""Doubtful labels: planted flips are found in out-of-fold predictions, in-sample ones refused."""
+"""Label issues: flipped labels in out-of-fold predictions, and prediction files."""
 
 from __future__ import annotations
 
@@ -26,9 +26,12 @@ CLASSES = ["angry", "happy", "sad", "contempt"]
 SIZES = {"train": 800, "val": 160, "test": 160}
 
 
+Noisy = tuple[image_stats.ImageStats, set[int]]
+
+
 @pytest.fixture(scope="module")
-def noisy() -> tuple[image_stats.ImageStats, set[int]]:
-    """Return pictures of four patterns in noise, and the numbers of those with a flipped label."""
+def noisy() -> Noisy:
+    """Return noisy images of four patterns and the indices of those with a flipped label."""
     rng = np.random.default_rng(0)
     patterns = rng.normal(0, 26, (4, 12, 12))
     splits, wrong, start = {}, set(), 0
@@ -43,12 +46,13 @@ def noisy() -> tuple[image_stats.ImageStats, set[int]]:
         names = [f"{name}/{i}.png" for i in range(n)]
         splits[name] = Split(store, np.arange(n), labels, names)
         start += n
-    return image_stats.scan_images(LoadedDataset(CLASSES, splits, "made"), {"name": "made"}), wrong
+    source = LoadedDataset(CLASSES, splits, "array")
+    return image_stats.scan_images(source, {"name": "array"}), wrong
 
 
 def write(path: Path, names: list[str], probabilities: np.ndarray, classes: list[str]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "true", "predicted", *(f"p_{name}" for name in classes)])
         for name, row in zip(names, probabilities, strict=True):
@@ -57,19 +61,17 @@ def write(path: Path, names: list[str], probabilities: np.ndarray, classes: list
 
 
 @pytest.fixture(scope="module")
-def sweep(
-    noisy: tuple[image_stats.ImageStats, set[int]], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """Return the folder of a five-fold sweep over train and val; columns in another order."""
-    looked, _ = noisy
+def sweep(noisy: Noisy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a five-fold sweep over train and val, columns not in class order."""
+    stats, _ = noisy
     folder = tmp_path_factory.mktemp("sweep")
-    pooled = np.flatnonzero(looked.split < 2)
-    x = looked.small[pooled].reshape(len(pooled), -1) / 255.0
-    y = looked.label[pooled]
+    pooled = np.flatnonzero(stats.split < 2)
+    x = stats.thumbnails[pooled].reshape(len(pooled), -1) / 255.0
+    y = stats.label[pooled]
     for number, (train, val) in enumerate(KFold(5, shuffle=True, random_state=0).split(x)):
         model = LogisticRegression(C=0.02, max_iter=500).fit(x[train], y[train])
         order = [2, 0, 3, 1]
-        names = [looked.names[i] for i in pooled[val]]
+        names = [stats.names[i] for i in pooled[val]]
         table = model.predict_proba(x[val])[:, order]
         write(
             folder / str(number) / label_issues.PREDICTIONS,
@@ -80,58 +82,52 @@ def sweep(
     return folder
 
 
-def found(looked: image_stats.ImageStats, places: list[Any]) -> label_issues.LabelIssues:
-    files = label_issues.find_predictions([str(place) for place in places])
-    tables = [label_issues.read_predictions(file, looked.classes) for file in files]
-    return label_issues.find_label_issues(looked, tables, [str(file) for file in files])
+def find_issues(stats: image_stats.ImageStats, paths: list[Path]) -> label_issues.LabelIssues:
+    files = label_issues.find_predictions([str(path) for path in paths])
+    tables = [label_issues.read_predictions(file, stats.classes) for file in files]
+    return label_issues.find_label_issues(stats, tables, [str(file) for file in files])
 
 
-def test_planted_flips_are_found(
-    noisy: tuple[image_stats.ImageStats, set[int]], sweep: Path
-) -> None:
-    """At least 75 % of what is listed was flipped, and 75 % of what was flipped is listed."""
-    looked, wrong = noisy
-    result = found(looked, [sweep])
+def test_flipped_labels_are_found(noisy: Noisy, sweep: Path) -> None:
+    """Precision and recall are at least 75 %."""
+    stats, wrong = noisy
+    result = find_issues(stats, [sweep])
     assert result.predicted == {"train": 800, "val": 160} and len(result.files) == 5
-    wrong = {i for i in wrong if looked.split_of(i) != "test"}
-    listed = [doubt.index for doubt in result.ranked]
+    wrong = {i for i in wrong if stats.split_name(i) != "test"}
+    listed = [issue.index for issue in result.ranked]
     hits = len(wrong & set(listed))
     assert hits / len(listed) >= 0.75 and hits / len(wrong) >= 0.75
-    # The first of the ranking are the surest.
+    # The precision of the first ones is higher.
     assert len(wrong & set(listed[:30])) >= 27
-    qualities = [doubt.quality for doubt in result.ranked]
+    qualities = [issue.quality for issue in result.ranked]
     assert qualities == sorted(qualities) and len(set(listed)) == len(listed)
-    for doubt in result.ranked:
-        assert doubt.suggested != looked.label[doubt.index]
-        assert 0 <= doubt.quality < doubt.certainty <= 1
+    for issue in result.ranked:
+        assert issue.suggested != stats.label[issue.index]
+        assert 0 <= issue.quality < issue.certainty <= 1
 
 
-def test_relabel_holds_train_alone(
-    noisy: tuple[image_stats.ImageStats, set[int]], sweep: Path, tmp_path: Path
-) -> None:
-    looked, _ = noisy
-    ranked = found(looked, [sweep]).ranked
-    cleaning_lists.write_relabel(tmp_path / "relabel.csv", looked, ranked)
-    cleaning_lists.write_doubts(tmp_path / "suspects.csv", looked, ranked)
-    with open(tmp_path / "relabel.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    with open(tmp_path / "suspects.csv", newline="", encoding="utf-8") as file:
-        suspects = list(csv.DictReader(file))
+def test_relabel_csv_has_train_only(noisy: Noisy, sweep: Path, tmp_path: Path) -> None:
+    stats, _ = noisy
+    ranked = find_issues(stats, [sweep]).ranked
+    cleaning_lists.write_relabels(tmp_path / "relabel.csv", stats, ranked)
+    cleaning_lists.write_suspects(tmp_path / "suspects.csv", stats, ranked)
+    rows, suspects = (
+        list(csv.DictReader((tmp_path / name).read_text(encoding="utf-8").splitlines()))
+        for name in ("relabel.csv", "suspects.csv")
+    )
     assert {row["split"] for row in rows} == {"train"}
     assert {row["split"] for row in suspects} == {"train", "val"}
     assert rows == [row for row in suspects if row["split"] == "train"]
-    by_name = {looked.names[d.index]: d for d in ranked}
+    by_name = {stats.names[issue.index]: issue for issue in ranked}
     for row in rows:
-        doubt = by_name[row["path"]]
-        assert row["label_now"] == looked.label_of(doubt.index)
-        assert row["label_suggested"] == CLASSES[doubt.suggested]
-        assert float(row["quality"]) == pytest.approx(doubt.quality, abs=1e-6)
+        issue = by_name[row["path"]]
+        assert row["label_now"] == stats.class_name(issue.index)
+        assert row["label_suggested"] == CLASSES[issue.suggested]
+        assert float(row["quality"]) == pytest.approx(issue.quality, abs=1e-6)
 
 
-def test_predictions_are_joined_by_name(
-    noisy: tuple[image_stats.ImageStats, set[int]], tmp_path: Path
-) -> None:
-    looked, _ = noisy
+def test_predictions_are_matched_by_name_and_averaged(noisy: Noisy, tmp_path: Path) -> None:
+    stats, _ = noisy
     names = ["train/3.png", "val/0.png", "test/1.png", "other/9.png"]
     first = np.array([[0.7, 0.1, 0.1, 0.1]] * 4)
     second = np.array([[0.1, 0.1, 0.1, 0.7]])
@@ -141,26 +137,24 @@ def test_predictions_are_joined_by_name(
             write(tmp_path / "b.csv", names[:1], second, CLASSES), CLASSES
         ),
     ]
-    known, values, strangers, sealed = label_issues.join(looked, tables)
-    assert [looked.names[i] for i in known] == ["train/3.png", "val/0.png"]
+    indices, values, num_unknown, num_test = label_issues.average_predictions(stats, tables)
+    assert [stats.names[i] for i in indices] == ["train/3.png", "val/0.png"]
     np.testing.assert_allclose(values, [[0.4, 0.1, 0.1, 0.4], [0.7, 0.1, 0.1, 0.1]])
-    assert (strangers, sealed) == (1, 1)
+    assert (num_unknown, num_test) == (1, 1)
 
 
-def test_test_is_never_examined(
-    noisy: tuple[image_stats.ImageStats, set[int]], sweep: Path
-) -> None:
-    looked, _ = noisy
+def test_predictions_of_test_are_ignored(noisy: Noisy, sweep: Path) -> None:
+    stats, _ = noisy
     tables = [label_issues.read_predictions(sweep / "0" / label_issues.PREDICTIONS, CLASSES)]
-    sealed = {f"test/{i}.png": np.eye(4)[0] for i in range(160)}
-    result = label_issues.find_label_issues(looked, [*tables, sealed], ["a", "b"])
+    test = {f"test/{i}.png": np.eye(4)[0] for i in range(160)}
+    result = label_issues.find_label_issues(stats, [*tables, test], ["a", "b"])
     assert "test" not in result.predicted
-    assert all(looked.split_of(doubt.index) != "test" for doubt in result.ranked)
-    assert result.notes == ["160 predictions of the test split are not used: it is sealed"]
+    assert all(stats.split_name(issue.index) != "test" for issue in result.ranked)
+    assert result.notes == ["160 predictions of the test split are ignored: it is sealed"]
 
 
-def test_bad_predictions(noisy: tuple[image_stats.ImageStats, set[int]], tmp_path: Path) -> None:
-    looked, _ = noisy
+def test_invalid_prediction_files(noisy: Noisy, tmp_path: Path) -> None:
+    stats, _ = noisy
     uniform = np.full((1, 4), 0.25)
     with pytest.raises(UserError, match="has no column p_contempt"):
         label_issues.read_predictions(
@@ -169,37 +163,35 @@ def test_bad_predictions(noisy: tuple[image_stats.ImageStats, set[int]], tmp_pat
     (tmp_path / "b.csv").write_text("a,b\n")
     with pytest.raises(UserError, match="has no column path"):
         label_issues.read_predictions(tmp_path / "b.csv", CLASSES)
-    for bad in (np.nan, -0.1, np.inf, 7):
+    for invalid in (np.nan, -0.1, np.inf, 7):
         file = write(
-            tmp_path / "c.csv", ["x", "y"], np.array([[1, 0, 0, 0], [1, 0, 0, bad]]), CLASSES
+            tmp_path / "c.csv", ["x", "y"], np.array([[1, 0, 0, 0], [1, 0, 0, invalid]]), CLASSES
         )
-        with pytest.raises(UserError, match="row 3: not a probability"):
+        with pytest.raises(UserError, match="row 3: expected a probability"):
             label_issues.read_predictions(file, CLASSES)
     file = write(tmp_path / "e.csv", ["x", "x"], np.repeat(uniform, 2, 0), CLASSES)
-    with pytest.raises(UserError, match="row 3: 'x' is there already"):
+    with pytest.raises(UserError, match="row 3: duplicate path 'x'"):
         label_issues.read_predictions(file, CLASSES)
     file = write(tmp_path / "d.csv", ["elsewhere/1.png"], uniform, CLASSES)
     with pytest.raises(UserError, match="predictions for 0 images of this data"):
-        found(looked, [file])
+        find_issues(stats, [file])
 
 
-def test_a_class_without_images(
-    noisy: tuple[image_stats.ImageStats, set[int]], tmp_path: Path
-) -> None:
-    """Only two classes were predicted for: the others have no threshold and are set aside."""
-    looked, _ = noisy
-    chosen = [i for i in range(800) if looked.label[i] < 2][:60]
-    values = np.array([np.eye(4)[looked.label[i]] * 0.6 + 0.1 for i in chosen])
-    values[:6, :2] = values[:6, 1::-1]  # they say the other class
-    file = write(tmp_path / "a.csv", [looked.names[i] for i in chosen], values, CLASSES)
-    ranked = found(looked, [file]).ranked
-    assert len(ranked) >= 4 and {doubt.index for doubt in ranked} <= set(chosen[:6])
-    assert all(doubt.suggested == 1 - looked.label[doubt.index] for doubt in ranked)
+def test_classes_without_predictions(noisy: Noisy, tmp_path: Path) -> None:
+    """Classes without predicted images have no threshold and are excluded."""
+    stats, _ = noisy
+    chosen = [i for i in range(800) if stats.label[i] < 2][:60]
+    values = np.array([np.eye(4)[stats.label[i]] * 0.6 + 0.1 for i in chosen])
+    values[:6, :2] = values[:6, 1::-1]  # six wrong labels
+    file = write(tmp_path / "a.csv", [stats.names[i] for i in chosen], values, CLASSES)
+    ranked = find_issues(stats, [file]).ranked
+    assert len(ranked) >= 4 and {issue.index for issue in ranked} <= set(chosen[:6])
+    assert all(issue.suggested == 1 - stats.label[issue.index] for issue in ranked)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Return an untrained network as a run would have left it, and its data; the classes turned."""
+    """Return the checkpoint of an untrained network, classes reversed, and its data config."""
     torch.manual_seed(0)
     cfg = composed(*TINY, "augment=none")
     data = EmotionData(cfg["data"], ("val",))
@@ -213,28 +205,25 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
     return path, cfg["data"]
 
 
-def test_a_checkpoint_predicts_its_val(
+def test_checkpoint_predicts_its_val_split(
     checkpoint: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """As the predictions say that scoring saves; train, which it has learnt, is left alone."""
     path, cfg = checkpoint
-    looked = image_stats.scan_images(image_stats.open_all_splits(cfg), cfg)
-    table = label_issues.predict_val(str(path), cfg, looked.classes, tmp_path / "val")
-    assert list(table) == [n for n in looked.names if n.startswith("synthetic:val:")]
+    stats = image_stats.scan_images(image_stats.open_all_splits(cfg), cfg)
+    table = label_issues.predict_val(str(path), cfg, stats.classes, tmp_path / "val")
+    assert list(table) == [n for n in stats.names if n.startswith("synthetic:val:")]
     saved = label_issues.read_predictions(
-        tmp_path / "val" / label_issues.PREDICTIONS, looked.classes
+        tmp_path / "val" / label_issues.PREDICTIONS, stats.classes
     )
     for name, values in table.items():
         np.testing.assert_allclose(values, saved[name], atol=1e-6)
     assert len({int(values.argmax()) for values in table.values()}) > 1
-    result = label_issues.find_label_issues(looked, [table], [str(path)])
+    result = label_issues.find_label_issues(stats, [table], [str(path)])
     assert result.predicted == {"val": 8}
     assert not list(tmp_path.glob("**/*ledger*"))
 
 
-def test_a_checkpoint_of_other_data(
-    checkpoint: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
+def test_checkpoint_of_other_data(checkpoint: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     path, cfg = checkpoint
     for other, classes in (({**cfg, "name": "fer2013"}, list(EMOTIONS)), (cfg, CLASSES)):
         with pytest.raises(UserError, match="was trained on data=synthetic with the classes"):
