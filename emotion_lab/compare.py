@@ -1,8 +1,7 @@
-"""Compare models on the same images: two, ``run_a=<run> run_b=<run>``, or many, ``runs=<folder>``."""
+"""Compare runs on the same images: two with ``run_a=`` and ``run_b=``, or many with ``runs=``."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -14,87 +13,80 @@ from emotion_lab.core.errors import UserError
 RESULTS = ("compare.json", "leaderboard.json")
 
 
-def _places(cfg: DictConfig) -> list[Path]:
-    """Return what ``runs=`` names; nothing where two sides are compared.
-
-    Raises:
-        UserError: If both are given, or keys of the other one.
-    """
-    from emotion_lab.experiments.compare.load import runs_of
+def _leaderboard_runs(cfg: DictConfig) -> list[Path]:
+    """Return the run directories of ``runs=``; none if two sides are compared."""
+    from emotion_lab.experiments.compare.load import parse_runs
 
     if cfg.runs is None:
-        for key, unset in (("sort_by", None), ("latency", False)):
-            if cfg[key] != unset:
-                raise UserError(f"{key}= is for a leaderboard: give runs=<folder>.")
+        for key, default in (("sort_by", None), ("latency", False)):
+            if cfg[key] != default:
+                raise UserError(f"{key}= applies to a leaderboard only: give runs=<folder>.")
         return []
     if cfg.run_a is not None or cfg.run_b is not None:
         raise UserError(
-            "runs= ranks many runs, run_a= and run_b= compare two: give runs=<folder>, or run_a=<run> run_b=<run>."
+            "runs= ranks many runs, run_a= and run_b= compare two: give runs=<folder>, or "
+            "run_a=<run> run_b=<run>."
         )
-    return runs_of("runs", cfg.runs)
+    return parse_runs("runs", cfg.runs)
 
 
 def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
-    """Read what is given, which takes no second, before Hydra makes the run folder."""
-    from emotion_lab.experiments.compare.load import read_sides, runs_of
+    """Read and check the runs, which takes less than a second, before Hydra creates a directory."""
+    from emotion_lab.experiments.compare.load import parse_runs, read_pairs
 
-    places = _places(cfg)
-    if places:
+    runs = _leaderboard_runs(cfg)
+    if runs:
         from emotion_lab.experiments.leaderboard import grouping, latency
 
-        found = grouping.read(places, cfg.sort_by, cfg.split)
+        configurations = grouping.read(runs, cfg.sort_by, cfg.split)
         if cfg.latency:
-            latency.checkpoints(found.groups)
+            latency.checkpoints(configurations.groups)
     else:
-        read_sides(runs_of("run_a", cfg.run_a), runs_of("run_b", cfg.run_b), cfg.split)
+        read_pairs(parse_runs("run_a", cfg.run_a), parse_runs("run_b", cfg.run_b), cfg.split)
     if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
         paths.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
     return []
 
 
-def rank(cfg: DictConfig, places: list[Path], run_dir: Path) -> float:
-    """Rank, write the results, print them; returns the best mean."""
-    from emotion_lab.core.io import atomic_write
-    from emotion_lab.experiments.leaderboard import report
-    from emotion_lab.experiments.leaderboard.grouping import read
-    from emotion_lab.experiments.leaderboard.table import board
+def _rank(cfg: DictConfig, runs: list[Path], run_dir: Path) -> float:
+    """Rank many runs, write and print the leaderboard; return the best mean score."""
+    from emotion_lab.core.io import atomic_write, write_json
+    from emotion_lab.core.tables import show
+    from emotion_lab.experiments.leaderboard import grouping, report
+    from emotion_lab.experiments.leaderboard.table import build_leaderboard
 
-    found = read(places, cfg.sort_by, cfg.split)
-    result = board(found, Path(str(cfg.test_ledger)), bool(cfg.latency))
-    drawn = report.pictures(found, result, run_dir)
-    atomic_write(run_dir / "leaderboard.csv", report.table(result).encode())
-    report.write_page(run_dir, result, drawn)
-    # Last: where it is, the rest is.
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    atomic_write(run_dir / "leaderboard.json", text.encode())
-    print("\n".join(report.lines(result)))
-    print(run_dir)
+    configurations = grouping.read(runs, cfg.sort_by, cfg.split)
+    result = build_leaderboard(configurations, Path(str(cfg.test_ledger)), bool(cfg.latency))
+    pictures = report.draw_figures(configurations, result, run_dir)
+    atomic_write(run_dir / "leaderboard.csv", report.csv_text(result).encode())
+    report.write_page(run_dir, result, pictures)
+    # Written last: it marks the run directory as complete.
+    write_json(run_dir / "leaderboard.json", result)
+    show(*report.lines(result), str(run_dir))
     return float(result["groups"][0][result["by"]]["mean"])
 
 
 def compare(cfg: DictConfig) -> float:
-    """Compare, write the results, print them; returns the difference in accuracy, b - a."""
+    """Compare runs, write and print the results; return the difference in accuracy, b - a."""
     from hydra.core.hydra_config import HydraConfig
 
-    from emotion_lab.core.io import atomic_write
-    from emotion_lab.experiments.compare import report
-    from emotion_lab.experiments.compare.load import runs_of
-    from emotion_lab.experiments.compare.result import compare as compared
+    from emotion_lab.core.io import write_json
+    from emotion_lab.core.tables import show
+    from emotion_lab.experiments.compare import report, result
+    from emotion_lab.experiments.compare.load import parse_runs
     from emotion_lab.reports.style import both
 
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    places = _places(cfg)
-    if places:
-        return rank(cfg, places, run_dir)
-    a, b = runs_of("run_a", cfg.run_a), runs_of("run_b", cfg.run_b)
-    result = compared(a, b, cfg.split, Path(str(cfg.test_ledger)))
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    atomic_write(run_dir / "compare.json", text.encode())
-    pictures = both(lambda style: report.figure(result, style), run_dir, "compare")
-    report.write_page(run_dir, result, pictures)
-    print("\n".join(report.lines(result)))
-    print(run_dir)
-    return float(result["difference"]["accuracy"])
+    runs = _leaderboard_runs(cfg)
+    if runs:
+        return _rank(cfg, runs, run_dir)
+    a, b = parse_runs("run_a", cfg.run_a), parse_runs("run_b", cfg.run_b)
+    content = result.compare(a, b, cfg.split, Path(str(cfg.test_ledger)))
+    write_json(run_dir / "compare.json", content)
+    pictures = both(lambda style: report.figure(content, style), run_dir, "compare")
+    report.write_page(run_dir, content, pictures)
+    show(*report.lines(content), str(run_dir))
+    return float(content["difference"]["accuracy"])
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Compare: runs matched and judged; what cannot be compared is one line."""
+"""Compare: alignment of runs, scores and verdict, report, and error messages."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import pytest
 
 from emotion_lab import compare as entry
 from emotion_lab.core.errors import UserError
-from emotion_lab.evaluation import test_ledger as seal
+from emotion_lab.evaluation import test_ledger
 from emotion_lab.evaluation.statistics import intervals, paired, paired_seeds
 from emotion_lab.experiments.compare import report
-from emotion_lab.experiments.compare.load import read_sides, runs_of, titles
+from emotion_lab.experiments.compare.load import parse_runs, read_pairs, short_names
 from emotion_lab.experiments.compare.result import compare
 from emotion_lab.reports.style import LIGHT, render
 
@@ -45,10 +45,10 @@ def write_run(
     order: np.ndarray | None = None,
     fingerprint: str | None = HASH,
 ) -> Path:
-    """Write what a run leaves: predictions and ``metrics.json``."""
+    """Write predictions and ``metrics.json`` of a run."""
     folder.mkdir(parents=True, exist_ok=True)
     k = len(classes)
-    with open(folder / (file or f"predictions_{split}.csv"), "w", newline="") as out:
+    with (folder / (file or f"predictions_{split}.csv")).open("w", newline="") as out:
         writer = csv.writer(out)
         writer.writerow(["path", "true", "predicted", *(f"p_{name}" for name in classes)])
         for i in range(len(names)) if order is None else order:
@@ -69,28 +69,28 @@ def write_run(
 
 @pytest.fixture
 def two(tmp_path: Path) -> tuple[Path, Path]:
-    """Return two runs, b the better one."""
+    """Return two runs; b is better."""
     a = write_run(tmp_path / "a run=1", guesses(0.3, 0))
     return a, write_run(tmp_path / "b", guesses(0.8, 1))
 
 
-# --- matching -------------------------------------------------------------------------------------
+# --- alignment -----------------------------------------------------------------------------------
 
 
 def test_order_of_rows_and_classes_does_not_matter(two: tuple[Path, Path], tmp_path: Path) -> None:
     a, b = two
-    turn = np.array([2, 0, 1])  # our class i is their class turn[i]
-    classes = [CLASSES[i] for i in np.argsort(turn)]
+    permutation = np.array([2, 0, 1])  # from our class indices to theirs
+    classes = [CLASSES[i] for i in np.argsort(permutation)]
     other = write_run(
         tmp_path / "other",
-        turn[guesses(0.8, 1)],
-        labels=turn[LABELS],
+        permutation[guesses(0.8, 1)],
+        labels=permutation[LABELS],
         classes=classes,
         order=np.random.default_rng(0).permutation(120),
     )
     ledger = tmp_path / "none"
-    ours, theirs = (compare([a], [x], "val", ledger)["difference"] for x in (b, other))
-    assert {**ours, "b": 0} == {**theirs, "b": 0}
+    original, permuted = (compare([a], [x], "val", ledger)["difference"] for x in (b, other))
+    assert {**original, "b": 0} == {**permuted, "b": 0}
 
 
 def _pair(tmp_path: Path, **changes: Any) -> tuple[list[Path], list[Path]]:
@@ -99,7 +99,7 @@ def _pair(tmp_path: Path, **changes: Any) -> tuple[list[Path], list[Path]]:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"fingerprint": "f" * 32}, "not scored on the same val split: .*01234567.*ffffffff"),
         ({"classes": ["happy", "sad", "calm"]}, "same classes: only one of them has calm, neutral"),
@@ -111,53 +111,55 @@ def _pair(tmp_path: Path, **changes: Any) -> tuple[list[Path], list[Path]]:
          "1 labels differ .*'faces/005.png' \\(happy, sad\\)"),
     ],
 )  # fmt: skip
-def test_runs_that_cannot_be_compared(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=words) as raised:
-        read_sides(*_pair(tmp_path, **changes), "val")
+def test_incompatible_runs_are_rejected(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        read_pairs(*_pair(tmp_path, **changes), "val")
     assert "\n" not in str(raised.value)
 
 
-def test_without_a_fingerprint_it_says_so(tmp_path: Path) -> None:
-    _, _, notes = read_sides(*_pair(tmp_path, fingerprint=None), "val")
+def test_missing_fingerprint_is_noted(tmp_path: Path) -> None:
+    _, _, notes = read_pairs(*_pair(tmp_path, fingerprint=None), "val")
     assert any("fingerprint" in note for note in notes)
 
 
-def test_a_run_against_itself(two: tuple[Path, Path], tmp_path: Path) -> None:
+def test_run_compared_with_itself_is_rejected(two: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(two[0])
     with pytest.raises(UserError, match="given twice"):
-        read_sides([two[0]], [tmp_path / "link"], "val")
+        read_pairs([two[0]], [tmp_path / "link"], "val")
 
 
-def test_what_can_be_typed(tmp_path: Path) -> None:
-    assert runs_of("a", "one") == [Path("one")]
-    assert runs_of("a", "[one, two x,'three']") == [Path("one"), Path("two x"), Path("three")]
-    assert runs_of("a", ["one", "two"]) == [Path("one"), Path("two")]
-    odd = tmp_path / "[x,y]"
-    odd.mkdir()
-    assert runs_of("a", str(odd)) == [odd], "a folder of that name"
-    for nothing in (None, "", "[]", []):
+def test_parse_runs(tmp_path: Path) -> None:
+    assert parse_runs("a", "one") == [Path("one")]
+    assert parse_runs("a", "[one, two x,'three']") == [Path("one"), Path("two x"), Path("three")]
+    assert parse_runs("a", ["one", "two"]) == [Path("one"), Path("two")]
+    bracketed = tmp_path / "[x,y]"
+    bracketed.mkdir()
+    assert parse_runs("a", str(bracketed)) == [bracketed], "an existing folder"
+    for empty in (None, "", "[]", []):
         with pytest.raises(UserError, match="run_b is missing"):
-            runs_of("b", nothing)
+            parse_runs("run_b", empty)
 
 
-def test_names_are_as_short_as_they_can_be(tmp_path: Path) -> None:
-    assert titles([Path("x/senet"), Path("y/cnn")]) == ["senet", "cnn"]
-    assert titles([Path("x/1/run"), Path("x/2/run")]) == ["1/run", "2/run"]
+def test_short_names() -> None:
+    assert short_names([Path("x/senet"), Path("y/cnn")]) == ["senet", "cnn"]
+    assert short_names([Path("x/1/run"), Path("x/2/run")]) == ["1/run", "2/run"]
 
 
-# --- the numbers ----------------------------------------------------------------------------------
+# --- scores and verdict ---------------------------------------------------------------------------
 
 
-def test_one_run_a_side(two: tuple[Path, Path], tmp_path: Path) -> None:
+def test_one_run_per_side(two: tuple[Path, Path], tmp_path: Path) -> None:
     a, b = two
     result = compare([a], [b], "val", tmp_path / "none")
     expected = paired(LABELS, guesses(0.3, 0), guesses(0.8, 1), 3)
     for key in ("accuracy", "accuracy_ci95", "macro_f1_ci95", "mcnemar_p", "only_a_right"):
         assert result["difference"][key] == expected[key]
     assert result["difference"]["per_class"]["sad"]["f1_ci95"] == expected["f1_ci95"][1]
-    alone = intervals(LABELS, guesses(0.8, 1), 3)
-    assert result["b"]["runs"][0]["accuracy_ci95"] == alone["accuracy_ci95"]
-    assert result["b"]["accuracy"]["mean"] == alone["accuracy"]
+    single = intervals(LABELS, guesses(0.8, 1), 3)
+    assert result["b"]["runs"][0]["accuracy_ci95"] == single["accuracy_ci95"]
+    assert result["b"]["accuracy"]["mean"] == single["accuracy"]
     assert result["b"]["accuracy"]["std"] is None
     assert result["verdict"] == "better" and result["n"] == 120
     assert result["line"].startswith("b (b) is better than a (a run=1): accuracy +")
@@ -168,7 +170,7 @@ def test_one_run_a_side(two: tuple[Path, Path], tmp_path: Path) -> None:
     assert "test" not in result
 
 
-def test_too_close(tmp_path: Path) -> None:
+def test_not_distinguishable(tmp_path: Path) -> None:
     result = compare(*_pair(tmp_path), "val", tmp_path / "none")
     assert "are not distinguishable at n = 120: accuracy" in result["line"]
     assert "McNemar p = " in result["line"]
@@ -190,39 +192,45 @@ def test_several_seeds(tmp_path: Path) -> None:
     assert over["std"] == pytest.approx(np.std(scores, ddof=1))
     assert (over["min"], over["max"]) == (min(scores), max(scores))
     assert result["verdict"] == "better" and "over 3 seeds" in result["line"]
-    shown = "\n".join(report.lines(result))
-    assert f"{over['mean']:.4f} ± {over['std']:.4f}" in shown
-    assert shown.count("McNemar") == 3
+    text = "\n".join(map(str, report.lines(result)))
+    assert f"{over['mean']:.4f} ± {over['std']:.4f}" in text
+    assert text.count("McNemar") == 3
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "words"),
+    ("a", "b", "message"),
     [
         ([0, 1], [0], "a has 2 runs and b has 1"),
         ([0, 1], [0, 2], "seeds of a are 0, 1 and those of b 0, 2"),
-        ([0, 0], [0, 1], "a names seed 0 twice"),
+        ([0, 0], [0, 1], "a has seed 0 twice"),
     ],
 )
-def test_seeds_that_do_not_match(a: list[int], b: list[int], words: str, tmp_path: Path) -> None:
+def test_unequal_seeds_are_rejected(
+    a: list[int], b: list[int], message: str, tmp_path: Path
+) -> None:
     sides = [
         [write_run(tmp_path / f"{key}{i}", guesses(0.5, i), seed=s) for i, s in enumerate(seeds)]
         for key, seeds in (("a", a), ("b", b))
     ]
-    with pytest.raises(UserError, match=words):
-        read_sides(*sides, "val")
+    with pytest.raises(UserError, match=message):
+        read_pairs(*sides, "val")
 
 
-def test_unknown_seeds_are_paired_in_order(tmp_path: Path) -> None:
+def test_runs_without_seed_are_paired_in_order(tmp_path: Path) -> None:
     sides = [
         [write_run(tmp_path / f"{key}{i}", guesses(0.5, i), seed=None) for i in range(2)]
         for key in "ab"
     ]
-    _, second, notes = read_sides(*sides, "val")
+    _, second, notes = read_pairs(*sides, "val")
     assert [saved.run.name for saved in second] == ["b0", "b1"]
-    assert any("in the order given" in note for note in notes)
+    assert any("in the given order" in note for note in notes)
 
 
-def test_a_class_without_samples(tmp_path: Path) -> None:
+def printed(result: dict[str, Any]) -> list[str]:
+    return "\n".join(map(str, report.lines(result))).splitlines()
+
+
+def test_class_without_samples(tmp_path: Path) -> None:
     labels = np.where(LABELS == 1, 0, LABELS)
     runs = [
         write_run(tmp_path / f"{i}", np.where(guesses(0.5, i) == 1, 0, guesses(0.5, i)),
@@ -230,32 +238,32 @@ def test_a_class_without_samples(tmp_path: Path) -> None:
     ]  # fmt: skip
     result = compare([runs[0]], [runs[1]], "val", tmp_path / "none")
     assert result["difference"]["per_class"]["sad"] == {"f1": None, "f1_ci95": None}
-    (line,) = (x for x in report.lines(result) if x.startswith("F1 sad"))
+    (line,) = (row for row in printed(result) if row.startswith("F1 sad"))
     assert line.split()[2:] == ["no", "samples"] * 3
     report.write_page(tmp_path, result, {"light": b"", "dark": b""})
     assert "no samples" in (tmp_path / "compare.html").read_text()
     assert "No samples: sad." in result["notes"]
 
 
-def test_a_class_that_is_never_right(tmp_path: Path) -> None:
-    """Its F1 is 0 in every draw of the bootstrap: there is a number and no interval."""
+def test_class_that_is_never_correct(tmp_path: Path) -> None:
+    """Its F1 is 0 in every bootstrap sample, so it has no interval."""
     never = np.where(guesses(0.8, 0) == 1, 0, guesses(0.8, 0))
     runs = [write_run(tmp_path / "a", guesses(0.8, 1)), write_run(tmp_path / "b", never)]
     result = compare([runs[0]], [runs[1]], "val", tmp_path / "none")
     assert result["b"]["runs"][0]["per_class"]["sad"] == {"f1": 0.0, "f1_ci95": None}
-    (line,) = (x for x in report.lines(result) if x.startswith("F1 sad"))
+    (line,) = (row for row in printed(result) if row.startswith("F1 sad"))
     assert "0.0000 [no spread]" in line
     assert render(lambda style: report.figure(result, style), LIGHT)[:4] == b"\x89PNG"
     report.write_page(tmp_path, result, {"light": b"", "dark": b""})
 
 
-# --- the seal -------------------------------------------------------------------------------------
+# --- the test ledger ------------------------------------------------------------------------------
 
 
-def test_the_seal_is_shown(tmp_path: Path) -> None:
+def test_openings_of_the_test_split(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / f"{i}", guesses(0.5, i), split="test") for i in range(2)]
     ledger = tmp_path / "ledger.jsonl"
-    found = {"hash": HASH, "known_as": None, "n": 120}
+    fingerprint = {"hash": HASH, "known_as": None, "n": 120}
 
     def result() -> dict[str, Any]:
         return compare([runs[0]], [runs[1]], "test", ledger)
@@ -263,19 +271,21 @@ def test_the_seal_is_shown(tmp_path: Path) -> None:
     assert result()["test"] == {"openings": 0, "configurations": 0}
     assert "has no opening" in result()["warnings"][0]
     for config in ("one", "one"):
-        seal.record(ledger, runs[0], "c0ffee", {"config": config}, found, 0.5)
+        test_ledger.record(ledger, runs[0], "c0ffee", {"config": config}, fingerprint, 0.5)
     assert result()["test"] == {"openings": 2, "configurations": 1} and not result()["warnings"]
-    assert report.seal_line(result()) == "test split opened 2 times, for 1 configuration"
-    seal.record(ledger, runs[0], "c0ffee", {"config": "two"}, found, 0.5)
-    seal.record(ledger, runs[0], "c0ffee", {"config": "three"}, {**found, "hash": "other"}, 0.5)
+    assert report.ledger_line(result()) == "test split opened 2 times, for 1 configuration"
+    test_ledger.record(ledger, runs[0], "facade", {"config": "two"}, fingerprint, 0.5)
+    test_ledger.record(
+        ledger, runs[0], "c0ffee", {"config": "three"}, {**fingerprint, "hash": "other"}, 0.5
+    )
     assert result()["test"] == {"openings": 3, "configurations": 2}
-    shown = "\n".join(report.lines(result()))
-    assert "test split opened 3 times, for 2 configurations" in shown
-    assert "warning: this test set was opened for 2 configurations" in shown
+    text = "\n".join(map(str, report.lines(result())))
+    assert "test split opened 3 times, for 2 configurations" in text
+    assert "warning: this test set was opened for 2 configurations" in text
     assert len(ledger.read_text().splitlines()) == 4, "comparing opens nothing"
 
 
-# --- the entry point ------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> None:
@@ -285,8 +295,8 @@ def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> None
     entry.main()
 
 
-#: The last line on stderr says whether anything heavy was imported.
-WATCH = """
+#: The last line on stderr lists the heavy modules that were imported.
+SCRIPT = """
 import sys
 from emotion_lab.compare import main
 sys.argv = ["compare", *sys.argv[1:]]
@@ -295,11 +305,11 @@ print("heavy:", *({"torch", "lightning", "cv2"} & set(sys.modules)), file=sys.st
 """
 
 
-def test_from_end_to_end(tmp_path: Path) -> None:
+def test_command_end_to_end(tmp_path: Path) -> None:
     a = write_run(tmp_path / "a", guesses(0.3, 0))
     b = write_run(tmp_path / "b", guesses(0.8, 1))
     done = subprocess.run(
-        [sys.executable, "-c", WATCH, f"run_a={a}", f"run_b={b}"],
+        [sys.executable, "-c", SCRIPT, f"run_a={a}", f"run_b={b}"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -323,7 +333,7 @@ def test_from_end_to_end(tmp_path: Path) -> None:
     assert "width=device-width" in page
 
 
-def test_names_cannot_break_the_page(tmp_path: Path) -> None:
+def test_names_are_escaped_on_the_page(tmp_path: Path) -> None:
     classes = ["<b>x</b>", "$y$", "_z"]
     runs = [write_run(tmp_path / f"<i>{i}", guesses(0.5, i), classes=classes) for i in range(2)]
     result = compare([runs[0]], [runs[1]], "val", tmp_path / "none")
@@ -333,7 +343,7 @@ def test_names_cannot_break_the_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ((), "a is missing"),
         (("run_a={a}",), "run_b is missing"),
@@ -345,9 +355,9 @@ def test_names_cannot_break_the_page(tmp_path: Path) -> None:
         (("run_a=[{a},{a}]", "run_b={b}"), "given twice"),
     ],
 )
-def test_mistakes_are_one_line_and_leave_nothing(
+def test_errors_are_one_line_and_create_no_folder(
     arguments: tuple[str, ...],
-    words: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Any,
@@ -361,5 +371,5 @@ def test_mistakes_are_one_line_and_leave_nothing(
     assert stopped.value.code == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1
-    assert words in err
-    assert not any(here.iterdir()), "a run folder was made"
+    assert message in err
+    assert not any(here.iterdir()), "a run folder was created"

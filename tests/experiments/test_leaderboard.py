@@ -1,4 +1,4 @@
-"""Leaderboard: runs grouped by configuration , ranked, sealed; what is refused."""
+"""Leaderboard: configurations, ranking, test ledger, and rejected runs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import yaml
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
-from emotion_lab.evaluation import test_ledger as seal
+from emotion_lab.evaluation import test_ledger
 from emotion_lab.evaluation.statistics import count
 from emotion_lab.experiments.leaderboard import grouping, report
-from emotion_lab.experiments.leaderboard.table import board
+from emotion_lab.experiments.leaderboard.table import build_leaderboard
 
 CLASSES = ["happy", "sad", "neutral"]
 LABELS = np.repeat([0, 1, 2], [120, 50, 70])
@@ -39,8 +39,8 @@ CONFIG: dict[str, Any] = {
 
 def guesses(right: float, seed: int) -> np.ndarray:
     generator = np.random.default_rng(seed)
-    lucky = generator.random(len(LABELS)) < right
-    return np.where(lucky, LABELS, generator.integers(0, 3, len(LABELS)))
+    correct = generator.random(len(LABELS)) < right
+    return np.where(correct, LABELS, generator.integers(0, 3, len(LABELS)))
 
 
 def config_with(values: dict[str, Any]) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def write_run(
     typed: list[str] | None = None,
     **values: Any,
 ) -> Path:
-    """Write what ``train`` leaves; ``values`` are config keys with ``__`` for the dot."""
+    """Write a run directory of ``train``; ``values`` are config keys with ``__`` for the dot."""
     predicted = guesses(right, seed + int(right * 1000)) if predicted is None else predicted
     folder.mkdir(parents=True)
     values = {key.replace("__", "."): value for key, value in values.items()}
@@ -82,7 +82,7 @@ def write_run(
         shares = np.full(3, 0.2)
         shares[guess] = 0.6
         rows.append([f"{len(rows)}.png", classes[label], classes[guess], *shares])
-    with open(folder / "predictions_val.csv", "w", newline="", encoding="utf-8") as file:
+    with (folder / "predictions_val.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "true", "predicted", *(f"p_{name}" for name in classes)])
         writer.writerows(rows)
@@ -106,25 +106,25 @@ def write_run(
     return folder
 
 
-def ranked(place: Path, by: str | None = None, ledger: str = "none") -> dict[str, Any]:
-    result = board(grouping.read([place], by), place / ledger)
+def ranked(folder: Path, by: str | None = None, ledger: str = "none") -> dict[str, Any]:
+    result = build_leaderboard(grouping.read([folder], by), folder / ledger)
     json.dumps(result, allow_nan=False)
     return result
 
 
 def three(tmp_path: Path) -> Path:
     """Three configurations of three seeds; the learning rate makes the difference."""
-    place = tmp_path / "sweep"
+    folder = tmp_path / "sweep"
     for i, (rate, right) in enumerate(((0.01, 0.3), (0.001, 0.85), (0.0001, 0.8))):
         for seed in (1, 2, 3):
-            write_run(place / f"{3 * i + seed}", right, seed, optim__lr=rate)
-    return place
+            write_run(folder / f"{3 * i + seed}", right, seed, optim__lr=rate)
+    return folder
 
 
 # --- configurations -------------------------------------------------------------------------------
 
 
-def test_runs_that_differ_only_in_the_seed_are_one_configuration(tmp_path: Path) -> None:
+def test_runs_that_differ_in_the_seed_only_are_one_configuration(tmp_path: Path) -> None:
     result = ranked(three(tmp_path))
     assert result["keys"] == ["optim.lr"] and result["main"] == 1
     assert [row["rank"] for row in result["groups"]] == [1, 2, 3]
@@ -145,11 +145,11 @@ def test_runs_that_differ_only_in_the_seed_are_one_configuration(tmp_path: Path)
 
 
 def guesses_of(run: dict[str, Any]) -> np.ndarray:
-    with open(Path(run["folder"]) / "predictions_val.csv", newline="") as file:
+    with (Path(run["folder"]) / "predictions_val.csv").open(newline="") as file:
         return np.array([CLASSES.index(row["predicted"]) for row in csv.DictReader(file)])
 
 
-def test_where_things_lie_makes_no_configuration(tmp_path: Path) -> None:
+def test_paths_and_display_options_make_no_configuration(tmp_path: Path) -> None:
     write_run(tmp_path / "a", 0.5, 1)
     write_run(tmp_path / "b", 0.5, 2, data__path="b.csv", test=True, logger={}, data__num_workers=4,
               trainer__enable_progress_bar=False, test_ledger="x", resume="y")  # fmt: skip
@@ -158,10 +158,10 @@ def test_where_things_lie_makes_no_configuration(tmp_path: Path) -> None:
     assert result["groups"][0]["name"] == "one configuration"
     assert result["groups"][0]["against_best"] is None and result["comparisons"] == 0
     assert not any("optimistic" in line for line in result["warnings"])
-    assert "nothing to compare" in report.sentence(result)
+    assert "no other configuration" in report.sentence(result)
 
 
-def test_typed_keys_name_a_configuration_and_all_that_differ_are_columns(tmp_path: Path) -> None:
+def test_typed_keys_name_a_configuration_and_differing_keys_are_columns(tmp_path: Path) -> None:
     write_run(tmp_path / "a", 0.5, model__name="cnn", model__widths=None, model__stride=2,
               typed=["model=cnn"])  # fmt: skip
     write_run(tmp_path / "b", 0.6, typed=["model=senet", "data.path=x"])
@@ -170,20 +170,20 @@ def test_typed_keys_name_a_configuration_and_all_that_differ_are_columns(tmp_pat
     assert result["main"] == 1
     assert [row["name"] for row in result["groups"]] == ["model=senet", "model=cnn"]
     assert "model.stride" not in result["groups"][0]["values"]
-    # Where what was typed does not tell them apart, every differing key does.
+    # If the typed keys do not identify the configurations, all differing keys are used.
     write_run(tmp_path / "c", 0.7, model__dropout=0.5, typed=["model=senet"])
     result = ranked(tmp_path)
     assert result["main"] == len(result["keys"]) == 4
     assert len({row["name"] for row in result["groups"]}) == 3
 
 
-def test_a_type_is_a_difference_too(tmp_path: Path) -> None:
+def test_values_of_different_type_differ(tmp_path: Path) -> None:
     for i, value in enumerate((1, "1", True, None)):
         write_run(tmp_path / str(i), 0.4 + i / 10, loss__gamma=value)
     assert len(ranked(tmp_path)["groups"]) == 4
 
 
-def test_other_training_images_are_a_column_and_are_said(tmp_path: Path) -> None:
+def test_different_training_images_are_a_column_and_noted(tmp_path: Path) -> None:
     write_run(tmp_path / "a", 0.5, 1)
     write_run(tmp_path / "b", 0.5, 2, train_hash="other123456")
     result = ranked(tmp_path)
@@ -191,7 +191,7 @@ def test_other_training_images_are_a_column_and_are_said(tmp_path: Path) -> None
     assert any("not all trained on the same images" in note for note in result["notes"])
 
 
-def test_a_seed_trained_twice_counts_once_and_is_said(tmp_path: Path) -> None:
+def test_repeated_seed_counts_once_and_is_noted(tmp_path: Path) -> None:
     for i, (seed, right) in enumerate(((1, 0.4), (2, 0.5), (1, 0.6))):
         write_run(tmp_path / str(i), right, seed)
     result = ranked(tmp_path)
@@ -200,7 +200,7 @@ def test_a_seed_trained_twice_counts_once_and_is_said(tmp_path: Path) -> None:
     assert any("2 repeats" in note and "same seed 1" in note for note in result["notes"])
 
 
-def test_single_seeds_are_said(tmp_path: Path) -> None:
+def test_single_seeds_are_noted(tmp_path: Path) -> None:
     write_run(tmp_path / "a", 0.9, 1)
     write_run(tmp_path / "b", 0.5, 1, loss__name="focal")
     result = ranked(tmp_path)
@@ -213,21 +213,23 @@ def test_single_seeds_are_said(tmp_path: Path) -> None:
     assert "one seed" in report.sentence(result)
 
 
-def test_what_it_is_ranked_by(tmp_path: Path) -> None:
-    """Accuracy and macro F1 disagree here: one class for all, against a bit of each."""
-    plain = np.zeros_like(LABELS)
+def test_sort_by(tmp_path: Path) -> None:
+    """Accuracy and macro F1 rank a constant and a balanced prediction differently."""
+    constant = np.zeros_like(LABELS)
     mixed = np.where(np.arange(240) % 20 < 9, LABELS, (LABELS + 1) % 3)
-    write_run(tmp_path / "a", 0, predicted=plain, loss__name="plain")
+    write_run(tmp_path / "a", 0, predicted=constant, loss__name="plain")
     write_run(tmp_path / "b", 0, predicted=mixed, loss__name="mixed")
     names = {by: ranked(tmp_path, by)["groups"][0]["name"] for by in ("accuracy", "macro_f1")}
     assert names == {"accuracy": "loss=plain", "macro_f1": "loss=mixed"}
-    assert ranked(tmp_path)["by"] == "macro_f1", "what the runs were chosen by"
+    assert ranked(tmp_path)["by"] == "macro_f1", "the monitor of the runs"
 
 
-def test_monitors_that_give_no_order(tmp_path: Path) -> None:
+def test_monitor_that_is_no_score_is_rejected(tmp_path: Path) -> None:
     write_run(tmp_path / "a", 0.5, monitor="val/loss")
     write_run(tmp_path / "b", 0.6, loss__name="focal", monitor="val/loss")
-    with pytest.raises(UserError, match="chosen by val/loss.*sort_by=accuracy or sort_by=macro_f1"):
+    with pytest.raises(
+        UserError, match=r"chosen by val/loss.*sort_by=accuracy or sort_by=macro_f1"
+    ):
         ranked(tmp_path)
     assert ranked(tmp_path, "accuracy")["groups"][0]["name"] == "loss=focal"
     write_run(tmp_path / "c", 0.7, monitor="val/accuracy")
@@ -235,8 +237,8 @@ def test_monitors_that_give_no_order(tmp_path: Path) -> None:
         ranked(tmp_path)
 
 
-def test_older_runs_have_todays_defaults(tmp_path: Path) -> None:
-    """A key that came later makes no configuration of its own where it has its default."""
+def test_missing_keys_of_older_runs_have_current_defaults(tmp_path: Path) -> None:
+    """A newer key with its default value does not make another configuration."""
     write_run(tmp_path / "old", 0.5, 1, typed=[])
     write_run(tmp_path / "new", 0.5, 2, typed=[], model__reduction=16, mix__mixup=0.0)
     result = ranked(tmp_path)
@@ -247,7 +249,7 @@ def test_older_runs_have_todays_defaults(tmp_path: Path) -> None:
     assert result["keys"] == ["model.reduction"] and len(result["groups"]) == 2
 
 
-def test_values_that_json_does_not_know(tmp_path: Path) -> None:
+def test_values_that_json_cannot_represent(tmp_path: Path) -> None:
     for i, value in enumerate((float("nan"), float("inf"), datetime.date(2026, 1, 31))):
         write_run(tmp_path / str(i), 0.5 + i / 10, loss__gamma=value, typed=[])
     result = ranked(tmp_path)
@@ -255,95 +257,99 @@ def test_values_that_json_does_not_know(tmp_path: Path) -> None:
     assert values == {"nan", "inf", "2026-01-31"}
 
 
-# --- what is refused ------------------------------------------------------------------------------
+# --- rejected runs --------------------------------------------------------------------------------
 
 
-def test_other_images_have_no_common_order(tmp_path: Path) -> None:
+def test_runs_on_different_images_are_rejected(tmp_path: Path) -> None:
     write_run(tmp_path / "a", 0.5)
     write_run(tmp_path / "b", 0.6, optim__lr=1.0)
     write_run(tmp_path / "c", 0.6, optim__lr=2.0, val_hash="f" * 32)
-    with pytest.raises(UserError, match="a and .*c were not scored on the same val.*fff") as raised:
+    with pytest.raises(
+        UserError, match=r"a and .*c were not scored on the same val.*fff"
+    ) as raised:
         ranked(tmp_path)
     assert "\n" not in str(raised.value)
 
 
-def test_folds_are_pooled_elsewhere(tmp_path: Path) -> None:
+def test_different_folds_are_rejected(tmp_path: Path) -> None:
     for i in range(2):
         write_run(tmp_path / str(i), 0.5, data__folds=5, data__fold=i, val_hash=str(i) * 32)
     with pytest.raises(
-        UserError, match="different folds .0 and 1 of 5.*emotion_lab.crossval runs="
+        UserError, match=r"different folds .0 and 1 of 5.*emotion_lab.crossval runs="
     ):
         ranked(tmp_path)
 
 
-def test_without_a_fingerprint_rows_are_matched_and_it_is_said(tmp_path: Path) -> None:
+def test_missing_fingerprint_is_noted_and_rows_are_matched(tmp_path: Path) -> None:
     write_run(tmp_path / "a", 0.5)
     write_run(tmp_path / "b", 0.6, optim__lr=1.0, val_hash=None)
     assert any("fingerprint" in note for note in ranked(tmp_path)["notes"])
     (tmp_path / "b" / "predictions_val.csv").write_text(
         (tmp_path / "b" / "predictions_val.csv").read_text().replace("\n7.png,", "\nx.png,")
     )
-    with pytest.raises(UserError, match="do not have the same rows: '7.png'"):
+    with pytest.raises(UserError, match=r"do not have the same rows: '7.png'"):
         ranked(tmp_path)
 
 
-def test_runs_that_cannot_be_ranked(tmp_path: Path) -> None:
+def test_invalid_runs_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such run folder"):
         grouping.read([tmp_path / "none"], None)
     run = write_run(tmp_path / "a", 0.5)
-    with pytest.raises(UserError, match="one finished run, .*a: a leaderboard needs two"):
+    with pytest.raises(UserError, match=r"one finished run, .*a: a leaderboard needs two"):
         grouping.read([run, tmp_path], None)
     other = write_run(tmp_path / "b", 0.6, loss__name="focal")
     with pytest.raises(UserError, match="ranks on val, not on test: choose there"):
         grouping.read([run, other], None, "test")
     (other / "predictions_val.csv").rename(other / "kept.csv")
-    with pytest.raises(UserError, match="no predictions of val in .*b"):
+    with pytest.raises(UserError, match=r"no predictions of val in .*b"):
         grouping.read([run, other], None)
     (other / "kept.csv").rename(other / "predictions_val.csv")
     metrics = json.loads((other / "metrics.json").read_text())
     metrics["val"]["accuracy"] = 0.99
     (other / "metrics.json").write_text(json.dumps(metrics))
-    with pytest.raises(UserError, match="b is not whole: .*accuracy 0.9900, its predictions give"):
+    with pytest.raises(
+        UserError, match=r"b is inconsistent: .*accuracy 0.9900, its predictions give"
+    ):
         ranked(tmp_path)
 
 
-def test_unfinished_runs_are_left_out_and_said(tmp_path: Path) -> None:
-    place = three(tmp_path)
-    (place / "5" / "metrics.json").unlink()
-    result = ranked(place)
+def test_unfinished_runs_are_left_out_and_noted(tmp_path: Path) -> None:
+    folder = three(tmp_path)
+    (folder / "5" / "metrics.json").unlink()
+    result = ranked(folder)
     assert result["total_runs"] == 8
     assert any("1 unfinished run (no metrics.json) left out" in note for note in result["notes"])
 
 
-# --- the seal -------------------------------------------------------------------------------------
+# --- the test ledger ------------------------------------------------------------------------------
 
 
 def test_openings_of_the_test_split(tmp_path: Path) -> None:
-    place = three(tmp_path)
+    folder = three(tmp_path)
     for name in ("1", "4"):
-        (place / name / "checkpoints").mkdir()
-        (place / name / "checkpoints" / "best.ckpt").write_bytes(name.encode())
-    found = {"hash": "test", "known_as": None, "n": 9}
-    ledger = place / "ledger.jsonl"
-    four = file_hash(place / "4" / "checkpoints" / "best.ckpt")
-    for run, checkpoint in (("elsewhere", four), ("again", four), (place / "5", "0"), ("x", "1")):
-        seal.record(ledger, Path(run), checkpoint, {"config": "c"}, found, 0.5)
-    seal.record(ledger, Path("\0"), "3", {"config": "c"}, found, None)
+        (folder / name / "checkpoints").mkdir()
+        (folder / name / "checkpoints" / "best.ckpt").write_bytes(name.encode())
+    fingerprint = {"hash": "test", "known_as": None, "n": 9}
+    ledger = folder / "ledger.jsonl"
+    four = file_hash(folder / "4" / "checkpoints" / "best.ckpt")
+    for run, checkpoint in (("elsewhere", four), ("again", four), (folder / "5", "0"), ("x", "1")):
+        test_ledger.record(ledger, Path(run), checkpoint, {"config": "c"}, fingerprint, 0.5)
+    test_ledger.record(ledger, Path("\0"), "3", {"config": "c"}, fingerprint, None)
     ledger.write_text(ledger.read_text() + '{"torn')
     before = ledger.read_bytes()
-    result = ranked(place, ledger="ledger.jsonl")
+    result = ranked(folder, ledger="ledger.jsonl")
     assert [row["openings"] for row in result["groups"]] == [3, 0, 0]
     assert not any("test split was opened for" in line for line in result["warnings"])
-    seal.record(ledger, place / "1", "2", {"config": "d"}, found, 0.5)
-    result = ranked(place, ledger="ledger.jsonl")
+    test_ledger.record(ledger, folder / "1", "2", {"config": "d"}, fingerprint, 0.5)
+    result = ranked(folder, ledger="ledger.jsonl")
     assert [row["openings"] for row in result["groups"]] == [3, 0, 1]
     assert any("opened for 2 of these configurations" in line for line in result["warnings"])
-    assert ledger.read_bytes()[: len(before)] == before, "ranking opens nothing"
+    assert ledger.read_bytes()[: len(before)] == before, "ranking does not write to the ledger"
 
 
-def test_a_test_score_that_the_ledger_does_not_know(tmp_path: Path) -> None:
-    place = three(tmp_path)
-    metrics = json.loads((place / "1" / "metrics.json").read_text())
-    (place / "1" / "metrics.json").write_text(json.dumps({**metrics, "test": {"n": 1}}))
-    warnings = ranked(place)["warnings"]
-    assert any("1 scored its test split, and the ledger" in line for line in warnings)
+def test_test_scores_missing_in_the_ledger_are_a_warning(tmp_path: Path) -> None:
+    folder = three(tmp_path)
+    metrics = json.loads((folder / "1" / "metrics.json").read_text())
+    (folder / "1" / "metrics.json").write_text(json.dumps({**metrics, "test": {"n": 1}}))
+    warnings = ranked(folder)["warnings"]
+    assert any("1 has test scores that are not in the ledger" in line for line in warnings)

@@ -1,4 +1,4 @@
-"""The leaderboard's page, figures and entry point: whole, harmless, readable without the script."""
+"""Leaderboard page, figures and command: completeness, escaping, no network, no script needed."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import pytest
 from emotion_lab import compare as entry
 from emotion_lab.core.errors import UserError
 from emotion_lab.experiments.leaderboard import figures, grouping, latency, report
-from emotion_lab.experiments.leaderboard.table import board
+from emotion_lab.experiments.leaderboard.table import build_leaderboard
 from emotion_lab.reports.style import DARK, LIGHT, render
 from tests.conftest import composed, make_checkpoint
 from tests.experiments.test_leaderboard import CLASSES, three, write_run
 from tests.reports.test_evaluation_page import Reader
 
-NOTHING = {"curves": {"light": b"light", "dark": b"dark"}}
+PICTURES = {"curves": {"light": b"light", "dark": b"dark"}}
 
 
 class Page(Reader):
-    """Reads the page; the script is kept apart from the text."""
+    """Parses the page and separates its script from its text."""
 
     def __init__(self, html: str) -> None:
         self.script = ""
@@ -38,8 +38,8 @@ class Page(Reader):
             super().handle_data(data)
 
 
-def page_of(place: Path, out: Path, drawn: dict[str, Any] = NOTHING) -> tuple[Page, str]:
-    result = board(grouping.read([place], None), place / "none")
+def page_of(place: Path, out: Path, drawn: dict[str, Any] = PICTURES) -> tuple[Page, str]:
+    result = build_leaderboard(grouping.read([place], None), place / "none")
     html = report.write_page(out, result, drawn).read_text(encoding="utf-8")
     return Page(html), html
 
@@ -47,21 +47,21 @@ def page_of(place: Path, out: Path, drawn: dict[str, Any] = NOTHING) -> tuple[Pa
 # --- the page -------------------------------------------------------------------------------
 
 
-def test_every_number_is_there(tmp_path: Path) -> None:
+def test_page_has_all_numbers(tmp_path: Path) -> None:
     place = three(tmp_path)
-    result = board(grouping.read([place], None), place / "none")
+    result = build_leaderboard(grouping.read([place], None), place / "none")
     reader, _ = page_of(place, tmp_path)
     for row in result["groups"]:
         for score in ("accuracy", "macro_f1"):
             over = row[score]
             assert f"{over['mean']:.4f} ± {over['std']:.4f} (3)" in reader.text
         assert f"{row['name']} seeds 1, 2, 3" in reader.text
-        found = row["against_best"]
-        if found:
-            low, high = found["ci95"]
-            cells = f"{found['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
-            assert f"{cells} {report.p_words(found['p_holm'])} alone" in reader.text
-            assert f"{found['verdict']} over 3 seeds" in reader.text
+        comparison = row["against_best"]
+        if comparison:
+            low, high = comparison["ci95"]
+            cells = f"{comparison['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
+            assert f"{cells} {report.format_p(comparison['p_holm'])} uncorrected" in reader.text
+            assert f"{comparison['verdict']} over 3 seeds" in reader.text
     for wanted in ("n = 240", "3 configurations, 9 runs", "seeds 1, 2, 3", "optim.lr", "1,000",
                    "is optimistic", "Holm", "2000 paired bootstrap", str(place / "9")):  # fmt: skip
         assert wanted in reader.text, wanted
@@ -71,7 +71,7 @@ def test_every_number_is_there(tmp_path: Path) -> None:
     assert first == ["1", "2", "3"]
 
 
-def test_only_its_own_script_may_run_and_nothing_is_fetched(tmp_path: Path) -> None:
+def test_content_policy_allows_only_the_own_script(tmp_path: Path) -> None:
     reader, html = page_of(three(tmp_path), tmp_path)
     (policy,) = [m["content"] for m in reader.all("meta") if "Content" in m.get("http-equiv", "")]
     digest = base64.b64encode(hashlib.sha256(reader.script.encode()).digest()).decode()
@@ -86,8 +86,8 @@ def test_only_its_own_script_may_run_and_nothing_is_fetched(tmp_path: Path) -> N
     assert not re.search(r"fetch|XMLHttp|innerHTML|eval|import", reader.script)
 
 
-def test_without_the_script_it_is_a_table(tmp_path: Path) -> None:
-    """What only the script can do is hidden until it runs; the rest is there."""
+def test_page_without_script_is_a_complete_table(tmp_path: Path) -> None:
+    """Controls that need the script are hidden until it runs."""
     reader, _ = page_of(three(tmp_path), tmp_path)
     (tools,) = [attrs for _, attrs in reader.tags if attrs.get("id") == "tools"]
     assert "hidden" in tools and not reader.all("button")
@@ -99,7 +99,7 @@ def test_without_the_script_it_is_a_table(tmp_path: Path) -> None:
 BAD = "</td><script>alert('x')</script>&amp;\"'><img src=https://evil.example/x onerror=y>{{ 7*7 }}"
 
 
-def test_names_and_values_are_text(tmp_path: Path) -> None:
+def test_names_and_values_are_escaped(tmp_path: Path) -> None:
     place = tmp_path / "runs"
     write_run(place / "<b>a", 0.5, loss__name=BAD, model__name="\u202eabc\x1b[0m", optim__x=[BAD])
     write_run(place / "b", 0.7, loss__name="ce", **{"optim__<i>": BAD})
@@ -112,12 +112,12 @@ def test_names_and_values_are_text(tmp_path: Path) -> None:
     assert not [a for a in reader.all("img") if not str(a["src"]).startswith("data:")]
     assert "49" not in reader.text.split() and "<u>" in reader.text
     assert "\u202e" not in html and "\x1b" not in html and "\\u202eabc\\x1b[0m" in html
-    for row in board(grouping.read([place], None), place / "none")["groups"]:
+    for row in build_leaderboard(grouping.read([place], None), place / "none")["groups"]:
         (cell,) = [a for a in reader.all("th") if a.get("data-v") == row["name"]]
         assert cell["scope"] == "row"
 
 
-def test_one_configuration_has_nothing_to_compare(tmp_path: Path) -> None:
+def test_single_configuration(tmp_path: Path) -> None:
     place = tmp_path / "runs"
     for seed in (1, 2):
         write_run(place / str(seed), 0.5, seed)
@@ -126,7 +126,7 @@ def test_one_configuration_has_nothing_to_compare(tmp_path: Path) -> None:
     assert "None" not in reader.text
 
 
-def test_a_class_without_samples(tmp_path: Path) -> None:
+def test_class_without_samples(tmp_path: Path) -> None:
     place = tmp_path / "runs"
     for i, loss in enumerate(("ce", "focal")):
         run = write_run(place / str(i), 1.0, loss__name=loss)
@@ -141,25 +141,25 @@ def test_a_class_without_samples(tmp_path: Path) -> None:
 # --- figures --------------------------------------------------------------------------------
 
 
-def test_figures_of_fifty(tmp_path: Path) -> None:
-    """Only the first have a name; the rest is drawn, and nothing breaks on odd values."""
+def test_figures_with_fifty_configurations(tmp_path: Path) -> None:
+    """Only the first ones have a label; unusual values do not break a figure."""
     place = tmp_path / "runs"
     values: list[Any] = [None, 0.1, "$x$", "_a", [1, 2], True, 1e-5, "心"]
     for i in range(50):
         write_run(place / str(i), 0.5 + i / 120, parameters=1000 * (i + 1) ** 2,
                   optim__lr=10.0 ** -(i % 5), loss__gamma=values[i % 8], optim__n=i)  # fmt: skip
-    found = grouping.read([place], None)
-    result = board(found, place / "none")
+    configurations = grouping.read([place], None)
+    result = build_leaderboard(configurations, place / "none")
     rows, by = result["groups"], result["by"]
-    kept, notes = report.histories(found, result)
+    kept, notes = report.read_histories(configurations, result)
     assert notes == [] and len(rows) == 50
     drawn = figures.curves(rows, kept, by, LIGHT)
     for axis in drawn.axes:
         lines = [line for line in axis.lines if len(line.get_xdata()) > 1]
         assert len(lines) == 50
         named = [line for line in lines if not line.get_label().startswith("_")]
-        assert len(named) == figures.COLOURED
-        assert len({line.get_color() for line in named} | {LIGHT.quiet}) == figures.COLOURED + 1
+        assert len(named) == figures.MAX_COLOURED
+        assert len({line.get_color() for line in named} | {LIGHT.quiet}) == figures.MAX_COLOURED + 1
     (legend,) = drawn.legends
     assert [text.get_text()[0] for text in legend.get_texts()] == list("12345")
     axis = figures.parallel(rows, result["keys"], by, DARK).axes[0]
@@ -180,20 +180,20 @@ def test_figures_of_fifty(tmp_path: Path) -> None:
         assert render(draw, DARK)[:4] == b"\x89PNG"
 
 
-def test_places_on_an_axis() -> None:
-    def places(*values: Any) -> list[float]:
-        return [round(float(x), 3) for x in figures._places(values)[0]]
+def test_positions_on_an_axis() -> None:
+    def positions(*values: Any) -> list[float]:
+        return [round(float(x), 3) for x in figures._positions(values)[0]]
 
-    assert places(0.1, 0.01, 0.001) == [1, 0.5, 0], "as logarithms where the span is wide"
-    assert places(1, 2, 5) == [0, 0.25, 1]
-    assert places(0, 50, 100) == [0, 0.5, 1], "0 has no logarithm"
-    assert places("b", "a", "b") == [1, 0, 1]
-    assert places(True, 1, "1") == [0.5, 0, 1]
-    assert places("x", "x") == [0.5, 0.5]
-    assert len(figures._places([i * 1.0 for i in range(50)])[1]) <= 8
+    assert positions(0.1, 0.01, 0.001) == [1, 0.5, 0], "as logarithms where the span is wide"
+    assert positions(1, 2, 5) == [0, 0.25, 1]
+    assert positions(0, 50, 100) == [0, 0.5, 1], "0 has no logarithm"
+    assert positions("b", "a", "b") == [1, 0, 1]
+    assert positions(True, 1, "1") == [0.5, 0, 1]
+    assert positions("x", "x") == [0.5, 0.5]
+    assert len(figures._positions([i * 1.0 for i in range(50)])[1]) <= 8
 
 
-def test_a_figure_with_nothing_on_it_is_left_out(tmp_path: Path) -> None:
+def test_figure_without_data_is_left_out(tmp_path: Path) -> None:
     place = tmp_path / "runs"
     for seed in (1, 2):
         run = write_run(place / str(seed), 0.5, seed)
@@ -201,10 +201,10 @@ def test_a_figure_with_nothing_on_it_is_left_out(tmp_path: Path) -> None:
         metrics = json.loads((run / "metrics.json").read_text())
         del metrics["parameters"]
         (run / "metrics.json").write_text(json.dumps(metrics))
-    found = grouping.read([place], None)
-    result = board(found, place / "none")
-    assert report.pictures(found, result, tmp_path) == {}
-    assert any("not among the curves" in note for note in result["notes"])
+    configurations = grouping.read([place], None)
+    result = build_leaderboard(configurations, place / "none")
+    assert report.draw_figures(configurations, result, tmp_path) == {}
+    assert any("not in the learning curves" in note for note in result["notes"])
     assert result["groups"][0]["parameters"] is None
     assert "– 0" in page_of(place, tmp_path, {})[0].text
 
@@ -212,56 +212,58 @@ def test_a_figure_with_nothing_on_it_is_left_out(tmp_path: Path) -> None:
 # --- latency --------------------------------------------------------------------------------
 
 
-def test_each_distinct_network_is_timed_once(tmp_path: Path, monkeypatch: Any) -> None:
+def test_each_distinct_network_is_measured_once(tmp_path: Path, monkeypatch: Any) -> None:
     place = tmp_path / "runs"
     for i, (widths, dropout) in enumerate((([8, 8], 0.2), ([8, 8], 0.5), ([16, 8], 0.2))):
         run = write_run(place / str(i), 0.5 + i / 10, model__widths=widths, model__dropout=dropout)
         (run / "checkpoints").mkdir()
         (run / "checkpoints" / "best.ckpt").write_bytes(b"x")
-    timed = []
+    measured = []
 
-    def one_image(path: Path) -> dict[str, float]:
-        timed.append(path.parents[1].name)
-        return {"median_ms": 1.5 * len(timed), "p25_ms": 1.0, "p75_ms": 9.0, "forwards": 100}
+    def measure_checkpoint(path: Path) -> dict[str, float]:
+        measured.append(path.parents[1].name)
+        return {"median_ms": 1.5 * len(measured), "p25_ms": 1.0, "p75_ms": 9.0, "forwards": 100}
 
-    monkeypatch.setattr(latency, "one_image", one_image)
-    found = grouping.read([place], None)
-    result = board(found, place / "none", True)
-    assert timed == ["0", "2"]
+    monkeypatch.setattr(latency, "measure_checkpoint", measure_checkpoint)
+    configurations = grouping.read([place], None)
+    result = build_leaderboard(configurations, place / "none", True)
+    assert measured == ["0", "2"]
     by_dropout = {str(row["values"]): row["latency"]["median_ms"] for row in result["groups"]}
     assert sorted(by_dropout.values()) == [1.5, 1.5, 3.0]
     assert result["latency"]["networks"] == 2 and result["latency"]["forwards"] == 100
-    drawn = report.pictures(found, result, tmp_path)
+    drawn = report.draw_figures(configurations, result, tmp_path)
     assert set(drawn) == {"curves", "parallel", "parameters", "latency"}
     report.write_page(tmp_path, result, drawn)
     text = Page((tmp_path / "leaderboard.html").read_text()).text
-    assert "3.00 ms 1.00 – 9.00" in text and "median of 100 forwards after 10" in text
-    assert "ms" in report.lines(result)[2]
+    assert (
+        "3.00 ms 1.00 – 9.00" in text and "median of 100 forwards after 10 warm-up forwards" in text
+    )
+    assert "ms" in str(report.lines(result)[2])
 
 
-def test_a_real_network_is_timed(tmp_path: Path, monkeypatch: Any) -> None:
+def test_latency_of_a_real_network(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(latency, "FORWARDS", 5)
     cfg = composed("data=synthetic", "data.n=40", "model.widths=[8,8,8,8]", "model.stem=8")
     path = make_checkpoint(cfg, tmp_path / "best.ckpt", CLASSES)
-    found = latency.one_image(path)
-    assert found["forwards"] == 5
-    assert 0 < found["p25_ms"] <= found["median_ms"] <= found["p75_ms"] < 1000
+    result = latency.measure_checkpoint(path)
+    assert result["forwards"] == 5
+    assert 0 < result["p25_ms"] <= result["median_ms"] <= result["p75_ms"] < 1000
 
 
-def test_a_busy_machine_ends_the_timing(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(latency, "SECONDS", 0)
+def test_time_limit_ends_the_measurement(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(latency, "MAX_SECONDS", 0)
     cfg = composed("data=synthetic", "data.n=40", "model.widths=[8,8,8,8]", "model.stem=8")
     path = make_checkpoint(cfg, tmp_path / "best.ckpt", CLASSES)
-    assert latency.one_image(path)["forwards"] == latency.FEWEST
+    assert latency.measure_checkpoint(path)["forwards"] == latency.MIN_FORWARDS
 
 
 def test_latency_needs_checkpoints(tmp_path: Path) -> None:
-    found = grouping.read([three(tmp_path)], None)
-    with pytest.raises(UserError, match="latency=true needs the checkpoints, .*best.ckpt"):
-        latency.checkpoints(found.groups)
+    configurations = grouping.read([three(tmp_path)], None)
+    with pytest.raises(UserError, match=r"latency=true needs the checkpoints, .*best.ckpt"):
+        latency.checkpoints(configurations.groups)
 
 
-# --- the entry point ------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------
 
 
 def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> None:
@@ -271,7 +273,7 @@ def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> None
     entry.main()
 
 
-def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_command_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     place = three(tmp_path)
     some = [str(place / str(i)) for i in (4, 5, 6)]
     call(monkeypatch, tmp_path, f"runs=[{','.join(some)},{place}]", "sort_by=accuracy")
@@ -281,7 +283,7 @@ def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     content = json.loads((folder / "leaderboard.json").read_text())
     assert content["by"] == "accuracy" and content["total_runs"] == 9, "each run once"
     assert lines[-2] == report.sentence(content)
-    assert (folder / "leaderboard.csv").read_text() == report.table(content)
+    assert (folder / "leaderboard.csv").read_text() == report.csv_text(content)
     page = (folder / "leaderboard.html").read_text()
     assert page.count("data:image/png;base64,iVBOR") == 6 and "prefers-color-scheme: dark" in page
     for name in ("curves", "hyperparameters", "parameters"):
@@ -292,11 +294,11 @@ def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (("runs=nowhere",), "no such run folder: nowhere"),
-        (("runs={place}", "run_a={place}/1"), "runs= ranks many runs, run_a= and run_b= compare two"),
-        (("runs={place}", "run_b={place}/1"), "runs= ranks many runs, run_a= and run_b= compare two"),
+        (("runs={place}", "run_a={place}/1"), "runs= ranks many runs"),
+        (("runs={place}", "run_b={place}/1"), "runs= ranks many runs"),
         (("runs={place}/1",), "a leaderboard needs two or more"),
         (("runs=[{place}/1,{place}/1]",), "a leaderboard needs two or more"),
         (("runs={place}", "split=test"), "ranks on val, not on test"),
@@ -304,12 +306,15 @@ def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
         (("runs={place}", "latency=true"), "latency=true needs the checkpoints"),
         (("runs={place}", "latency=1"), "expected true or false"),
         (("runs=[{place},{odd}]",), "not scored on the same val split"),
-        (("run_a={place}/1", "run_b={place}/2", "sort_by=accuracy"), "sort_by= is for a leaderboard"),
+        (
+            ("run_a={place}/1", "run_b={place}/2", "sort_by=accuracy"),
+            "sort_by= applies to a leaderboard only",
+        ),
     ],
 )
-def test_mistakes_are_one_line_and_leave_nothing(
+def test_errors_are_one_line_and_create_no_folder(
     arguments: tuple[str, ...],
-    words: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Any,
@@ -325,5 +330,5 @@ def test_mistakes_are_one_line_and_leave_nothing(
     assert stopped.value.code == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1
-    assert words in err
-    assert not any(here.iterdir()), "a run folder was made"
+    assert message in err
+    assert not any(here.iterdir()), "a run folder was created"

@@ -1,4 +1,4 @@
-"""Against the best: paired by seed, intervals and p-values that agree, corrected for many."""
+"""Comparison with the best: pairing by seed, p-values that agree with intervals, correction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from emotion_lab.experiments.leaderboard import report, significance
 from tests.experiments.test_leaderboard import LABELS, guesses, ranked, three, write_run
 
 
-def test_against_the_best_is_what_compare_says(tmp_path: Path) -> None:
+def test_comparison_with_the_best_agrees_with_compare(tmp_path: Path) -> None:
     place = three(tmp_path)
     for by in ("accuracy", "macro_f1"):
         result = ranked(place, by)
@@ -24,9 +24,9 @@ def test_against_the_best_is_what_compare_says(tmp_path: Path) -> None:
             expected = compare(best, runs, "val", place / "none")["difference"]
             found = row["against_best"]
             assert found["difference"] == expected[by] and found["ci95"] == expected[f"{by}_ci95"]
-            word = expected["verdict" if by == "accuracy" else "macro_f1_verdict"]
-            assert found["alone"] == word and found["seeds"] == [[1, 1], [2, 2], [3, 3]]
-        assert [report.word(row) for row in result["groups"]] == [
+            verdict = expected["verdict" if by == "accuracy" else "macro_f1_verdict"]
+            assert found["alone"] == verdict and found["seeds"] == [[1, 1], [2, 2], [3, 3]]
+        assert [report.verdict(row) for row in result["groups"]] == [
             "best",
             "not distinguishable",
             "worse",
@@ -42,12 +42,12 @@ def test_against_the_best_is_what_compare_says(tmp_path: Path) -> None:
         ([1, 2, 3], [2, 3, 4, 5], [[2, 2], [3, 3]]),
     ],
 )
-def test_seeds_are_paired_where_both_have_them(
+def test_common_seeds_are_paired(
     first: list[int], second: list[int], pairs: list[list[int]]
 ) -> None:
     best = {seed: guesses(0.9, seed) for seed in first}
     other = {seed: guesses(0.5, 50 + seed) for seed in second}
-    found = significance.against(LABELS, best, other, 3, "accuracy")
+    found = significance.compare_with_best(LABELS, best, other, 3, "accuracy")
     assert found["seeds"] == pairs
     if len(pairs) > 1:
         sides = [np.stack([best[a] for a, _ in pairs]), np.stack([other[b] for _, b in pairs])]
@@ -60,8 +60,8 @@ def test_seeds_are_paired_where_both_have_them(
 
 @pytest.mark.parametrize("seeds", [1, 2, 3, 5])
 def test_p_and_the_interval_agree(seeds: int) -> None:
-    """p is below 0.05 exactly where the 95 % interval excludes 0."""
-    told = []
+    """p is below 0.05 if and only if the 95 % interval excludes 0."""
+    significant = []
     for trial in range(25):
         best = [guesses(0.8, 1000 + 10 * trial + i) for i in range(seeds)]
         other = [guesses(0.55 + trial / 100, 5000 + 10 * trial + i) for i in range(seeds)]
@@ -74,12 +74,12 @@ def test_p_and_the_interval_agree(seeds: int) -> None:
         p = significance.p_value(found["macro_f1"], (low, high), np.subtract(scores[1], scores[0]))
         assert 0 < p <= 1
         assert (p < 0.05) == (low > 0 or high < 0)
-        told.append(p < 0.05)
-    assert seeds == 2 or len(set(told)) == 2, "the trials are on one side only"
+        significant.append(p < 0.05)
+    assert seeds == 2 or len(set(significant)) == 2, "all trials have the same result"
 
 
-def test_p_of_one_pair_is_that_of_a_normal() -> None:
-    """Against the bootstrap itself: where a normal of the same spread puts the difference."""
+def test_p_of_one_pair_is_close_to_a_normal_test() -> None:
+    """Reference: a normal distribution with the standard deviation of the bootstrap."""
     a, b = guesses(0.8, 1), guesses(0.7, 2)
     found = paired(LABELS, a, b, 3)
     drawn = resample(LABELS, np.stack([a, b]), 3)
@@ -90,7 +90,7 @@ def test_p_of_one_pair_is_that_of_a_normal() -> None:
     assert p == pytest.approx(2 * stats.norm.sf(abs(z)), rel=0.25)
 
 
-def test_p_of_many_images_is_that_of_students_t() -> None:
+def test_p_without_image_variance_is_students_t() -> None:
     over = np.array([0.02, 0.05, 0.03, 0.04])
     mean = over.mean()
     half = stats.t.ppf(0.975, 3) * over.std(ddof=1) / 2
@@ -98,10 +98,10 @@ def test_p_of_many_images_is_that_of_students_t() -> None:
     assert p == pytest.approx(stats.ttest_1samp(over, 0).pvalue, rel=1e-6)
 
 
-def test_p_at_its_ends() -> None:
+def test_bounds_of_p() -> None:
     assert significance.p_value(0.0, (0.0, 0.0), np.zeros(1)) == 1
-    assert significance.p_value(0.5, (0.5, 0.5), np.zeros(1)) == significance.SMALLEST
-    assert significance.p_value(-0.5, (-0.5001, -0.4999), np.full(3, -0.5)) == significance.SMALLEST
+    assert significance.p_value(0.5, (0.5, 0.5), np.zeros(1)) == significance.MIN_P
+    assert significance.p_value(-0.5, (-0.5001, -0.4999), np.full(3, -0.5)) == significance.MIN_P
 
 
 def test_holm() -> None:
@@ -110,8 +110,8 @@ def test_holm() -> None:
     assert significance.holm([0.6, 0.7]) == [1.0, 1.0] and significance.holm([]) == []
 
 
-def test_many_comparisons_are_corrected_for(tmp_path: Path) -> None:
-    """A difference that is one alone is none among thirty."""
+def test_multiple_comparisons_are_corrected(tmp_path: Path) -> None:
+    """A difference that is significant by itself is not among thirty."""
     for i in range(30):
         write_run(tmp_path / str(i), 0.8, seed=7, predicted=guesses(0.8, i), optim__lr=0.1 + i)
     result = ranked(tmp_path, "accuracy")
@@ -120,11 +120,11 @@ def test_many_comparisons_are_corrected_for(tmp_path: Path) -> None:
     for row in rows:
         assert row["p_holm"] >= row["p"]
         assert (row["verdict"] == "worse") == (row["alone"] == "worse" and row["p_holm"] < 0.05)
-    assert "best of 30 configurations (30 runs) by val is optimistic" in result["warnings"][0]
+    assert "best of 30 configurations (30 runs) is optimistic" in result["warnings"][0]
 
 
-def test_a_few_images_are_no_difference_in_macro_f1(tmp_path: Path) -> None:
-    """On fewer than six differing rows no exact test reaches 5 %."""
+def test_few_differing_images_are_not_significant_in_macro_f1(tmp_path: Path) -> None:
+    """An exact test needs at least six differing rows for p < 0.05."""
     other = LABELS.copy()
     other[:4] = 1
     write_run(tmp_path / "a", 0, predicted=LABELS)

@@ -1,4 +1,4 @@
-"""The numbers of a comparison, as builtins: what ``compare.json`` holds."""
+"""Compute the content of ``compare.json``: scores, paired differences and the verdict."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from emotion_lab.evaluation import test_ledger as seal
+from emotion_lab.evaluation import test_ledger
 from emotion_lab.evaluation.predictions_file import SavedPredictions
 from emotion_lab.evaluation.statistics import ROUNDS, intervals, mean_std, paired, paired_seeds
-from emotion_lab.experiments.compare.load import aligned, read_sides, titles
+from emotion_lab.experiments.compare.load import aligned_predictions, read_pairs, short_names
 
 #: Seed of the bootstrap draws: the same comparison gives the same intervals.
 SEED = 0
 SCORES = ("accuracy", "macro_f1")
 
 
-def _named(values: dict[str, Any], classes: list[str]) -> dict[str, Any]:
-    """Return scores with F1 by class name instead of by position."""
+def _by_class_name(values: dict[str, Any], classes: list[str]) -> dict[str, Any]:
+    """Return scores with F1 by class name instead of by index."""
     per_class = {
         name: {"f1": values["f1"][i], "f1_ci95": values["f1_ci95"][i]}
         for i, name in enumerate(classes)
@@ -28,52 +28,56 @@ def _named(values: dict[str, Any], classes: list[str]) -> dict[str, Any]:
 
 
 def _side(
-    runs: list[SavedPredictions], predicted: np.ndarray, names: list[str], first: SavedPredictions
+    runs: list[SavedPredictions],
+    predictions: np.ndarray,
+    names: list[str],
+    reference: SavedPredictions,
 ) -> dict[str, Any]:
-    """Return the scores of the runs of one side, and over them."""
-    k = len(first.classes)
+    """Return the scores of each run of one side, and their statistics over the runs."""
     rows = []
-    for saved, guesses, name in zip(runs, predicted, names, strict=True):
-        values = intervals(first.labels, guesses, k, ROUNDS, SEED)
-        about = {
+    for saved, predicted, name in zip(runs, predictions, names, strict=True):
+        values = intervals(reference.labels, predicted, len(reference.classes), ROUNDS, SEED)
+        run = {
             "run": str(saved.run),
             "name": name,
             "seed": saved.seed,
             "commit": saved.metrics.get("commit"),
         }
-        rows.append({**about, **_named(values, first.classes)})
-    over = {
+        rows.append({**run, **_by_class_name(values, reference.classes)})
+    per_class_f1 = {
         name: mean_std([row["per_class"][name]["f1"] for row in rows])
         if rows[0]["per_class"][name]["f1"] is not None
         else None
-        for name in first.classes
+        for name in reference.classes
     }
     return {
         "name": ", ".join(names) if len(names) < 4 else f"{len(names)} runs from {names[0]}",
         "runs": rows,
         **{score: mean_std([row[score] for row in rows]) for score in SCORES},
-        "per_class_f1": over,
+        "per_class_f1": per_class_f1,
     }
 
 
-def _sealed(fingerprint: dict[str, Any] | None, ledger: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return how often this test set was opened, and warnings."""
+def _test_openings(
+    fingerprint: dict[str, Any] | None, ledger: Path
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the number of openings of this test set according to the ledger, and warnings."""
     if fingerprint is None:
         return {"openings": None, "configurations": None}, [
-            "the runs tell no fingerprint of the test split: its openings cannot be counted"
+            "the runs have no fingerprint of the test split: its openings cannot be counted"
         ]
-    lines = seal.openings(ledger, fingerprint["hash"])
-    configurations = seal.configurations(lines)
+    lines = test_ledger.openings(ledger, fingerprint["hash"])
+    configurations = test_ledger.configurations(lines)
     warnings = []
     if not lines:
         warnings.append(
-            f"the ledger {ledger} has no opening of this test set though it was opened: set "
+            f"the ledger {ledger} has no opening of this test set although it was opened: set "
             "test_ledger=<the file that evaluate wrote>"
         )
     if configurations > 1:
         warnings.append(
-            f"this test set was opened for {configurations} configurations: choosing among them by "
-            "it makes the best one look better than it is; choose on val"
+            f"this test set was opened for {configurations} configurations: selecting among them "
+            "by test scores overestimates the best one; select on val"
         )
     return {"openings": len(lines), "configurations": configurations}, warnings
 
@@ -83,90 +87,112 @@ def _points(difference: dict[str, Any]) -> str:
     return f"accuracy {difference['accuracy'] * 100:+.2f} points [{low}, {high}]"
 
 
-def sentence(difference: dict[str, Any], a: str, b: str, n: int, seeds: int) -> str:
-    """Return the verdict in one line: never a bare difference.
+def verdict_sentence(difference: dict[str, Any], a: str, b: str, n: int, seeds: int) -> str:
+    """Return the verdict with the difference, its interval and the sample sizes.
 
     Args:
-        difference: Of :func:`emotion_lab.evaluation.statistics.paired` or ``paired_seeds``.
+        difference: From :func:`emotion_lab.evaluation.statistics.paired` or ``paired_seeds``.
         a: Name of a.
         b: Name of b.
-        n: Images.
-        seeds: Runs a side.
+        n: Number of images.
+        seeds: Number of runs per side.
     """
     values = _points(difference)
     if seeds > 1:
         values = f"mean {values} over {seeds} seeds"
     elif "mcnemar_p" in difference:
         values += f", McNemar p = {difference['mcnemar_p']:.2g}"
-    word = difference["verdict"]
-    if word in ("better", "worse"):
-        return f"b ({b}) is {word} than a ({a}): {values}, n = {n}"
-    return f"b ({b}) and a ({a}) are {word} at n = {n}: {values}"
+    verdict = difference["verdict"]
+    if verdict in ("better", "worse"):
+        return f"b ({b}) is {verdict} than a ({a}): {values}, n = {n}"
+    return f"b ({b}) and a ({a}) are {verdict} at n = {n}: {values}"
+
+
+def _pairs(
+    runs_a: list[SavedPredictions],
+    runs_b: list[SavedPredictions],
+    predictions: np.ndarray,
+    names: list[str],
+) -> list[dict[str, Any]]:
+    """Compare each run of a with the run of b at the same position.
+
+    Args:
+        runs_a: S runs.
+        runs_b: S runs.
+        predictions: Predicted classes of a and b, int64 (2S, N).
+        names: Names of a and b.
+    """
+    reference, seeds = runs_a[0], len(runs_a)
+    pairs = []
+    for i, (a, b) in enumerate(zip(runs_a, runs_b, strict=True)):
+        difference = paired(
+            reference.labels,
+            predictions[i],
+            predictions[seeds + i],
+            len(reference.classes),
+            ROUNDS,
+            SEED,
+        )
+        pair = {"a": names[i], "b": names[seeds + i], "seeds": [a.seed, b.seed]}
+        pairs.append({**pair, **_by_class_name(difference, reference.classes)})
+    return pairs
 
 
 def compare(a: list[Path], b: list[Path], split: str, ledger: Path) -> dict[str, Any]:
     """Compare the runs of two sides on the same images; every difference is b - a.
 
     Args:
-        a: Run folders of train or evaluate, one a seed.
-        b: As many.
+        a: Run directories of train or evaluate, one per seed.
+        b: Run directories with the same seeds.
         split: ``train``, ``val`` or ``test``.
         ledger: The test ledger, read for ``test``.
 
     Returns:
         Builtins: ``verdict`` (on b's accuracy), ``line``, ``split``, ``n``, ``classes``,
         ``fingerprint``, ``a`` and ``b`` (scores of each run with intervals; mean, std, min and max
-        over them), ``pairs`` (each pair of runs), ``difference`` (over all), ``test`` (openings,
-        for that split), ``notes`` and ``warnings``.
-
-    Raises:
-        UserError: For runs that are missing, damaged or not to be compared.
+        over the runs), ``pairs`` (each pair of runs), ``difference`` (over all pairs), ``test``
+        (openings, for the test split only), ``notes`` and ``warnings``.
     """
-    first, second, notes = read_sides(a, b, split)
-    whole = first[0]
-    k, n, seeds = len(whole.classes), len(whole.names), len(first)
-    names = titles([saved.run for saved in [*first, *second]])
-    guesses = np.stack([aligned(whole, saved) for saved in [*first, *second]])
-    sides = [
-        _side(first, guesses[:seeds], names[:seeds], whole),
-        _side(second, guesses[seeds:], names[seeds:], whole),
-    ]
-    pairs = []
-    for i in range(seeds):
-        found = paired(whole.labels, guesses[i], guesses[seeds + i], k, ROUNDS, SEED)
-        about = {
-            "a": names[i],
-            "b": names[seeds + i],
-            "seeds": [first[i].seed, second[i].seed],
-        }
-        pairs.append({**about, **_named(found, whole.classes)})
+    runs_a, runs_b, notes = read_pairs(a, b, split)
+    reference, seeds = runs_a[0], len(runs_a)
+    labels, classes, n = reference.labels, reference.classes, len(reference.names)
+    runs = [*runs_a, *runs_b]
+    names = short_names([saved.run for saved in runs])
+    predictions = np.stack([aligned_predictions(reference, saved) for saved in runs])
+    side_a = _side(runs_a, predictions[:seeds], names[:seeds], reference)
+    side_b = _side(runs_b, predictions[seeds:], names[seeds:], reference)
+    pairs = _pairs(runs_a, runs_b, predictions, names)
     if seeds == 1:
         difference = pairs[0]
         notes.append(
-            "One run a side: this is a verdict on two trained models. Another seed may turn out "
-            "otherwise; to compare ways of training give several, run_a=[...] run_b=[...]."
+            "One run per side: the verdict is about these two trained models. Another seed can "
+            "change it; to compare training methods give several seeds, run_a=[...] run_b=[...]."
         )
     else:
-        found = paired_seeds(whole.labels, guesses[:seeds], guesses[seeds:], k, ROUNDS, SEED)
-        difference = _named(found, whole.classes)
+        values = paired_seeds(
+            labels, predictions[:seeds], predictions[seeds:], len(classes), ROUNDS, SEED
+        )
+        difference = _by_class_name(values, classes)
         if seeds < 5:
             notes.append(
-                f"{seeds} seeds tell little of the spread over seeds: the interval is wide."
+                f"{seeds} seeds give a rough estimate of the variance over seeds: the interval is "
+                "wide."
             )
-    absent = [name for i, name in enumerate(whole.classes) if not (whole.labels == i).any()]
+    support = {name: int((labels == i).sum()) for i, name in enumerate(classes)}
+    absent = [name for name in classes if not support[name]]
     if absent:
         notes.append(f"No samples: {', '.join(absent)}.")
     result = {
         "verdict": difference["verdict"],
-        "line": sentence(difference, sides[0]["name"], sides[1]["name"], n, seeds),
+        "line": verdict_sentence(difference, side_a["name"], side_b["name"], n, seeds),
         "split": split,
         "n": n,
-        "classes": whole.classes,
-        "support": {name: int((whole.labels == i).sum()) for i, name in enumerate(whole.classes)},
-        "fingerprint": whole.fingerprint,
+        "classes": classes,
+        "support": support,
+        "fingerprint": reference.fingerprint,
         "seeds": seeds,
-        "a": sides[0],
-        "b": sides[1],
+        "a": side_a,
+        "b": side_b,
         "difference": difference,
         "pairs": pairs,
         "bootstrap": {"rounds": ROUNDS, "seed": SEED},
@@ -174,5 +200,5 @@ def compare(a: list[Path], b: list[Path], split: str, ledger: Path) -> dict[str,
         "warnings": [],
     }
     if split == "test":
-        result["test"], result["warnings"] = _sealed(whole.fingerprint, ledger)
+        result["test"], result["warnings"] = _test_openings(reference.fingerprint, ledger)
     return result

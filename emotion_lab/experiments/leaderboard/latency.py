@@ -1,4 +1,4 @@
-"""How long each distinct network takes for one image: eager PyTorch, float32, on the CPU."""
+"""Latency of each distinct network for one image: eager PyTorch, float32, on the CPU."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from emotion_lab.experiments.leaderboard.grouping import Configuration
 
 FORWARDS = 100
 WARM_UP = 10
-#: A network on a machine that is too busy for it stops here, with fewer forwards.
-SECONDS, FEWEST = 20, 5
-#: Keys of ``model`` that change how a network is trained, not what it computes.
+#: Time limit of one network, and the minimum number of forwards on a slow or busy machine.
+MAX_SECONDS, MIN_FORWARDS = 20, 5
+#: Keys of ``model`` that affect the training, not the architecture.
 _TRAINING = (
     "pretrained",
     "weights",
@@ -32,35 +32,28 @@ _TRAINING = (
 )
 
 
-def checkpoints(groups: Sequence[Configuration]) -> list[Path]:
-    """Return ``best.ckpt`` of the first run of each configuration.
-
-    Raises:
-        UserError: If one is missing.
-    """
-    files = [group.runs[0].folder / "checkpoints" / "best.ckpt" for group in groups]
+def checkpoints(configurations: Sequence[Configuration]) -> list[Path]:
+    """Return ``best.ckpt`` of the first run of each configuration."""
+    files = [group.runs[0].folder / "checkpoints" / "best.ckpt" for group in configurations]
     for file in files:
         if not file.is_file():
-            raise UserError(f"latency=true needs the checkpoints, and there is no {file}.")
+            raise UserError(f"latency=true needs the checkpoints, but {file} is missing.")
     return files
 
 
-def network(group: Configuration) -> str:
-    """Return what configurations with the same network have in common."""
-    run = group.runs[0]
+def architecture_key(configuration: Configuration) -> str:
+    """Return a key that is equal for configurations with the same architecture."""
+    run = configuration.runs[0]
     model = {key: value for key, value in run.config["model"].items() if key not in _TRAINING}
     return json.dumps([model, len(run.metrics["val"].get("classes", []))], sort_keys=True)
 
 
-def one_image(checkpoint: Path) -> dict[str, Any]:
-    """Time single images through the network of a checkpoint.
+def measure_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """Measure the latency of the network of a checkpoint with batches of one image.
 
     Returns:
-        ``median_ms``, ``p25_ms`` and ``p75_ms`` of ``forwards`` forwards: :data:`FORWARDS` of them,
-        fewer where those take longer than :data:`SECONDS`.
-
-    Raises:
-        UserError: If the checkpoint cannot be read.
+        ``median_ms``, ``p25_ms``, ``p75_ms``, and ``forwards``: :data:`FORWARDS`, or fewer if they
+        take longer than :data:`MAX_SECONDS`.
     """
     import torch
 
@@ -71,14 +64,14 @@ def one_image(checkpoint: Path) -> dict[str, Any]:
     image = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
     image = image.to(torch.uint8)
     times: list[float] = []
-    end = time.perf_counter() + SECONDS
+    end = time.perf_counter() + MAX_SECONDS
     with torch.inference_mode():
-        for turn in range(WARM_UP + FORWARDS):
-            begin = time.perf_counter()
+        for i in range(WARM_UP + FORWARDS):
+            start_time = time.perf_counter()
             net(image)
-            if turn >= WARM_UP:
-                times.append((time.perf_counter() - begin) * 1000)
-            if len(times) >= FEWEST and time.perf_counter() > end:
+            if i >= WARM_UP:
+                times.append((time.perf_counter() - start_time) * 1000)
+            if len(times) >= MIN_FORWARDS and time.perf_counter() > end:
                 break
     low, median, high = np.quantile(times, (0.25, 0.5, 0.75))
     values = {"median_ms": median, "p25_ms": low, "p75_ms": high}
@@ -86,35 +79,34 @@ def one_image(checkpoint: Path) -> dict[str, Any]:
     return {**rounded, "forwards": len(times)}
 
 
-def measure(groups: Sequence[Configuration]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Measure every distinct network once.
+def measure(
+    configurations: Sequence[Configuration],
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Measure each distinct network once.
 
     Returns:
-        The conditions, and the latency of each configuration as :func:`one_image` gives it.
-
-    Raises:
-        UserError: If a checkpoint is missing or cannot be read.
+        The conditions, and the latency of each configuration; see :func:`measure_checkpoint`.
     """
     from emotion_lab.core.environment import hardware, versions
 
-    # On a busy machine every number is too high; not every system tells its load.
+    # A high load makes all values too high; not every system reports it.
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-    measured: dict[str, dict[str, Any]] = {}
-    found = []
-    pairs = list(zip(groups, checkpoints(groups), strict=True))
-    for group, file in track(pairs, "measuring latency"):
-        key = network(group)
-        if key not in measured:
-            measured[key] = one_image(file)
-        found.append(measured[key])
+    by_network: dict[str, dict[str, Any]] = {}
+    latencies = []
+    pairs = list(zip(configurations, checkpoints(configurations), strict=True))
+    for configuration, file in track(pairs, "measuring latency"):
+        key = architecture_key(configuration)
+        if key not in by_network:
+            by_network[key] = measure_checkpoint(file)
+        latencies.append(by_network[key])
     machine = {key: value for key, value in hardware("cpu").items() if key != "accelerator"}
     conditions = {
-        "what": "eager PyTorch, float32, CPU, one image at a time, network alone",
-        "forwards": min(one["forwards"] for one in measured.values()),
+        "what": "eager PyTorch, float32, CPU, one image at a time, network only",
+        "forwards": min(latency["forwards"] for latency in by_network.values()),
         "warm_up": WARM_UP,
-        "networks": len(measured),
+        "networks": len(by_network),
         **machine,
         "load": load,
         "torch": versions().get("torch"),
     }
-    return conditions, found
+    return conditions, latencies

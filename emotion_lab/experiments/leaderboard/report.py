@@ -1,4 +1,4 @@
-"""A leaderboard for people: lines for the terminal, a CSV, figures and one page."""
+"""Report of a leaderboard: terminal lines, CSV, figures and an HTML page."""
 
 from __future__ import annotations
 
@@ -14,59 +14,60 @@ from typing import Any
 from markupsafe import Markup
 
 from emotion_lab.core.io import atomic_write
+from emotion_lab.core.tables import TextTable
 from emotion_lab.evaluation.statistics import SAME
 from emotion_lab.experiments.leaderboard import figures
 from emotion_lab.experiments.leaderboard.grouping import SCORES, Configurations, clean, short, shown
-from emotion_lab.experiments.leaderboard.table import WORDS
+from emotion_lab.experiments.leaderboard.table import TITLES
 from emotion_lab.reports import html
 from emotion_lab.reports.style import both
 
-#: Rows on the terminal, and columns of hyperparameters on the page; the CSV has all.
-_ROWS = 20
-COLUMNS = 24
+#: Rows on the terminal, and columns of hyperparameters on the page; the CSV has all of them.
+_MAX_ROWS = 20
+MAX_COLUMNS = 24
 _NONE = "–"
 
 
-def mean(over: dict[str, Any], digits: int = 4) -> str:
+def mean_and_std(over_seeds: dict[str, Any]) -> str:
     """Return a score over seeds: ``0.6512 ± 0.0031``, without ± for a single seed."""
-    text = f"{over['mean']:.{digits}f}"
-    return text if over["std"] is None else f"{text} ± {over['std']:.{digits}f}"
+    mean, std = over_seeds["mean"], over_seeds["std"]
+    return f"{mean:.4f}" if std is None else f"{mean:.4f} ± {std:.4f}"
 
 
-def p_words(p: float) -> str:
-    """Return a p-value, no more digits of it than tell something."""
+def format_p(p: float) -> str:
+    """Return a p-value with its significant digits."""
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.01 else f"{p:.2f}"
 
 
 def difference(row: dict[str, Any]) -> str:
-    """Return what a configuration is off the best, with its 95 % interval."""
-    found = row["against_best"]
-    if found is None:
+    """Return the difference from the best configuration with its 95 % interval."""
+    comparison = row["against_best"]
+    if comparison is None:
         return ""
-    low, high = found["ci95"]
-    return f"{found['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
+    low, high = comparison["ci95"]
+    return f"{comparison['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
-def word(row: dict[str, Any]) -> str:
+def verdict(row: dict[str, Any]) -> str:
     """Return the verdict on a configuration."""
     return "best" if row["against_best"] is None else row["against_best"]["verdict"]
 
 
 def seeds(row: dict[str, Any]) -> str:
-    """Return how many seeds a configuration has, and which."""
+    """Return the seeds of a configuration."""
     listed = ", ".join(map(str, row["seeds"][:8])) + (", …" if len(row["seeds"]) > 8 else "")
-    return f"seed {listed}, a single one" if len(row["seeds"]) == 1 else f"seeds {listed}"
+    return f"seed {listed} only" if len(row["seeds"]) == 1 else f"seeds {listed}"
 
 
-def outcome(result: dict[str, Any]) -> str:
-    """Return what the best reached and which others it is told apart from; without its name."""
+def conclusion(result: dict[str, Any]) -> str:
+    """Return the score of the best configuration and how many others are significantly worse."""
     best, others = result["groups"][0], result["groups"][1:]
     n = len(best["seeds"])
     over = "one seed" if n == 1 else f"mean ± std of {n} seeds"
-    line = f"{mean(best[result['by']])} ({over}), n = {result['n']}"
-    tied = sum(word(row) == SAME for row in others)
+    line = f"{mean_and_std(best[result['by']])} ({over}), n = {result['n']}"
+    tied = sum(verdict(row) == SAME for row in others)
     if not others:
-        return f"{line}; there is nothing to compare it with"
+        return f"{line}; no other configuration to compare with"
     if tied:
         return f"{line}; not distinguishable from it: {tied} of the other {len(others)}"
     return f"{line}; " + (
@@ -75,53 +76,57 @@ def outcome(result: dict[str, Any]) -> str:
 
 
 def sentence(result: dict[str, Any]) -> str:
-    """Return the outcome in one line: never a bare rank."""
-    name = figures.cut(result["groups"][0]["name"], 120)
-    return f"best by val {WORDS[result['by']]}: {name}, {outcome(result)}"
+    """Return the best configuration with its score, sample sizes and significance."""
+    name = figures.shorten(result["groups"][0]["name"], 120)
+    return f"best by val {TITLES[result['by']]}: {name}, {conclusion(result)}"
 
 
-def lines(result: dict[str, Any]) -> list[str]:
-    """Return the leaderboard as lines for the terminal; the outcome comes last."""
+def _score_table(result: dict[str, Any]) -> TextTable:
     by = result["by"]
     other = next(score for score in SCORES if score != by)
-    timed = result["latency"] is not None
-    head = ["", "configuration", "seeds", WORDS[by], WORDS[other], "to the best", "p (Holm)",
-            "verdict", "parameters", *(["ms"] if timed else []), "test opened"]  # fmt: skip
-    rows = [head]
-    for row in result["groups"][:_ROWS]:
-        found = row["against_best"]
+    latency = result["latency"] is not None
+    header = ["rank", "configuration", "seeds", TITLES[by], TITLES[other], "vs best", "p (Holm)",
+              "verdict", "parameters", *(["ms"] if latency else []), "test opened"]  # fmt: skip
+    rows = []
+    for row in result["groups"][:_MAX_ROWS]:
+        comparison = row["against_best"]
         rows.append(
             [
-                str(row["rank"]),
-                figures.cut(row["name"], 60),
-                str(len(row["seeds"])),
-                mean(row[by]),
-                mean(row[other]),
+                row["rank"],
+                figures.shorten(row["name"], 60),
+                len(row["seeds"]),
+                mean_and_std(row[by]),
+                mean_and_std(row[other]),
                 difference(row),
-                "" if found is None else p_words(found["p_holm"]),
-                word(row),
+                "" if comparison is None else format_p(comparison["p_holm"]),
+                verdict(row),
                 _NONE if row["parameters"] is None else f"{row['parameters']:,}",
-                *([f"{row['latency']['median_ms']:.2f}"] if timed else []),
-                str(row["openings"]),
+                *([f"{row['latency']['median_ms']:.2f}"] if latency else []),
+                row["openings"],
             ]
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    known = (result["fingerprint"] or {}).get("known_as")
-    text = [f"{result['total_runs']} runs on val, n = {result['n']}"
-            + (f", {clean(known)}" if known else ""), ""]  # fmt: skip
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        text.append("  ".join(cells).rstrip())
-    left = len(result["groups"]) - _ROWS
-    text += [f"... and {left} more in leaderboard.csv"] if left > 0 else []
-    text += ["mean ± standard deviation over seeds; to the best: difference [95 % interval]", ""]
+    return TextTable(header, rows, left=(1, 3, 4, 5, 7))
+
+
+def lines(result: dict[str, Any]) -> list[str | TextTable]:
+    """Return the printed leaderboard; the conclusion comes last."""
+    known_as = (result["fingerprint"] or {}).get("known_as")
+    text: list[str | TextTable] = [
+        f"{result['total_runs']} runs on val, n = {result['n']}"
+        + (f", {clean(known_as)}" if known_as else ""),
+        "",
+        _score_table(result),
+    ]
+    more = len(result["groups"]) - _MAX_ROWS
+    text += [f"... and {more} more in leaderboard.csv"] if more > 0 else []
+    text += ["mean ± standard deviation over seeds; vs best: difference [95 % interval]", ""]
     text += [f"warning: {line}" for line in result["warnings"]]
     text += [f"note: {line}" for line in result["notes"]]
     return [*text, sentence(result)]
 
 
 def _cell(value: Any) -> Any:
-    """Return a CSV cell; a quote stands before a text that a spreadsheet would run as a formula."""
+    """Return a CSV cell; a text that a spreadsheet would run as a formula gets a leading quote."""
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@"):
         try:
             float(value)
@@ -130,28 +135,25 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def table(result: dict[str, Any]) -> str:
-    """Return the leaderboard as CSV, one row a configuration; shares from 0 to 1."""
+def csv_text(result: dict[str, Any]) -> str:
+    """Return the leaderboard as CSV, one row per configuration; scores are from 0 to 1."""
     rows = []
     for row in result["groups"]:
-        found = row["against_best"] or {}
-        low, high = found.get("ci95", ("", ""))
-        spread = {
-            f"{score}_{part}": row[score][part] for score in SCORES for part in ("mean", "std")
-        }
+        comparison = row["against_best"] or {}
+        low, high = comparison.get("ci95", ("", ""))
         rows.append(
             {
                 "rank": row["rank"],
                 "configuration": row["name"],
                 "n_seeds": len(row["seeds"]),
                 "seeds": " ".join(map(str, row["seeds"])),
-                **spread,
-                "difference": found.get("difference", ""),
+                **{f"{key}_{part}": row[key][part] for key in SCORES for part in ("mean", "std")},
+                "difference": comparison.get("difference", ""),
                 "ci95_low": low,
                 "ci95_high": high,
-                "p": found.get("p", ""),
-                "p_holm": found.get("p_holm", ""),
-                "verdict": word(row),
+                "p": comparison.get("p", ""),
+                "p_holm": comparison.get("p_holm", ""),
+                "verdict": verdict(row),
                 "parameters": row["parameters"],
                 "latency_ms": (row["latency"] or {}).get("median_ms"),
                 "test_openings": row["openings"],
@@ -169,109 +171,103 @@ def table(result: dict[str, Any]) -> str:
     return out.getvalue()
 
 
-def histories(
-    found: Configurations, result: dict[str, Any]
+def read_histories(
+    configurations: Configurations, result: dict[str, Any]
 ) -> tuple[list[list[list[dict[str, float]]]], list[str]]:
-    """Return the histories of every configuration by rank, and a note on those that have none."""
-    by_folder = {str(run.folder): run for group in found.groups for run in group.runs}
-    every, lost = [], []
+    """Return the histories of each configuration by rank, and a note on unreadable ones."""
+    runs = {str(run.folder): run for group in configurations.groups for run in group.runs}
+    histories, unreadable = [], []
     for row in result["groups"]:
-        kept = []
-        for about in row["runs"]:
+        readable = []
+        for run in row["runs"]:
             try:
-                kept.append(by_folder[about["folder"]].history())
+                readable.append(runs[run["folder"]].history())
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                lost.append(clean(about["folder"]))
-        every.append(kept)
-    if not lost:
-        return every, []
-    return every, [f"No readable history.csv, so not among the curves: {', '.join(lost)}."]
+                unreadable.append(clean(run["folder"]))
+        histories.append(readable)
+    if not unreadable:
+        return histories, []
+    return histories, [
+        f"No readable history.csv, so not in the learning curves: {', '.join(unreadable)}."
+    ]
 
 
-def pictures(
-    found: Configurations, result: dict[str, Any], folder: Path
+def draw_figures(
+    configurations: Configurations, result: dict[str, Any], folder: Path
 ) -> dict[str, dict[str, bytes]]:
-    """Draw every figure light and dark, and write the light ones to ``folder``.
+    """Draw all figures in light and dark, and write the light ones to ``folder``.
+
+    Adds a note to the result if runs have no readable history.
 
     Returns:
-        Name -> ``{"light": png, "dark": png}``; a figure with nothing on it is left out. A note is
-        added to the result for runs without a history.
+        Name -> ``{"light": png, "dark": png}``; figures without data are left out.
     """
     rows, by = result["groups"], result["by"]
-    kept, notes = histories(found, result)
+    histories, notes = read_histories(configurations, result)
     result["notes"] += notes
-    drawn = {}
-    if any(kept):
-        drawn["curves"] = both(lambda s: figures.curves(rows, kept, by, s), folder, "curves")
+    pictures = {}
+    if any(histories):
+        pictures["curves"] = both(
+            lambda style: figures.curves(rows, histories, by, style), folder, "curves"
+        )
     if result["keys"]:
-        main = result["keys"][: result["main"]]
-        drawn["parallel"] = both(
-            lambda s: figures.parallel(rows, main, by, s), folder, "hyperparameters"
+        keys = result["keys"][: result["main"]]
+        pictures["parallel"] = both(
+            lambda style: figures.parallel(rows, keys, by, style), folder, "hyperparameters"
         )
     if any(row["parameters"] for row in rows):
-        drawn["parameters"] = both(
-            lambda s: figures.scatter(rows, "parameters", by, s), folder, "parameters"
+        pictures["parameters"] = both(
+            lambda style: figures.scatter(rows, "parameters", by, style), folder, "parameters"
         )
     if result["latency"] is not None:
-        drawn["latency"] = both(
-            lambda s: figures.scatter(rows, "latency", by, s), folder, "latency"
+        pictures["latency"] = both(
+            lambda style: figures.scatter(rows, "latency", by, style), folder, "latency"
         )
-    return drawn
+    return pictures
 
 
-def script() -> tuple[Markup, str]:
-    """Return the page's script and what the content policy calls it, ``sha256-...``."""
-    file = (
-        importlib.resources.files("emotion_lab.experiments.leaderboard")
-        / "templates"
-        / "leaderboard.js"
-    )
-    text = file.read_text(encoding="utf-8").strip()
+def _script() -> tuple[Markup, str]:
+    """Return the script of the page and its digest for the content security policy."""
+    package = importlib.resources.files("emotion_lab.experiments.leaderboard")
+    text = (package / "templates" / "leaderboard.js").read_text(encoding="utf-8").strip()
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return Markup(text), f"sha256-{digest}"
 
 
-def _percent(counts: Sequence[int]) -> list[float | None]:
+def _shares(counts: Sequence[int]) -> list[float | None]:
     total = sum(counts)
     return [value / total if total else None for value in counts]
 
 
-def write_page(folder: Path, result: dict[str, Any], drawn: dict[str, dict[str, bytes]]) -> Path:
-    """Write ``leaderboard.html``: one file that needs no other and no network.
+def write_page(folder: Path, result: dict[str, Any], pictures: dict[str, dict[str, bytes]]) -> Path:
+    """Write ``leaderboard.html``, a self-contained page, and return its path.
 
     Args:
-        folder: The run folder.
-        result: Of :func:`emotion_lab.experiments.leaderboard.table.board`.
-        drawn: Name -> ``{"light": png, "dark": png}``.
-
-    Returns:
-        The file.
-
-    Raises:
-        OSError: If it cannot be written.
+        folder: The run directory.
+        result: From :func:`emotion_lab.experiments.leaderboard.table.build_leaderboard`.
+        pictures: Name -> ``{"light": png, "dark": png}``.
     """
     environment = html.environment("emotion_lab.experiments.leaderboard")
-    functions: tuple[Callable[..., Any], ...] = (mean, p_words, difference, word, seeds, short)
-    for function in functions:
-        environment.filters[function.__name__] = function
-    environment.filters |= {"typed": shown, "shares": _percent, "text": clean, "cut": figures.cut}
-    code, digest = script()
+    functions: tuple[Callable[..., Any], ...] = (format_p, verdict, seeds, short, shown, clean)
+    environment.filters |= {function.__name__: function for function in functions}
+    environment.filters |= {"shares": _shares, "shorten": figures.shorten}
+    script, digest = _script()
     by = result["by"]
     page = environment.get_template("leaderboard.html").render(
         r=result,
         by=by,
-        words=WORDS,
-        title=WORDS[by][0].upper() + WORDS[by][1:],
+        titles=TITLES,
+        title=TITLES[by][0].upper() + TITLES[by][1:],
         other=next(score for score in SCORES if score != by),
-        columns=result["keys"][:COLUMNS],
-        line=outcome(result),
-        axes=min(figures.AXES, result["main"]),
-        coloured=figures.COLOURED,
+        columns=result["keys"][:MAX_COLUMNS],
+        conclusion=conclusion(result),
+        axes=min(figures.MAX_AXES, result["main"]),
+        coloured=figures.MAX_COLOURED,
         pictures={
-            name: {look: html.png(data) for look, data in each.items()}
-            for name, each in drawn.items()
+            name: {look: html.png(data) for look, data in images.items()}
+            for name, images in pictures.items()
         },
-        script=code,
+        script=script,
         digest=digest,
     )
     path = folder / "leaderboard.html"

@@ -1,4 +1,4 @@
-"""Each configuration against the best, on the same images; many comparisons, one level."""
+"""Paired comparison of each configuration with the best, corrected for multiple comparisons."""
 
 from __future__ import annotations
 
@@ -11,106 +11,110 @@ from scipy.optimize import brentq
 
 from emotion_lab.evaluation.statistics import ALPHA, ROUNDS, SAME, count, paired, paired_seeds
 
-#: Seed of the bootstrap draws, as in compare: the same pair of runs gives the same interval.
+#: Seed of the bootstrap, as in compare: the same pair of runs gives the same interval.
 SEED = 0
-#: No p below this is told: the intervals behind it do not reach that far.
-SMALLEST = 1e-12
-_KEYS = {"accuracy": "verdict", "macro_f1": "macro_f1_verdict"}
+#: Lower bound of reported p-values; the underlying intervals are not accurate below it.
+MIN_P = 1e-12
+_VERDICTS = {"accuracy": "verdict", "macro_f1": "macro_f1_verdict"}
 
 
 def p_value(difference: float, interval: Sequence[float], over_seeds: np.ndarray) -> float:
-    """Return the p at which the interval of a difference would just touch 0.
+    """Return the p-value at which the interval of a difference touches 0.
 
-    The 95 % interval joins two half-widths as squares, of the images and of the seeds (see
-    :func:`emotion_lab.evaluation.statistics.paired_seeds`). With other levels the first grows as a
-    normal and the second as Student's t; so p is below 0.05 where the interval excludes 0.
+    The 95 % interval combines two half-widths in quadrature, of the images and of the seeds (see
+    :func:`emotion_lab.evaluation.statistics.paired_seeds`). At other levels the first scales as a
+    normal distribution and the second as Student's t. So p is below 0.05 if the interval excludes
+    0.
 
     Args:
         difference: The mean difference.
         interval: Its 95 % interval, [low, high].
-        over_seeds: Difference of each seed, (S,); one for a single pair of runs.
+        over_seeds: Difference of each seed, (S,); one value for a single pair of runs.
     """
     if difference == 0:
         return 1.0
-    facing = difference - interval[0] if difference > 0 else interval[1] - difference
-    spread, degrees = 0.0, len(over_seeds) - 1
+    half_width = difference - interval[0] if difference > 0 else interval[1] - difference
+    half_width = max(half_width, 0)
+    standard_error, degrees = 0.0, len(over_seeds) - 1
     if degrees:
-        spread = float(np.std(over_seeds, ddof=1)) / np.sqrt(len(over_seeds))
-    seeds = spread * stats.t.isf(ALPHA / 2, degrees) if degrees else 0.0
-    images = np.sqrt(max(facing, 0) ** 2 - min(seeds, max(facing, 0)) ** 2)
+        standard_error = float(np.std(over_seeds, ddof=1)) / np.sqrt(len(over_seeds))
+    seeds = standard_error * stats.t.isf(ALPHA / 2, degrees) if degrees else 0.0
+    images = np.sqrt(half_width**2 - min(seeds, half_width) ** 2)
 
-    def beyond(p: float) -> float:
+    def excess(p: float) -> float:
+        """Return by how much the half-width at level p exceeds the difference."""
         rows = images * stats.norm.isf(p / 2) / stats.norm.isf(ALPHA / 2)
-        both = np.hypot(rows, spread * stats.t.isf(p / 2, degrees) if degrees else 0.0)
-        return float(both - abs(difference))
+        t = standard_error * stats.t.isf(p / 2, degrees) if degrees else 0.0
+        return float(np.hypot(rows, t) - abs(difference))
 
-    return float(brentq(beyond, SMALLEST, 1.0)) if beyond(SMALLEST) > 0 else SMALLEST
+    return float(brentq(excess, MIN_P, 1.0)) if excess(MIN_P) > 0 else MIN_P
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for their number (Holm 1979, Scand. J. Statist. 6), in order."""
-    adjusted, reached = [0.0] * len(values), 0.0
+    """Return Holm-adjusted p-values (Holm 1979, Scand. J. Statist. 6), in the given order."""
+    adjusted, largest = [0.0] * len(values), 0.0
     for rank, i in enumerate(np.argsort(values, kind="stable")):
-        reached = max(reached, min(1.0, (len(values) - rank) * values[i]))
-        adjusted[i] = reached
+        largest = max(largest, min(1.0, (len(values) - rank) * values[i]))
+        adjusted[i] = largest
     return adjusted
 
 
-def against(
+def compare_with_best(
     labels: np.ndarray,
     best: dict[int, np.ndarray],
     other: dict[int, np.ndarray],
     k: int,
     by: str,
 ) -> dict[str, Any]:
-    """Compare a configuration with the best one; every difference is it minus the best.
+    """Compare a configuration with the best one; every difference is other - best.
 
-    Seeds that both have are paired. With fewer than two of them one run a side is compared: of the
-    seed they share, else of the lowest seed of each.
+    Common seeds are paired. With fewer than two common seeds, one pair of runs is compared: of the
+    common seed, otherwise of the lowest seed of each.
 
     Args:
         labels: True classes, int64 (N,).
-        best: Seed -> predicted classes of the best, int64 (N,).
-        other: Those of the other configuration.
+        best: Predicted classes of the best by seed, int64 (N,).
+        other: Predicted classes of the other configuration by seed, int64 (N,).
         k: Number of classes.
         by: ``accuracy`` or ``macro_f1``.
 
     Returns:
-        ``seeds`` (pairs of best and other), ``difference``, ``ci95``, ``p`` and ``alone``: what
-        compare says of the two.
+        ``seeds`` (pairs of best and other), ``difference``, ``ci95``, ``p`` and ``alone``: the
+        verdict of this comparison without correction.
     """
-    shared = sorted(set(best) & set(other))
-    if len(shared) > 1:
-        sides = [np.stack([side[seed] for seed in shared]) for side in (best, other)]
-        found = paired_seeds(labels, *sides, k, ROUNDS, SEED)
-        scores = [[getattr(count(labels, row, k), by) for row in side] for side in sides]
-        over = np.subtract(scores[1], scores[0])
-        pairs = [[seed, seed] for seed in shared]
+    common = sorted(set(best) & set(other))
+    if len(common) > 1:
+        a, b = (np.stack([side[seed] for seed in common]) for side in (best, other))
+        result = paired_seeds(labels, a, b, k, ROUNDS, SEED)
+        scores = [[getattr(count(labels, row, k), by) for row in side] for side in (a, b)]
+        over_seeds = np.subtract(scores[1], scores[0])
+        pairs = [[seed, seed] for seed in common]
     else:
-        pair = [shared[0]] * 2 if shared else [min(best), min(other)]
-        found = paired(labels, best[pair[0]], other[pair[1]], k, ROUNDS, SEED)
-        over, pairs = np.array([found[by]]), [pair]
-    alone, interval = found[_KEYS[by]], found[f"{by}_ci95"]
+        pair = [common[0]] * 2 if common else [min(best), min(other)]
+        result = paired(labels, best[pair[0]], other[pair[1]], k, ROUNDS, SEED)
+        over_seeds, pairs = np.array([result[by]]), [pair]
+    verdict, interval = result[_VERDICTS[by]], result[f"{by}_ci95"]
     if len(pairs) == 1 and by == "accuracy":
-        p = found["mcnemar_p"]
+        p = result["mcnemar_p"]
     else:
-        p = p_value(found[by], interval, over)
-        if alone == SAME and p < ALPHA:
-            p = 1.0  # fewer than six images tell the two apart: no exact test could
+        p = p_value(result[by], interval, over_seeds)
+        if verdict == SAME and p < ALPHA:
+            p = 1.0  # fewer than six images differ: no exact test can be significant
     return {
         "seeds": pairs,
-        "difference": found[by],
+        "difference": result[by],
         "ci95": interval,
         "p": p,
-        "alone": alone,
+        "alone": verdict,
     }
 
 
-def corrected(rows: list[dict[str, Any]]) -> None:
-    """Add ``p_holm`` and ``verdict`` to what :func:`against` returned of every configuration.
+def add_holm(comparisons: list[dict[str, Any]]) -> None:
+    """Add ``p_holm`` and the corrected ``verdict`` to results of :func:`compare_with_best`.
 
-    Better or worse needs what compare asks of two, and p below 0.05 after Holm's correction.
+    Better or worse requires the uncorrected verdict, and p below 0.05 after Holm's correction.
     """
-    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = p
-        row["verdict"] = row["alone"] if p < ALPHA else SAME
+    adjusted = holm([comparison["p"] for comparison in comparisons])
+    for comparison, p in zip(comparisons, adjusted, strict=True):
+        comparison["p_holm"] = p
+        comparison["verdict"] = comparison["alone"] if p < ALPHA else SAME

@@ -1,5 +1,5 @@
 "use strict";
-// Sorts and filters the table that is there already: without this script it is read as it is.
+// Sort and filter the table; without this script the table is complete but static.
 const table = document.getElementById("board");
 const body = table.tBodies[0];
 const rows = Array.from(body.rows);
@@ -19,9 +19,9 @@ function compare(a, b) {
 }
 
 function sort(column, down) {
-  const keyed = rows.map((row, place) => [value(row, column), place, row]);
+  const keyed = rows.map((row, rank) => [value(row, column), rank, row]);
   keyed.sort(function (one, two) {
-    // What has no value comes last, whichever way.
+    // Missing values come last in both directions.
     if (one[0] === null || two[0] === null) {
       return (one[0] === null) - (two[0] === null) || one[1] - two[1];
     }
@@ -48,7 +48,7 @@ heads.forEach(function (head, column) {
 
 const field = document.getElementById("filter");
 const count = document.getElementById("count");
-// A long name is cut where it is shown, and found by all of it.
+// The filter uses the full name, also if the displayed one is shortened.
 const texts = rows.map((row) =>
   (row.textContent + " " + row.cells[1].dataset.v).toLowerCase().replace(/\s+/g, " "));
 
