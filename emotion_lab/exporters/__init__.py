@@ -1,1 +1,1 @@
-"""Export to ONNX, OpenVINO, TorchScript and torch.export with a parity certificate."""
+"""Export of a checkpoint with a parity certificate."""

@@ -1,4 +1,4 @@
-"""The images of val that exported files are held against, and those that int8 is calibrated by."""
+"""Images of the val split for the parity certificate and for int8 calibration."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from typing import Any
 import numpy as np
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.data.datamodule import EmotionData
+from emotion_lab.data.checkpoint_data import CheckpointData
 from emotion_lab.data.types import Split
-from emotion_lab.evaluation.evaluate import leakage_warnings, match_classes
-from emotion_lab.exporters.base import CalibrationData
-from emotion_lab.exporters.verify import ENOUGH
+from emotion_lab.inference.conversion.base import CalibrationData
+
+#: Number of images that a certificate needs to be meaningful.
+MIN_IMAGES = 1000
 
 
 @dataclass
-class Images:
-    """Faces as they were read.
+class ValImages:
+    """Decoded images of val.
 
     Attributes:
         faces: RGB, uint8 (h, w, 3) each.
         labels: In the checkpoint's class order, int64 (N,).
         names: Path or ``file:row``.
-        calibration: Others of the same split, for int8; None where none were asked for.
-        fingerprint: Of the whole split.
-        notes: What there is to know about them.
+        calibration: Further images of val for int8; None if not requested.
+        fingerprint: Fingerprint of the complete split.
+        notes: Lines to show: skipped files, leakage warnings, too few images.
     """
 
     faces: list[np.ndarray]
@@ -36,57 +37,57 @@ class Images:
     notes: list[str]
 
 
-def _read(part: Split, skip: bool) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
-    faces, kept = [], []
+def _read(part: Split, skip_damaged: bool) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
+    """Decode all images; return them with their labels and names."""
+    faces, positions = [], []
     for position in range(len(part)):
         try:
             image = part.image(position)
         except UserError:
-            if not skip:
+            if not skip_damaged:
                 raise
             continue
         faces.append(image if image.shape[2] == 3 else image.repeat(3, axis=2))
-        kept.append(position)
-    return faces, part.labels[kept], [str(part.names[i]) for i in kept]
+        positions.append(position)
+    return faces, part.labels[positions], [str(part.names[i]) for i in positions]
 
 
 def val_images(
-    card: dict[str, Any], data_cfg: dict[str, Any], foreign: bool, n: int, calibration: int
-) -> Images:
-    """Read images of val; the test split stays closed.
+    card: dict[str, Any],
+    data_cfg: dict[str, Any],
+    foreign: bool,
+    num_images: int,
+    num_calibration: int,
+) -> ValImages:
+    """Read images of val; the test split is not read.
 
-    Those for calibration are drawn first and have no part in the comparison, unless fewer than
-    :data:`ENOUGH` others are left.
+    The calibration images are drawn first and excluded from the comparison, unless fewer than
+    :data:`MIN_IMAGES` others remain.
 
     Args:
-        card: The checkpoint's.
+        card: The checkpoint's card.
         data_cfg: The ``data`` group to read.
-        foreign: Whether it is other data than the checkpoint was trained on.
-        n: At most so many for the comparison.
-        calibration: So many for int8; 0 reads none.
-
-    Raises:
-        UserError: If there is no val split, or nothing of it can be read.
+        foreign: Whether it differs from the data the checkpoint was trained on.
+        num_images: Largest number of images for the comparison.
+        num_calibration: Number of images for int8; 0 reads none.
     """
-    data = EmotionData(data_cfg, ("val",), card["seed"], carve=not foreign)
-    part, notes = match_classes(data, card["classes"], "val")
-    data.source.classes, data.source.splits["val"] = list(card["classes"]), part
-    fingerprint = data.fingerprints()["val"]
-    seen = [one.get("fingerprints", {}) for one in card.get("members", [card])]
-    notes = [*data.source.notes, *notes, *leakage_warnings(seen, "val", fingerprint, foreign)]
-    order = np.random.default_rng(0).permutation(len(part))
-    held, rest = order[:calibration], order[calibration:]
-    if calibration and len(rest) < ENOUGH:
+    data = CheckpointData.open(card, data_cfg, "val", foreign)
+    notes = list(data.notes)
+    order = np.random.default_rng(0).permutation(len(data.part))
+    calibration_order, rest = order[:num_calibration], order[num_calibration:]
+    if num_calibration and len(rest) < MIN_IMAGES:
         rest = order
-        notes.append("val is small: the images that int8 was calibrated by are compared as well")
+        notes.append("val is small: the certificate includes the calibration images of int8")
     skip = data_cfg["on_decode_error"] == "skip"
-    faces, labels, names = _read(part.subset(np.sort(rest[:n])), skip)
+    faces, labels, names = _read(data.part.subset(np.sort(rest[:num_images])), skip)
     if not faces:
         raise UserError("no image of val can be read.")
-    if len(faces) < ENOUGH:
-        notes.append(f"only {len(faces)} images: a certificate should stand on {ENOUGH:,} or more")
-    known = None
-    if calibration:
-        others, classes, _ = _read(part.subset(np.sort(held)), skip)
-        known = CalibrationData(others, classes)
-    return Images(faces, labels, names, known, fingerprint, notes)
+    if len(faces) < MIN_IMAGES:
+        notes.append(
+            f"only {len(faces)} images: a certificate should be based on {MIN_IMAGES:,} or more"
+        )
+    calibration = None
+    if num_calibration:
+        images, classes, _ = _read(data.part.subset(np.sort(calibration_order)), skip)
+        calibration = CalibrationData(images, classes)
+    return ValImages(faces, labels, names, calibration, data.fingerprint, notes)

@@ -1,10 +1,10 @@
-"""The parity certificate: the same images through checkpoint and file, and what differs."""
+"""Parity certificate: the same images through checkpoint and exported file, and the differences."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,44 +12,40 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from emotion_lab.core.timing import in_turn
+from emotion_lab.core.timing import time_interleaved
 from emotion_lab.data.transforms import Resize
 from emotion_lab.evaluation.statistics import paired
-from emotion_lab.exporters.writer import size_mb
+from emotion_lab.inference.conversion.writer import size_mb
 from emotion_lab.inference.converted_model import reference
-from emotion_lab.inference.loader import load
-from emotion_lab.models.base import EmotionNet
-from emotion_lab.models.ensemble import Ensemble
+from emotion_lab.inference.loader import Run, load
+from emotion_lab.models.network import Network
 
-#: Images that a certificate needs to be worth its name.
-ENOUGH = 1000
-#: Faces that go through a network at once.
-AT_ONCE = 64
-#: What is timed: faces in a call, threads.
-WAYS = {"b1": (1, 1), "b8": (8, 1), "b1_threads2": (1, 2), "b8_threads2": (8, 2)}
-#: Calls of one way are repeated for so long in each round.
+#: Largest batch of :func:`predict_all`.
+BATCH_SIZE = 64
+#: Measured latencies: key -> (batch size, threads).
+LATENCIES = {"b1": (1, 1), "b8": (8, 1), "b1_threads2": (1, 2), "b8_threads2": (8, 2)}
+#: Seconds of one measurement in each round.
 ROUND_S = 0.06
-#: Largest share of labels that may differ, and largest difference of a probability, by precision.
-FLIPS = {"fp32": 0.0, "fp16": 0.003, "bf16": 0.003}
-DRIFT = 1e-4
-#: What int8 may lose of the accuracy, and how much faster than fp32 it has to be to be worth it.
-LOSS = 0.005
-FASTER = 1.05
-#: Images that are named where they differ most.
-WORST = 8
+#: Largest accepted fraction of different labels by precision, and difference of a probability.
+MAX_FLIPS = {"fp32": 0.0, "fp16": 0.003, "bf16": 0.003}
+MAX_DRIFT = 1e-4
+#: Largest accepted loss of accuracy of int8, and smallest useful speedup over fp32.
+MAX_ACCURACY_LOSS = 0.005
+MIN_SPEEDUP = 1.05
+#: Number of listed images with the largest differences.
+NUM_WORST = 8
 
 
 @dataclass
 class ReferencePredictions:
-    """What the checkpoint says of the images.
+    """Predictions of the checkpoint.
 
     Attributes:
-        faces: As they were read, RGB, uint8 (h, w, 3) each.
+        faces: Decoded images, RGB, uint8 (h, w, 3) each.
         labels: True classes, int64 (N,).
-        names: Of the images.
+        names: Names of the images.
         classes: Class names in label order.
         probabilities: float64 (N, K), the calibration temperature applied.
-        notes: What there is to know about the images.
     """
 
     faces: Sequence[np.ndarray]
@@ -57,74 +53,73 @@ class ReferencePredictions:
     names: Sequence[str]
     classes: Sequence[str]
     probabilities: np.ndarray
-    notes: list[str] = field(default_factory=list)
 
 
-def eager(net: EmotionNet | Ensemble, temperature: float) -> Callable[[np.ndarray], np.ndarray]:
-    """Return PyTorch's way from RGB faces, uint8 (B, H, W, 3), to probabilities (B, K).
+def eager(net: Network, temperature: float) -> Run:
+    """Return eager PyTorch from RGB faces, uint8 (B, H, W, 3), to probabilities (B, K).
 
-    It is that of training and evaluation: OpenCV brings the faces to size.
+    OpenCV resizes the faces, as in training and evaluation.
     """
-    run, fit = reference(net), Resize(net.spec.image_size, net.spec.channels)
+    run, resize = reference(net), Resize(net.spec.image_size, net.spec.channels)
 
-    def answer(faces: np.ndarray) -> np.ndarray:
-        batch = np.stack([fit(face) for face in faces]).transpose(0, 3, 1, 2)
+    def classify(faces: np.ndarray) -> np.ndarray:
+        batch = np.stack([resize(face) for face in faces]).transpose(0, 3, 1, 2)
         logits = run(np.ascontiguousarray(batch)).astype(np.float64)
         return softmax(logits / temperature, axis=1)
 
-    return answer
+    return classify
 
 
-def predict_all(run: Callable[[np.ndarray], np.ndarray], faces: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the probabilities of faces of any sizes, (N, K), in few calls."""
+def predict_all(run: Run, faces: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the probabilities of faces of any sizes, (N, K); batches contain faces of one size."""
     shapes: dict[tuple[int, ...], list[int]] = {}
     for i, face in enumerate(faces):
         shapes.setdefault(face.shape, []).append(i)
-    parts, order = [], []
-    for places in shapes.values():
-        for start in range(0, len(places), AT_ONCE):
-            chosen = places[start : start + AT_ONCE]
-            parts.append(run(np.stack([faces[i] for i in chosen])))
-            order += chosen
-    result = np.empty((len(faces), parts[0].shape[1]))
-    result[order] = np.concatenate(parts)
-    return result
+    outputs, order = [], []
+    for positions in shapes.values():
+        for start in range(0, len(positions), BATCH_SIZE):
+            batch = positions[start : start + BATCH_SIZE]
+            outputs.append(run(np.stack([faces[i] for i in batch])))
+            order += batch
+    probabilities = np.empty((len(faces), outputs[0].shape[1]))
+    probabilities[order] = np.concatenate(outputs)
+    return probabilities
 
 
-def compare(known: ReferencePredictions, given: np.ndarray) -> dict[str, Any]:
-    """Hold an exported file's probabilities against the checkpoint's.
+def compare(reference: ReferencePredictions, probabilities: np.ndarray) -> dict[str, Any]:
+    """Compare an exported file's probabilities with the checkpoint's.
 
     Args:
-        known: The checkpoint's answers.
-        given: The file's, (N, K).
+        reference: The checkpoint's predictions.
+        probabilities: The file's, (N, K).
 
     Returns:
         ``n``, ``label_flips``, ``max_drift`` and ``mean_drift`` (of a probability),
         ``accuracy`` and ``checkpoint_accuracy``, ``accuracy_change``, ``macro_f1_change`` and their
-        intervals (``..._ci95``), and ``worst``, the images that differ most.
+        intervals (``..._ci95``), and ``worst``, the images with the largest differences.
     """
-    drift = np.abs(given - known.probabilities)
-    ours, theirs = known.probabilities.argmax(1), given.argmax(1)
-    differs = paired(known.labels, ours, theirs, len(known.classes))
-    flipped = ours != theirs
-    worst = np.lexsort((-drift.max(1), ~flipped))[:WORST]
+    drift = np.abs(probabilities - reference.probabilities)
+    expected, predicted = reference.probabilities.argmax(1), probabilities.argmax(1)
+    changes = paired(reference.labels, expected, predicted, len(reference.classes))
+    flipped = expected != predicted
+    worst = np.lexsort((-drift.max(1), ~flipped))[:NUM_WORST]
     return {
-        "n": len(known.labels),
+        "n": len(reference.labels),
         "label_flips": int(flipped.sum()),
         "max_drift": float(drift.max()),
         "mean_drift": float(drift.mean()),
-        "checkpoint_accuracy": float((ours == known.labels).mean()),
-        "accuracy": float((theirs == known.labels).mean()),
+        "checkpoint_accuracy": float((expected == reference.labels).mean()),
+        "accuracy": float((predicted == reference.labels).mean()),
         **{
-            f"{name}_change{end}": differs[f"{name}{end}"]
+            f"{name}_change{end}": changes[f"{name}{end}"]
             for name in ("accuracy", "macro_f1")
             for end in ("", "_ci95")
         },
         "worst": [
             {
-                "image": str(known.names[i]),
-                "checkpoint": known.classes[ours[i]],
-                "export": known.classes[theirs[i]],
+                "image": str(reference.names[i]),
+                "checkpoint": reference.classes[expected[i]],
+                "export": reference.classes[predicted[i]],
                 "drift": float(drift[i].max()),
             }
             for i in worst
@@ -132,40 +127,39 @@ def compare(known: ReferencePredictions, given: np.ndarray) -> dict[str, Any]:
     }
 
 
-def failures(precision: str, found: dict[str, Any]) -> list[str]:
-    """Say what a file falls short of, one line each; an empty list is a pass."""
-    said, n = [], found["n"]
-    if precision in FLIPS and found["label_flips"] > FLIPS[precision] * n:
-        allowed = f"{FLIPS[precision]:.1%}" if FLIPS[precision] else "none"
-        said.append(
-            f"{found['label_flips']:,} of {n:,} labels differ from the checkpoint's, allowed is "
-            f"{allowed}"
+def failures(precision: str, comparison: dict[str, Any]) -> list[str]:
+    """Return one line for each requirement that is not met; an empty list is a pass."""
+    lines, n, flips = [], comparison["n"], comparison["label_flips"]
+    if precision in MAX_FLIPS and flips > MAX_FLIPS[precision] * n:
+        allowed = f"{MAX_FLIPS[precision]:.1%}" if MAX_FLIPS[precision] else "none"
+        lines.append(
+            f"{flips:,} of {n:,} labels differ from the checkpoint's, allowed is {allowed}"
         )
-    if precision == "fp32" and not found["max_drift"] <= DRIFT:
-        said.append(f"a probability differs by {found['max_drift']:.2g}, allowed is {DRIFT:g}")
-    if precision == "int8" and not found["accuracy_change"] >= -LOSS:
-        said.append(
-            f"accuracy changes by {100 * found['accuracy_change']:+.2f} points, allowed is "
-            f"{-100 * LOSS:g}"
+    if precision == "fp32" and not comparison["max_drift"] <= MAX_DRIFT:
+        lines.append(
+            f"a probability differs by {comparison['max_drift']:.2g}, allowed is {MAX_DRIFT:g}"
         )
-    if said and found["worst"]:
-        one = found["worst"][0]
-        said[-1] += (
-            f"; most on {one['image']} ({one['checkpoint']} -> {one['export']}, "
-            f"by {one['drift']:.2g})"
+    if precision == "int8" and not comparison["accuracy_change"] >= -MAX_ACCURACY_LOSS:
+        lines.append(
+            f"accuracy changes by {100 * comparison['accuracy_change']:+.2f} points, allowed is "
+            f"{-100 * MAX_ACCURACY_LOSS:g}"
         )
-    return said
+    if lines and comparison["worst"]:
+        worst = comparison["worst"][0]
+        lines[-1] += (
+            f"; largest difference on {worst['image']} ({worst['checkpoint']} -> "
+            f"{worst['export']}, by {worst['drift']:.2g})"
+        )
+    return lines
 
 
-def certify(path: Path, format: str, precision: str, known: ReferencePredictions) -> dict[str, Any]:
-    """Run the images through an exported file, as a stranger would open it.
-
-    Returns:
-        The certificate, all but the latency.
-    """
+def certify(
+    path: Path, format: str, precision: str, reference: ReferencePredictions
+) -> dict[str, Any]:
+    """Evaluate an exported file with the public loader; return its certificate without latency."""
     model = load(path)
-    given = predict_all(model.run, known.faces)
-    entry: dict[str, Any] = {
+    probabilities = predict_all(model.run, reference.faces)
+    certificate: dict[str, Any] = {
         "file": path.name,
         "format": format,
         "precision": precision,
@@ -173,67 +167,75 @@ def certify(path: Path, format: str, precision: str, known: ReferencePredictions
         "split": "val",
         "size_mb": round(size_mb(format, path), 3),
     }
-    if given.shape != known.probabilities.shape or not np.isfinite(given).all():
-        said = ["it gives no finite numbers, or not one for each class"]
-        return {**entry, "n": len(known.labels), "passed": False, "failures": said}
-    found = compare(known, given)
-    said = failures(precision, found)
-    return {**entry, **found, "passed": not said, "failures": said}
+    expected_shape = reference.probabilities.shape
+    if probabilities.shape != expected_shape or not np.isfinite(probabilities).all():
+        lines = [
+            f"the output is not finite or has shape {probabilities.shape}, expected "
+            f"{expected_shape}"
+        ]
+        return {**certificate, "n": len(reference.labels), "passed": False, "failures": lines}
+    comparison = compare(reference, probabilities)
+    lines = failures(precision, comparison)
+    return {**certificate, **comparison, "passed": not lines, "failures": lines}
+
+
+def _repeat(run: Run, faces: np.ndarray, threads: int) -> Callable[[], int]:
+    """Return a function that calls ``run`` for ROUND_S seconds and returns the number of calls."""
+
+    def calls() -> int:
+        torch.set_num_threads(threads)  # for the process: torch has no threads per network
+        count, start_time = 0, time.perf_counter()
+        while count < 2 or time.perf_counter() - start_time < ROUND_S:
+            run(faces)
+            count += 1
+        return count
+
+    return calls
 
 
 def latency(
-    ways: dict[str, Callable[[int], Callable[[np.ndarray], np.ndarray]]],
-    face: np.ndarray,
-    rounds: int = 5,
+    models: Mapping[str, Callable[[int], Run]], face: np.ndarray, rounds: int = 5
 ) -> dict[str, dict[str, float]]:
-    """Time several networks in turn, so that whatever else the machine does hits all of them.
+    """Time several networks in turn, so that other load on the machine affects all equally.
 
     Args:
-        ways: Name -> (threads -> from faces (B, h, w, 3) to probabilities).
-        face: What they are given, RGB, uint8 (h, w, 3).
-        rounds: Each is timed so often, and once before; the median counts.
+        models: Name -> function of the number of threads that returns the network, from
+            faces (B, h, w, 3) to probabilities.
+        face: The input, RGB, uint8 (h, w, 3).
+        rounds: Number of rounds after one warm-up; the median counts.
 
     Returns:
-        For each name milliseconds a call by the keys of :data:`WAYS`.
+        For each name milliseconds per call by the keys of :data:`LATENCIES`.
     """
-    before = torch.get_num_threads()
-
-    def work(run: Callable[[np.ndarray], np.ndarray], count: int, threads: int) -> Callable:
-        faces = np.ascontiguousarray(face[None].repeat(count, axis=0))
-
-        def calls() -> int:
-            torch.set_num_threads(threads)  # torch knows no threads of one network
-            done, begin = 0, time.perf_counter()
-            while done < 2 or time.perf_counter() - begin < ROUND_S:
-                run(faces)
-                done += 1
-            return done
-
-        return calls
-
-    started = {(name, t): start(t) for name, start in ways.items() for t in (1, 2)}
-    all_ways = {
-        f"{name}|{key}": work(started[name, threads], count, threads)
-        for key, (count, threads) in WAYS.items()
-        for name in ways
+    torch_threads = torch.get_num_threads()
+    runs = {
+        (name, threads): open_model(threads)
+        for name, open_model in models.items()
+        for threads in (1, 2)
+    }
+    work = {
+        f"{name}|{key}": _repeat(
+            runs[name, threads], np.ascontiguousarray(face[None].repeat(count, axis=0)), threads
+        )
+        for key, (count, threads) in LATENCIES.items()
+        for name in models
     }
     try:
-        rates = in_turn(all_ways, rounds, progress=False)
+        rates = time_interleaved(work, rounds, progress=False)
     finally:
-        torch.set_num_threads(before)
-    found: dict[str, dict[str, float]] = {name: {} for name in ways}
-    for key, values in rates.items():
-        name, _, way = key.rpartition("|")
-        found[name][way] = round(1000 / float(np.median(values)), 4)
-    return found
+        torch.set_num_threads(torch_threads)
+    return {
+        name: {key: round(1000 / float(np.median(rates[f"{name}|{key}"])), 4) for key in LATENCIES}
+        for name in models
+    }
 
 
-def speedup_verdict(quantized: dict[str, float], plain: dict[str, float]) -> str | None:
-    """Say why an int8 file is not worth it here: no way of calling it is faster than fp32."""
-    gains = {way: plain[way] / quantized[way] for way in WAYS}
-    if max(gains["b1"], gains["b8"]) >= FASTER:
+def speedup_verdict(quantized: dict[str, float], fp32: dict[str, float]) -> str | None:
+    """Return a line if an int8 file is not faster than fp32 on this machine, else None."""
+    speedups = {key: fp32[key] / quantized[key] for key in LATENCIES}
+    if max(speedups["b1"], speedups["b8"]) >= MIN_SPEEDUP:
         return None
     return (
         f"not worth it here: {quantized['b1']:.2f} ms a face and {quantized['b8']:.2f} ms for 8, "
-        f"fp32 takes {plain['b1']:.2f} and {plain['b8']:.2f}"
+        f"fp32 takes {fp32['b1']:.2f} and {fp32['b8']:.2f}"
     )

@@ -1,4 +1,4 @@
-"""A certificate for people: one page beside the file it speaks of."""
+"""HTML page of a parity certificate."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 
 from emotion_lab.core.io import atomic_write
-from emotion_lab.exporters.verify import DRIFT, FLIPS, LOSS
+from emotion_lab.exporters.verify import MAX_ACCURACY_LOSS, MAX_DRIFT, MAX_FLIPS
 from emotion_lab.reports import html
 
-_WAYS = {
+_LATENCY_NAMES = {
     "b1": "1 face, 1 thread",
     "b1_threads2": "1 face, 2 threads",
     "b8": "8 faces, 1 thread",
@@ -21,35 +21,34 @@ _WAYS = {
 }
 
 
-def _points(pair: list[float]) -> str:
-    return f"{100 * pair[0]:+.2f} to {100 * pair[1]:+.2f}"
+def _points(certificate: dict[str, Any], metric: str) -> str:
+    """Return a change in points with its interval."""
+    low, high = certificate[f"{metric}_change_ci95"]
+    return f"{100 * certificate[f'{metric}_change']:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
 
 
-def _checks(entry: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return (what, found, allowed), all as text."""
-    n, precision = entry["n"], entry["precision"]
-    flips = entry["label_flips"]
-    allowed = f"{FLIPS[precision]:.1%}" if precision in FLIPS else "reported"
-    drift = f"{DRIFT:g}" if precision == "fp32" else "reported"
-    loss = f"{-100 * LOSS:g} points" if precision == "int8" else "reported"
+def _checks(certificate: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return (name, measured, allowed) of each comparison, as text."""
+    n, precision = certificate["n"], certificate["precision"]
+    flips = certificate["label_flips"]
+    any_value = "any"
+    max_flips = f"{MAX_FLIPS[precision]:.1%}" if precision in MAX_FLIPS else any_value
+    max_drift = f"{MAX_DRIFT:g}" if precision == "fp32" else any_value
+    max_loss = f"{-100 * MAX_ACCURACY_LOSS:g} points" if precision == "int8" else any_value
     return [
-        ("Labels that differ", f"{flips:,} of {n:,} ({flips / n:.2%})", allowed),
-        ("Largest drift of a probability", f"{entry['max_drift']:.2g}", drift),
-        ("Mean drift", f"{entry['mean_drift']:.2g}", "reported"),
+        ("Different labels", f"{flips:,} of {n:,} ({flips / n:.2%})", max_flips),
         (
-            "Accuracy, points",
-            f"{100 * entry['accuracy_change']:+.2f} ({_points(entry['accuracy_change_ci95'])})",
-            loss,
+            "Largest difference of a probability",
+            f"{certificate['max_drift']:.2g}",
+            max_drift,
         ),
-        (
-            "Macro F1, points",
-            f"{100 * entry['macro_f1_change']:+.2f} ({_points(entry['macro_f1_change_ci95'])})",
-            "reported",
-        ),
+        ("Mean difference of a probability", f"{certificate['mean_drift']:.2g}", any_value),
+        ("Accuracy, change in points", _points(certificate, "accuracy"), max_loss),
+        ("Macro F1, change in points", _points(certificate, "macro_f1"), any_value),
     ]
 
 
-def picture(face: np.ndarray) -> str:
+def _png(face: np.ndarray) -> str:
     """Return a face, RGB uint8 (h, w, 3), as a data URI."""
     _, data = cv2.imencode(".png", cv2.cvtColor(face, cv2.COLOR_RGB2BGR))
     return html.png(data.tobytes())
@@ -57,30 +56,31 @@ def picture(face: np.ndarray) -> str:
 
 def write_page(
     path: Path,
-    entry: dict[str, Any],
+    certificate: dict[str, Any],
     about: dict[str, Any],
     faces: Sequence[np.ndarray] = (),
 ) -> None:
-    """Write the page of one file.
+    """Write the page of one certificate.
 
     Args:
         path: The page.
-        entry: Its certificate.
-        about: Of the checkpoint and the machine: ``checkpoint``, ``hardware``, ``latency_ms``.
-        faces: Those that ``entry["worst"]`` names, in its order.
+        certificate: Result of :func:`~emotion_lab.exporters.verify.certify`, with latency.
+        about: Facts about checkpoint, data and machine: ``checkpoint_sha256``, ``hardware``,
+            ``latency_ms``, ...
+        faces: The images of ``certificate["worst"]``, in its order.
     """
-    whole = "worst" in entry
+    compared = "worst" in certificate
     worst = [
-        {**one, "picture": picture(face)}
-        for one, face in zip(entry["worst"] if whole else (), faces, strict=True)
-        if one["drift"] > 0
+        {**image, "picture": _png(face)}
+        for image, face in zip(certificate["worst"] if compared else (), faces, strict=True)
+        if image["drift"] > 0
     ]
     page = html.environment("emotion_lab.exporters").get_template("certificate.html")
     text = page.render(
-        e=entry,
+        e=certificate,
         about=about,
-        checks=_checks(entry) if whole else [],
+        checks=_checks(certificate) if compared else [],
         worst=worst,
-        ways=_WAYS,
+        latency_names=_LATENCY_NAMES,
     )
     atomic_write(path, text.encode())

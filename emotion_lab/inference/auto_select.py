@@ -1,88 +1,80 @@
-"""The fastest runtime of this machine among those that give PyTorch's answers, measured once."""
+"""``backend=auto``: the fastest backend that agrees with PyTorch, measured once and remembered."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import statistics
 import sys
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from emotion_lab.core.environment import cpu_name
-from emotion_lab.core.io import atomic_write, cache_root
+from emotion_lab.core.io import cache_root, write_json
 from emotion_lab.inference.base import (
-    RUNTIMES,
+    BACKENDS,
     BackendUnavailableError,
     InferenceBackend,
     ModelSource,
 )
-from emotion_lab.inference.converted_model import probes
+from emotion_lab.inference.conversion.base import package_version
+from emotion_lab.inference.converted_model import probe_images
 
-#: (runtime, precision), each tried. The last is the reference itself and always there.
-CANDIDATES = (("openvino", "fp32"), ("openvino", "bf16"), ("onnxruntime", "fp32"), ("torch", "fp32"))
-#: What they need; a choice is remembered for these versions.
+#: The candidates (backend, precision). The last one is the reference and always available.
+CANDIDATES = (
+    ("openvino", "fp32"),
+    ("openvino", "bf16"),
+    ("onnxruntime", "fp32"),
+    ("torch", "fp32"),
+)
+#: A choice is valid for the versions of these packages.
 PACKAGES = ("openvino", "onnxruntime", "onnx", "onnxscript", "torch")
-#: Raised when what is remembered, or how it is measured, changes.
+#: Version of the choice file and of the measurement.
 FORMAT = 1
 
-#: All of them together are timed for so long, in turn, each at least once and at most so often.
+#: Seconds in which all candidates together are timed, in turn, for 1 to ROUNDS rounds.
 MEASURE_S = 0.8
 ROUNDS = 40
-#: bfloat16 has to be so much faster to be worth its lost digits.
-WORTH = 1.05
-
-
-def version(package: str) -> str | None:
-    """Return the version of a package, None where it cannot be imported. Imports nothing."""
-    if importlib.util.find_spec(package) is None:
-        return None
-    for name in (package, f"{package}-gpu"):
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return "unknown"
+#: bfloat16 is chosen only if it is faster than fp32 by this factor.
+BF16_MARGIN = 1.05
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def timed(runtimes: Sequence[InferenceBackend], source: ModelSource) -> list[float]:
-    """Return milliseconds of one face for each, the median of rounds in turn."""
-    image = probes(source.spec)[:1]
-    times: list[list[float]] = [[] for _ in runtimes]
-    begin = time.perf_counter()
+def measure(backends: Sequence[InferenceBackend], source: ModelSource) -> list[float]:
+    """Return the median milliseconds of one face for each backend, timed in turn."""
+    image = probe_images(source.spec)[:1]
+    times: list[list[float]] = [[] for _ in backends]
+    start_time = time.perf_counter()
     while len(times[-1]) < ROUNDS:
-        for runtime, kept in zip(runtimes, times, strict=True):
-            runtime.run(image)  # not counted: the caches are still another's
+        for backend, own_times in zip(backends, times, strict=True):
+            backend.run(image)  # warm-up: the CPU caches hold another network
             start = time.perf_counter()
-            runtime.run(image)
-            kept.append(1000 * (time.perf_counter() - start))
-        if time.perf_counter() - begin > MEASURE_S:
+            backend.run(image)
+            own_times.append(1000 * (time.perf_counter() - start))
+        if time.perf_counter() - start_time > MEASURE_S:
             break
-    return [statistics.median(kept) for kept in times]
+    return [statistics.median(own_times) for own_times in times]
 
 
-def _circumstances(cfg: dict[str, Any], source: ModelSource) -> dict[str, Any]:
-    """Return what the choice depends on; where all of it is as before, nothing is measured."""
+def _conditions(cfg: dict[str, Any], source: ModelSource) -> dict[str, Any]:
+    """Return everything the choice depends on; a choice is valid while all of it is equal."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "format": FORMAT,
         "candidates": [list(pair) for pair in CANDIDATES],
         "sha256": source.sha256,
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {package: package_version(package) for package in PACKAGES},
         "cpu": cpu_name(),
         "cores": cores(),
         "gpu": gpu,
@@ -91,88 +83,100 @@ def _circumstances(cfg: dict[str, Any], source: ModelSource) -> dict[str, Any]:
     }
 
 
-def _memory(key: dict[str, Any]) -> Path:
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+def _choice_path(conditions: dict[str, Any]) -> Path:
+    digest = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()
     return cache_root() / "runtime" / f"{digest[:16]}.json"
 
 
 def _build(cfg: dict[str, Any], source: ModelSource, name: str, precision: str) -> InferenceBackend:
-    return RUNTIMES.get(name)({**cfg, "name": name, "precision": precision}, source)
+    return BACKENDS.get(name)({**cfg, "name": name, "precision": precision}, source)
 
 
 def _remembered(
-    cfg: dict[str, Any], source: ModelSource, key: dict[str, Any]
+    cfg: dict[str, Any], source: ModelSource, conditions: dict[str, Any]
 ) -> InferenceBackend | None:
-    """Return what was chosen before; None if nothing was, or it does not load any more."""
+    """Return the backend chosen earlier; None if there is none or it no longer loads."""
     try:
-        found = json.loads(_memory(key).read_text(encoding="utf-8"))
-        if found["key"] != key:
+        content = json.loads(_choice_path(conditions).read_text(encoding="utf-8"))
+        if content["key"] != conditions:
             return None
-        name, precision = found["choice"]
-        notes = [f"{found['said']}, measured before", *map(str, found["passed"])]
+        name, precision = content["choice"]
+        notes = [f"{content['said']}, measured before", *map(str, content["passed"])]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if (name, precision) not in CANDIDATES:
         return None
     try:
-        runtime = _build(cfg, source, name, precision)
+        backend = _build(cfg, source, name, precision)
     except BackendUnavailableError:
         return None
-    return InferenceBackend(runtime.name, runtime.run, [*notes, *runtime.notes])
+    return InferenceBackend(backend.name, backend.run, [*notes, *backend.notes])
 
 
-def _measured(cfg: dict[str, Any], source: ModelSource, key: dict[str, Any]) -> InferenceBackend:
-    """Build every candidate that is usable, time them, remember and return the fastest."""
-    wanted = [pair for pair in CANDIDATES if cfg["precision"] in ("auto", pair[1])]
-    usable: dict[tuple[str, str], InferenceBackend] = {}
-    passed: list[str] = []
-    before = torch.get_num_threads()
+def _build_candidates(
+    cfg: dict[str, Any], source: ModelSource
+) -> tuple[dict[tuple[str, str], InferenceBackend], list[str]]:
+    """Build every available candidate; return them and the reasons of the unavailable ones."""
     print(
-        "runtime: converting this checkpoint for each runtime and timing them, once",
+        "backend: converting this checkpoint for each backend and timing them, once",
         file=sys.stderr,
         flush=True,
     )
-    for pair in wanted:
+    backends: dict[tuple[str, str], InferenceBackend] = {}
+    reasons: list[str] = []
+    for pair in CANDIDATES:
+        if cfg["precision"] not in ("auto", pair[1]):
+            continue
         try:
-            usable[pair] = _build(cfg, source, *pair)
+            backends[pair] = _build(cfg, source, *pair)
         except BackendUnavailableError as error:
-            if str(error) not in passed:
-                passed.append(str(error))
-    if not usable:
-        raise BackendUnavailableError("; ".join(passed))
-    times = dict(zip(usable, timed(list(usable.values()), source), strict=True))
-    order = sorted(times, key=lambda pair: times[pair] * (WORTH if pair[1] != "fp32" else 1))
+            if str(error) not in reasons:
+                reasons.append(str(error))
+    if not backends:
+        raise BackendUnavailableError("; ".join(reasons))
+    return backends, reasons
+
+
+def _measured(
+    cfg: dict[str, Any], source: ModelSource, conditions: dict[str, Any]
+) -> InferenceBackend:
+    """Time every available candidate, remember the fastest and return it."""
+    torch_threads = torch.get_num_threads()
+    backends, reasons = _build_candidates(cfg, source)
+    times = dict(zip(backends, measure(list(backends.values()), source), strict=True))
+    order = sorted(times, key=lambda pair: times[pair] * (BF16_MARGIN if "bf16" in pair else 1))
     name, precision = order[0]
     if name != "torch":
-        torch.set_num_threads(before)  # the candidate has set them for the whole process
-    chosen = usable[order[0]]
-    said = "auto: of " + ", ".join(f"{a} {b} {times[a, b]:.2f} ms" for a, b in order)
-    notes = [f"{said} a face, measured now"]
+        torch.set_num_threads(torch_threads)  # building the torch candidate has set them
+    fastest = backends[order[0]]
+    timings = "auto: of " + ", ".join(f"{a} {b} {times[a, b]:.2f} ms" for a, b in order) + " a face"
+    note = f"{timings}, measured now"
     content = {
-        "key": key,
+        "key": conditions,
         "choice": [name, precision],
         "ms": {f"{a} {b}": round(times[a, b], 4) for a, b in order},
-        "said": f"{said} a face",
-        "passed": passed,
+        "said": timings,
+        "passed": reasons,
     }
-    memory = _memory(key)
+    path = _choice_path(conditions)
     try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(memory, (json.dumps(content, indent=2) + "\n").encode())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, content)
     except OSError:
-        notes[0] += f" (not remembered, {memory.parent} cannot be written)"
-    return InferenceBackend(chosen.name, chosen.run, [*notes, *passed, *chosen.notes])
+        note += f" (not remembered, {path.parent} cannot be written)"
+    return InferenceBackend(fastest.name, fastest.run, [note, *reasons, *fastest.notes])
 
 
-@RUNTIMES.register("auto")
+@BACKENDS.register("auto")
 def build(cfg: dict[str, Any], source: ModelSource) -> InferenceBackend:
-    """Take the fastest candidate; the notes give the times of all and why others were passed over.
+    """Choose the fastest candidate; its notes list all times and the unavailable candidates.
 
-    The first time each is converted, checked and timed, some seconds in all; the choice is kept in
-    the cache folder. It holds for this checkpoint, these versions and this processor.
+    The first call converts, verifies and times each candidate, which takes some seconds. The choice
+    is saved in the cache folder, for this checkpoint, these package versions and this processor.
 
     Raises:
-        Unusable: If none can do what ``backend.precision`` and ``backend.device`` ask for.
+        BackendUnavailableError: If no candidate supports ``backend.precision`` and
+            ``backend.device``.
     """
-    key = _circumstances(cfg, source)
-    return _remembered(cfg, source, key) or _measured(cfg, source, key)
+    conditions = _conditions(cfg, source)
+    return _remembered(cfg, source, conditions) or _measured(cfg, source, conditions)

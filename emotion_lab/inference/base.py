@@ -1,4 +1,4 @@
-"""What a runtime is given and what it gives back."""
+"""Interface and registry of the inference backends."""
 
 from __future__ import annotations
 
@@ -11,29 +11,31 @@ import numpy as np
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.registry import Registry
-from emotion_lab.models.base import EmotionNet, InputSpec
-from emotion_lab.models.ensemble import Ensemble
+from emotion_lab.models.base import InputSpec
 from emotion_lab.models.load import restore
+from emotion_lab.models.network import Network
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """The checkpoint that is to run.
+    """A checkpoint to run.
 
     Attributes:
         path: The file.
         sha256: Of the file, hex.
         spec: The network's input.
         temperature: Logits are divided by it before the softmax.
+        card: The checkpoint's card.
     """
 
     path: Path
     sha256: str
     spec: InputSpec
     temperature: float
+    card: dict[str, Any] = field(repr=False, compare=False)
 
-    def net(self) -> EmotionNet | Ensemble:
-        """Build the network itself: eval mode, float32, on the CPU. Slow, so only when needed."""
+    def net(self) -> Network:
+        """Build the network in eval mode, float32, on the CPU. This takes seconds."""
         return restore(self.path)[0]
 
 
@@ -42,10 +44,9 @@ class InferenceBackend:
     """A network that is ready to run.
 
     Attributes:
-        name: For people: program, version, precision.
-        run: Maps uint8 (B, C, S, S), any B of 1 or more, to float32 logits (B, K). One caller at
-            a time.
-        notes: How it came to be, in words.
+        name: Program, version, precision and device.
+        run: Maps uint8 (B, C, S, S), B of 1 or more, to float32 logits (B, K). Not thread-safe.
+        notes: How it was chosen, converted and verified.
     """
 
     name: str
@@ -54,37 +55,39 @@ class InferenceBackend:
 
 
 class BackendUnavailableError(UserError):
-    """This runtime cannot serve this checkpoint here; ``backend=auto`` tries the next one."""
+    """This backend cannot run this checkpoint here; ``backend=auto`` tries the next one."""
 
 
-#: Name -> (conf/backend/<name>.yaml as a plain dict, checkpoint) -> runtime.
-RUNTIMES: Registry[Callable[[dict[str, Any], ModelSource], InferenceBackend]] = Registry(
+#: Name -> function of (conf/backend/<name>.yaml as a plain dict, checkpoint) that builds it.
+BACKENDS: Registry[Callable[[dict[str, Any], ModelSource], InferenceBackend]] = Registry(
     "backend", "emotion_lab.inference"
 )
 
-#: What conf/backend/base.yaml says.
+#: Values of conf/backend/base.yaml.
 DEFAULTS: dict[str, Any] = {"precision": "auto", "device": "auto", "threads": None}
-#: What may stand there, for one runtime or another.
-WORDS = {"precision": ("auto", "fp32", "bf16"), "device": ("auto", "cpu", "cuda")}
+#: Allowed values, of all backends together.
+CHOICES = {"precision": ("auto", "fp32", "bf16"), "device": ("auto", "cpu", "cuda")}
 
 
-def choice(cfg: dict[str, Any], key: str, *able: str) -> str:
-    """Return ``cfg[key]``, which must be ``auto`` or one of what this runtime is able to do.
+def input_spec(values: dict[str, Any]) -> InputSpec:
+    """Build the input from a card's or an exported file's ``input``."""
+    mean, std = (tuple(float(value) for value in values[key]) for key in ("mean", "std"))
+    return InputSpec(int(values["image_size"]), int(values["channels"]), mean, std)
 
-    Raises:
-        Unusable: If it is something that only another runtime can do.
-    """
+
+def supported_option(cfg: dict[str, Any], key: str, *supported: str) -> str:
+    """Return ``cfg[key]``; raise BackendUnavailableError unless it is ``auto`` or supported."""
     value = cfg[key]
-    if value not in ("auto", *able):
+    if value not in ("auto", *supported):
         raise BackendUnavailableError(
             f"backend.{key}={value} is not for backend={cfg['name']}: "
-            f"set backend.{key}={' or '.join(('auto', *able))}."
+            f"set backend.{key}={' or '.join(('auto', *supported))}."
         )
     return value
 
 
-def missing(name: str, packages: str, error: ImportError) -> BackendUnavailableError:
-    """Build the error for a runtime whose packages are not installed."""
+def not_installed(name: str, packages: str, error: ImportError) -> BackendUnavailableError:
+    """Build the error for a backend whose packages are missing."""
     reason = str(error).splitlines()[0]
     return BackendUnavailableError(
         f"backend={name} is not installed ({reason}): pip install {packages}"

@@ -1,4 +1,4 @@
-"""From crops of faces to probabilities, by nothing but the checkpoint or an exported file."""
+"""Classification of face crops with a checkpoint or an exported file."""
 
 from __future__ import annotations
 
@@ -14,128 +14,117 @@ from emotion_lab.core import checkpoint
 from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.core.io import EXPORT_SUFFIXES, file_hash
 from emotion_lab.data.transforms import Resize
-from emotion_lab.inference.base import DEFAULTS, RUNTIMES, WORDS, InferenceBackend, ModelSource
+from emotion_lab.inference.base import (
+    BACKENDS,
+    CHOICES,
+    DEFAULTS,
+    InferenceBackend,
+    ModelSource,
+    input_spec,
+)
 from emotion_lab.inference.exported_model import open_exported
 from emotion_lab.models.base import InputSpec
 
-#: Batches of 1 to this many faces are run before the first real one, within :data:`WARM_S`.
+#: Batch sizes 1 to WARM_FACES run before the first frame, for at most WARM_S seconds.
 WARM_FACES = 8
 WARM_S = 1.0
 
 
 class Classifier:
-    """Classifies faces. Made by :func:`load_classifier`; one caller at a time.
+    """Classifies faces; built by :func:`load_classifier`. Not thread-safe.
 
     Attributes:
         classes: Class names, in the order of the probabilities.
         spec: The network's input (image_size, channels, mean, std).
-        crop_margin: Share of a detected box to add on every side, for :func:`crop_faces`.
+        crop_margin: Fraction of a detected box to add on every side, for :func:`crop_faces`.
         temperature: Logits are divided by it before the softmax.
-        runtime_name: Program, version and precision that run the network.
-        card: What the checkpoint says of itself; of an exported file what is used of that.
+        runtime_name: Program, version, precision and device that run the network.
+        notes: How the backend was chosen and verified.
+        card: The checkpoint's card; for an exported file the entries used here.
     """
 
-    def __init__(self, card: dict[str, Any], spec: InputSpec, runtime: InferenceBackend) -> None:
+    def __init__(self, card: dict[str, Any], spec: InputSpec, backend: InferenceBackend) -> None:
         self.card = card
         self.spec = spec
         self.classes: list[str] = list(card["classes"])
         self.crop_margin = float(card["input"]["crop_margin"])
         self.temperature = float(card["temperature"])
-        self.runtime_name = runtime.name
-        #: How the runtime was chosen and checked, in words.
-        self.notes = runtime.notes
-        self._run = runtime.run
-        self._fit = Resize(spec.image_size, spec.channels)
+        self.runtime_name = backend.name
+        self.notes = backend.notes
+        self._run = backend.run
+        self._resize = Resize(spec.image_size, spec.channels)
 
     def logits(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Return float32 (N, K), what the network says of uint8 (h, w, 3) RGB or (h, w, 1) grey.
-
-        Raises:
-            ValueError: If an image is empty or of another shape or type.
-        """
+        """Return the logits, float32 (N, K); the arguments are those of :meth:`__call__`."""
         if not len(images):
             return np.zeros((0, len(self.classes)), np.float32)
         for image in images:
-            good = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in (1, 3)
-            if not good or not image.size:
+            valid = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in (1, 3)
+            if not valid or not image.size:
                 raise ValueError(
                     "expected a face as uint8 (h, w, 3) RGB or (h, w, 1) grey, "
                     f"got {image.dtype} {image.shape}"
                 )
-        batch = np.stack([self._fit(image) for image in images]).transpose(0, 3, 1, 2)
+        batch = np.stack([self._resize(image) for image in images]).transpose(0, 3, 1, 2)
         return self._run(np.ascontiguousarray(batch))
 
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Classify faces in one batch.
+        """Classify faces in one batch, with the preprocessing of training and evaluation.
 
         Args:
-            images: N crops of any size, uint8 (h, w, 3) RGB or (h, w, 1) grey. They reach the
-                network exactly as in training and evaluation.
+            images: N crops of any size, uint8 (h, w, 3) RGB or (h, w, 1) grey.
 
         Returns:
             Probabilities, float32 (N, K).
 
         Raises:
-            ValueError: If an image is empty or of another shape or type.
+            ValueError: If an image is empty or has another shape or dtype.
         """
         return softmax(self.logits(images) / np.float32(self.temperature), axis=1)
 
     def warm(self) -> None:
-        """Run small batches of each size once, so that no frame pays for a first time.
-
-        Raises:
-            UserError: If the network gives no finite numbers.
-        """
+        """Run each small batch size once, because the first run of a batch size is slow."""
         size, channels = self.spec.image_size, self.spec.channels
-        begin = time.perf_counter()
+        start_time = time.perf_counter()
         for count in range(1, WARM_FACES + 1):
             logits = self._run(np.full((count, channels, size, size), 128, np.uint8))
             if not np.isfinite(logits).all():
                 raise UserError(
-                    "the checkpoint's network gives no finite numbers. Train it again, or give "
+                    "the checkpoint's network gives no finite numbers. Train it again, or set "
                     "another ckpt=<file>."
                 )
-            if time.perf_counter() - begin > WARM_S:
+            if time.perf_counter() - start_time > WARM_S:
                 return
 
 
-def _describe(path: Path) -> tuple[dict[str, Any], ModelSource]:
-    """Read what the checkpoint says of itself.
-
-    Raises:
-        UserError: If it is not ours or lacks something.
-    """
+def read_source(path: Path) -> ModelSource:
+    """Read and check the card of a checkpoint."""
     card = checkpoint.read(path)[checkpoint.CARD]
     try:
-        given = card["input"]
-        spec = InputSpec(
-            int(given["image_size"]),
-            int(given["channels"]),
-            tuple(float(value) for value in given["mean"]),
-            tuple(float(value) for value in given["std"]),
-        )
+        spec = input_spec(card["input"])
         if not card["classes"] or not all(isinstance(name, str) for name in card["classes"]):
             raise ValueError("no class names")
-        temperature, margin = float(card["temperature"]), float(given["crop_margin"])
+        temperature, margin = float(card["temperature"]), float(card["input"]["crop_margin"])
         if not (0 < temperature < np.inf and 0 <= margin < np.inf):
             raise ValueError(f"temperature {temperature}, crop_margin {margin}")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path} is damaged: its card is not whole ({type(error).__name__}: {error})."
+            f"{path} is damaged: its card is incomplete ({type(error).__name__}: {error})."
         ) from None
-    return card, ModelSource(path, file_hash(path), spec, temperature)
+    return ModelSource(path, file_hash(path), spec, temperature, card)
 
 
-def _options(runtime: dict[str, Any] | str, threads: int | None) -> dict[str, Any]:
-    """Return the runtime's config, complete and checked."""
-    cfg = {"name": runtime} if isinstance(runtime, str) else dict(runtime)
-    cfg = {**DEFAULTS, **cfg}
+def _options(backend: dict[str, Any] | str, threads: int | None) -> dict[str, Any]:
+    """Return the complete, checked config of the backend."""
+    cfg = {**DEFAULTS, **({"name": backend} if isinstance(backend, str) else backend)}
     for key in cfg:
         if key != "name" and key not in DEFAULTS:
             raise unknown("option", f"backend.{key}", (f"backend.{name}" for name in DEFAULTS))
-    for key, words in WORDS.items():
-        if cfg[key] not in words:
-            raise UserError(f"backend.{key}={cfg[key]} is not valid: expected {', '.join(words)}.")
+    for key, choices in CHOICES.items():
+        if cfg[key] not in choices:
+            raise UserError(
+                f"backend.{key}={cfg[key]} is not valid: expected {', '.join(choices)}."
+            )
     if threads is not None:
         cfg["threads"] = threads
     count = cfg["threads"]
@@ -144,45 +133,37 @@ def _options(runtime: dict[str, Any] | str, threads: int | None) -> dict[str, An
     return cfg
 
 
-def open_runtime(
-    ckpt: str | Path, runtime: dict[str, Any] | str, threads: int | None = None
-) -> tuple[dict[str, Any], ModelSource, InferenceBackend]:
-    """Return a checkpoint's card, the checkpoint as runtimes see it, and the runtime.
-
-    Raises:
-        UserError: See :func:`load_classifier`.
-    """
+def open_backend(
+    ckpt: str | Path, backend: dict[str, Any] | str, threads: int | None = None
+) -> tuple[ModelSource, InferenceBackend]:
+    """Open a checkpoint with a backend; the arguments are those of :func:`load_classifier`."""
     path = checkpoint.find(ckpt)
-    cfg = _options(runtime, threads)
-    build = RUNTIMES.get(cfg["name"])
-    card, source = _describe(path)
-    return card, source, build(cfg, source)
+    cfg = _options(backend, threads)
+    build = BACKENDS.get(cfg["name"])
+    source = read_source(path)
+    return source, build(cfg, source)
 
 
 def load_classifier(
-    ckpt: str | Path, runtime: dict[str, Any] | str = "auto", threads: int | None = None
+    ckpt: str | Path, backend: dict[str, Any] | str = "auto", threads: int | None = None
 ) -> Classifier:
-    """Load a checkpoint for use, in one line on standard output saying with what it runs.
+    """Load a checkpoint or an exported file, and print one line that names the backend.
 
-    The first time it is converted to the runtime's own format, kept beside the checkpoint. An
-    exported file runs as it is.
+    The first call converts a checkpoint to the backend's format and caches the result beside it.
+    An exported file runs as it is.
 
     Args:
-        ckpt: A checkpoint of train, its run folder, or what export wrote.
-        runtime: ``conf/backend/<name>.yaml`` as a plain dict, or its name.
-        threads: CPU threads of one inference; wins over ``backend.threads``.
-
-    Raises:
-        UserError: If the checkpoint is not ours or damaged, the runtime is unknown, not installed
-            or gives other answers than PyTorch.
+        ckpt: A checkpoint of train, its run folder, or an exported file.
+        backend: ``conf/backend/<name>.yaml`` as a plain dict, or its name.
+        threads: CPU threads of one inference; overrides ``backend.threads``.
     """
     path = Path(ckpt)
     if path.suffix in EXPORT_SUFFIXES and path.is_file():
-        card, spec, built = open_exported(path, _options(runtime, threads))
+        card, spec, opened = open_exported(path, _options(backend, threads))
     else:
-        card, source, built = open_runtime(ckpt, runtime, threads)
-        spec = source.spec
-    classifier = Classifier(card, spec, built)
+        source, opened = open_backend(ckpt, backend, threads)
+        card, spec = source.card, source.spec
+    classifier = Classifier(card, spec, opened)
     classifier.warm()
     notes = "; ".join(classifier.notes)
     print(f"classifier: {classifier.runtime_name}" + (f" ({notes})" if notes else ""), flush=True)

@@ -1,4 +1,4 @@
-"""Eager PyTorch in float32: the reference, and what is always there."""
+"""Eager PyTorch in float32: the reference of all other backends, always available."""
 
 from __future__ import annotations
 
@@ -9,45 +9,45 @@ import numpy as np
 import torch
 
 from emotion_lab.inference.base import (
-    RUNTIMES,
+    BACKENDS,
     BackendUnavailableError,
     InferenceBackend,
     ModelSource,
-    choice,
+    supported_option,
 )
 from emotion_lab.inference.converted_model import reference
-from emotion_lab.models.base import EmotionNet
+from emotion_lab.models.network import Network
 
 
-@RUNTIMES.register("torch")
+@BACKENDS.register("torch")
 def build(cfg: dict[str, Any], source: ModelSource) -> InferenceBackend:
     """Build the network as evaluation runs it.
 
-    ``backend.threads`` sets torch's threads for the whole process; torch knows no other way.
+    ``backend.threads`` sets torch's threads for the process: torch has no threads per network.
 
     Raises:
-        Unusable: If ``backend.device=cuda`` and there is none.
+        BackendUnavailableError: If ``backend.device=cuda`` and there is no GPU.
     """
-    choice(cfg, "precision", "fp32")
-    device = choice(cfg, "device", "cpu", "cuda")
+    supported_option(cfg, "precision", "fp32")
+    device = supported_option(cfg, "device", "cpu", "cuda")
     if cfg["threads"]:
         torch.set_num_threads(cfg["threads"])
     if device == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailableError(
-            "backend.device=cuda: torch sees no GPU here. Set backend.device=cpu."
+            "backend.device=cuda: torch finds no GPU. Set backend.device=cpu."
         )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     name = f"torch {torch.__version__} fp32 on {device}"
-    run = reference(source.net()) if device == "cpu" else _on_gpu(source.net())
+    run = reference(source.net()) if device == "cpu" else _run_on_gpu(source.net())
     return InferenceBackend(name, run)
 
 
-def _on_gpu(net: EmotionNet) -> Callable[[np.ndarray], np.ndarray]:
+def _run_on_gpu(net: Network) -> Callable[[np.ndarray], np.ndarray]:
     net = net.to("cuda")
 
     def run(images: np.ndarray) -> np.ndarray:
-        # Without TensorFloat-32, whose 10 bits would not be float32.
+        # TensorFloat-32 has 10 significant bits, float32 has 23.
         with (
             torch.inference_mode(),
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False),

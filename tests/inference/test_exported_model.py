@@ -1,4 +1,4 @@
-"""An exported file in a checkpoint's place: live and predict take it, all else says what it is."""
+"""Exported files in place of a checkpoint, for live and predict."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core import paths
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import EXPORT_SUFFIXES
-from emotion_lab.exporters.base import FORMATS
-from emotion_lab.exporters.writer import export
 from emotion_lab.inference import exported_model, loader
 from emotion_lab.inference.classifier import load_classifier
-from emotion_lab.inference.exported_model import faces
+from emotion_lab.inference.conversion.base import FORMATS
+from emotion_lab.inference.conversion.writer import export
+from emotion_lab.inference.exported_model import to_rgb_batch
 from emotion_lab.models.load import restore
 from tests.conftest import TINY, command, composed, make_checkpoint
+from tests.helpers_export import skip_without
 
-for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
-    if not __import__("importlib.util").util.find_spec(package):
-        pytest.skip(f"{package} is not installed", allow_module_level=True)
+skip_without("onnx", "onnxscript", "onnxruntime", "openvino")
 
 NAMES = ["wütend", "平静", "glad & <still>"]
 
 
-def run_of(folder: Path, channels: int) -> Path:
-    """Return a run folder with a checkpoint that has a temperature and a margin, and its files."""
+def export_run(folder: Path, channels: int) -> Path:
+    """Return a run directory with a checkpoint and its exports in ``files``."""
     cfg = composed(
         *TINY, "model.image_size=32", f"model.channels={channels}", "data.crop_margin=0.3"
     )
@@ -47,73 +46,67 @@ def run_of(folder: Path, channels: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def grey(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_of(tmp_path_factory.mktemp("grey"), 1)
+def grey_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_run(tmp_path_factory.mktemp("grey"), 1)
 
 
 @pytest.fixture(scope="module")
-def colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_of(tmp_path_factory.mktemp("colour"), 3)
+def rgb_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_run(tmp_path_factory.mktemp("rgb"), 3)
 
 
 def crops() -> list[np.ndarray]:
+    """Return blurred noise of several shapes; each image is darker than the previous one."""
     generator = np.random.default_rng(0)
-    shapes = [
-        (40, 40, 3),
-        (20, 20, 3),
-        (90, 80, 3),
-        (32, 32, 3),
-        (64, 64, 3),
-        (1, 1, 3),
-        (50, 9, 1),
-    ]
-    noise = [generator.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
-    blurred = [cv2.blur(one, (5, 5)).reshape(one.shape) for one in noise]
-    return [one // (i + 1) for i, one in enumerate(blurred)]  # unlike each other, to be told apart
+    shapes = [(40, 40, 3), (20, 20, 3), (90, 80, 3), (32, 32, 3), (64, 64, 3), (1, 1, 3)]
+    noise = [generator.integers(0, 256, shape, np.uint8) for shape in (*shapes, (50, 9, 1))]
+    blurred = [cv2.blur(image, (5, 5)).reshape(image.shape) for image in noise]
+    return [image // (i + 1) for i, image in enumerate(blurred)]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", [*(f"net{suffix}" for suffix in EXPORT_SUFFIXES), "four.onnx"])
-def test_it_says_what_the_checkpoint_says(
+def test_exported_file_equals_checkpoint(
     name: str, channels: int, request: pytest.FixtureRequest, capsys: Any
 ) -> None:
-    run = request.getfixturevalue("grey" if channels == 1 else "colour")
-    known = load_classifier(run, "torch", threads=1)
+    run = request.getfixturevalue("grey_run" if channels == 1 else "rgb_run")
+    from_checkpoint = load_classifier(run, "torch", threads=1)
     capsys.readouterr()
-    ours = load_classifier(run / "files" / name, threads=1)
-    said = capsys.readouterr().out
-    program = exported_model.PROGRAMS[Path(name).suffix][0]
-    assert said.startswith(f"classifier: {program} ") and said.count("\n") == 1
-    assert f"fp32 on cpu (the exported file {name}, fp32)" in said
-    assert ours.classes == NAMES and ours.crop_margin == 0.3 and ours.spec == known.spec
-    expected, found = known(crops()), ours(crops())
+    from_file = load_classifier(run / "files" / name, threads=1)
+    output = capsys.readouterr().out
+    package = exported_model.BACKEND_NAMES[Path(name).suffix][0]
+    assert output.startswith(f"classifier: {package} ") and output.count("\n") == 1
+    assert f"fp32 on cpu (the exported file {name}, fp32)" in output
+    assert from_file.classes == NAMES and from_file.crop_margin == 0.3
+    assert from_file.spec == from_checkpoint.spec
+    expected = from_checkpoint(crops())
     assert expected.std(0).max() > 0.01
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert ours([]).shape == (0, 3)
+    np.testing.assert_allclose(from_file(crops()), expected, atol=1e-5)
+    assert from_file([]).shape == (0, 3)
     with pytest.raises(ValueError, match="expected a face as uint8"):
-        ours([np.zeros((5, 5, 4), np.uint8)])
+        from_file([np.zeros((5, 5, 4), np.uint8)])
 
 
-def test_a_certain_answer_stays_finite(grey: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def sure(self: Any, images: np.ndarray) -> np.ndarray:
+def test_probability_of_zero_stays_finite(grey_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def certain(self: Any, images: np.ndarray) -> np.ndarray:
         return np.float32([[1, 0, 0]]).repeat(len(images), axis=0)
 
-    monkeypatch.setattr(loader.Model, "run", sure)
-    classifier = load_classifier(grey / "files" / "net.onnx", threads=1)
-    np.testing.assert_allclose(classifier(crops()), sure(None, np.zeros(7)), atol=1e-30)
+    monkeypatch.setattr(loader.Model, "run", certain)
+    classifier = load_classifier(grey_run / "files" / "net.onnx", threads=1)
+    np.testing.assert_allclose(classifier(crops()), certain(None, np.zeros(7)), atol=1e-30)
 
 
-def test_grey_made_rgb() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (2, 1, 4, 5), dtype=np.uint8)
-    made = faces(images)
-    assert made.shape == (2, 4, 5, 3) and made.flags.c_contiguous
-    np.testing.assert_array_equal(made[..., 2], images[:, 0])
-    coloured = images.repeat(3, axis=1) // np.uint8([1, 2, 3])[:, None, None]
-    np.testing.assert_array_equal(faces(coloured)[..., 1], coloured[:, 1])
+def test_grey_to_rgb_batch() -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (2, 1, 4, 5), dtype=np.uint8)
+    batch = to_rgb_batch(grey)
+    assert batch.shape == (2, 4, 5, 3) and batch.flags.c_contiguous
+    np.testing.assert_array_equal(batch[..., 2], grey[:, 0])
+    rgb = grey.repeat(3, axis=1) // np.uint8([1, 2, 3])[:, None, None]
+    np.testing.assert_array_equal(to_rgb_batch(rgb)[..., 1], rgb[:, 1])
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
         ("net.onnx", "torch", "backend=torch is not for"),
         ("net.xml", "onnx", "runs with openvino: leave backend=auto"),
@@ -123,43 +116,42 @@ def test_grey_made_rgb() -> None:
         ("net.onnx", "openvin", "backend=openvin is not for"),
     ],
 )
-def test_options_that_a_file_does_not_leave_open(
-    name: str, options: Any, said: str, grey: Path
-) -> None:
-    with pytest.raises(UserError, match=said) as caught:
-        load_classifier(grey / "files" / name, options)
+def test_options_that_the_file_fixes(name: str, options: Any, message: str, grey_run: Path) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load_classifier(grey_run / "files" / name, options)
     assert "\n" not in str(caught.value)
-    fine = {"name": {"net.xml": "openvino", "net.pt2": "torch"}.get(name, "onnx")}
-    assert load_classifier(grey / "files" / name, {**fine, "device": "cpu", "precision": "fp32"})
+    valid = {"name": {"net.xml": "openvino", "net.pt2": "torch"}.get(name, "onnx")}
+    assert load_classifier(
+        grey_run / "files" / name, {**valid, "device": "cpu", "precision": "fp32"}
+    )
 
 
-def test_who_takes_it(grey: Path, tmp_path: Path) -> None:
-    assert tuple(loader._OPEN) == EXPORT_SUFFIXES == tuple(exported_model.PROGRAMS)
+def test_which_commands_accept_it(grey_run: Path, tmp_path: Path) -> None:
+    assert tuple(loader._OPENERS) == EXPORT_SUFFIXES == tuple(exported_model.BACKEND_NAMES)
     assert {FORMATS.get(name).suffix for name in FORMATS.names()} == {*EXPORT_SUFFIXES}
     for suffix in EXPORT_SUFFIXES:
-        file = str(grey / "files" / f"net{suffix}")
+        file = str(grey_run / "files" / f"net{suffix}")
         paths.check_checkpoint(file, exported=True)
-        for refused in (file, [file]):
-            with pytest.raises(UserError, match="needs the checkpoint it was made of"):
-                paths.check_checkpoint(refused, several=True)
+        for value in (file, [file]):
+            with pytest.raises(UserError, match="needs the checkpoint"):
+                paths.check_checkpoint(value, several=True)
     with pytest.raises(UserError, match=r"name a file, ckpt=.*four.onnx"):
-        paths.check_checkpoint(str(grey / "files"), exported=True)
+        paths.check_checkpoint(str(grey_run / "files"), exported=True)
     with pytest.raises(UserError, match="is it a run folder of train"):
         paths.check_checkpoint(str(tmp_path), exported=True)
 
 
-def test_predict_with_a_file(colour: Path, tmp_path: Path) -> None:
-    """The same faces, numbers and names from the file as from its checkpoint."""
-    image = crops()[2]
-    cv2.imwrite(str(tmp_path / "face.png"), image)
+def test_predict_with_a_file(rgb_run: Path, tmp_path: Path) -> None:
+    """The file and its checkpoint give the same faces, numbers and names."""
+    cv2.imwrite(str(tmp_path / "face.png"), crops()[2])
     rows = []
-    for given in (colour / "files" / "net.xml", colour):
-        out = tmp_path / given.name
+    for path, options in ((rgb_run / "files" / "net.xml", ()), (rgb_run, ("backend=torch",))):
+        out = tmp_path / path.name
         done = command(
-            f"ckpt={given}",
+            f"ckpt={path}",
             f"source={tmp_path / 'face.png'}",
             "detector=full_frame",
-            *(() if given is not colour else ("backend=torch",)),
+            *options,
             f"out={out}",
             module="emotion_lab.predict",
             cwd=tmp_path,
@@ -167,19 +159,20 @@ def test_predict_with_a_file(colour: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         (line,) = (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
         rows.append(json.loads(line)["faces"][0])
-    ours, known = rows
-    assert list(ours["probabilities"]) == NAMES and ours["label"] == known["label"]
-    assert ours["box"] == known["box"]
-    assert ours["probabilities"] == pytest.approx(known["probabilities"], abs=1e-4)
+    from_file, from_checkpoint = rows
+    assert list(from_file["probabilities"]) == NAMES
+    assert from_file["label"] == from_checkpoint["label"]
+    assert from_file["box"] == from_checkpoint["box"]
+    assert from_file["probabilities"] == pytest.approx(from_checkpoint["probabilities"], abs=1e-4)
 
 
-def test_live_with_a_file(grey: Path, tmp_path: Path) -> None:
-    words = (
+def test_live_with_a_file(grey_run: Path, tmp_path: Path) -> None:
+    options = (
         *("source=synthetic", "detector=full_frame", "display=none", "max_frames=5"),
         *(f"log={tmp_path / 'log.jsonl'}", f"hydra.run.dir={tmp_path / 'live'}"),
     )
-    file = grey / "files" / "net.onnx"
-    done = command(f"ckpt={file}", *words, module="emotion_lab.live", cwd=tmp_path)
+    file = grey_run / "files" / "net.onnx"
+    done = command(f"ckpt={file}", *options, module="emotion_lab.live", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "classifier: onnxruntime" in done.stdout and "net.onnx, fp32" in done.stdout
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -187,7 +180,7 @@ def test_live_with_a_file(grey: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "net.onnx"
     damaged.write_bytes(file.read_bytes()[:-200])
     done = command(
-        f"ckpt={damaged}", *words, "overwrite=true", module="emotion_lab.live", cwd=tmp_path
+        f"ckpt={damaged}", *options, "overwrite=true", module="emotion_lab.live", cwd=tmp_path
     )
     assert done.returncode == 2, done.stderr
     last = done.stderr.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""Crops to feed a runtime with: squares with their margin, level eyes."""
+"""Crops of faces: squares with a margin, level eyes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from emotion_lab.inference.face_crop import crop_faces
 
 
 def padded(image: np.ndarray, left: int, top: int, side: int) -> np.ndarray:
-    """Cut from a copy with a border made by OpenCV."""
-    room = 200
-    wide = cv2.copyMakeBorder(image, room, room, room, room, cv2.BORDER_REPLICATE)
-    return wide.reshape(*wide.shape[:2], -1)[top + room :, left + room :][:side, :side]
+    """Crop from a copy with a border added by OpenCV."""
+    border = 200
+    wide = cv2.copyMakeBorder(image, *[border] * 4, cv2.BORDER_REPLICATE)
+    return wide.reshape(*wide.shape[:2], -1)[top + border :, left + border :][:side, :side]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -22,9 +22,9 @@ def padded(image: np.ndarray, left: int, top: int, side: int) -> np.ndarray:
     [
         ((10, 12, 20, 20), 0.0, (10, 12, 20)),
         ((10, 12, 20, 20), 0.1, (8, 10, 24)),
-        ((10, 20, 20, 10), 0.5, (0, 5, 40)),  # the longer side, about the middle
-        ((-10, -6, 20, 20), 0.25, (-15, -11, 30)),  # over the corner
-        ((50, 30, 20, 20), 0.0, (50, 30, 20)),  # over the other
+        ((10, 20, 20, 10), 0.5, (0, 5, 40)),  # the longer side, same centre
+        ((-10, -6, 20, 20), 0.25, (-15, -11, 30)),  # across the corner
+        ((50, 30, 20, 20), 0.0, (50, 30, 20)),  # across the opposite corner
         ((-90, 10, 20, 20), 0.0, (-90, 10, 20)),  # outside
         ((5, 5, 1, 1), 0.0, (5, 5, 1)),
         ((5, 5, 0, 0), 0.0, (4, 4, 1)),
@@ -39,35 +39,33 @@ def test_crops_are_squares_with_their_margin(
     crop, other = crop_faces(image, boxes, margin)
     np.testing.assert_array_equal(crop, padded(image, *square))
     assert crop.shape == (square[2], square[2], channels) and other.size
-    # Level eyes, or none known: nothing is turned.
+    # Level eyes or missing landmarks: no rotation.
     level = np.zeros((5, 2), np.float32)
     level[1, 0] = 6
-    (turned,) = crop_faces(image, boxes[:1], margin, [level], align=True)
-    np.testing.assert_array_equal(turned, crop)
+    (aligned,) = crop_faces(image, boxes[:1], margin, [level], align=True)
+    np.testing.assert_array_equal(aligned, crop)
     np.testing.assert_array_equal(crop_faces(image, boxes, margin, [None, None], True)[0], crop)
 
 
 @pytest.mark.parametrize("angle", [-60, -20, 7, 45])
 def test_aligned_eyes_are_level(angle: float) -> None:
-    """Two dots at a known tilt end on one row, as far apart as before, red on the left."""
+    """Two dots at a known angle end in one row, at the same distance, red on the left."""
     image = np.zeros((120, 160, 3), np.uint8)
-    middle, reach = np.array([90, 60]), 20
-    arm = reach * np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
-    marks = np.zeros((1, 5, 2), np.float32)
-    marks[0, :2] = middle - arm, middle + arm
-    for place, channel in zip(marks[0, :2], (0, 2), strict=True):
+    centre = np.array([90, 60])
+    offset = 20 * np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
+    landmarks = np.zeros((1, 5, 2), np.float32)
+    landmarks[0, :2] = centre - offset, centre + offset
+    for eye, channel in zip(landmarks[0, :2], (0, 2), strict=True):
         rows, columns = np.mgrid[:120, :160]
-        image[..., channel] = 255 * np.exp(
-            -((columns - place[0]) ** 2 + (rows - place[1]) ** 2) / 8
-        )
+        image[..., channel] = 255 * np.exp(-((columns - eye[0]) ** 2 + (rows - eye[1]) ** 2) / 8)
     box = np.array([[60, 30, 60, 60]], np.float32)
 
     def eyes(crop: np.ndarray) -> np.ndarray:
-        found = [cv2.moments(crop[..., channel]) for channel in (0, 2)]
-        return np.array([(m["m10"] / m["m00"], m["m01"] / m["m00"]) for m in found])
+        moments = [cv2.moments(crop[..., channel]) for channel in (0, 2)]
+        return np.array([(m["m10"] / m["m00"], m["m01"] / m["m00"]) for m in moments])
 
-    (crop,) = crop_faces(image, box, 0.1, marks, align=True)
+    (crop,) = crop_faces(image, box, 0.1, landmarks, align=True)
     assert crop.shape == (72, 72, 3)
     np.testing.assert_allclose(eyes(crop), [(16, 36), (56, 36)], atol=0.3)
-    (plain,) = crop_faces(image, box, 0.1, marks)
-    np.testing.assert_allclose(eyes(plain), marks[0, :2] - (54, 24), atol=0.3)
+    (unaligned,) = crop_faces(image, box, 0.1, landmarks)
+    np.testing.assert_allclose(eyes(unaligned), landmarks[0, :2] - (54, 24), atol=0.3)

@@ -1,4 +1,4 @@
-"""ONNX through torch's own exporter, for ONNX Runtime, in a browser too."""
+"""ONNX by torch's exporter, for ONNX Runtime on servers and in browsers."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emotion_lab.exporters.base import FORMATS, ExportFormat, ExportJob
-from emotion_lab.inference.loader import onnx_entry
+from emotion_lab.inference.conversion.base import FORMATS, ExportFormat, ExportJob
+from emotion_lab.inference.metadata import onnx_entry
 
 if TYPE_CHECKING:
-    from emotion_lab.exporters.graph import ExportModel
+    from emotion_lab.inference.conversion.graph import ExportModel
 
 
 @contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Keep back what the exporter tells of its own progress and of versions."""
+def _quiet_exporter() -> Iterator[None]:
+    """Suppress the exporter's progress and version messages."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:
@@ -34,53 +34,54 @@ def silence() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _graph(model: ExportModel, batch: int | str) -> Any:
-    """Return the ONNX model, with the places in our code that each node came from."""
+def _model_proto(model: ExportModel, batch: int | str) -> Any:
+    """Return the ``onnx.ModelProto``; the metadata of each node names its torch module."""
     import torch
 
-    from emotion_lab.exporters.graph import example, open_sizes
-
-    with silence():
+    with _quiet_exporter():
         program = torch.onnx.export(
             model,
-            (example(model, batch),),
+            (model.example(batch),),
             dynamo=True,
-            input_names=["faces"],
-            output_names=["probabilities"],
-            dynamic_shapes=(open_sizes(batch),),
+            input_names=[model.input_name],
+            output_names=[model.output_name],
+            dynamic_shapes=(model.dynamic_shapes(batch),),
             verbose=False,
         )
+    assert program is not None  # with dynamo=True it always returns a program
     return program.model_proto
 
 
-def _outside(model: Any) -> list[str]:
-    """Return the names of the nodes that are not the network's."""
+def _outside_network(proto: Any) -> list[str]:
+    """Return the names of the nodes of preprocessing and postprocessing."""
     scopes = "pkg.torch.onnx.name_scopes"
     return [
         node.name
-        for node in model.graph.node
+        for node in proto.graph.node
         if not any(p.key == scopes and "'net'" in p.value for p in node.metadata_props)
     ]
 
 
-def _quantized(model: Any, job: ExportJob) -> Any:
+def _quantized(proto: Any, job: ExportJob) -> Any:
     """Return the model with 8-bit weights and activations."""
     import onnxruntime as ort
 
-    from emotion_lab.exporters.quantize import quantize
+    from emotion_lab.inference.conversion.quantize import quantize
+
+    name = job.model.input_name
 
     def start(candidate: Any) -> Any:
         session = ort.InferenceSession(
             candidate.SerializeToString(), providers=["CPUExecutionProvider"]
         )
-        return lambda faces: session.run(None, {"faces": faces})[0]
+        return lambda faces: session.run(None, {name: faces})[0]
 
-    return quantize(model, job, _outside(model), start, lambda face: {"faces": face})
+    return quantize(proto, job, _outside_network(proto), start, lambda faces: {name: faces})
 
 
 @FORMATS.register("onnx")
 class Onnx(ExportFormat):
-    """float16 halves the file; ONNX Runtime's CPU code computes most of it in float32."""
+    """fp16 halves the file size; ONNX Runtime computes most of it in float32 on a CPU."""
 
     suffix = ".onnx"
     precisions = ("fp32", "fp16", "int8")
@@ -88,21 +89,21 @@ class Onnx(ExportFormat):
 
     def write(self, job: ExportJob, path: Path) -> None:
         """See :meth:`ExportFormat.write`."""
-        net = job.model
+        model = job.model
         if job.precision == "fp16":
-            net = copy.deepcopy(net)
-            net.net.half()
-        model = _graph(net, job.batch)
+            model = copy.deepcopy(model)
+            model.net.half()
+        proto = _model_proto(model, job.batch)
         if job.precision == "int8":
-            model = _quantized(model, job)
-        # They name files of this machine.
-        del model.metadata_props[:]
-        for part in (*model.graph.node, *model.graph.value_info, *model.graph.initializer):
+            proto = _quantized(proto, job)
+        # These contain source file paths of this machine.
+        del proto.metadata_props[:]
+        for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.initializer):
             del part.metadata_props[:]
-        for function in model.functions:
+        for function in proto.functions:
             for node in function.node:
                 del node.metadata_props[:]
-        path.write_bytes(model.SerializeToString())
+        path.write_bytes(proto.SerializeToString())
 
     def label(self, path: Path, text: str) -> None:
         """Append the entry."""

@@ -1,0 +1,1 @@
+"""Conversion of a network to a file that runs without this package."""
