@@ -44,7 +44,7 @@ def calibration_numbers(result: EvaluationResult) -> dict[str, Any]:
     if fitted:
         fitted_on = f"{fitted['split']}, n = {fitted['n']:,}"
         if fitted["hash"] == result.scores["fingerprint"]["hash"]:
-            fitted_on += ", the images of this report: the numbers after it are slightly optimistic"
+            fitted_on += ", the images of this report: calibrated values are slightly optimistic"
     numbers: dict[str, Any] = {"temperature": temperature, "temperature_fitted_on": fitted_on}
     for name, measure in (
         ("nll", calibration.nll),
@@ -153,7 +153,7 @@ def explanations(result: EvaluationResult, each: int) -> dict[str, Any]:
     """Explain random right and wrong predictions of each class, at most ``each`` of both.
 
     Returns:
-        ``explained`` and ``explained_by``, see :func:`emotion_lab.reports.evaluation_page.write_page`.
+        ``explained`` and ``explained_by`` of :func:`evaluation_page.write_page`.
     """
     rows = examples.class_examples(result, each)
     chosen = [example.i for row in rows for example in (*row.right, *row.wrong)]

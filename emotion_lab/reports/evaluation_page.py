@@ -1,4 +1,4 @@
-"""One self-contained ``report.html`` from the numbers, figures and images of an evaluation."""
+"""The self-contained ``report.html`` of an evaluation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import quote
 
 from jinja2 import Environment
@@ -15,7 +15,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import atomic_write
 from emotion_lab.reports import html
 
-#: Without these there is no report; everything else may be missing or None.
+#: Required keys; all other keys may be missing or None.
 REQUIRED = ("split", "n", "accuracy", "classes", "per_class", "confusion")
 _OPTIONAL = (
     *("accuracy_ci95", "macro_f1", "macro_f1_ci95", "roc_auc_macro", "tta", "model", "parameters"),
@@ -25,7 +25,7 @@ _OPTIONAL = (
     *("checkpoint", "checkpoint_sha256", "commit", "hardware", "versions", "seed", "command"),
     *("figures", "mistakes", "mistakes_total", "pairs", "explained", "explained_by", "files"),
 )
-#: Section -> title, in the order of the page.
+#: Section -> title, in page order.
 SECTIONS = {
     "protocol": "Protocol",
     "classes": "Classes",
@@ -43,36 +43,36 @@ SECTIONS = {
     "duplicates": "Without duplicates",
     "reproduction": "Reproduction",
 }
-#: A narrow space that does not break, as between a number and its unit.
+#: Narrow no-break space, between a number and its unit.
 _THIN = "\u202f"
-_NONE = "–"
+_DASH = "\N{EN DASH}"
 
 
-def _known(value: Any) -> bool:
+def _is_number(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """Return a share as percent, "–" where there is none."""
-    return f"{value * 100:.{digits}f}{_THIN}%" if _known(value) else _NONE
+    """Return a fraction in percent, a dash if missing."""
+    return f"{value * 100:.{digits}f}{_THIN}%" if _is_number(value) else _DASH
 
 
 def decimal(value: float | None, digits: int = 3) -> str:
-    """Return a number with a fixed number of digits, "–" where there is none."""
-    return f"{value:.{digits}f}" if _known(value) else _NONE
+    """Return a number with a fixed number of digits, a dash if missing."""
+    return f"{value:.{digits}f}" if _is_number(value) else _DASH
 
 
 def count(value: int | None) -> str:
-    """Return a whole number with thousands apart, "–" where there is none."""
-    return f"{value:,}" if _known(value) else _NONE
+    """Return an integer with thousands separators, a dash if missing."""
+    return f"{value:,}" if _is_number(value) else _DASH
 
 
 def interval(pair: Sequence[float] | None, digits: int = 3, share: bool = False) -> str:
-    """Return "low – high", as percent for ``share``; "–" where there is none."""
-    if pair is None or not all(_known(value) for value in pair):
-        return _NONE
+    """Return an interval, in percent for ``share``; a dash if missing."""
+    if pair is None or not all(map(_is_number, pair)):
+        return _DASH
     low, high = (f"{value * (100 if share else 1):.{digits}f}" for value in pair)
-    return f"{low}{_THIN}–{_THIN}{high}{_THIN}%" if share else f"{low}{_THIN}–{_THIN}{high}"
+    return f"{low}{_THIN}{_DASH}{_THIN}{high}" + (f"{_THIN}%" if share else "")
 
 
 def words(key: str) -> str:
@@ -81,11 +81,11 @@ def words(key: str) -> str:
 
 
 def format_value(value: Any) -> str:
-    """Return any value as text: floats with four significant digits, the rest as it is."""
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: _NONE}[value]
-    if isinstance(value, float):
-        return f"{value:.4g}" if math.isfinite(value) else _NONE
+    """Return any value as text; floats with four significant digits."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or isinstance(value, float):
+        return f"{value:.4g}" if _is_number(value) else _DASH
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, (list, tuple)):
@@ -102,7 +102,7 @@ def _environment() -> Environment:
 
 
 def _shown(report: Mapping[str, Any]) -> list[str]:
-    """Return the sections that have something to show."""
+    """Return the sections with content."""
     figures = report["figures"]
     calibrated = any(report[key] is not None for key in ("nll", "ece", "brier", "temperature"))
     present = {
@@ -126,17 +126,13 @@ def _shown(report: Mapping[str, Any]) -> list[str]:
 
 
 def render(content: Mapping[str, Any]) -> str:
-    """Return the page as HTML.
-
-    Raises:
-        KeyError: If a key of :data:`REQUIRED` is missing.
-    """
+    """Return the page as HTML; see :func:`write_page`."""
     report = {**dict.fromkeys(_OPTIONAL), **content}
     missing = [key for key in REQUIRED if key not in report]
     if missing:
         raise KeyError(f"the report lacks {', '.join(missing)}")
     report["figures"] = {
-        name: {look: html.png(data) for look, data in images.items()}
+        name: {style: html.png(data) for style, data in images.items()}
         for name, images in (report["figures"] or {}).items()
     }
     environment = _environment()
@@ -146,34 +142,31 @@ def render(content: Mapping[str, Any]) -> str:
 
 
 def write_page(folder: Path, content: Mapping[str, Any]) -> Path:
-    """Write ``report.html``: one file that needs no other and no network.
+    """Write ``report.html``, a single file without external resources.
 
     Args:
-        folder: The run folder.
-        content: The content of ``report.json`` (only :data:`REQUIRED` must be there), and
+        folder: The run directory.
+        content: The content of ``report.json`` (only :data:`REQUIRED` is required), and
 
             - ``figures``: name -> ``{"light": png, "dark": png}``, bytes; the names are
               ``confusion_counts``, ``confusion_normalized``, ``curves``, ``roc``,
               ``precision_recall``, ``reliability``, ``confidence``, ``coverage``, ``per_class``,
               ``robustness``
             - ``mistakes``: list of :class:`emotion_lab.reports.examples.Example`;
-              ``mistakes_total``: how many there are in all
+              ``mistakes_total``: total number of wrong predictions
             - ``pairs``: list of :class:`emotion_lab.reports.examples.ConfusedPair`
             - ``explained``: list of :class:`emotion_lab.reports.examples.ClassExamples`;
-              ``explained_by``: how the maps were made, for instance ``"Grad-CAM"``
-            - ``command``: what was typed; ``seed``
-            - ``files``: name in the run folder -> what it is
+              ``explained_by``: method of the maps, for instance ``"Grad-CAM"``
+            - ``command``: the command line; ``seed``
+            - ``files``: file name in the run directory -> description
 
     Returns:
         The file.
-
-    Raises:
-        UserError: If there is a report already, or it cannot be written.
     """
     path = folder / "report.html"
     if path.exists():
-        raise UserError(f"{path} exists already: give a new folder, nothing is replaced.")
-    # A path that is not valid Unicode is shown with its odd bytes as \udcxx.
+        raise UserError(f"{path} exists already and is not overwritten: give a new folder.")
+    # Bytes of a path that are not valid Unicode are shown as \udcxx.
     page = render(content).encode("utf-8", "backslashreplace")
     try:
         atomic_write(path, page)

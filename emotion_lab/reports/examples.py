@@ -1,4 +1,4 @@
-"""Images worth looking at: the worst mistakes, the pairs most often confused, samples by class."""
+"""Example images of a report: worst mistakes, most confused pairs, random samples by class."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from PIL import Image
 from emotion_lab.core.errors import UserError
 from emotion_lab.evaluation.result import EvaluationResult
 
-#: Pixels of a thumbnail's longer side, roughly: small images are enlarged by a whole factor.
+#: Approximate longer side of a thumbnail: small images are enlarged by an integer factor.
 _SIDE = 96
-#: Larger ones are reduced to this.
+#: Maximum side of a thumbnail in pixels.
 _LARGE = 144
-#: A PNG beyond this many bytes goes into the page as JPEG.
+#: Thumbnails with a larger PNG (in bytes) are stored as JPEG.
 _HEAVY = 12_000
 
 
 @dataclass(frozen=True)
 class Example:
-    """One image and what was said of it.
+    """An image and its prediction.
 
     Attributes:
-        i: The prediction's index in :class:`EvaluationResult`.
+        i: Index of the prediction in :class:`EvaluationResult`.
         name: Path or ``file:row``.
         true: The true class.
-        predicted: The class of the largest probability.
-        confidence: Its probability, 0 to 1, at temperature 1.
-        p_true: The probability of the true class.
-        top3: The three likeliest classes with their probabilities, likeliest first.
-        image: The thumbnail, a data URI.
-        overlay: The same image under its explanation map, a data URI, where there is one.
+        predicted: The predicted class.
+        confidence: Probability of the predicted class, 0 to 1, at temperature 1.
+        p_true: Probability of the true class.
+        top3: The three most probable classes with their probabilities, in descending order.
+        image: Thumbnail as a data URI.
+        overlay: Thumbnail with the explanation map as a data URI, if there is one.
     """
 
     i: int
@@ -59,14 +59,14 @@ class Example:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """A true class and what it is taken for.
+    """A pair of true and wrongly predicted class.
 
     Attributes:
         true: The true class.
-        predicted: The class it was taken for.
-        count: Images of ``true`` predicted as ``predicted``.
-        share: ``count`` among the images of ``true``, 0 to 1.
-        examples: Some of them, most confident first.
+        predicted: The predicted class.
+        count: Number of images of ``true`` predicted as ``predicted``.
+        share: ``count`` as a fraction of the images of ``true``, 0 to 1.
+        examples: Some of these images, most confident first.
     """
 
     true: str
@@ -78,13 +78,13 @@ class ConfusedPair:
 
 @dataclass(frozen=True)
 class ClassExamples:
-    """Samples of one true class, for the explanation maps.
+    """Random images of one true class, for the explanation maps.
 
     Attributes:
         name: The class.
-        support: Images of the class in the split; 0 means there is nothing to show.
-        right: Images recognised.
-        wrong: Images taken for something else.
+        support: Number of images of the class in the split.
+        right: Correct predictions.
+        wrong: Wrong predictions.
     """
 
     name: str
@@ -94,10 +94,9 @@ class ClassExamples:
 
 
 def data_uri(image: np.ndarray) -> str:
-    """Return an image as a data URI, at a size to look at.
+    """Return a thumbnail of an image as a data URI: PNG, or JPEG if the PNG is large.
 
-    Small images are enlarged by a whole factor with nearest neighbour, so that their pixels can be
-    seen; large ones are reduced. PNG, or JPEG where a PNG would be heavy.
+    Small images are enlarged by an integer factor with nearest neighbour; large ones are reduced.
 
     Args:
         image: uint8 (H, W, 1) grey or (H, W, 3) RGB.
@@ -110,116 +109,113 @@ def data_uri(image: np.ndarray) -> str:
         picture = picture.resize(size, Image.Resampling.NEAREST)
     elif longer > _LARGE:
         picture.thumbnail((_LARGE, _LARGE), Image.Resampling.BOX)
-    out, kind = io.BytesIO(), "png"
-    picture.save(out, "PNG", optimize=True)
-    if out.tell() > _HEAVY:
-        out, kind = io.BytesIO(), "jpeg"
-        picture.save(out, "JPEG", quality=85)
-    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
+    buffer, kind = io.BytesIO(), "png"
+    picture.save(buffer, "PNG", optimize=True)
+    if buffer.tell() > _HEAVY:
+        buffer, kind = io.BytesIO(), "jpeg"
+        picture.save(buffer, "JPEG", quality=85)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _picture(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
-def example(judged: EvaluationResult, i: int, seen: bool = False) -> Example:
-    """Describe prediction ``i``.
+def example(result: EvaluationResult, i: int, resized: bool = False) -> Example:
+    """Return the example of prediction ``i``.
 
     Args:
-        judged: The predictions.
-        i: Its index.
-        seen: Show the image as the network saw it, instead of as it was read.
+        result: The predictions.
+        i: Index of the prediction.
+        resized: Show the resized input of the network instead of the original image.
     """
-    classes, row = judged.classes, judged.probabilities[i]
-    order = np.argsort(-judged.logits[i], kind="stable")[:3]
-    true = int(judged.labels[i])
+    classes, row = result.classes, result.probabilities[i]
+    order = np.argsort(-result.logits[i], kind="stable")[:3]
+    true = int(result.labels[i])
     return Example(
         i=int(i),
-        name=judged.name(i),
+        name=result.name(i),
         true=classes[true],
         predicted=classes[order[0]],
         confidence=float(row[order[0]]),
         p_true=float(row[true]),
         top3=[(classes[k], float(row[k])) for k in order],
-        image=data_uri(judged.image(i) if seen else judged.raw(i)),
+        image=data_uri(result.image(i) if resized else result.raw(i)),
     )
 
 
-def _wrong(judged: EvaluationResult) -> np.ndarray:
-    """Return the misclassified predictions, int64 (M,), most confident first, then by index."""
-    wrong = np.flatnonzero(judged.predicted != judged.labels)
-    confidence = judged.probabilities[wrong].max(1)
+def _wrong(result: EvaluationResult) -> np.ndarray:
+    """Return the indices of wrong predictions, int64 (M,), most confident first, then by index."""
+    wrong = np.flatnonzero(result.predicted != result.labels)
+    confidence = result.probabilities[wrong].max(1)
     return wrong[np.argsort(-confidence, kind="stable")]
 
 
-def worst_mistakes(judged: EvaluationResult, limit: int = 50) -> list[Example]:
-    """Return the mistakes made with the highest confidence, worst first."""
-    return [example(judged, i) for i in _wrong(judged)[:limit]]
+def worst_mistakes(result: EvaluationResult, limit: int = 50) -> list[Example]:
+    """Return the wrong predictions with the highest confidence, in descending order."""
+    return [example(result, i) for i in _wrong(result)[:limit]]
 
 
 def confused_pairs(
-    judged: EvaluationResult, limit: int = 10, examples: int = 8
+    result: EvaluationResult, limit: int = 10, examples: int = 8
 ) -> list[ConfusedPair]:
-    """Return the (true, predicted) pairs with the most images, most first, then in class order.
+    """Return the (true, predicted) pairs with the most images, in descending order.
 
     Args:
-        judged: The predictions.
-        limit: Pairs at most; pairs that never happen are not listed.
-        examples: Images at most for a pair.
+        result: The predictions.
+        limit: Maximum number of pairs; pairs without images are not listed.
+        examples: Maximum number of images of a pair.
     """
-    classes, size = judged.classes, len(judged.classes)
+    classes, size = result.classes, len(result.classes)
     counts = np.zeros((size, size), np.int64)
-    np.add.at(counts, (judged.labels, judged.predicted), 1)
+    np.add.at(counts, (result.labels, result.predicted), 1)
     support = counts.sum(1)
     np.fill_diagonal(counts, 0)
-    wrong = _wrong(judged)
+    wrong = _wrong(result)
     pairs = []
     for flat in np.argsort(-counts, axis=None, kind="stable")[:limit]:
         true, predicted = divmod(int(flat), size)
         count = int(counts[true, predicted])
         if not count:
             break
-        those = (judged.labels[wrong] == true) & (judged.predicted[wrong] == predicted)
-        shown = [example(judged, i) for i in wrong[those][:examples]]
-        pairs.append(
-            ConfusedPair(
-                classes[true], classes[predicted], count, count / int(support[true]), shown
-            )
-        )
+        in_pair = (result.labels[wrong] == true) & (result.predicted[wrong] == predicted)
+        shown = [example(result, i) for i in wrong[in_pair][:examples]]
+        share = count / int(support[true])
+        pairs.append(ConfusedPair(classes[true], classes[predicted], count, share, shown))
     return pairs
 
 
-def class_examples(judged: EvaluationResult, each: int = 4, seed: int = 0) -> list[ClassExamples]:
-    """Return right and wrong samples of every true class, for the explanation maps.
+def class_examples(result: EvaluationResult, each: int = 4, seed: int = 0) -> list[ClassExamples]:
+    """Return random right and wrong predictions of each true class, for the explanation maps.
 
-    They are drawn at random, not the most telling ones: maps of chosen images prove little. The
-    images are as the network saw them, so that a map fits.
+    The images are not selected by their maps, which would be misleading. They have the input size
+    of the network, as the maps do.
 
     Args:
-        judged: The predictions.
-        each: Right ones, and wrong ones, for a class.
-        seed: Of the draw.
+        result: The predictions.
+        each: Maximum number of right, and of wrong, predictions of a class.
+        seed: Random seed.
     """
     generator = np.random.default_rng(seed)
-    right = judged.predicted == judged.labels
+    right = result.predicted == result.labels
     rows = []
-    for index, name in enumerate(judged.classes):
-        mine = judged.labels == index
-        groups = [np.flatnonzero(mine & right), np.flatnonzero(mine & ~right)]
+    for index, name in enumerate(result.classes):
+        in_class = result.labels == index
+        groups = [np.flatnonzero(in_class & right), np.flatnonzero(in_class & ~right)]
         drawn = [generator.permutation(group)[:each] for group in groups]
-        shown = [[example(judged, i, seen=True) for i in group] for group in drawn]
-        rows.append(ClassExamples(name, int(mine.sum()), shown[0], shown[1]))
+        shown = [[example(result, i, resized=True) for i in group] for group in drawn]
+        rows.append(ClassExamples(name, int(in_class.sum()), shown[0], shown[1]))
     return rows
 
 
 def with_overlays(
     rows: list[ClassExamples], overlays: Mapping[int, np.ndarray]
 ) -> list[ClassExamples]:
-    """Return the rows with the explanation maps that there are.
+    """Return the rows with explanation maps added.
 
     Args:
-        rows: From :func:`class_examples`.
-        overlays: Index of a prediction -> its image under the map, uint8 (H, W, 3).
+        rows: See :func:`class_examples`.
+        overlays: Index of a prediction -> image blended with its map, uint8 (H, W, 3).
     """
 
     def add(examples: list[Example]) -> list[Example]:
@@ -231,66 +227,63 @@ def with_overlays(
 
 
 def _safe(name: str, limit: int) -> str:
-    """Return a name every file system takes: letters, digits, - and _, never empty."""
+    """Return a name valid on all file systems: letters, digits, - and _, never empty."""
     name = re.sub(r"[^\w-]+", "_", unicodedata.normalize("NFC", name)).strip("_")
     return name[:limit] or "_"
 
 
 def _safe_classes(classes: list[str]) -> list[str]:
-    """Return a folder name for every class, different also where case is ignored."""
-    taken: list[str] = []
+    """Return a folder name for each class, unique also if case is ignored."""
+    folders: list[str] = []
     for name in classes:
-        plain = safe = _safe(name, 24)
+        stem = safe = _safe(name, 24)
         number = 2
-        while safe.casefold() in {other.casefold() for other in taken}:
-            safe, number = f"{plain}_{number}", number + 1
-        taken.append(safe)
-    return taken
+        while safe.casefold() in {other.casefold() for other in folders}:
+            safe, number = f"{stem}_{number}", number + 1
+        folders.append(safe)
+    return folders
 
 
-def write_mistakes(judged: EvaluationResult, folder: Path, limit: int | None = None) -> int:
-    """Write misclassified images as they were read, and ``index.csv``, most confident first.
+def write_mistakes(result: EvaluationResult, folder: Path, limit: int | None = None) -> int:
+    """Write the original images of wrong predictions and ``index.csv``, most confident first.
 
-    ``folder/<true>_as_<predicted>/<rank>_<name>.png``; the index has ``file`` (from ``folder``),
-    ``path``, ``true``, ``predicted``, ``confidence`` and ``p_true``. The rank keeps file names
-    apart.
+    Files are named ``folder/<true>_as_<predicted>/<rank>_<name>.png``. The index has the columns
+    ``file`` (relative to ``folder``), ``path``, ``true``, ``predicted``, ``confidence`` and
+    ``p_true``.
 
     Args:
-        judged: The predictions.
-        folder: A folder that is not there yet.
-        limit: Mistakes at most; None for all.
+        result: The predictions.
+        folder: A new folder.
+        limit: Maximum number of images, None for all.
 
     Returns:
-        How many were written.
-
-    Raises:
-        UserError: If the folder is there already, or something cannot be written.
+        The number of images.
     """
-    classes, safe = judged.classes, _safe_classes(judged.classes)
-    chosen = _wrong(judged)[:limit]
+    classes, safe = result.classes, _safe_classes(result.classes)
+    chosen = _wrong(result)[:limit]
     try:
         folder.mkdir(parents=True)
-        # A path that is not valid Unicode is still written, its odd bytes as \udcxx.
-        with open(
-            folder / "index.csv", "w", newline="", encoding="utf-8", errors="backslashreplace"
+        # Bytes of a path that are not valid Unicode are written as \udcxx.
+        with (folder / "index.csv").open(
+            "w", newline="", encoding="utf-8", errors="backslashreplace"
         ) as file:
             writer = csv.writer(file)
             writer.writerow(["file", "path", "true", "predicted", "confidence", "p_true"])
             for rank, i in enumerate(chosen, 1):
-                true, predicted = int(judged.labels[i]), int(judged.predicted[i])
-                name = judged.name(i)
+                true, predicted = int(result.labels[i]), int(result.predicted[i])
+                name = result.name(i)
                 stem = _safe(re.split(r"[/\\]", name)[-1], 40)
-                kind = folder / f"{safe[true]}_as_{safe[predicted]}"
-                kind.mkdir(exist_ok=True)
-                target = kind / f"{rank:05d}_{stem}.png"
-                _picture(judged.raw(i)).save(target)
-                row = judged.probabilities[i]
+                subfolder = folder / f"{safe[true]}_as_{safe[predicted]}"
+                subfolder.mkdir(exist_ok=True)
+                target = subfolder / f"{rank:05d}_{stem}.png"
+                _picture(result.raw(i)).save(target)
+                row = result.probabilities[i]
                 numbers = [f"{row[predicted]:.8g}", f"{row[true]:.8g}"]
-                place = target.relative_to(folder).as_posix()
-                writer.writerow([place, name, classes[true], classes[predicted], *numbers])
+                file_name = target.relative_to(folder).as_posix()
+                writer.writerow([file_name, name, classes[true], classes[predicted], *numbers])
     except FileExistsError:
         raise UserError(
-            f"{folder} exists already: give a new folder, nothing is replaced."
+            f"{folder} exists already and is not overwritten: give a new folder."
         ) from None
     except OSError as error:
         raise UserError(f"cannot write the mistakes to {folder}: {error.strerror}.") from error

@@ -327,7 +327,7 @@ def test_all_mistakes_are_shown_and_none_is_said() -> None:
     html = evaluation_page.render(FULL)
     assert all(f'title="faces/{i}.png"' in html for i in range(30))
     text = Reader(evaluation_page.render(changed(mistakes=[], pairs=[]))).text
-    assert "There are none." in text and "No class is taken for another." in text
+    assert "There are no wrong predictions." in text and "No classes are confused." in text
 
 
 def test_the_head_of_the_pages_is_written_once() -> None:
