@@ -85,7 +85,7 @@ def first_difference(old: Path, new: Path) -> str | None:
         return None
     histories = []
     for path in (old, new):
-        with open(path, encoding="utf-8", newline="") as stream:
+        with path.open(encoding="utf-8", newline="") as stream:
             histories.append(list(csv.DictReader(stream)))
     for then, now in zip(*histories, strict=False):
         for key in then.keys() | now.keys():

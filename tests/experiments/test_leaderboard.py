@@ -228,7 +228,7 @@ def test_monitor_that_is_no_score_is_rejected(tmp_path: Path) -> None:
     write_run(tmp_path / "a", 0.5, monitor="val/loss")
     write_run(tmp_path / "b", 0.6, loss__name="focal", monitor="val/loss")
     with pytest.raises(
-        UserError, match=r"chosen by val/loss.*sort_by=accuracy or sort_by=macro_f1"
+        UserError, match=r"selected by val/loss.*sort_by=accuracy or sort_by=macro_f1"
     ):
         ranked(tmp_path)
     assert ranked(tmp_path, "accuracy")["groups"][0]["name"] == "loss=focal"
@@ -298,7 +298,7 @@ def test_invalid_runs_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"one finished run, .*a: a leaderboard needs two"):
         grouping.read([run, tmp_path], None)
     other = write_run(tmp_path / "b", 0.6, loss__name="focal")
-    with pytest.raises(UserError, match="ranks on val, not on test: choose there"):
+    with pytest.raises(UserError, match="ranks on val, not on test: select there"):
         grouping.read([run, other], None, "test")
     (other / "predictions_val.csv").rename(other / "kept.csv")
     with pytest.raises(UserError, match=r"no predictions of val in .*b"):

@@ -1,4 +1,4 @@
-"""Runs that differ only in their seed are one configuration; what differs between those."""
+"""Grouping of runs into configurations: runs that differ only in their seed, and their names."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from typing import Any
 import yaml
 
 from emotion_lab.config import schema
-from emotion_lab.config.compose import CONF, options
+from emotion_lab.config.compose import CONF, defaults, options
+from emotion_lab.config.overrides import override_key
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.runs import Run, find
 from emotion_lab.evaluation.predictions_file import find_predictions
 
-#: What a leaderboard can be ordered by.
+#: Metrics that a leaderboard can be sorted by.
 SCORES = ("accuracy", "macro_f1")
-#: The column where runs were trained on other images with the same config.
+#: Name of the column for runs that were trained on different images with the same config.
 TRAIN = "train split"
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """One configuration.
+    """Runs that differ only in their seed.
 
     Attributes:
-        name: What sets it apart, as ``key=value``.
+        name: Config keys that distinguish it from the others, as ``key=value``.
         values: Differing key -> value; keys that its config does not have are absent.
-        runs: One a seed, by seed.
+        runs: One run per seed, sorted by seed.
     """
 
     name: str
@@ -40,14 +41,14 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Configurations:
-    """What is ranked.
+    """Configurations of a leaderboard.
 
     Attributes:
         by: One of :data:`SCORES`.
-        groups: The configurations, as found.
-        keys: Config keys that differ between them, those that were typed first.
-        main: How many of the keys are enough to tell the configurations apart.
-        notes: Worth showing.
+        groups: The configurations, in the order of their first runs.
+        keys: Config keys that differ between them, keys of the command line first.
+        main: Number of leading keys that are sufficient to distinguish the configurations.
+        notes: Lines to print.
     """
 
     by: str
@@ -58,14 +59,14 @@ class Configurations:
 
 
 def clean(value: object) -> str:
-    """Return text without control, direction or unpaired characters: they become ``\\x1b``."""
+    """Return text with unprintable characters escaped, for instance as ``\\x1b``."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value)
     )
 
 
 def shown(value: Any) -> str:
-    """Return a config value as it is typed."""
+    """Return a config value as it is written on the command line."""
     if isinstance(value, (bool, list, dict)) or value is None:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
         return clean(text)
@@ -73,7 +74,7 @@ def shown(value: Any) -> str:
 
 
 def json_safe(value: Any) -> Any:
-    """Return a value as JSON can hold it: a date or NaN, which YAML can say, becomes text."""
+    """Return a value that JSON can represent: a date or NaN of YAML becomes text."""
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
@@ -82,22 +83,22 @@ def json_safe(value: Any) -> Any:
 
 
 def short(key: str) -> str:
-    """Return a key as it is typed: ``model`` for ``model.name``."""
+    """Return a key as it is written on the command line: ``model`` for ``model.name``."""
     return clean(key.removesuffix(".name"))
 
 
 def fingerprint(run: Run, split: str) -> dict[str, Any]:
-    """Return the fingerprint of a split that a run saw; empty where it wrote none."""
-    scored = run.metrics.get(split)
-    found = scored.get("fingerprint") if isinstance(scored, dict) else None
-    found = found or (run.metrics.get("fingerprints") or {}).get(split)
-    if not isinstance(found, dict) or not isinstance(found.get("hash"), str):
+    """Return the fingerprint of a split in a run; empty if the run has none."""
+    scores = run.metrics.get(split)
+    result = scores.get("fingerprint") if isinstance(scores, dict) else None
+    result = result or (run.metrics.get("fingerprints") or {}).get(split)
+    if not isinstance(result, dict) or not isinstance(result.get("hash"), str):
         return {}
-    return {key: found.get(key) for key in ("n", "hash", "known_as")}
+    return {key: result.get(key) for key in ("n", "hash", "known_as")}
 
 
 def trained(run: Run) -> dict[str, Any]:
-    """Return dotted key -> value of all that decides what a run trains, but its seed."""
+    """Return dotted key -> value of all that identifies what a run trains, without its seed."""
     train = fingerprint(run, "train")
     config = schema.identity(run.config, exclude=("seed",))
     values = {key: json_safe(value) for key, value in config.items()}
@@ -105,141 +106,115 @@ def trained(run: Run) -> dict[str, Any]:
 
 
 @functools.cache
-def _today(group: str, name: str) -> dict[str, Any]:
-    """Return the defaults of a group's choice; of no group, those of ``train`` itself."""
-    if (CONF / group).is_dir():
-        known = name in options(group)
-        return (
-            _unresolved(CONF / group / "base.yaml", CONF / group / f"{name}.yaml") if known else {}
-        )
-    return _unresolved(CONF / "train.yaml")
+def _defaults(group: str, name: str) -> dict[str, Any]:
+    """Return the defaults of a group's choice; those of ``train`` for a key outside of groups."""
+    if not (CONF / group).is_dir():
+        return yaml.safe_load((CONF / "train.yaml").read_text(encoding="utf-8"))
+    return defaults(group, name) if name in options(group) else {}
 
 
-def _unresolved(*files: Path) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
-    for file in files:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
-        merged |= content or {}
-    return merged
+def _default(key: str, values: dict[str, Any]) -> list[Any]:
+    """Return the current default of a key as a list of one value, empty for an unknown key.
+
+    Args:
+        key: Dotted key.
+        values: Config of the run, which names the choice of each group.
+    """
+    group, _, rest = key.partition(".")
+    node: Any = _defaults(group, str(values.get(f"{group}.name")))
+    for part in (rest if (CONF / group).is_dir() else key).split("."):
+        if not isinstance(node, dict) or part not in node:
+            return []
+        node = node[part]
+    return [json_safe(node)]
 
 
-def _default(key: str, setting: dict[str, Any]) -> Any:
-    """Return today's default of a key, given what a run chose for its group; None for no such key.
+def _add_defaults(configs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Add the keys that runs of earlier versions lack, with their current defaults.
+
+    The default of a new key keeps the earlier behaviour. Without this, runs of an earlier version
+    would be different configurations.
 
     Returns:
-        A list of that one value, or None.
+        The configs, and notes.
     """
-    first, _, rest = key.partition(".")
-    values: Any = _today(first, str(setting.get(f"{first}.name")))
-    rest = rest if (CONF / first).is_dir() else key
-    for part in rest.split("."):
-        if not isinstance(values, dict) or part not in values:
-            return None
-        values = values[part]
-    return [json_safe(values)]
-
-
-def _completed(settings: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Give runs of an older version the keys that they lack and later ones have.
-
-    A new key's default leaves training as it was; without this every run made before it would be a
-    configuration of its own.
-
-    Returns:
-        The settings, and notes.
-    """
-    every = {key: None for setting in settings for key in setting}
-    filled: dict[str, None] = {}
+    every = {key: None for values in configs for key in values}
+    added: dict[str, None] = {}
     result = []
-    for setting in settings:
-        found = {key: _default(key, setting) for key in every if key not in setting}
-        added = {key: value[0] for key, value in found.items() if value is not None}
-        filled.update(dict.fromkeys(added))
-        result.append({**setting, **added})
-    if not filled:
+    for values in configs:
+        missing = {key: _default(key, values) for key in every if key not in values}
+        new = {key: default[0] for key, default in missing.items() if default}
+        added.update(dict.fromkeys(new))
+        result.append({**values, **new})
+    if not added:
         return result, []
-    names = ", ".join(short(key) for key in filled)
-    return result, [f"Older runs lack {names}: they count as having today's defaults."]
+    names = ", ".join(short(key) for key in added)
+    return result, [f"Older runs lack {names}: today's defaults are used for them."]
 
 
-def _same_val(runs: Sequence[Run]) -> list[str]:
-    """Refuse runs scored on other images.
-
-    Returns:
-        Notes.
-
-    Raises:
-        UserError: Naming two of them.
-    """
-    found = [fingerprint(run, "val") for run in runs]
-    known = [(run, one) for run, one in zip(runs, found, strict=True) if one]
-    for run, one in known:
-        first, other = known[0]
-        if one["hash"] == other["hash"]:
+def _check_same_val(runs: Sequence[Run]) -> list[str]:
+    """Refuse runs with different val splits; return notes."""
+    prints = [(run, fingerprint(run, "val")) for run in runs]
+    known = [(run, val) for run, val in prints if val]
+    for run, val in known:
+        first, first_val = known[0]
+        if val["hash"] == first_val["hash"]:
             continue
-        folds = [each.config.get("data") or {} for each in (first, run)]
-        if all(each.get("folds") for each in folds):
-            one_fold, other_fold = (each.get("fold") for each in folds)
+        data = [each.config.get("data") or {} for each in (first, run)]
+        if all(config.get("folds") for config in data):
             raise UserError(
-                f"{first.folder} and {run.folder} hold out different folds ({one_fold} and "
-                f"{other_fold} of {folds[1]['folds']}), so their val scores are of other images. "
-                "Pool the folds of each configuration: "
+                f"{first.folder} and {run.folder} hold out different folds ({data[0].get('fold')} "
+                f"and {data[1].get('fold')} of {data[1]['folds']}), so their val scores are of "
+                "other images. Pool the folds of each configuration: "
                 "python -m emotion_lab.crossval runs=<its runs>."
             )
-        words = [
+        splits = [
             f"{each.get('known_as') or 'a split'} of {each.get('n')} images ({each['hash'][:8]})"
-            for each in (other, one)
+            for each in (first_val, val)
         ]
         raise UserError(
-            f"{first.folder} and {run.folder} were not scored on the same val split: {words[0]}, "
-            f"{words[1]}. Such scores have no common order; rank each split's runs by themselves."
+            f"{first.folder} and {run.folder} were not scored on the same val split: {splits[0]}, "
+            f"{splits[1]}. Such scores are not comparable; rank the runs of each split separately."
         )
     if known and len(known) < len(runs):
-        return ["Not every run tells its split's fingerprint: rows are matched by name alone."]
+        return ["Not every run has a fingerprint of its split: rows are matched by name alone."]
     return []
 
 
-def _order(by: str | None, runs: Sequence[Run]) -> str:
-    """Return what to rank by: ``by``, else what the runs were chosen by.
-
-    Raises:
-        UserError: If the runs do not agree, or were chosen by something else.
-    """
+def _sort_metric(by: str | None, runs: Sequence[Run]) -> str:
+    """Return the metric to rank by: ``by``, else the metric that selected the epochs."""
     if by is not None:
         return by
+    hint = "set sort_by=accuracy or sort_by=macro_f1"
     monitors = {str(run.config.get("monitor")) for run in runs}
     if len(monitors) > 1:
-        words = " and ".join(sorted(monitors))
-        raise UserError(f"the runs were chosen by {words}: say sort_by=accuracy or sort_by=macro_f1.")
+        raise UserError(f"the runs were selected by {' and '.join(sorted(monitors))}: {hint}.")
     (monitor,) = monitors
     score = monitor.removeprefix("val/")
     if score not in SCORES:
-        raise UserError(
-            f"the runs were chosen by {clean(monitor)}, which is not ranked by: say sort_by=accuracy "
-            "or sort_by=macro_f1."
-        )
+        raise UserError(f"the runs were selected by {clean(monitor)}: {hint}.")
     return score
 
 
-def _typed(runs: Sequence[Run]) -> list[str]:
-    """Return the config keys that were typed for any run, ``model.name`` for ``model=``."""
+def _command_line_keys(runs: Sequence[Run]) -> list[str]:
+    """Return the config keys on the command line of any run, ``model.name`` for ``model=``."""
     keys: dict[str, None] = {}
     for run in runs:
         for text in run.overrides or []:
-            key = str(text).lstrip("+~").split("=", 1)[0]
+            key = override_key(str(text))
             keys[key if "." in key or key not in run.config else f"{key}.name"] = None
             keys[key] = None
     return list(keys)
 
 
-def _once(runs: list[Run], notes: list[str]) -> tuple[Run, ...]:
-    """Return one run a seed, by seed; of a seed trained twice, the later one."""
+def _one_per_seed(runs: list[Run], notes: list[str]) -> tuple[Run, ...]:
+    """Return one run per seed, sorted by seed; of two runs with one seed, the last."""
     seeds: dict[int, Run] = {}
     for run in runs:
         if run.seed in seeds:
             notes.append(
                 f"{clean(run.folder)} repeats {clean(seeds[run.seed].folder)} with the same seed "
-                f"{run.seed}: only the former counts."
+                f"{run.seed}: only {clean(run.folder)} counts."
             )
         seeds[run.seed] = run
     return tuple(seeds[seed] for seed in sorted(seeds))
@@ -250,87 +225,83 @@ def _frozen(values: dict[str, Any]) -> str:
 
 
 def group(runs: Sequence[Run], by: str | None) -> Configurations:
-    """Sort runs into configurations.
+    """Group runs into configurations.
 
     Args:
         runs: Two or more.
-        by: One of :data:`SCORES`, or None for what the runs were chosen by.
-
-    Raises:
-        UserError: For runs that have no common order.
+        by: One of :data:`SCORES`, or None for the metric that selected the epochs.
     """
     if len(runs) < 2:
         raise UserError(
             f"runs= holds one finished run, {runs[0].folder}: a leaderboard needs two or more."
         )
-    notes = _same_val(runs)
-    by = _order(by, runs)
-    completed, older = _completed([trained(run) for run in runs])
+    notes = _check_same_val(runs)
+    by = _sort_metric(by, runs)
+    configs, older = _add_defaults([trained(run) for run in runs])
     notes += older
-    sorted_in: dict[str, list[Run]] = {}
-    chosen: dict[str, dict[str, Any]] = {}
-    for run, setting in zip(runs, completed, strict=True):
-        sorted_in.setdefault(_frozen(setting), []).append(run)
-        chosen[_frozen(setting)] = setting
-    settings = list(chosen.values())
-    every = {key: None for setting in settings for key in setting}
-    differing = [
-        key
-        for key in every
-        if len({_frozen({"v": s[key]}) if key in s else "" for s in settings}) > 1
-    ]
-    typed = [key for key in _typed(runs) if key in differing]
-    keys = typed + [key for key in differing if key not in typed]
-    told = {_frozen({key: s[key] for key in typed if key in s}) for s in settings}
-    main = len(typed) if len(told) == len(settings) else len(keys)
-    if TRAIN in differing:
+    members: dict[str, list[Run]] = {}
+    distinct: dict[str, dict[str, Any]] = {}
+    for run, values in zip(runs, configs, strict=True):
+        members.setdefault(_frozen(values), []).append(run)
+        distinct[_frozen(values)] = values
+    keys, main = _differing_keys(list(distinct.values()), _command_line_keys(runs))
+    if TRAIN in keys:
         notes.append(
-            "The runs were not all trained on the same images: the column 'train split' tells "
-            "them apart."
+            "The runs were not all trained on the same images: see the column 'train split'."
         )
     groups = []
-    for setting, members in zip(settings, sorted_in.values(), strict=True):
-        values = {key: setting[key] for key in keys if key in setting}
-        words = [f"{short(key)}={shown(values[key])}" for key in keys[:main] if key in values]
-        name = ", ".join(words) or "one configuration"
-        groups.append(Configuration(name, values, _once(members, notes)))
+    for name, values in distinct.items():
+        differing = {key: values[key] for key in keys if key in values}
+        words = [f"{short(key)}={shown(values[key])}" for key in keys[:main] if key in differing]
+        title = ", ".join(words) or "one configuration"
+        groups.append(Configuration(title, differing, _one_per_seed(members[name], notes)))
     return Configurations(by, groups, keys, main, notes)
 
 
-def read(places: Sequence[Path], by: str | None, split: str = "val") -> Configurations:
-    """Find runs and sort them into configurations; reads no predictions yet.
+def _differing_keys(configs: list[dict[str, Any]], typed: list[str]) -> tuple[list[str], int]:
+    """Return the differing keys, those of the command line first, and how many are needed."""
+    every = {key: None for values in configs for key in values}
+    differing = [
+        key
+        for key in every
+        if len({_frozen({"v": s[key]}) if key in s else "" for s in configs}) > 1
+    ]
+    first = [key for key in typed if key in differing]
+    keys = first + [key for key in differing if key not in first]
+    distinct = {_frozen({key: s[key] for key in first if key in s}) for s in configs}
+    return keys, len(first) if len(distinct) == len(configs) else len(keys)
+
+
+def read(paths: Sequence[Path], by: str | None, split: str = "val") -> Configurations:
+    """Find runs and group them into configurations, without reading their predictions.
 
     Args:
-        places: Run folders, sweep folders, or folders that hold such.
+        paths: Run directories, sweep directories, or directories that contain them.
         by: See :func:`group`.
-        split: Only ``val`` is ranked.
-
-    Raises:
-        UserError: For runs that are missing, damaged or not to be ranked.
+        split: Only ``val`` can be ranked.
     """
     if split != "val":
         raise UserError(
-            f"runs= ranks on val, not on {split}: choose there, then open test once, for the one "
-            "chosen (python -m emotion_lab.evaluate split=test)."
+            f"runs= ranks on val, not on {split}: select there, then evaluate the selected one "
+            "once on test (python -m emotion_lab.evaluate split=test)."
         )
-    runs = find(places)
-    found = group(runs, by)
-    for each in found.groups:
-        for run in each.runs:
+    configurations = group(find(paths), by)
+    for configuration in configurations.groups:
+        for run in configuration.runs:
             find_predictions(run.folder, split)
-    left = _unfinished(places)
-    if left:
-        plural = "" if left == 1 else "s"
-        found.notes.append(f"{left} unfinished run{plural} (no metrics.json) left out.")
-    return found
+    count = _count_unfinished(paths)
+    if count:
+        plural = "" if count == 1 else "s"
+        configurations.notes.append(f"{count} unfinished run{plural} (no metrics.json) left out.")
+    return configurations
 
 
-def _unfinished(places: Sequence[Path]) -> int:
-    """Return how many runs began there and have no scores."""
-    begun = {
+def _count_unfinished(paths: Sequence[Path]) -> int:
+    """Return the number of runs without metrics."""
+    started = {
         file.parent.resolve()
-        for place in places
-        for file in place.rglob("config.yaml")
+        for path in paths
+        for file in path.rglob("config.yaml")
         if file.parent.name != ".hydra"
     }
-    return sum(not (folder / "metrics.json").is_file() for folder in begun)
+    return sum(not (folder / "metrics.json").is_file() for folder in started)
