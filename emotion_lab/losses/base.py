@@ -1,7 +1,8 @@
-"""What every loss shares: targets, class weights, the registry."""
+"""Loss registry, soft targets and class-weighted averaging."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,27 +13,29 @@ from torch.nn import functional as F
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.registry import Registry
 
-#: ``build(cfg, num_classes, class_weights, class_counts) -> nn.Module``
+#: ``build(**arguments)`` returns the loss. Arguments are the keys of ``conf/loss/<name>.yaml`` and,
+#: if the builder has parameters of these names, ``num_classes`` (int), ``class_weights`` (float32
+#: tensor (K,)) and ``class_counts`` (K ints) of the training split.
 LOSSES: Registry[Callable[..., nn.Module]] = Registry("loss", "emotion_lab.losses")
 
 
 def soft_targets(target: Tensor, num_classes: int) -> Tensor:
-    """Return float (B, K) targets from class indices (B,) or from probabilities (B, K)."""
+    """Return targets as probabilities, float (B, K), from indices (B,) or probabilities (B, K)."""
     if target.ndim == 2:
         return target
     return F.one_hot(target, num_classes).to(torch.float32)
 
 
 def weighted_mean(per_class: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-    """Average ``per_class`` losses (B, K) under soft ``target`` (B, K) and class weights (K,).
+    """Average per-class losses (B, K) over soft targets (B, K) and class weights (K,).
 
-    The sum is divided by the weight that the batch carries, as PyTorch does for class indices;
-    PyTorch's own soft-target path divides by B, so the two would disagree on one-hot targets.
+    The sum is divided by the total weight of the batch, as in PyTorch for class indices. PyTorch
+    divides by B for soft targets, so its two paths disagree for one-hot targets.
     """
     if weight is None:
         return (target * per_class).sum(1).mean()
-    carried = target * weight
-    return (carried * per_class).sum() / carried.sum()
+    weights = target * weight
+    return (weights * per_class).sum() / weights.sum()
 
 
 def build_loss(
@@ -41,24 +44,27 @@ def build_loss(
     class_weights: Sequence[float],
     class_counts: Sequence[int],
 ) -> nn.Module:
-    """Build the loss that ``conf/loss/<name>.yaml`` describes.
+    """Build the loss of the config group ``loss``.
 
     Args:
         cfg: The ``loss`` group: ``name`` and the arguments of that loss.
         num_classes: K.
-        class_weights: K weights of the training split (method ``data.class_weights``).
+        class_weights: K class weights of the training split (method ``data.class_weights``).
         class_counts: K image counts of the training split.
 
     Returns:
         A module: (logits (B, K), target (B,) int64 or (B, K) float) -> scalar.
-
-    Raises:
-        UserError: For an unknown name or argument.
     """
     arguments = {key: value for key, value in cfg.items() if key != "name"}
     build = LOSSES.get(cfg["name"])
-    weights = torch.tensor(list(class_weights), dtype=torch.float32)
+    data_arguments = {
+        "num_classes": num_classes,
+        "class_weights": torch.tensor(list(class_weights), dtype=torch.float32),
+        "class_counts": class_counts,
+    }
+    parameters = inspect.signature(build).parameters
+    arguments |= {key: value for key, value in data_arguments.items() if key in parameters}
     try:
-        return build(num_classes=num_classes, weights=weights, counts=class_counts, **arguments)
+        return build(**arguments)
     except TypeError as error:
         raise UserError(f"loss={cfg['name']}: {error}") from None

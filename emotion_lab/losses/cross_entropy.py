@@ -1,4 +1,4 @@
-"""Cross-entropy and its kin."""
+"""Cross-entropy: plain, class-weighted, class-balanced and with label smoothing."""
 
 from __future__ import annotations
 
@@ -14,52 +14,52 @@ from emotion_lab.losses.base import LOSSES, soft_targets, weighted_mean
 class CrossEntropy(nn.Module):
     """Cross-entropy with optional class weights (K,) and label smoothing in [0, 1).
 
-    Smoothing follows Szegedy et al. 2016 (arXiv:1512.00567): the target keeps 1 - s and every
-    class receives s / K.
+    Label smoothing follows Szegedy et al. 2016 (arXiv:1512.00567): the target class keeps 1 - s
+    and every class gets s / K.
     """
 
-    def __init__(self, weight: Tensor | None = None, smoothing: float = 0.0) -> None:
+    weight: Tensor | None
+
+    def __init__(self, weight: Tensor | None = None, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.register_buffer("weight", weight, persistent=False)
-        self.smoothing = smoothing
+        self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the mean loss of logits (B, K) and targets (B,) or (B, K)."""
-        classes = logits.shape[1]
-        soft = soft_targets(target, classes)
-        if self.smoothing:
-            soft = soft * (1 - self.smoothing) + self.smoothing / classes
+        num_classes = logits.shape[1]
+        soft = soft_targets(target, num_classes)
+        if self.label_smoothing:
+            soft = soft * (1 - self.label_smoothing) + self.label_smoothing / num_classes
         return weighted_mean(-F.log_softmax(logits.float(), 1), soft, self.weight)
 
 
 @LOSSES.register("ce")
-def ce(num_classes: int, weights: Tensor, counts: Sequence[int]) -> nn.Module:
-    """Plain cross-entropy."""
+def ce() -> nn.Module:
+    """Cross-entropy."""
     return CrossEntropy()
 
 
 @LOSSES.register("weighted_ce")
-def weighted_ce(num_classes: int, weights: Tensor, counts: Sequence[int]) -> nn.Module:
-    """Cross-entropy with the training split's class weights."""
-    return CrossEntropy(weights)
+def weighted_ce(class_weights: Tensor) -> nn.Module:
+    """Cross-entropy with the class weights of the training split."""
+    return CrossEntropy(class_weights)
 
 
 @LOSSES.register("label_smoothing")
-def label_smoothing(
-    num_classes: int, weights: Tensor, counts: Sequence[int], label_smoothing: float = 0.1
-) -> nn.Module:
-    """Cross-entropy with smoothed labels."""
-    return CrossEntropy(smoothing=label_smoothing)
+def label_smoothing(label_smoothing: float = 0.1) -> nn.Module:
+    """Cross-entropy with label smoothing."""
+    return CrossEntropy(label_smoothing=label_smoothing)
 
 
 @LOSSES.register("class_balanced")
 def class_balanced(
-    num_classes: int, weights: Tensor, counts: Sequence[int], beta: float = 0.9999
+    num_classes: int, class_counts: Sequence[int], beta: float = 0.9999
 ) -> nn.Module:
     """Class-balanced cross-entropy (Cui et al. 2019, arXiv:1901.05555, eq. 10).
 
-    Each class weighs (1 - beta) / (1 - beta^n); the weights are scaled to sum to K.
+    The weight of a class with n images is (1 - beta) / (1 - beta^n), scaled to a sum of K.
     """
-    n = torch.tensor(list(counts), dtype=torch.float64)
-    effective = (1 - beta) / (1 - beta**n)
-    return CrossEntropy((effective / effective.sum() * num_classes).float())
+    n = torch.tensor(list(class_counts), dtype=torch.float64)
+    weights = (1 - beta) / (1 - beta**n)
+    return CrossEntropy((weights / weights.sum() * num_classes).float())

@@ -1,4 +1,4 @@
-"""Networks: one file a family, fine-tuning policy and weight loading beside them."""
+"""Networks, one module per family; fine-tuning, pretrained weights and checkpoints."""
 
 from emotion_lab.models.base import MODELS, Backbone, EmotionNet, InputSpec, build_model, input_spec
 

@@ -1,9 +1,8 @@
-"""What a network is here: a backbone that knows its parts, inside a net that takes raw images."""
+"""Network interface: a backbone with named stages and heads inside a net that takes raw images."""
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,13 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from emotion_lab.config import schema
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.registry import Registry
 from emotion_lab.models.pretrained import fetch, load_local
+from emotion_lab.models.stages import last_layer, named_stages
 
 log = logging.getLogger(__name__)
 
-MODELS: Registry[Callable[[dict[str, Any], int], Backbone]] = Registry(
+#: ``build(cfg, num_classes)`` returns a :class:`Backbone`, or any module from normalised images
+#: (B, C, S, S) to logits (B, K).
+MODELS: Registry[Callable[[dict[str, Any], int], nn.Module]] = Registry(
     "model", "emotion_lab.models"
 )
 
@@ -28,13 +31,13 @@ MIN_IMAGE_SIZE = 32
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network wants to see.
+    """Input of a network.
 
     Attributes:
         image_size: Height and width in pixels.
         channels: 1 (grey) or 3 (RGB).
-        mean: Subtracted from each channel of an image scaled to 0..1.
-        std: Each channel is divided by it afterwards.
+        mean: Mean of each channel, for images scaled to 0..1.
+        std: Standard deviation of each channel.
     """
 
     image_size: int
@@ -43,34 +46,36 @@ class InputSpec:
     std: tuple[float, ...]
 
 
-#: Family name -> function that gives the family's own input for the keys left null.
-_DEFAULTS: dict[str, Callable[[dict[str, Any]], InputSpec]] = {}
+#: Function that returns the default input of a model config.
+DefaultInput = Callable[[dict[str, Any]], InputSpec]
+
+_DEFAULT_INPUTS: dict[str, DefaultInput] = {}
 
 
-def input_defaults(
-    name: str,
-) -> Callable[[Callable[[dict[str, Any]], InputSpec]], Callable[[dict[str, Any]], InputSpec]]:
-    """Return a decorator that files the function resolving null input keys of family ``name``."""
+def register_default_input(name: str) -> Callable[[DefaultInput], DefaultInput]:
+    """Return a decorator that registers the values for input keys that are null in model ``name``.
 
-    def decorate(function: Callable[[dict[str, Any]], InputSpec]):
-        _DEFAULTS[name] = function
+    A model without registered values needs ``image_size``, ``channels``, ``mean`` and ``std``.
+    """
+
+    def decorate(function: DefaultInput) -> DefaultInput:
+        _DEFAULT_INPUTS[name] = function
         return function
 
     return decorate
 
 
 class Backbone(nn.Module):
-    """Any network from normalised images to logits, with its parts named.
+    """A network from normalised images to logits, with named stages and heads.
 
     Args:
-        net: The network itself.
-        head_names: Dotted module prefixes inside ``net`` of the classifier head(s), auxiliary
-            heads included.
-        stages: Dotted prefixes inside ``net`` of each stage, from the stem to the last block.
-            Whatever stands in neither a stage nor a head counts to stage 0.
-        conv: Whether the channels_last memory format suits the network.
-        weights_url: Where its ImageNet weights lie, None where there are none to fetch.
-        pretrained_report: One line where the builder itself has already loaded weights.
+        net: The network.
+        head_names: Module prefixes in ``net`` of the classifier heads, including auxiliary heads.
+        stages: Module prefixes in ``net`` of each stage, from the stem to the last block. Other
+            modules belong to stage 0.
+        conv: Whether the network is convolutional and runs in the channels_last memory format.
+        weights_url: URL of the ImageNet weights, or None.
+        pretrained_report: One line about the weights if the builder has already loaded them.
     """
 
     def __init__(
@@ -90,19 +95,28 @@ class Backbone(nn.Module):
         self.conv = conv
         self.weights_url = weights_url
         self.pretrained_report = pretrained_report
-        # Some networks keep constants as parameters (fixed position embeddings); unfreezing must
-        # not begin to train those.
-        self.constants = frozenset(n for n, p in net.named_parameters() if not p.requires_grad)
+        # Constants that are stored as parameters, such as fixed position embeddings; unfreezing
+        # must not train them.
+        self.fixed_parameters = frozenset(
+            n for n, p in net.named_parameters() if not p.requires_grad
+        )
 
-    def stage_of(self, name: str) -> int:
-        """Return the stage of the parameter or module ``name`` (as in ``net``).
+    @classmethod
+    def wrap(cls, net: nn.Module) -> Backbone:
+        """Return a backbone for any module: the last layer is the head, its children the stages."""
+        heads = [last_layer(net)]
+        conv = any(isinstance(module, nn.Conv2d) for module in net.modules())
+        return cls(net, heads, named_stages(net, heads), conv=conv)
 
-        ``len(stages)`` stands for the head. The longest matching prefix decides.
+    def stage_index(self, name: str) -> int:
+        """Return the stage of a parameter or module of ``net``; ``len(stages)`` for the heads.
+
+        The longest matching prefix is used.
         """
-        parts = [(prefix, len(self.stages)) for prefix in self.head_names]
-        parts += [(prefix, i) for i, stage in enumerate(self.stages) for prefix in stage]
-        hits = [(len(p), i) for p, i in parts if name == p or name.startswith(p + ".")]
-        return max(hits)[1] if hits else 0
+        prefixes = [(prefix, len(self.stages)) for prefix in self.head_names]
+        prefixes += [(prefix, i) for i, stage in enumerate(self.stages) for prefix in stage]
+        matches = [(len(p), i) for p, i in prefixes if name == p or name.startswith(p + ".")]
+        return max(matches)[1] if matches else 0
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Classify normalised images.
@@ -111,8 +125,8 @@ class Backbone(nn.Module):
             x: float (B, C, S, S).
 
         Returns:
-            Logits (B, K). A network with auxiliary heads returns, in training mode only, the
-            logits and a list of auxiliary logits (B, K).
+            Logits (B, K). In training mode, a network with auxiliary heads returns the logits
+            and a list of auxiliary logits (B, K).
         """
         out = self.net(x)
         if isinstance(out, tuple):
@@ -122,13 +136,13 @@ class Backbone(nn.Module):
 
 
 class EmotionNet(nn.Module):
-    """What is trained, saved and exported: normalisation and backbone in one.
+    """Normalisation and backbone: the network that is trained, saved and exported.
 
-    Normalising inside keeps every caller (training, export, webcam) from doing it differently.
+    Normalisation is part of the network, so it is the same in training, export and live use.
 
     Args:
         backbone: The network.
-        spec: Its input.
+        spec: Input of the network.
     """
 
     mean: Tensor
@@ -138,9 +152,9 @@ class EmotionNet(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.spec = spec
-        #: One line saying where the weights came from.
+        #: One line about the source of the weights.
         self.weights_report = "random weights"
-        # Not persistent: the values are part of the configuration, and state_dict keys all start
+        # Not persistent: the values are part of the config, and all keys of the state_dict start
         # with "backbone.".
         shape = (1, spec.channels, 1, 1)
         self.register_buffer("mean", torch.tensor(spec.mean).reshape(shape), persistent=False)
@@ -153,7 +167,7 @@ class EmotionNet(nn.Module):
             images: uint8 or float (B, C, S, S), values 0..255, RGB or grey as in the spec.
 
         Returns:
-            What :meth:`Backbone.forward` returns.
+            As :meth:`Backbone.forward`.
 
         Raises:
             ValueError: If the shape is not (B, spec.channels, S, S).
@@ -166,11 +180,9 @@ class EmotionNet(nn.Module):
         return self.backbone((x - self.mean) / self.std)
 
 
-def _floats(key: str, value: Any, channels: int) -> tuple[float, ...]:
-    """Check a mean or std; one value serves all channels."""
-    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
-        raise UserError(f"model.{key} must be a list of numbers, got {value}.")
+def _per_channel(key: str, value: Any, channels: int) -> tuple[float, ...]:
+    """Return a mean or std with one value for each channel; a single value is repeated."""
+    values = list(value) if isinstance(value, Sequence) else [value]
     if len(values) == 1:
         values = values * channels
     if len(values) != channels:
@@ -178,52 +190,36 @@ def _floats(key: str, value: Any, channels: int) -> tuple[float, ...]:
             f"model.{key} has {len(values)} values but model.channels is {channels}. "
             f"Give {channels}, or one for all: model.{key}=[0.5]."
         )
-    if not all(math.isfinite(v) for v in values):
-        raise UserError(f"model.{key} must hold finite numbers, got {value}.")
-    if key == "std" and min(values) <= 0:
-        raise UserError(f"model.std must be above 0, got {value}. Example: model.std=[0.25].")
     return tuple(float(v) for v in values)
 
 
 def input_spec(cfg: dict[str, Any]) -> InputSpec:
-    """Resolve the input of a model config, without building the model.
+    """Return the input of a model config without building the model.
 
-    Keys that are null come from the family: for timm the pretrained configuration of the
-    backbone, for torchvision 224 pixels, RGB, ImageNet mean and std. With ``channels: 1`` the
-    family's colour mean and std are averaged.
-
-    Raises:
-        UserError: If a value is impossible, or null where the family has no default.
+    Keys that are null get the default of the family: for timm the pretrained configuration of
+    the backbone, for torchvision 224 pixels, RGB, ImageNet mean and std. With ``channels: 1``
+    the mean and std of the family are averaged over RGB.
     """
     MODELS.get(cfg["name"])
-    values = {key: cfg.get(key) for key in ("image_size", "channels", "mean", "std")}
+    schema.check_group("model", cfg)
+    values: dict[str, Any] = {k: cfg.get(k) for k in ("image_size", "channels", "mean", "std")}
     if None in values.values():
-        if cfg["name"] not in _DEFAULTS:
+        if cfg["name"] not in _DEFAULT_INPUTS:
             missing = next(key for key, value in values.items() if value is None)
             raise UserError(f"model.{missing} is null. Set model.{missing}=<value>.")
-        default = asdict(_DEFAULTS[cfg["name"]](cfg))
+        default = asdict(_DEFAULT_INPUTS[cfg["name"]](cfg))
         if values["channels"] == 1:
             for key in ("mean", "std"):
                 default[key] = (sum(default[key]) / len(default[key]),)
         values = {k: default[k] if value is None else value for k, value in values.items()}
-    size, channels = values["image_size"], values["channels"]
-    if not isinstance(size, int) or isinstance(size, bool) or size < MIN_IMAGE_SIZE:
-        raise UserError(
-            f"model.image_size must be a whole number of at least {MIN_IMAGE_SIZE}, got {size}."
-        )
-    if channels not in (1, 3):
-        raise UserError(f"model.channels must be 1 (grey) or 3 (RGB), got {channels}.")
-    mean = _floats("mean", values["mean"], channels)
-    std = _floats("std", values["std"], channels)
+    size, channels = int(values["image_size"]), int(values["channels"])
+    mean = _per_channel("mean", values["mean"], channels)
+    std = _per_channel("std", values["std"], channels)
     return InputSpec(size, channels, mean, std)
 
 
 def check_patches(image_size: int, patch: int) -> None:
-    """Refuse an image size that patches of ``patch`` pixels do not tile.
-
-    Raises:
-        UserError: Naming the nearest sizes that work.
-    """
+    """Refuse an image size that is not a multiple of the patch size, both in pixels."""
     if image_size % patch:
         below = max(image_size // patch, -(-MIN_IMAGE_SIZE // patch)) * patch
         above = (image_size // patch + 1) * patch
@@ -234,30 +230,20 @@ def check_patches(image_size: int, patch: int) -> None:
         )
 
 
-def check_dropout(cfg: dict[str, Any]) -> float:
-    """Return ``cfg["dropout"]``, refused outside 0..1 (1 itself would drop everything)."""
-    value = cfg["dropout"]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-        raise UserError(f"model.dropout must be at least 0 and below 1, got {value}.")
-    return float(value)
-
-
 def build_model(cfg: dict[str, Any], num_classes: int) -> tuple[EmotionNet, InputSpec]:
     """Build a network and load its weights.
 
-    ``model.weights`` (a file) wins over ``model.pretrained`` (the published ImageNet weights).
-    Where the weights came from is logged and kept in ``EmotionNet.weights_report``.
+    ``model.weights`` (a file) has priority over ``model.pretrained`` (published ImageNet
+    weights). The source of the weights is logged and stored in ``EmotionNet.weights_report``.
 
     Args:
-        cfg: conf/model/<name>.yaml as a plain dict.
+        cfg: The ``model`` group as a plain dict.
         num_classes: Number of logits.
-
-    Raises:
-        UserError: For an unknown name, a bad value, or weights that cannot be had or do not fit.
     """
     spec = input_spec(cfg)
     cfg = {**cfg, **asdict(spec)}
-    backbone = MODELS.get(cfg["name"])(cfg, num_classes)
+    module = MODELS.get(cfg["name"])(cfg, num_classes)
+    backbone = module if isinstance(module, Backbone) else Backbone.wrap(module)
     net = EmotionNet(backbone, spec)
     if cfg.get("weights"):
         net.weights_report = load_local(backbone, cfg["weights"])

@@ -1,4 +1,4 @@
-"""A plain convolutional network, the baseline that everything else is held against."""
+"""Plain convolutional network, the baseline of all comparisons."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.models.base import MODELS, Backbone, check_dropout
+from emotion_lab.models.base import MODELS, Backbone
 
 
 def init_weights(net: nn.Module) -> None:
     """Initialise convolutions for ReLU (He et al. 2015) and the classifier near zero.
 
-    A small classifier starts the loss at log(number of classes) whatever the width.
+    A small classifier starts training at a loss of log(number of classes) for any width.
     """
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
@@ -23,28 +23,13 @@ def init_weights(net: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def check_list(cfg: dict[str, Any], key: str) -> list[int]:
-    """Return ``cfg[key]`` as a list of positive whole numbers.
-
-    Raises:
-        UserError: If it is anything else.
-    """
-    values = list(cfg[key]) if isinstance(cfg[key], (list, tuple)) else []
-    if not values or not all(type(v) is int and v > 0 for v in values):
-        raise UserError(
-            f"model.{key} must be a list of whole numbers above 0, got {cfg[key]}. "
-            f"Example: model.{key}=[1,2]."
-        )
-    return values
-
-
 class CNN(nn.Module):
     """Stages of two 3x3 convolutions and a max pooling, then global average pooling.
 
     Args:
         channels: Input channels.
-        widths: Channels of each stage; each halves the image.
-        dropout: Probability before the classifier.
+        widths: Channels of each stage; each stage halves the resolution.
+        dropout: Dropout probability before the classifier.
         num_classes: Number of logits.
     """
 
@@ -59,7 +44,7 @@ class CNN(nn.Module):
                     nn.ReLU(inplace=True),
                     nn.Conv2d(width, width, 3, padding=1, bias=False),
                     nn.BatchNorm2d(width),
-                    # The two commute; this way round the ReLU has a quarter of the work.
+                    # Pooling and ReLU commute; in this order ReLU has a quarter of the values.
                     nn.MaxPool2d(2),
                     nn.ReLU(inplace=True),
                 )
@@ -78,16 +63,12 @@ class CNN(nn.Module):
 
 @MODELS.register("cnn")
 def build(cfg: dict[str, Any], num_classes: int) -> Backbone:
-    """Build a :class:`CNN`; one fine-tuning stage for each width.
-
-    Raises:
-        UserError: If a key is out of range or there are more stages than the image can be halved.
-    """
-    widths = check_list(cfg, "widths")
+    """Build a :class:`CNN`; each width is one fine-tuning stage."""
+    widths = cfg["widths"]
     if cfg["image_size"] >> len(widths) < 1:
         raise UserError(
             f"model.widths has {len(widths)} stages; each halves the image and "
             f"model.image_size={cfg['image_size']} is too small for that."
         )
-    net = CNN(cfg["channels"], widths, check_dropout(cfg), num_classes)
+    net = CNN(cfg["channels"], widths, cfg["dropout"], num_classes)
     return Backbone(net, ["classifier"], [[f"stages.{i}"] for i in range(len(widths))])

@@ -1,8 +1,9 @@
-"""Several networks as one: their probabilities are averaged."""
+"""Ensemble of networks that averages their probabilities."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +12,15 @@ from emotion_lab.models.base import Backbone, EmotionNet
 
 
 class Ensemble(nn.Module):
-    """Averages the softmax outputs of networks that take the same images.
+    """Weighted average of the softmax outputs of networks with the same input.
 
-    It stands wherever an :class:`EmotionNet` in eval mode does: its logits are the logarithm of
-    the averaged probabilities, so that their softmax is that average.
+    Logits are the logarithm of the averaged probabilities, so that their softmax is the average.
+    An ensemble can therefore replace an :class:`EmotionNet` in eval mode.
 
     Args:
         members: Networks with the same input size and channels.
-        orders: For each member, the position in its output of every class of the ensemble.
-        weights: Share of each member, summing to 1; None weighs all the same.
+        class_orders: For each member, the output position of every class of the ensemble.
+        weights: Weight of each member, summing to 1; None weights all equally.
     """
 
     weights: Tensor
@@ -27,29 +28,33 @@ class Ensemble(nn.Module):
     def __init__(
         self,
         members: Sequence[EmotionNet],
-        orders: Sequence[Sequence[int]],
+        class_orders: Sequence[Sequence[int]],
         weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
-        self.orders = [list(order) for order in orders]
+        self.class_orders = [list(order) for order in class_orders]
         self.spec = members[0].spec
-        shares = [1 / len(members)] * len(members) if weights is None else list(weights)
-        self.register_buffer("weights", torch.tensor(shares))
+        values = [1 / len(members)] * len(members) if weights is None else list(weights)
+        self.register_buffer("weights", torch.tensor(values))
+
+    def networks(self) -> list[EmotionNet]:
+        """Return the members."""
+        return [cast("EmotionNet", member) for member in self.members]
 
     @property
     def backbone(self) -> Backbone:
-        """The first member's: it says which memory format suits."""
-        return self.members[0].backbone  # type: ignore[return-value]
+        """The backbone of the first member, for the memory format."""
+        return self.networks()[0].backbone
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classify images, see :class:`EmotionNet`; logits (B, K)."""
+        """Classify images, see :meth:`EmotionNet.forward`; returns logits (B, K)."""
         total: Tensor | None = None
-        for i, (net, order) in enumerate(zip(self.members, self.orders, strict=True)):
-            given = net(images).float()
+        for i, (net, order) in enumerate(zip(self.members, self.class_orders, strict=True)):
+            logits = net(images).float()
             if order != list(range(len(order))):
-                given = given[:, order]
-            part = self.weights[i] * given.softmax(1)
-            total = part if total is None else total + part
+                logits = logits[:, order]
+            weighted = self.weights[i] * logits.softmax(1)
+            total = weighted if total is None else total + weighted
         assert total is not None
         return total.clamp_min(1e-12).log()

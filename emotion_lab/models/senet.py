@@ -1,4 +1,4 @@
-"""A small residual network with squeeze-and-excitation, made for 48x48 faces on a CPU."""
+"""Small residual network with squeeze-and-excitation, for 48x48 faces on a CPU."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.models.base import MODELS, Backbone, check_dropout
-from emotion_lab.models.cnn import check_list, init_weights
+from emotion_lab.models.base import MODELS, Backbone
+from emotion_lab.models.cnn import init_weights
 
 
 class SqueezeExcite(nn.Module):
-    """Weigh channels by a gate computed from their means (Hu et al. 2018).
+    """Channel gate computed from the channel means (Hu et al. 2018).
 
-    Linear layers on (B, C) are used, not 1x1 convolutions on (B, C, 1, 1): the arithmetic is the
-    same, and on a CPU the convolution costs more in set-up than in work.
+    It uses linear layers on (B, C) instead of 1x1 convolutions on (B, C, 1, 1): the result is the
+    same, and on a CPU the overhead of such a convolution exceeds its computation.
 
     Args:
         channels: Channels in and out.
-        reduction: The gate's hidden layer has ``channels / reduction`` units, at least 8.
+        reduction: The hidden layer has ``channels / reduction`` units, at least 8.
     """
 
     def __init__(self, channels: int, reduction: int) -> None:
@@ -37,7 +37,7 @@ class SqueezeExcite(nn.Module):
 
 
 class SEBlock(nn.Module):
-    """conv-BN-ReLU-conv-BN-SE beside a shortcut, then ReLU (He et al. 2016, Hu et al. 2018)."""
+    """conv-BN-ReLU-conv-BN-SE plus shortcut, then ReLU (He et al. 2016, Hu et al. 2018)."""
 
     def __init__(self, channels: int, width: int, stride: int, reduction: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class SENet(nn.Module):
         blocks: Blocks of each stage.
         strides: Stride of the first block of each stage.
         reduction: See :class:`SqueezeExcite`.
-        dropout: Probability before the classifier.
+        dropout: Dropout probability before the classifier.
         num_classes: Number of logits.
     """
 
@@ -107,11 +107,11 @@ class SENet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(width_in, num_classes)
         init_weights(self)
-        # No zero gamma in the last batch norm of a block: with one block a stage, the shortcuts
-        # alone see almost no shape, and training would stand still.
+        # The last batch norm of a block keeps gamma 1: with one block per stage, the shortcuts
+        # alone extract almost no shape, and training would not progress.
         for module in self.modules():
             if isinstance(module, SEBlock):
-                # The gates' linear layers are no classifier: torch's own scale suits them.
+                # The linear layers of the gates keep the default initialisation of torch.
                 module.se.squeeze.reset_parameters()
                 module.se.excite.reset_parameters()
 
@@ -123,20 +123,13 @@ class SENet(nn.Module):
 
 @MODELS.register("senet")
 def build(cfg: dict[str, Any], num_classes: int) -> Backbone:
-    """Build a :class:`SENet`; the fine-tuning stages are the stem and each stage.
-
-    Raises:
-        UserError: If a key is out of range or the lists differ in length.
-    """
-    widths, blocks, strides = (check_list(cfg, key) for key in ("widths", "blocks", "strides"))
+    """Build a :class:`SENet`; the stem and each stage are the fine-tuning stages."""
+    widths, blocks, strides = (cfg[key] for key in ("widths", "blocks", "strides"))
     if not len(widths) == len(blocks) == len(strides):
         raise UserError(
             "model.widths, model.blocks and model.strides need one value for each stage, got "
             f"{len(widths)}, {len(blocks)} and {len(strides)}."
         )
-    for key in ("stem", "stem_stride", "reduction"):
-        if type(cfg[key]) is not int or cfg[key] < 1:
-            raise UserError(f"model.{key} must be a whole number above 0, got {cfg[key]}.")
     net = SENet(
         cfg["channels"],
         cfg["stem"],
@@ -145,7 +138,7 @@ def build(cfg: dict[str, Any], num_classes: int) -> Backbone:
         blocks,
         strides,
         cfg["reduction"],
-        check_dropout(cfg),
+        cfg["dropout"],
         num_classes,
     )
     return Backbone(net, ["classifier"], [["stem"], *([f"stages.{i}"] for i in range(len(widths)))])

@@ -1,9 +1,9 @@
-"""Any image network of timm, by its name there."""
+"""Image networks of timm, by their timm name."""
 
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -12,32 +12,28 @@ from emotion_lab.models.base import (
     MODELS,
     Backbone,
     InputSpec,
-    check_dropout,
     check_patches,
-    input_defaults,
+    register_default_input,
 )
-from emotion_lab.models.pretrained import check_reachable, unreachable
-from emotion_lab.models.torchvision import NORMS, named_stages, probe, refused, unknown_backbone
+from emotion_lab.models.pretrained import check_reachable, unreachable_error
+from emotion_lab.models.stages import NORMS, named_stages
+from emotion_lab.models.torchvision import check_forward, image_size_error, unknown_backbone_error
 
 
 def _timm() -> ModuleType:
-    # Imported when used: timm pulls in loggers it finds installed, one to two seconds that
-    # every start would pay, since all files of this folder are imported to be registered.
+    # A lazy import: the registry imports this module at every start, and timm takes one to two
+    # seconds to import.
     import timm
 
     return timm
 
 
 def check_name(name: str) -> str:
-    """Return ``name`` if timm knows it, with or without a weights tag (``resnet18.a1_in1k``).
-
-    Raises:
-        UserError: If not, naming those that are spelt alike.
-    """
+    """Return ``name`` if it is a timm model, with or without a tag (``resnet18.a1_in1k``)."""
     base, _, tag = str(name).partition(".")
     tags = _timm().list_pretrained(f"{base}.*") if tag else []
     if not _timm().is_model(base) or (tag and name not in tags):
-        raise unknown_backbone(
+        raise unknown_backbone_error(
             name,
             tags if _timm().is_model(base) else _timm().list_models(),
             'python -c "import timm; print(timm.list_models())"',
@@ -48,41 +44,44 @@ def check_name(name: str) -> str:
 
 def timm_heads(net: nn.Module) -> list[str]:
     """Return the names of the classifier layers."""
-    found = net.get_classifier()
-    layers = set(found) if isinstance(found, (tuple, list)) else {found}
+    classifier = cast("Any", net).get_classifier()
+    layers = set(classifier) if isinstance(classifier, (tuple, list)) else {classifier}
     return [name for name, module in net.named_modules() if module in layers]
 
 
 def timm_stages(net: nn.Module, heads: list[str]) -> list[list[str]]:
-    """Split a network into stages as timm's own layer-wise decay does.
+    """Divide a network into the stages that timm uses for layer-wise learning rate decay.
 
-    Each stage is given by the largest modules that lie wholly in it.
+    Each stage is described by the largest modules that are completely inside it.
     """
     if not hasattr(net, "group_matcher"):
         return named_stages(net, heads)
     from timm.models import group_parameters
 
-    groups: dict[str, int] = {}
-    matched = group_parameters(net, net.group_matcher(coarse=True))
-    for index, names in matched.items():
-        groups.update({name: index for name in names})
-    for head in heads:
-        groups = {n: i for n, i in groups.items() if not n.startswith(f"{head}.")}
+    groups = {
+        name: index
+        for index, names in group_parameters(
+            net, cast("Any", net).group_matcher(coarse=True)
+        ).items()
+        for name in names
+        if not name.startswith(tuple(f"{head}." for head in heads))
+    }
     stages: dict[int, list[str]] = {}
 
     def walk(prefix: str, module: nn.Module) -> None:
         for name, child in module.named_children():
             path = f"{prefix}{name}"
-            inside = {groups.get(f"{path}.{n}") for n, _ in child.named_parameters()}
-            if len(inside) == 1 and None not in inside:
-                stages.setdefault(inside.pop(), []).append(path)
+            indices = {groups.get(f"{path}.{n}") for n, _ in child.named_parameters()}
+            index = indices.pop() if len(indices) == 1 else None
+            if index is not None:
+                stages.setdefault(index, []).append(path)
             else:
                 walk(f"{path}.", child)
 
     walk("", net)
     merged: list[list[str]] = []
     for _, names in sorted(stages.items()):
-        # A final norm is no block of its own: unfreezing "the last stage" should mean more.
+        # A final norm layer is not a stage: unfreezing the last stage must include a block.
         if merged and all(isinstance(net.get_submodule(name), NORMS) for name in names):
             merged[-1] += names
         else:
@@ -90,8 +89,8 @@ def timm_stages(net: nn.Module, heads: list[str]) -> list[list[str]]:
     return merged or named_stages(net, heads)
 
 
-def _cached(cfg: Any) -> str | None:
-    """Return the file of a hub model that is already on this machine."""
+def _cached_weights_file(cfg: Any) -> str | None:
+    """Return the weights file of a hub model if it has been downloaded before."""
     from huggingface_hub import try_to_load_from_cache
 
     for name in ("model.safetensors", "pytorch_model.bin"):
@@ -102,18 +101,15 @@ def _cached(cfg: Any) -> str | None:
 
 
 def pretrained_kwargs(name: str) -> dict[str, Any]:
-    """Return what makes timm load the published weights of ``name``, or fail in seconds.
+    """Return the arguments of ``timm.create_model`` that load the published weights of ``name``.
 
-    The hub client itself retries for minutes where there is no network, hence the probe.
-
-    Raises:
-        UserError: If there are none, or they are neither cached nor to be reached.
+    The hub client retries for minutes without a network, so the host is contacted first.
     """
     cfg = _timm().get_pretrained_cfg(name)
     if not cfg or not cfg.has_weights:
         raise UserError(f"timm has no weights of {name}. Set model.pretrained=false.")
     if cfg.hf_hub_id:
-        if path := _cached(cfg):
+        if path := _cached_weights_file(cfg):
             return {"pretrained": True, "pretrained_cfg_overlay": {"file": path}}
         from huggingface_hub.constants import ENDPOINT
 
@@ -127,22 +123,22 @@ def pretrained_kwargs(name: str) -> dict[str, Any]:
 def timm_backbone(
     name: str, cfg: dict[str, Any], num_classes: int, *, conv: bool = True, **kwargs: Any
 ) -> Backbone:
-    """Build a timm network with its stages and heads named.
+    """Build a timm network with named stages and heads.
 
-    timm itself loads published weights: it knows how to fit each to channels and image size.
+    Published weights are loaded by timm, which adapts them to channels and image size.
 
     Args:
-        name: Its name in timm.
-        cfg: Model config; ``weights`` set means that ``pretrained`` fetches nothing.
+        name: Name in timm.
+        cfg: Model config; if ``weights`` is set, ``pretrained`` downloads nothing.
         num_classes: Number of logits.
-        conv: Whether channels_last suits it.
-        kwargs: Passed to timm.
+        conv: Whether the network is convolutional, see :class:`Backbone`.
+        kwargs: Passed to ``timm.create_model``.
     """
     source = _timm().get_pretrained_cfg(name)
     if source is not None and source.fixed_input_size:
         kwargs["img_size"] = cfg["image_size"]
     if cfg.get("dropout") is not None:
-        kwargs["drop_rate"] = check_dropout(cfg)
+        kwargs["drop_rate"] = cfg["dropout"]
     report = None
     if cfg.get("pretrained") and not cfg.get("weights"):
         kwargs.update(pretrained_kwargs(name))
@@ -151,23 +147,23 @@ def timm_backbone(
         net = _timm().create_model(
             name, num_classes=num_classes, in_chans=cfg["channels"], **kwargs
         )
-    except OSError as error:  # the network went away after the probe
+    except OSError as error:  # the connection failed after the first contact
         if report is None:
             raise
-        raise unreachable(f"https://huggingface.co/{source.hf_hub_id}", name) from error
-    except (AssertionError, ValueError) as error:  # window attention is choosy about sizes
-        raise refused(name, cfg["image_size"], error) from error
+        raise unreachable_error(f"https://huggingface.co/{source.hf_hub_id}", name) from error
+    except (AssertionError, ValueError) as error:  # window attention supports few sizes
+        raise image_size_error(name, cfg["image_size"], error) from error
     patch = getattr(getattr(net, "patch_embed", None), "patch_size", None)
     if "img_size" in kwargs and patch:
-        # timm itself would silently cut off the pixels that fill no patch.
+        # timm would silently drop the pixels of incomplete patches.
         check_patches(cfg["image_size"], patch[0])
     heads = timm_heads(net)
     return Backbone(net, heads, timm_stages(net, heads), conv=conv, pretrained_report=report)
 
 
-@input_defaults("timm")
-def defaults(cfg: dict[str, Any]) -> InputSpec:
-    """Return the input that the network's published weights were trained on."""
+@register_default_input("timm")
+def default_input(cfg: dict[str, Any]) -> InputSpec:
+    """Return the input that the published weights of the network were trained on."""
     source = _timm().get_pretrained_cfg(check_name(cfg["backbone"]))
     if source is None:
         return InputSpec(224, 3, (0.5,) * 3, (0.5,) * 3)
@@ -176,14 +172,10 @@ def defaults(cfg: dict[str, Any]) -> InputSpec:
 
 @MODELS.register("timm")
 def build(cfg: dict[str, Any], num_classes: int) -> Backbone:
-    """Build ``cfg["backbone"]``, any network of timm.
-
-    Raises:
-        UserError: For an unknown name, an image size it cannot take, or weights out of reach.
-    """
+    """Build ``cfg["backbone"]``, an image network of timm."""
     backbone = timm_backbone(check_name(cfg["backbone"]), cfg, num_classes)
-    # A transformer's only convolution cuts the image into patches: kernel and stride are equal.
+    # The only convolution of a transformer is the patch embedding, with kernel equal to stride.
     convs = [m for m in backbone.net.modules() if isinstance(m, nn.Conv2d)]
     backbone.conv = any(conv.kernel_size != conv.stride for conv in convs)
-    probe(backbone, cfg)
+    check_forward(backbone, cfg)
     return backbone

@@ -1,4 +1,4 @@
-"""Any classification network of torchvision, by its name there."""
+"""Classification networks of torchvision, by their torchvision name."""
 
 from __future__ import annotations
 
@@ -18,99 +18,66 @@ from emotion_lab.models.base import (
     MODELS,
     Backbone,
     InputSpec,
-    check_dropout,
     check_patches,
-    input_defaults,
+    register_default_input,
 )
 from emotion_lab.models.pretrained import first_conv
+from emotion_lab.models.stages import named_stages
 
-#: Sequences whose children are the blocks; any other child of a network is one stage.
-CONTAINERS = ("features", "encoder", "encoder.layers", "layers", "blocks", "trunk_output")
-#: Ported from TensorFlow, trained on x/127.5 - 1 (torchvision calls it transform_input).
-HALF_NORMALISED = ("googlenet", "inception_v3")
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+#: Ported from TensorFlow and trained on x/127.5 - 1 (``transform_input`` in torchvision).
+TENSORFLOW_PORTS = ("googlenet", "inception_v3")
 
 
-def unknown_backbone(name: object, names: Sequence[str], show: str, common: Iterable[str]):
-    """Build the error for a backbone name, listing only what is close: there are very many."""
-    close = difflib.get_close_matches(str(name), names, n=6, cutoff=0.5) or list(common)
-    return unknown(
-        "backbone", name, close, f"Set it with model.backbone=<name>; all {len(names)}: {show}"
-    )
-
-
-def named_stages(net: nn.Module, heads: Sequence[str]) -> list[list[str]]:
-    """Split a network into stages by the names and order of its children.
-
-    A normalisation layer belongs to the stage before it, single layers ahead of the first block
-    form the stem, and what stands between the last block and the head joins the last stage.
+def unknown_backbone_error(
+    name: object, names: Sequence[str], list_command: str, fallback: Iterable[str]
+) -> UserError:
+    """Return the error for a backbone name; it lists similar names only.
 
     Args:
-        net: The network.
-        heads: Prefixes of the classifier heads, left out.
+        name: The unknown name.
+        names: All names.
+        list_command: Shell command that prints all names.
+        fallback: Names to list if none is similar.
     """
-    flat: list[tuple[str, nn.Module]] = []
-
-    def walk(prefix: str, module: nn.Module) -> None:
-        for name, child in module.named_children():
-            path = f"{prefix}.{name}" if prefix else name
-            if path in heads or next(child.parameters(), None) is None:
-                continue
-            holds_head = any(head.startswith(path + ".") for head in heads)
-            if path in CONTAINERS or holds_head:
-                walk(path, child)
-            else:
-                flat.append((path, child))
-
-    walk("", net)
-    stages: list[list[str]] = []
-    stem, after = True, {head.rpartition(".")[0] for head in heads} - {""}
-    for path, module in flat:
-        leaf = "." not in path and next(module.children(), None) is None
-        beside_head = any(path.startswith(parent + ".") for parent in after)
-        joins = isinstance(module, NORMS) or beside_head or (stem and leaf)
-        if stages and joins:
-            stages[-1].append(path)
-        else:
-            stages.append([path])
-        stem = stem and leaf
-    return stages
+    similar = difflib.get_close_matches(str(name), names, n=6, cutoff=0.5) or list(fallback)
+    hint = f"Set it with model.backbone=<name>; all {len(names)}: {list_command}"
+    return unknown("backbone", name, similar, hint)
 
 
 def replace_first_conv(net: nn.Module, channels: int) -> None:
-    """Make the first convolution take ``channels`` channels.
+    """Replace the first convolution by one with ``channels`` input channels.
 
-    Its weights are summed over the input channels: a grey image then gives what its copy in RGB
-    gave, whatever initialisation the network had chosen.
+    The weights are summed over the input channels: a grey image gives the same output as its RGB
+    copy in the original network, for any initialisation.
     """
     name = first_conv(net)
     old = net.get_submodule(name) if name else None
-    if old is None or old.groups != 1:
+    if name is None or not isinstance(old, nn.Conv2d) or old.groups != 1:
         raise UserError("This backbone cannot take grey images. Set model.channels=3.")
     if old.in_channels == channels:
         return
     new = nn.Conv2d(
         channels,
         old.out_channels,
-        old.kernel_size,
-        old.stride,
-        old.padding,
-        old.dilation,
+        old.kernel_size,  # type: ignore[arg-type] # torch annotates it as tuple[int, ...]
+        old.stride,  # type: ignore[arg-type] # likewise
+        old.padding,  # type: ignore[arg-type] # likewise
+        old.dilation,  # type: ignore[arg-type] # likewise
         bias=old.bias is not None,
         padding_mode=old.padding_mode,
     )
     with torch.no_grad():
         new.weight.copy_(old.weight.sum(1, keepdim=True).expand_as(new.weight) / channels)
-        if old.bias is not None:
+        if old.bias is not None and new.bias is not None:
             new.bias.copy_(old.bias)
     parent, _, child = name.rpartition(".")
     setattr(net.get_submodule(parent), child, new)
 
 
-def _differing(arch: str, kwargs: dict[str, Any]) -> list[str]:
-    """Return the modules whose shape follows the number of classes: the heads.
+def _head_modules(arch: str, kwargs: dict[str, Any]) -> list[str]:
+    """Return the classifier heads: the modules whose shape depends on the number of classes.
 
-    Found by building the network twice without memory, so that no architecture needs a rule.
+    The network is built twice on the meta device, so no rule per architecture is needed.
     """
 
     def shapes(num_classes: int) -> dict[str, torch.Size]:
@@ -121,8 +88,8 @@ def _differing(arch: str, kwargs: dict[str, Any]) -> list[str]:
         with torch.device("meta"):
             a, b = shapes(11), shapes(13)
     except NotImplementedError:
-        # RegNet computes its widths with tensors, which meta tensors cannot do. Its random
-        # numbers are given back, so that a seed gives the same weights either way.
+        # RegNet computes its widths from tensor values, which meta tensors do not have. The
+        # random state is restored, so that a seed gives the same weights either way.
         with torch.random.fork_rng(devices=[]):
             a, b = shapes(11), shapes(13)
     names = [name for name in a if a[name] != b[name]]
@@ -130,33 +97,29 @@ def _differing(arch: str, kwargs: dict[str, Any]) -> list[str]:
 
 
 def weights_url(arch: str) -> str | None:
-    """Return the address of the ImageNet weights: V1, the recipe of the papers, where it exists."""
+    """Return the URL of the ImageNet weights; V1, the recipe of the papers, if it exists."""
     weights = tv.get_model_weights(arch)
-    best = getattr(weights, "IMAGENET1K_V1", None) or getattr(weights, "DEFAULT", None)
-    return best.url if best else None
+    entry = getattr(weights, "IMAGENET1K_V1", None) or getattr(weights, "DEFAULT", None)
+    return entry.url if entry else None
 
 
-def refused(arch: str, size: int, error: Exception) -> UserError:
-    """Build the error for an image size that a network cannot take."""
+def image_size_error(arch: str, size: int, error: Exception) -> UserError:
+    """Return the error for an image size that a network does not accept."""
     reason = (str(error).splitlines() or [type(error).__name__])[0].strip().rstrip(".")
     return UserError(
         f"{arch} does not take images of {size}x{size}: {reason}. Set model.image_size=<pixels>."
     )
 
 
-def probe(backbone: Backbone, cfg: dict[str, Any]) -> None:
-    """Run one black image through, so that a size the network cannot take fails here.
-
-    Raises:
-        UserError: If it fails.
-    """
+def check_forward(backbone: Backbone, cfg: dict[str, Any]) -> None:
+    """Run one black image through the network to detect an unsupported image size early."""
     size = cfg["image_size"]
     backbone.eval()
     try:
         with torch.no_grad():
             backbone(torch.zeros(1, cfg["channels"], size, size))
-    except Exception as error:  # every architecture complains in its own way
-        raise refused(cfg["backbone"], size, error) from error
+    except Exception as error:  # architectures raise arbitrary exceptions
+        raise image_size_error(cfg["backbone"], size, error) from error
     finally:
         backbone.train()
 
@@ -164,35 +127,32 @@ def probe(backbone: Backbone, cfg: dict[str, Any]) -> None:
 def torchvision_backbone(
     arch: str, cfg: dict[str, Any], num_classes: int, **kwargs: Any
 ) -> Backbone:
-    """Build a torchvision network with its stages and heads named.
+    """Build a torchvision network with named stages and heads.
 
     Args:
-        arch: Its name in torchvision.
-        cfg: Model config with ``channels``, ``image_size`` and perhaps ``dropout`` (null leaves
-            the architecture's own).
+        arch: Name in torchvision.
+        cfg: Model config with ``channels``, ``image_size`` and optionally ``dropout`` (null keeps
+            the default of the architecture).
         num_classes: Number of logits.
-        kwargs: Passed to torchvision's builder.
-
-    Raises:
-        UserError: If the architecture takes no dropout, or no grey images.
+        kwargs: Passed to the builder of torchvision.
     """
     if cfg.get("dropout") is not None:
-        kwargs["dropout"] = check_dropout(cfg)
+        kwargs["dropout"] = cfg["dropout"]
     if arch.startswith("vit_"):
         check_patches(cfg["image_size"], int(arch.rpartition("_")[2]))
         kwargs["image_size"] = cfg["image_size"]
     if arch.startswith("maxvit"):
         kwargs["input_size"] = (cfg["image_size"], cfg["image_size"])
-    if arch in HALF_NORMALISED:
+    if arch in TENSORFLOW_PORTS:
         kwargs.update(init_weights=True, transform_input=False, aux_logits=True)
     try:
-        heads = _differing(arch, kwargs)
+        heads = _head_modules(arch, kwargs)
     except TypeError as error:
         if "dropout" not in kwargs:
             raise
         raise UserError(f"{arch} takes no dropout. Set model.dropout=null.") from error
     except ValueError as error:
-        raise refused(arch, cfg["image_size"], error) from error
+        raise image_size_error(arch, cfg["image_size"], error) from error
     net = tv.get_model(arch, weights=None, num_classes=num_classes, **kwargs)
     if cfg["channels"] != 3:
         replace_first_conv(net, cfg["channels"])
@@ -206,14 +166,14 @@ def torchvision_backbone(
 
 
 def imagenet_input(image_size: int) -> InputSpec:
-    """Return the usual ImageNet input at ``image_size``."""
+    """Return RGB input of ``image_size`` pixels with ImageNet mean and std."""
     return InputSpec(image_size, 3, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def _check_arch(cfg: dict[str, Any]) -> str:
     names = tv.list_models(module=torchvision.models)
     if cfg["backbone"] not in names:
-        raise unknown_backbone(
+        raise unknown_backbone_error(
             cfg["backbone"],
             names,
             'python -c "import torchvision as t; print(t.models.list_models(module=t.models))"',
@@ -222,21 +182,17 @@ def _check_arch(cfg: dict[str, Any]) -> str:
     return cfg["backbone"]
 
 
-@input_defaults("torchvision")
-def defaults(cfg: dict[str, Any]) -> InputSpec:
-    """Return 224 pixels, RGB, ImageNet mean and std; 0.5 for the two ported from TensorFlow."""
-    if _check_arch(cfg) in HALF_NORMALISED:
+@register_default_input("torchvision")
+def default_input(cfg: dict[str, Any]) -> InputSpec:
+    """Return 224 pixels, RGB, ImageNet mean and std; 0.5 for the ports from TensorFlow."""
+    if _check_arch(cfg) in TENSORFLOW_PORTS:
         return InputSpec(224, 3, (0.5,) * 3, (0.5,) * 3)
     return imagenet_input(224)
 
 
 @MODELS.register("torchvision")
 def build(cfg: dict[str, Any], num_classes: int) -> Backbone:
-    """Build ``cfg["backbone"]``, any classification network of torchvision.
-
-    Raises:
-        UserError: For an unknown name, or an image size that the network cannot take.
-    """
+    """Build ``cfg["backbone"]``, a classification network of torchvision."""
     backbone = torchvision_backbone(_check_arch(cfg), cfg, num_classes)
-    probe(backbone, cfg)
+    check_forward(backbone, cfg)
     return backbone

@@ -1,34 +1,32 @@
-"""Vision Transformer, ViT-Base/16 unless told otherwise (Dosovitskiy et al. 2021)."""
+"""Vision Transformer, ViT-Base/16 by default (Dosovitskiy et al. 2021)."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.models.base import MODELS, Backbone, InputSpec, check_patches, input_defaults
+from emotion_lab.models.base import (
+    MODELS,
+    Backbone,
+    InputSpec,
+    check_patches,
+    register_default_input,
+)
 from emotion_lab.models.timm import timm_backbone
 
 NAME = "vit_base_patch16_224"
 BASE = {"patch_size": 16, "depth": 12, "embed_dim": 768, "heads": 12}
 
 
-@input_defaults("vit")
-def defaults(cfg: dict[str, Any]) -> InputSpec:
-    """Return 224 pixels, RGB, mean and std 0.5, as the published weights were trained."""
+@register_default_input("vit")
+def default_input(cfg: dict[str, Any]) -> InputSpec:
+    """Return 224 pixels, RGB, mean and std 0.5, the input of the published weights."""
     return InputSpec(224, 3, (0.5,) * 3, (0.5,) * 3)
 
 
 @MODELS.register("vit")
 def build(cfg: dict[str, Any], num_classes: int) -> Backbone:
-    """Build timm's vision transformer at ``cfg["image_size"]``; the stages are its blocks.
-
-    Raises:
-        UserError: If the image is no whole number of patches, ``embed_dim`` no multiple of
-            ``heads``, or published weights are wanted for another size than ViT-Base/16.
-    """
-    for key in BASE:
-        if type(cfg[key]) is not int or cfg[key] < 1:
-            raise UserError(f"model.{key} must be a whole number above 0, got {cfg[key]}.")
+    """Build the vision transformer of timm; each transformer block is a stage."""
     check_patches(cfg["image_size"], cfg["patch_size"])
     if cfg["embed_dim"] % cfg["heads"]:
         raise UserError(

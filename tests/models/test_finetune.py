@@ -19,7 +19,7 @@ from tests.models.test_models import NAMES, build, images
 
 def trainable_stages(net: EmotionNet) -> set[int]:
     backbone = net.backbone
-    return {backbone.stage_of(n) for n, p in backbone.net.named_parameters() if p.requires_grad}
+    return {backbone.stage_index(n) for n, p in backbone.net.named_parameters() if p.requires_grad}
 
 
 def loss(net: EmotionNet, x: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,7 @@ def test_training_a_frozen_network(name: str) -> None:
     first = len(net.backbone.stages) - 1
     moved = {key for key, value in state.items() if not torch.equal(value, before[key])}
     assert moved
-    assert all(net.backbone.stage_of(key) >= first for key in moved)
+    assert all(net.backbone.stage_index(key) >= first for key in moved)
     if name != "vit":
         assert any("running_mean" in key for key in moved)
     unfreeze_all(net)
@@ -106,7 +106,7 @@ def test_layer_decay_falls_towards_the_stem(name: str) -> None:
         for p in group["params"]
     }
     for parameter_name, parameter in backbone.net.named_parameters():
-        distance = len(backbone.stages) - backbone.stage_of(parameter_name)
+        distance = len(backbone.stages) - backbone.stage_index(parameter_name)
         assert rate[id(parameter)] == pytest.approx(0.5**distance)
     assert max(rate.values()) == 1.0
 

@@ -103,7 +103,7 @@ def test_parts_exist_and_are_disjoint(name: str) -> None:
     heads = {
         n
         for n, _ in backbone.net.named_parameters()
-        if backbone.stage_of(n) == len(backbone.stages)
+        if backbone.stage_index(n) == len(backbone.stages)
     }
     assert heads
     # The order of the stages is the order in which the image passes through them.
@@ -174,15 +174,19 @@ def test_googlenet_normalises_as_torchvision_does() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
-        ("cnn", {"image_size": 31}, "at least 32, got 31"),
+        ("cnn", {"image_size": 31}, "expected a whole number of 32 or more"),
         ("cnn", {"image_size": None}, "model.image_size is null"),
-        ("cnn", {"channels": 2}, "must be 1 (grey) or 3 (RGB), got 2"),
+        ("cnn", {"channels": 2}, "model.channels=2 is not valid: expected 1 (grey) or 3 (RGB)"),
         ("cnn", {"mean": [0.5, 0.5]}, "model.mean has 2 values but model.channels is 1"),
-        ("cnn", {"std": [0.0]}, "model.std must be above 0"),
-        ("cnn", {"std": "x"}, "model.std must be a list of numbers"),
+        ("cnn", {"std": [0.0]}, "model.std=[0.0] is not valid: expected a number above 0"),
+        ("cnn", {"std": "x"}, "model.std=x is not valid: expected a number above 0, or a list"),
         ("cnn", {"dropout": 1.0}, "model.dropout"),
         ("cnn", {"widths": [8] * 6}, "6 stages"),
-        ("cnn", {"widths": []}, "model.widths must be a list"),
+        (
+            "cnn",
+            {"widths": []},
+            "model.widths=[] is not valid: expected a list of whole numbers of 1",
+        ),
         ("senet", {"blocks": [1]}, "one value for each stage"),
         ("senet", {"reduction": 0}, "model.reduction"),
         ("vit", {"image_size": 70}, "Set model.image_size=64 or 80."),

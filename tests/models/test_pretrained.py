@@ -194,7 +194,7 @@ def test_offline(hub: Path, monkeypatch: pytest.MonkeyPatch, name: str, host: st
         raise urllib.error.URLError("no network")
 
     monkeypatch.setattr(weights_module.urllib.request, "urlopen", refuse)
-    monkeypatch.setattr("emotion_lab.models.timm._cached", lambda _: None)
+    monkeypatch.setattr("emotion_lab.models.timm._cached_weights_file", lambda _: None)
     with pytest.raises(UserError) as caught:
         build_model(small(name, pretrained=True), 7)
     message = str(caught.value)
