@@ -56,7 +56,8 @@ def _check_type(key: str, default: Any, value: Any) -> None:
     """Compare the type of a value without a schema (a plugin's key) with that of its default."""
     if default is None or _refers(default):
         return
-    kind = {DictConfig: dict, ListConfig: list}.get(type(default), type(default))
+    kinds: dict[type, type] = {DictConfig: dict, ListConfig: list}
+    kind = kinds.get(type(default), type(default))
     accepted = {float: (int, float), str: (str, int, float)}.get(kind, kind)
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind in (int, float)):
         expected = {dict: "keys", list: "a list"}.get(kind) or describe(kind)
@@ -73,7 +74,8 @@ def _refers(value: Any) -> bool:
 def check_values(cfg: DictConfig, entry: str) -> None:
     """Check every value of a composed config, without its ``hydra`` node, against the schema."""
     try:
-        values = to_container(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+        keys = [str(key) for key in cfg if key != "hydra"]
+        values = to_container(OmegaConf.masked_copy(cfg, keys))
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{error.full_key} cannot be resolved: {reason}.") from None
@@ -93,11 +95,9 @@ def _check_group(group: str, values: list[Any]) -> None:
 
 
 @functools.cache
-def _defaults(entry: str, conf: Path) -> DictConfig:
-    """Return ``conf/<entry>.yaml`` composed without overrides; it is cached, do not change it."""
-    from hydra import compose
-
-    return compose(entry)
+def _compose_groups(entry: str, groups: tuple[str, ...], conf: Path) -> DictConfig:
+    """Compose ``conf/<entry>.yaml`` with group choices only; it is cached, do not change it."""
+    return _compose(entry, list(groups))
 
 
 def _check_hydra_group(override: Any) -> None:
@@ -189,9 +189,9 @@ def precheck(entry: str, overrides: list[str], multirun: bool = False) -> DictCo
     parsed = parse(overrides)
     mode = ["hydra.mode=MULTIRUN"] if multirun else []
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        top = _defaults(entry, CONF)
+        top = _compose_groups(entry, (), CONF)
         groups, keys = _split(parsed, top, multirun)
-        _check_keys(keys, _compose(entry, groups) if groups else top, entry)
+        _check_keys(keys, _compose_groups(entry, tuple(groups), CONF), entry)
         merged = groups + [first(override) for override in keys] + mode
         cfg = _compose(entry, merged, return_hydra_config=True)
     check_values(cfg, entry)
