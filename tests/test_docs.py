@@ -21,7 +21,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("*/*.md"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 #: Commands without a config of their own.
-NO_CONFIG = ("runtime",)
+NO_CONFIG = ("loader",)
 #: ``name=value`` in running text that is no key of a config.
 OTHER = {"key", "weights_only"}
 
@@ -98,7 +98,7 @@ def refused(command: str) -> str | None:
 @cache
 def keys() -> frozenset[str]:
     """Return every key, and every group, that some config has."""
-    found = {"experiment"} | {name for name in schema.RULES}
+    found = {"experiment"} | {name for name in schema.GROUPS}
     for file in compose.CONF.rglob("*.yaml"):
         group = "" if file.parent == compose.CONF else f"{file.parent.name}."
         if group == "experiment.":
@@ -156,7 +156,7 @@ def test_these_tests_can_fail() -> None:
     page = "# A head\n\n[a](nowhere.md) [b](#a-head) [c](#none) [d](README.md#train) [e](https://x)"
     assert dead_links(ROOT / "page.md", page) == ["nowhere.md", "#none"]
     text = (
-        "Type `python -m emotion_lab.nothing a=1`, or:\n\n"
+        "Type `python -m emotion_lab.nothing seed=1`, or:\n\n"
         "    python -m emotion_lab.train model=cn \\\n      optim.lr=1  # why\n"
         "    python -m emotion_lab.train data.path=<a file> optim.lr=$lr; done\n\n"
         "```\npython -m emotion_lab.evaluate ckpt=x splitt=val\n```\n"

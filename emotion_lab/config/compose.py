@@ -60,7 +60,8 @@ def _check_type(key: str, default: Any, value: Any) -> None:
     kind = kinds.get(type(default), type(default))
     accepted = {float: (int, float), str: (str, int, float)}.get(kind, kind)
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind in (int, float)):
-        expected = {dict: "keys", list: "a list"}.get(kind) or describe(kind)
+        words: dict[type, str] = {dict: "keys", list: "a list"}
+        expected = words.get(kind) or describe(kind)
         raise UserError(
             f"{key}={value} is not valid: expected {expected}, for instance {key}={default}."
         )
