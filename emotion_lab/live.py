@@ -74,9 +74,10 @@ def run_live(cfg: dict[str, Any], run_dir: Path) -> None:
             sinks.append(factory.build_save_sink(cfg, source))
         if cfg["summary"] and not source.stills:
             sinks.append(SummarySink(run_dir, pipeline.classes, cfg["overwrite"]))
-        if cfg["log"]:
+        log = cfg["log"] or (run_dir / "live.jsonl" if display == "web" else None)
+        if log:
             # Built last, because it empties an existing log: no later step may fail.
-            sinks.insert(0, JsonlSink(cfg["log"], pipeline.classes, cfg["overwrite"]))
+            sinks.insert(0, JsonlSink(log, pipeline.classes, cfg["overwrite"]))
         if display == "window":
             sinks.append(WindowSink(folder=run_dir, checked=True))
         runner = PipelineRunner(source, pipeline, overlay, sinks)

@@ -20,6 +20,7 @@ from emotion_lab.video.detectors.full_frame import FullFrame
 from emotion_lab.video.overlay.overlay import Overlay
 from emotion_lab.video.pipeline import Pipeline
 from emotion_lab.video.runner import PipelineRunner
+from emotion_lab.video.sinks.jsonl import JsonlSink
 from emotion_lab.video.sources.threaded import FrameReader, FrameSource
 from emotion_lab.video.types import Frame
 from emotion_lab.video.web.routes import build_app
@@ -69,10 +70,11 @@ class GreyFrames(FrameReader):
         pass
 
 
-def make_runner(reader: FrameReader, anonymize: str = "none") -> PipelineRunner:
+def make_runner(reader: FrameReader, folder: Path, anonymize: str = "none") -> PipelineRunner:
     pipeline = Pipeline(FullFrame({}), FakeClassifier(), SMOOTHING)  # type: ignore[arg-type]
     overlay = Overlay({}, FakeClassifier.classes, "en", anonymize)
-    return PipelineRunner(FrameSource(reader), pipeline, overlay)
+    log = JsonlSink(folder / "live.jsonl", FakeClassifier.classes)
+    return PipelineRunner(FrameSource(reader), pipeline, overlay, [log])
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
@@ -127,7 +129,7 @@ def pages(folder: Path) -> Iterator[Callable[..., Page]]:
         start: bool = True,
         **kwargs: Any,
     ) -> Page:
-        runner = make_runner(reader or GreyFrames(live=True), **kwargs)
+        runner = make_runner(reader or GreyFrames(live=True), folder, **kwargs)
         opened.append(Page(runner, folder, token, start))
         return opened[-1]
 

@@ -98,6 +98,9 @@ class PipelineRunner:
                 stack.enter_context(sink)
             try:
                 for frame in self.source if frames is None else frames:
+                    if not self.source.live:
+                        # Files are read ahead; the latency must not include the time in the queue.
+                        frame.wall = time.time()
                     result = self.pipeline(frame)
                     now = time.perf_counter()
                     interval, previous = max(1e-6, now - previous), now

@@ -37,7 +37,7 @@ class Frame:
         index: Number of the frame in the source, from 0; dropped frames leave gaps.
         time_s: Seconds since the start of the source (media time of a video file, capture time of
             a camera).
-        wall: ``time.time()`` at capture.
+        wall: ``time.time()`` at capture; for a file, when the pipeline receives the frame.
         name: File name if the source is a folder, else the name of the source.
     """
 

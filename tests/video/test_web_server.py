@@ -44,7 +44,7 @@ def test_hanging_browsers_do_not_slow_the_session(tmp_path: Path) -> None:
                 frame.image = self.picture
                 yield frame
 
-    runner = make_runner(Noise(100))
+    runner = make_runner(Noise(100), tmp_path)
     with served(runner, tmp_path) as port:
         hanging = []
         for _ in range(3):
@@ -89,7 +89,7 @@ def reachable(port: int) -> bool:
 def test_page_stays_available_after_the_end_of_a_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runner = make_runner(GreyFrames(5))
+    runner = make_runner(GreyFrames(5), tmp_path)
     with served(runner, tmp_path) as port:
         wait_for(lambda: runner.stats.frames == 5)
         time.sleep(0.2)
@@ -106,7 +106,7 @@ def test_source_error_is_raised(tmp_path: Path) -> None:
     reader.error = UserError("The camera was disconnected.")
     message = r"^The camera was disconnected\.$"
     with server.bind(LOCAL) as listener, pytest.raises(UserError, match=message):
-        server.serve(make_runner(reader), LOCAL, tmp_path, listener)
+        server.serve(make_runner(reader, tmp_path), LOCAL, tmp_path, listener)
     assert len((tmp_path / "live.jsonl").read_text().splitlines()) == 3
 
 
@@ -118,7 +118,8 @@ from tests.helpers_web import GreyFrames, make_runner
 from emotion_lab.video.web.server import bind, serve
 cfg = {"host": "127.0.0.1", "port": 0, "token": None}
 with bind(cfg) as listener:
-    serve(make_runner(GreyFrames(live=True)), cfg, Path(sys.argv[1]), listener)
+    folder = Path(sys.argv[1])
+    serve(make_runner(GreyFrames(live=True), folder), cfg, folder, listener)
 print("done", time.monotonic())
 """
 

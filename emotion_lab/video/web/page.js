@@ -246,9 +246,9 @@ $("snapshot").onclick = async () => {
 };
 $("stop").onclick = async () => {
   if (view !== "live") switchView("live");
-  else if (confirm("End the program? Saved files stay in the run folder.")) {
+  else if (confirm("End the program? Saved files stay in the run directory.")) {
     stopped = Boolean(await postOrShowError("api/stop"));
-    if (stopped) showMessage("The program has ended. Saved files are in its run folder.");
+    if (stopped) showMessage("The program has ended. Saved files are in its run directory.");
   }
 };
 $("show-live").onclick = () => switchView("live");

@@ -104,9 +104,9 @@ def serve(
     An error that ends the main session, such as a disconnected camera, is raised.
 
     Args:
-        runner: Not started yet, with an overlay.
+        runner: Not started yet, with an overlay and a JSON lines sink.
         cfg: The ``web`` group: ``host``, ``port``, ``token``.
-        run_dir: Output folder of snapshots, recordings and, without ``log=``, ``live.jsonl``.
+        run_dir: Output folder of snapshots and recordings.
         server_socket: From :func:`bind`; not closed here.
     """
     import uvicorn

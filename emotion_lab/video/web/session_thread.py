@@ -134,8 +134,6 @@ class WebSession(Sink):
                 return
             if not source.live:
                 self._wait_until_due(frame.time_s, source.stills)
-                # The frame counts as captured now: latency means the same as with a camera.
-                frame.wall = time.time()
             if self._stop.is_set():
                 return
             yield frame

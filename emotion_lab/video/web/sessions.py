@@ -40,8 +40,8 @@ class SessionManager:
     """All sessions of the web page, by name.
 
     Args:
-        runner: The main session, not started yet; must have an overlay.
-        folder: Output folder of snapshots, recordings and, without ``log=``, the JSON lines.
+        runner: The main session, not started yet; must have an overlay and a JSON lines sink.
+        folder: Output folder of snapshots and recordings.
         on_end: Called in the thread of the main session after its run.
     """
 
@@ -55,11 +55,8 @@ class SessionManager:
             raise ValueError("the runner needs an overlay")
         self.folder = folder
         self.pipeline, self.overlay = runner.pipeline, runner.overlay
-        log = next((sink for sink in runner.sinks if isinstance(sink, JsonlSink)), None)
-        if log is None:
-            log = JsonlSink(folder / "live.jsonl", self.pipeline.classes)
-            runner.sinks.append(log)
-        self.main = WebSession(runner, MAIN, folder, log.path, on_end=on_end)
+        rows = next(sink.path for sink in runner.sinks if isinstance(sink, JsonlSink))
+        self.main = WebSession(runner, MAIN, folder, rows, on_end=on_end)
         self.clients: dict[str, ClientSession] = {}
         #: Set at the end of the program, so that requests stop waiting.
         self.closing = False
