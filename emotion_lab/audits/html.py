@@ -157,7 +157,7 @@ def _duplicate_sections(
             remaining = [group for group in remaining if not condition(result.stats, group)]
             if selected:
                 cards = [_duplicate_group(thumbnails, group) for group in selected[:num_shown]]
-                title = f"{kind} images {title}"
+                title = f"{kind} groups {title}"
                 sections.append(ImageSection(title, note, len(selected), cards))
     return sections
 

@@ -28,8 +28,10 @@ from emotion_lab.video.types import Detector
 #: Keys of conf/audit.yaml that are copied to ``audit.json``.
 SETTINGS = ("near_distance", "near_correlation", "blank", "tiny", "face_detector")
 #: Kinds of image issues that are always counted.
-KINDS = ("constant", "almost_constant", "tiny", "narrow", "dark", "bright")
-KINDS += ("low_contrast", "high_contrast", "grey_as_rgb")
+KINDS = (
+    *("constant", "almost_constant", "tiny", "narrow", "dark", "bright"),
+    *("low_contrast", "high_contrast", "grey_as_rgb"),
+)
 #: Split -> note if the data does not have it.
 MISSING_SPLIT = {
     "train": "the data has no train split",

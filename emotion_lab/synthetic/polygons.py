@@ -1,6 +1,7 @@
-"""The pen faces are drawn with: polygons in face units, a simple 3-D turn, layers.
+"""Filled polygons in layers, with a simple 3-D rotation.
 
-Face units: origin between nose and eyes, 1 = half the height of the head, y down.
+Coordinates are in face units: origin between nose and eyes, 1 = half the height of the head, y
+pointing down.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ Point = tuple[float, float]
 _ANGLES = np.linspace(0.0, 2 * np.pi, 32, endpoint=False)
 #: Points of the unit circle, float (32, 2).
 CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
-#: -1 .. 1 across a feature, and the arch over it.
+#: x coordinates -1..1 across a feature, and a parabola over them.
 U = np.linspace(-1.0, 1.0, 15)
 ARC = 1.0 - U**2
 BACK, SKIN, MASK, FRONT = range(4)  # layers, in painting order
@@ -30,15 +31,14 @@ def luma(colour: Colour) -> float:
 
 
 def mix(a: Colour, b: Colour, t: float) -> Colour:
-    """Return the colour a share ``t`` of the way from ``a`` to ``b``."""
+    """Interpolate two colours; ``t`` is 0 for ``a`` and 1 for ``b``."""
     return (a[0] + t * (b[0] - a[0]), a[1] + t * (b[1] - a[1]), a[2] + t * (b[2] - a[2]))
 
 
 class PolygonCanvas:
-    """Collects polygons in face units, then projects all of them at once.
+    """Collects polygons in face units and projects all of them at once.
 
-    One projection for the whole face instead of one a polygon is what keeps a small image
-    near a millisecond.
+    One projection for all polygons keeps the time of a small image near one millisecond.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class PolygonCanvas:
     def fill(
         self, points: np.ndarray, colour: Colour, depth: float = 1.0, lift: float = 0.0
     ) -> None:
-        """Add a polygon (N, 2); ``depth`` 0 is the silhouette, 1 the front of the head."""
+        """Add a polygon (N, 2); ``depth`` is 0 at the silhouette and 1 at the front of the head."""
         self.points.append(points)
         self.shapes.append((colour, depth, lift, self.layer))
 
@@ -73,7 +73,7 @@ class PolygonCanvas:
         self.fill(points, colour, 1.0, lift)
 
     def crease(self, a: Point, b: Point, c: Point, width: float, colour: Colour) -> None:
-        """Draw a tapering wrinkle from ``a`` over ``b`` to ``c``."""
+        """Add a tapering wrinkle from ``a`` over ``b`` to ``c``."""
         nx, ny = a[1] - c[1], c[0] - a[0]
         norm = width / max(math.hypot(nx, ny), 1e-6)
         nx, ny = nx * norm, ny * norm
@@ -86,34 +86,34 @@ class PolygonCanvas:
         """Return (layer, fixed-point polygon int32 (N, 2), colour) in drawing order.
 
         Args:
-            spec: The pose is taken from it.
-            unit: Pixels in one face unit.
+            spec: Provides the pose.
+            unit: Pixels per face unit.
             centre: Pixel position of the face origin.
         """
         lengths = [len(p) for p in self.points]
         x, y = np.concatenate(self.points).T
         depth, lift = np.repeat(np.array([s[1:3] for s in self.shapes]), lengths, axis=0).T
-        # The head is taken as an ellipsoid; only what lies in front of the silhouette turns.
+        # The head is an ellipsoid; only points in front of the silhouette are rotated.
         z = depth * np.sqrt(np.maximum(0.05, 1 - 0.9 * x * x - 0.4 * y * y)) * 0.55 + lift
         px = x * (1 - depth * (1 - math.cos(spec.yaw))) + z * math.sin(spec.yaw)
         py = y * (1 - depth * (1 - math.cos(spec.pitch))) + z * math.sin(spec.pitch)
-        one = 1 << _SHIFT
-        c, s = math.cos(spec.roll) * unit * one, math.sin(spec.roll) * unit * one
+        subpixels = 1 << _SHIFT
+        c, s = math.cos(spec.roll) * unit * subpixels, math.sin(spec.roll) * unit * subpixels
         fixed = np.empty((len(x), 2), np.int32)
-        fixed[:, 0] = c * px - s * py + centre[0] * one
-        fixed[:, 1] = s * px + c * py + centre[1] * one
-        out, start = [], 0
+        fixed[:, 0] = c * px - s * py + centre[0] * subpixels
+        fixed[:, 1] = s * px + c * py + centre[1] * subpixels
+        polygons, start = [], 0
         for length, (colour, _, _, layer) in zip(lengths, self.shapes, strict=True):
-            out.append((layer, fixed[start : start + length], colour))
+            polygons.append((layer, fixed[start : start + length], colour))
             start += length
-        return out
+        return polygons
 
 
 def paint(target: np.ndarray, shapes: list[tuple[int, np.ndarray, Colour]], layer: int) -> None:
     """Fill the polygons of one layer on ``target``, uint8 (H, W) or (H, W, 3)."""
-    # The skin is blurred and the mask is all or nothing: antialiasing would be lost on them.
+    # No antialiasing of the skin, which is blurred, and of the mask, which is binary.
     line = cv2.LINE_AA if layer in (BACK, FRONT) else cv2.LINE_8
-    for on, points, colour in shapes:
-        if on == layer:
+    for shape_layer, points, colour in shapes:
+        if shape_layer == layer:
             ink = colour if target.ndim == 3 else luma(colour)
             cv2.fillPoly(target, [points], ink, line, _SHIFT)

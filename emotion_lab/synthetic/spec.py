@@ -1,11 +1,10 @@
-"""What a parametric face is: action units, identity, pose, light; how to sample and blend one.
+"""Parametric faces: action units, identity, pose and lighting; sampling and blending.
 
 The expressions follow the Facial Action Coding System (Ekman & Friesen 1978): a face is a set of
-action units (AU), and each basic emotion is a prototype of AUs ("EMFACS"). `face_drawing` turns
-a spec into pixels.
+action units (AU), and each basic emotion is a prototype of AUs ("EMFACS"). `render` draws a spec.
 
-Pose and framing vary just enough that a linear model on raw pixels gets about half of the test
-images right at difficulty 1, while the expressions stay readable (intensity 0.7 and up).
+At difficulty 1, pose and framing vary so that a linear model on raw pixels has an accuracy of about
+50 %, while the expressions are still recognisable (intensity 0.7 and above).
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class FaceSpec:
-    """Everything that decides a drawn face; two equal specs give equal bytes.
+    """All parameters of a drawn face; equal specs give equal images.
 
-    Lengths are face units (half the height of the head), angles radians, colours RGB 0..255,
-    action units 0 (absent) .. 1 (maximal).
+    Lengths are in face units (half the height of the head), angles in radians, colours RGB 0..255,
+    action units 0 (absent) to 1 (maximal).
     """
 
-    # Action units; the number is the AU of the Facial Action Coding System.
+    # Action units with their number in the Facial Action Coding System.
     brow_inner_raise: float = 0.0  # AU1
     brow_outer_raise: float = 0.0  # AU2
     brow_lower: float = 0.0  # AU4
@@ -63,12 +62,12 @@ class FaceSpec:
     yaw: float = 0.0
     pitch: float = 0.0
     roll: float = 0.0
-    scale: float = 1.0  # 1: the head is 0.9 of the shorter image side
-    shift_x: float = 0.0  # shares of the shorter image side
+    scale: float = 1.0  # 1: the height of the head is 0.9 of the shorter image side
+    shift_x: float = 0.0  # relative to the shorter image side
     shift_y: float = 0.0
     gaze: float = 0.0  # -1 .. 1
     # Light and camera.
-    light_x: float = 0.0  # relative change of brightness from centre to border
+    light_x: float = 0.0  # relative change of brightness from the centre to the border
     light_y: float = 0.0
     gain: float = 1.0
     contrast: float = 1.0
@@ -86,10 +85,10 @@ class FaceSpec:
     background_seed: int = 0
 
 
-#: The action units, in AU order: what `blend` interpolates.
+#: Names of the action units, in AU order.
 ACTION_UNITS: tuple[str, ...] = tuple(FaceSpec.__dataclass_fields__)[:16]
 
-#: Prototypes after Ekman & Friesen; the weights say how visible each AU is at intensity 1.
+#: Emotion -> strength of its AUs at intensity 1, after Ekman & Friesen.
 PROTOTYPES: dict[str, dict[str, float]] = {
     "angry": {"brow_lower": 1.0, "lid_raise": 0.45, "lid_tighten": 0.7, "lip_tighten": 1.0},
     "disgust": {
@@ -123,43 +122,51 @@ def _colour(values: np.ndarray) -> Colour:
     return red, green, blue
 
 
-def sample_face(
-    rng: np.random.Generator,
-    emotion: str,
-    difficulty: float = 1.0,
-    intensity: float | None = None,
-) -> FaceSpec:
-    """Draw a random face that shows ``emotion``.
-
-    Args:
-        rng: Source of every random choice; the spec depends on nothing else.
-        emotion: One of the seven names of `emotion_lab.core.labels.EMOTIONS`.
-        difficulty: 0 clean frontal faces, 1 the usual nuisance, 2 twice that: pose, framing,
-            light, noise, occlusion and weaker expressions.
-        intensity: Strength of the expression 0..1; None draws it.
-
-    Raises:
-        KeyError: ``emotion`` has no prototype.
-    """
-    d = float(difficulty)
+def _sample_action_units(
+    rng: np.random.Generator, emotion: str, difficulty: float, intensity: float | None
+) -> dict[str, float]:
+    """Sample the strength of each action unit."""
     u = rng.uniform
     if intensity is None:
-        intensity = u(max(0.3, 0.92 - 0.22 * d), 1.0)
+        intensity = u(max(0.3, 0.92 - 0.22 * difficulty), 1.0)
     prototype = PROTOTYPES[emotion]
-    jitter = rng.normal(0.0, 0.045 * d, len(ACTION_UNITS))
-    vary = u(1 - 0.15 * d, 1 + 0.1 * d, len(ACTION_UNITS))
+    jitter = rng.normal(0.0, 0.045 * difficulty, len(ACTION_UNITS))
+    factors = u(1 - 0.15 * difficulty, 1 + 0.1 * difficulty, len(ACTION_UNITS))
     units = {
-        name: float(np.clip(prototype.get(name, 0.0) * intensity * v + j, 0.0, 1.0))
-        for name, v, j in zip(ACTION_UNITS, vary, jitter, strict=True)
+        name: float(np.clip(prototype.get(name, 0.0) * intensity * factor + offset, 0.0, 1.0))
+        for name, factor, offset in zip(ACTION_UNITS, factors, jitter, strict=True)
     }
-    # Two ways to show the same emotion: a smile may stay closed, anger may bare the teeth.
+    # Variants of an expression: a smile with closed lips, anger with visible teeth.
     if emotion == "happy" and u() < 0.3:
         units["lips_part"] *= 0.1
     if emotion == "angry" and u() < 0.2:
         units["lips_part"], units["lip_tighten"] = 0.5 * intensity, 0.5 * intensity
-    tone = u(0, len(_SKINS) - 1.001)
+    return units
+
+
+def _sample_skin(rng: np.random.Generator) -> np.ndarray:
+    """Sample a skin colour, RGB, between two neighbouring tones."""
+    tone = rng.uniform(0, len(_SKINS) - 1.001)
     low = int(tone)
-    skin = _SKINS[low] + (tone - low) * (_SKINS[low + 1] - _SKINS[low]) + rng.normal(0, 5, 3)
+    return _SKINS[low] + (tone - low) * (_SKINS[low + 1] - _SKINS[low]) + rng.normal(0, 5, 3)
+
+
+def sample_face(
+    rng: np.random.Generator, emotion: str, difficulty: float = 1.0, intensity: float | None = None
+) -> FaceSpec:
+    """Sample a face with an emotion.
+
+    Args:
+        rng: Source of all random numbers.
+        emotion: One of `emotion_lab.core.labels.EMOTIONS`.
+        difficulty: Variation of pose, framing, lighting, noise and occlusion, and weakness of the
+            expression: 0 for clean frontal faces, 1 is the default of the dataset, 2 is twice that.
+        intensity: Strength of the expression 0..1; None samples it.
+    """
+    d = float(difficulty)
+    u = rng.uniform
+    units = _sample_action_units(rng, emotion, d, intensity)
+    skin = _sample_skin(rng)
     hair = _HAIRS[rng.integers(len(_HAIRS))] * u(0.75, 1.15)
     occluded = u() < 0.16 * d
     return FaceSpec(
@@ -206,9 +213,9 @@ def sample_face(
 
 
 def blend(spec_a: FaceSpec, spec_b: FaceSpec, t: float) -> FaceSpec:
-    """Return ``spec_a`` with its action units moved a share ``t`` (0..1) towards ``spec_b``'s.
+    """Interpolate the action units from ``spec_a`` (``t`` = 0) to ``spec_b`` (``t`` = 1).
 
-    Identity, pose, light and surroundings stay ``spec_a``'s: one person changes expression.
+    All other parameters are those of ``spec_a``.
     """
     return replace(
         spec_a,

@@ -1,4 +1,4 @@
-"""A drawn video of one person whose emotion follows a timeline, with the truth of every frame."""
+"""Drawn video of one person whose emotion follows a timeline, with ground truth."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ import numpy as np
 from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.synthetic.polygons import mix
-from emotion_lab.synthetic.render import blend, draw_face, sample_face
-from emotion_lab.synthetic.spec import FaceSpec
+from emotion_lab.synthetic.render import draw_face
+from emotion_lab.synthetic.spec import FaceSpec, blend, sample_face
 
 _BLINK_PERIOD_S, _BLINK_S = 3.7, 0.16
 
 
-def _cast(seed: int) -> tuple[FaceSpec, dict[str, FaceSpec]]:
-    """Return one person seen from the front, and a spec of each emotion's action units."""
+def _sample_person(seed: int) -> tuple[FaceSpec, dict[str, FaceSpec]]:
+    """Return a frontal face, and for each emotion a spec with its action units."""
     rng = np.random.default_rng(seed)
     person = sample_face(rng, "neutral", 0.0)
-    # Contrast between features and skin, so that classic detectors (Haar cascades) find the
-    # face in most frames; the image dataset keeps the whole range of tones.
+    # More contrast between features and skin than in the image dataset, so that Haar cascades
+    # find the face in most frames.
     person = replace(
         person,
         skin=mix(person.skin, (236, 196, 166), 0.6),
         hair=mix(person.hair, (50, 34, 26), 0.6),
-        scale=0.55,  # a head of 0.9 * 0.55 of the frame's height: about half
+        scale=0.55,  # the head is 0.9 * 0.55 of the frame height: about half
         background="cloud",
         noise=2.5,
     )
     return person, {name: sample_face(rng, name, 0.25, 0.95) for name in EMOTIONS}
 
 
-def _moved(face: FaceSpec, time_s: float, frame: int) -> FaceSpec:
-    """Return ``face`` with gentle head motion, blinks and fresh sensor noise at ``time_s``."""
+def _animate(face: FaceSpec, time_s: float, frame: int) -> FaceSpec:
+    """Return ``face`` with head motion and blinks at ``time_s``, and new sensor noise."""
     w = 2 * math.pi * time_s
     blink = max(0.0, 1 - abs(time_s % _BLINK_PERIOD_S - 1.5) / (_BLINK_S / 2))
     return replace(
@@ -64,47 +64,45 @@ def render_video(
     """Write an MP4 (MPEG-4 part 2) of one drawn person.
 
     Args:
-        path: File to write; its folder must exist.
-        timeline: ``(seconds, emotion)`` one after another; seconds is how long it lasts.
-        fps: Frames a second.
+        path: Output file in an existing folder.
+        timeline: ``(seconds, emotion)`` of each segment.
+        fps: Frames per second.
         size: Width and height in pixels.
-        seed: Decides the person and the background.
-        transition_s: Seconds a change of expression takes, centred on the boundary.
+        seed: Random seed of the person and the background.
+        transition_s: Duration of a change of expression in seconds, centred at the boundary.
 
     Returns:
-        One ``{"frame": int, "time_s": float, "emotion": str}`` for every frame written; during
-        a transition the emotion named is the one that is the stronger.
-
-    Raises:
-        UserError: The timeline, ``fps`` or ``size`` makes no video, or the file cannot be
-            written.
+        ``{"frame": int, "time_s": float, "emotion": str}`` for each frame; the stronger emotion
+        during a transition.
     """
     if not timeline:
-        raise UserError("The video timeline is empty. Give at least one 'seconds, emotion' pair.")
+        raise UserError(
+            "The video timeline is empty. Give at least one pair of seconds and emotion."
+        )
     for seconds, emotion in timeline:
         if emotion not in EMOTIONS:
             raise unknown("emotion", emotion, EMOTIONS, "Set it in the video timeline.")
         if not (math.isfinite(seconds) and seconds > 0):
-            raise UserError(f"Video timeline: {emotion} lasts {seconds} s; give more than 0 s.")
+            raise UserError(f"Video timeline: {emotion} has {seconds} s; give more than 0 s.")
     if not fps > 0 or min(size) < 32:
         raise UserError(f"A video needs fps > 0 and sides >= 32 px, not {fps} fps and {size}.")
-    person, faces = _cast(seed)
+    person, faces = _sample_person(seed)
     faces = {name: blend(person, face, 1.0) for name, face in faces.items()}
     ends = np.cumsum([seconds for seconds, _ in timeline])
     emotions = [emotion for _, emotion in timeline]
     width, height = size
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, (width, height))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
     if not writer.isOpened():
-        raise UserError(f"Cannot write the video {path}. Name an .mp4 in a folder that exists.")
+        raise UserError(f"Cannot write the video {path}. Give an .mp4 file in an existing folder.")
     truth: list[dict] = []
     try:
         for frame in range(max(1, round(float(ends[-1]) * fps))):
             time_s = frame / fps
-            part = min(int(np.searchsorted(ends, time_s, side="right")), len(emotions) - 1)
-            face = _expression(faces, emotions, ends, part, time_s, transition_s)
-            image = draw_face(_moved(face, time_s, frame), (height, width), 3)
+            segment = min(int(np.searchsorted(ends, time_s, side="right")), len(emotions) - 1)
+            face = _expression(faces, emotions, ends, segment, time_s, transition_s)
+            image = draw_face(_animate(face, time_s, frame), (height, width), 3)
             writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-            truth.append({"frame": frame, "time_s": time_s, "emotion": emotions[part]})
+            truth.append({"frame": frame, "time_s": time_s, "emotion": emotions[segment]})
     finally:
         writer.release()
     return truth
@@ -114,20 +112,21 @@ def _expression(
     faces: dict[str, FaceSpec],
     emotions: list[str],
     ends: np.ndarray,
-    part: int,
+    segment: int,
     time_s: float,
     transition_s: float,
 ) -> FaceSpec:
-    """Return the face at ``time_s``, mixed with its neighbour's near a boundary."""
-    face, half = faces[emotions[part]], transition_s / 2
-    before = time_s - (ends[part - 1] if part else -math.inf)
-    after = (ends[part] if part + 1 < len(emotions) else math.inf) - time_s
-    if before < min(half, after):
-        return blend(faces[emotions[part - 1]], face, _ease(0.5 + 0.5 * before / half))
-    if after < half:
-        return blend(face, faces[emotions[part + 1]], _ease(0.5 - 0.5 * after / half))
+    """Return the face at ``time_s``, blended with that of the adjacent segment near a boundary."""
+    face, half = faces[emotions[segment]], transition_s / 2
+    since_start = time_s - (ends[segment - 1] if segment else -math.inf)
+    to_end = (ends[segment] if segment + 1 < len(emotions) else math.inf) - time_s
+    if since_start < min(half, to_end):
+        return blend(faces[emotions[segment - 1]], face, _ease(0.5 + 0.5 * since_start / half))
+    if to_end < half:
+        return blend(face, faces[emotions[segment + 1]], _ease(0.5 - 0.5 * to_end / half))
     return face
 
 
 def _ease(t: float) -> float:
+    """Smoothstep, 0..1."""
     return t * t * (3 - 2 * t)

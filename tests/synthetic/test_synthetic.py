@@ -1,4 +1,4 @@
-"""The drawn dataset and video: repeatable, complete, and too hard for a linear model."""
+"""Synthetic dataset and video: reproducible, complete, not solved by a linear model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data.datasets.synthetic import FER2013_COUNTS, class_counts, load, split_sizes
 from emotion_lab.data.types import DATASETS, SPLITS
-from emotion_lab.synthetic.render import ACTION_UNITS, blend, draw_face, sample_face
+from emotion_lab.synthetic.render import draw_face
+from emotion_lab.synthetic.spec import ACTION_UNITS, blend, sample_face
 from emotion_lab.synthetic.video import render_video
 
 
@@ -26,28 +27,28 @@ def pixels(split) -> np.ndarray:
     return np.stack([split.image(i) for i in range(len(split))])
 
 
-def test_registered_under_its_name() -> None:
+def test_registered() -> None:
     assert DATASETS.get("synthetic") is load
 
 
-def test_same_seed_same_bytes_other_seed_other_bytes() -> None:
-    first, again, other = (load(config(seed=seed), ("val",)).splits["val"] for seed in (0, 0, 1))
-    assert np.array_equal(pixels(first), pixels(again))
-    assert np.array_equal(first.labels, again.labels)
+def test_images_depend_on_the_seed_only() -> None:
+    first, repeated, other = (load(config(seed=seed), ("val",)).splits["val"] for seed in (0, 0, 1))
+    assert np.array_equal(pixels(first), pixels(repeated))
+    assert np.array_equal(first.labels, repeated.labels)
     assert not set(first.digests()) & set(other.digests())
 
 
-def test_a_split_is_the_same_alone_and_no_image_is_in_two() -> None:
-    every = load(config(), SPLITS)
+def test_split_does_not_depend_on_the_others_and_splits_are_disjoint() -> None:
+    source = load(config(), SPLITS)
     alone = load(config(), ("val",))
     assert list(alone.splits) == ["val"]
-    assert np.array_equal(pixels(alone.splits["val"]), pixels(every.splits["val"]))
-    assert np.array_equal(alone.splits["val"].labels, every.splits["val"].labels)
-    digests = [digest for split in every.splits.values() for digest in split.digests()]
+    assert np.array_equal(pixels(alone.splits["val"]), pixels(source.splits["val"]))
+    assert np.array_equal(alone.splits["val"].labels, source.splits["val"].labels)
+    digests = [digest for split in source.splits.values() for digest in split.digests()]
     assert len(set(digests)) == len(digests) == 70
 
 
-def test_asking_for_val_draws_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_requested_splits_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     from emotion_lab.data.datasets import synthetic
 
     drawn: list[str] = []
@@ -74,7 +75,7 @@ def test_shapes_and_names(size: int, channels: int) -> None:
 
 
 @pytest.mark.parametrize("n", [21, 64, 70, 333, 4000])
-def test_every_class_in_every_split(n: int) -> None:
+def test_every_split_has_every_class(n: int) -> None:
     sizes = split_sizes(n)
     assert sum(sizes.values()) == n
     for total in sizes.values():
@@ -83,7 +84,7 @@ def test_every_class_in_every_split(n: int) -> None:
         assert counts.min() >= 1
 
 
-def test_classes_are_as_unbalanced_as_fer2013() -> None:
+def test_class_distribution_matches_fer2013() -> None:
     counts = class_counts(3200)
     shares = np.array(FER2013_COUNTS) / sum(FER2013_COUNTS)
     assert np.abs(counts / 3200 - shares).max() < 0.002
@@ -99,7 +100,7 @@ def test_classes_are_as_unbalanced_as_fer2013() -> None:
         *[("difficulty", float("nan")), ("seed", -1), ("n", True)],
     ],
 )
-def test_bad_values_are_one_line_that_names_the_key(key: str, value: object) -> None:
+def test_invalid_value_is_a_one_line_error_with_the_key(key: str, value: object) -> None:
     with pytest.raises(UserError, match=f"data.{key}") as caught:
         load(config(**{key: value}), ("train",))
     assert "\n" not in str(caught.value)
@@ -107,7 +108,7 @@ def test_bad_values_are_one_line_that_names_the_key(key: str, value: object) -> 
 
 @pytest.mark.parametrize("emotion", EMOTIONS)
 @pytest.mark.parametrize("difficulty", [0.0, 2.0])
-def test_a_spec_decides_the_bytes(emotion: str, difficulty: float) -> None:
+def test_equal_specs_give_equal_images(emotion: str, difficulty: float) -> None:
     spec = sample_face(np.random.default_rng(3), emotion, difficulty)
     assert spec == sample_face(np.random.default_rng(3), emotion, difficulty)
     image = draw_face(spec, (40, 64), 3)
@@ -116,12 +117,12 @@ def test_a_spec_decides_the_bytes(emotion: str, difficulty: float) -> None:
     assert image.std() > 5
 
 
-def test_draw_face_refuses_other_channels() -> None:
+def test_draw_face_invalid_channels() -> None:
     with pytest.raises(ValueError, match="channels"):
         draw_face(sample_face(np.random.default_rng(0), "happy"), 48, 2)
 
 
-def test_blend_changes_the_expression_and_nothing_else() -> None:
+def test_blend_changes_only_the_action_units() -> None:
     rng = np.random.default_rng(0)
     sad, happy = sample_face(rng, "sad"), sample_face(rng, "happy")
     half = blend(sad, happy, 0.5)
@@ -131,7 +132,7 @@ def test_blend_changes_the_expression_and_nothing_else() -> None:
     assert all(getattr(half, name) == getattr(sad, name) for name in rest)
 
 
-def test_video_has_the_frames_and_the_truth(tmp_path: Path) -> None:
+def test_video_frames_and_ground_truth(tmp_path: Path) -> None:
     path = tmp_path / "faces.mp4"
     timeline = [(0.5, "neutral"), (0.7, "happy"), (0.4, "angry")]
     truth = render_video(path, timeline, fps=10.0, size=(160, 96))
@@ -152,18 +153,17 @@ def test_video_has_the_frames_and_the_truth(tmp_path: Path) -> None:
     ("timeline", "message"),
     [([], "empty"), ([(1.0, "hapy")], "happy"), ([(0.0, "sad")], "more than 0")],
 )
-def test_video_refuses_a_bad_timeline(tmp_path: Path, timeline: list, message: str) -> None:
+def test_video_invalid_timeline(tmp_path: Path, timeline: list, message: str) -> None:
     with pytest.raises(UserError, match=message):
         render_video(tmp_path / "faces.mp4", timeline)
 
 
-def test_video_says_when_it_cannot_write(tmp_path: Path) -> None:
+def test_video_write_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Cannot write the video"):
         render_video(tmp_path / "nowhere" / "faces.mp4", [(0.2, "sad")], size=(64, 64))
 
 
-def test_a_linear_model_stays_under_70_percent() -> None:
-    """Pose, framing and light must make the pixels alone a poor answer."""
+def test_linear_model_is_below_70_percent() -> None:
     from sklearn.linear_model import LogisticRegression
 
     source = load(config(n=1500), ("train", "test"))
