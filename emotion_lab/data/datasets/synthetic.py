@@ -11,7 +11,8 @@ import numpy as np
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data.types import DATASETS, SPLITS, ArrayStore, LoadedDataset, Split
-from emotion_lab.synthetic.render import draw_face, sample_face
+from emotion_lab.synthetic.render import draw_face
+from emotion_lab.synthetic.spec import sample_face
 
 #: Images of each class in the Training split of FER2013 (Goodfellow et al. 2013), in ``EMOTIONS``
 #: order.
