@@ -1,4 +1,4 @@
-"""The examples of docs/examples and of the texts agree with ``emotion_lab.inference.loader``."""
+"""The examples of docs/examples and of the docs agree with ``emotion_lab.load``."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ import numpy as np
 import pytest
 import torch
 
-from emotion_lab.exporters.graph import Preprocess
-from emotion_lab.exporters.writer import export
+from emotion_lab.inference.conversion.graph import Preprocess
+from emotion_lab.inference.conversion.writer import export
 from tests.conftest import ROOT
-from tests.exporters.test_export import card_of, decided
+from tests.helpers_export import card_of, varied_network
 
 EXAMPLES = ROOT / "docs" / "examples"
 CLASSES = ["neutral", "zest", "fröhlich", "angry", "not sure"]
-#: Runs a script in a process in which the modules named first cannot be imported.
+#: Runs a script after blocking the import of the modules in the first argument.
 WITHOUT = """
 import runpy, sys
-lacking, *sys.argv = sys.argv[1:]
-for name in lacking.split(","):
+blocked, *sys.argv = sys.argv[1:]
+for name in blocked.split(","):
     sys.modules[name] = None
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -53,39 +53,39 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def model(faces: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an exported network whose answers differ by face."""
-    net = decided("senet", channels=1)
-    pictures = [torch.from_numpy(cv2.imread(str(face))[None, :, :, ::-1].copy()) for face in faces]
+    """Return an exported network whose predictions vary by face."""
+    net = varied_network("senet", channels=1)
+    images = [torch.from_numpy(cv2.imread(str(face))[None, :, :, ::-1].copy()) for face in faces]
     with torch.no_grad():
-        logits = torch.cat([net(Preprocess(net.spec)(picture)) for picture in pictures])
-    # It was made for noise: of drawn faces it would be too sure.
+        logits = torch.cat([net(Preprocess(net.spec)(image)) for image in images])
+    # The network was scaled for noise; for synthetic faces its logits are too large.
     card = card_of(net, classes=CLASSES, temperature=float(logits.std()))
     return export(net, card, "onnx", "fp32", tmp_path_factory.mktemp("model") / "senet.fp32.onnx")
 
 
 @pytest.fixture(scope="module")
-def wanted(model: Path, faces: list[Path]) -> list[dict[str, float]]:
-    answers = run.expected(model, faces)
-    assert all(list(each) == CLASSES for each in answers)
-    # Faces that all got the same answer would prove little.
-    assert np.std([list(each.values()) for each in answers], axis=0).max() > 0.01
-    return answers
+def references(model: Path, faces: list[Path]) -> list[dict[str, float]]:
+    results = run.expected(model, faces)
+    assert all(list(result) == CLASSES for result in results)
+    deviation = np.std([list(result.values()) for result in results], axis=0)
+    assert deviation.max() > 0.01, "the predictions do not vary by face"
+    return results
 
 
-def test_the_script(
+def test_run_all_examples(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["run.py", f"--model={model}"])
     monkeypatch.setattr(run, "MODULES", tmp_path / "node_modules")
     assert run.main() == 0
-    said = capsys.readouterr().out
-    for name in ("plain.py", "with_runtime.py"):
-        assert f"python/{name}: passed, 4 faces" in said
-    assert "browser: not run" in said and "cpp: not run" in said and "FAILED" not in said
+    output = capsys.readouterr().out
+    for name in ("plain.py", "with_emotion_lab.py"):
+        assert f"python/{name}: passed, 4 faces" in output
+    assert "browser: not run" in output and "cpp: not run" in output and "FAILED" not in output
 
 
 @pytest.mark.parametrize("name", ["nowhere.onnx", "senet.fp32.xml"])
-def test_a_model_that_the_examples_cannot_read(
+def test_file_that_the_examples_cannot_read(
     name: str, faces: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     file = tmp_path / name
@@ -94,26 +94,26 @@ def test_a_model_that_the_examples_cannot_read(
     monkeypatch.setattr(sys, "argv", ["run.py", f"--model={file}"])
     with pytest.raises(SystemExit) as end:
         run.main()
-    assert end.value.code == 2 and "is no .onnx file" in capsys.readouterr().err
-    said = {
+    assert end.value.code == 2 and "is not an .onnx file" in capsys.readouterr().err
+    messages = {
         "plain.py": "usage: plain.py <exported .onnx>",
-        "with_runtime.py": f"error: {file} lacks",
+        "with_emotion_lab.py": f"error: {file} lacks",
     }
     if file.suffix == ".xml":
         for script in run.SCRIPTS:
-            with pytest.raises(run.Failed, match=said[script.name]) as caught:
-                run.printed([sys.executable, script, file, faces[0]])
+            with pytest.raises(run.ExampleError, match=messages[script.name]) as caught:
+                run.run_command([sys.executable, script, file, faces[0]])
             assert "Traceback" not in str(caught.value)
 
 
-def test_the_script_notices_what_differs(
+def test_differences_are_reported(
     model: Path,
-    wanted: list[dict[str, float]],
+    references: list[dict[str, float]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: Any,
     tmp_path: Path,
 ) -> None:
-    def said(script: str) -> str:
+    def output(script: str) -> str:
         (tmp_path / "example.py").write_text(script)
         assert run.main() == 1
         return capsys.readouterr().out
@@ -121,40 +121,40 @@ def test_the_script_notices_what_differs(
     monkeypatch.setattr(sys, "argv", ["run.py", f"--model={model}"])
     monkeypatch.setattr(run, "MODULES", tmp_path / "node_modules")
     monkeypatch.setattr(run, "SCRIPTS", (tmp_path / "example.py",))
-    off = "\n".join(f"{name} {share + 0.0002}" for name, share in wanted[0].items())
+    changed = "\n".join(f"{name} {value + 0.0002}" for name, value in references[0].items())
     monkeypatch.setattr(run, "draw_faces", lambda folder: ["the first"])
-    monkeypatch.setattr(run, "expected", lambda *_: wanted[:1])
-    assert "FAILED, 1 faces, largest difference 0.0002" in said(f"print({off!r})")
-    assert "FAILED, other classes" in said(f"print({off.replace('zest', 'rest')!r})")
-    assert "no idea" in said("raise SystemExit('no idea')")
+    monkeypatch.setattr(run, "expected", lambda *_: references[:1])
+    assert "FAILED, 1 faces, largest difference 0.0002" in output(f"print({changed!r})")
+    assert "FAILED, other classes" in output(f"print({changed.replace('zest', 'rest')!r})")
+    assert "no idea" in output("raise SystemExit('no idea')")
 
 
 @pytest.mark.parametrize(
-    ("script", "lacking"),
-    [("plain.py", f"emotion_lab,{HEAVY}"), ("with_runtime.py", HEAVY)],
+    ("script", "blocked"),
+    [("plain.py", f"emotion_lab,{HEAVY}"), ("with_emotion_lab.py", HEAVY)],
 )
 def test_python_without_torch(
-    script: str, lacking: str, model: Path, faces: list[Path], wanted: list[dict[str, float]]
+    script: str, blocked: str, model: Path, faces: list[Path], references: list[dict[str, float]]
 ) -> None:
-    words = [sys.executable, "-c", WITHOUT, lacking, EXAMPLES / "python" / script, model]
-    answer = run.printed([*words, faces[1]])
-    assert run.largest_difference([answer], wanted[1:2]) < 1e-5
-    assert list(answer.values()) == sorted(answer.values(), reverse=True)
-    with pytest.raises(run.Failed, match="error: nowhere.png is missing or no picture"):
-        run.printed([*words, "nowhere.png"])
+    words = [sys.executable, "-c", WITHOUT, blocked, EXAMPLES / "python" / script, model]
+    result = run.run_command([*words, faces[1]])
+    assert run.largest_difference([result], references[1:2]) < 1e-5
+    assert list(result.values()) == sorted(result.values(), reverse=True)
+    with pytest.raises(run.ExampleError, match=r"error: nowhere.png is missing or not an"):
+        run.run_command([*words, "nowhere.png"])
 
 
 @pytest.mark.parametrize("text", ["README.md", "docs/export.md"])
-def test_the_lines_in_the_text(
+def test_code_of_the_docs(
     text: str,
     model: Path,
     faces: list[Path],
-    wanted: list[dict[str, float]],
+    references: list[dict[str, float]],
     tmp_path: Path,
 ) -> None:
-    """As they stand there, in a folder with such files."""
+    """The lines of the page run unchanged, in a folder with files of these names."""
     blocks = (ROOT / text).read_text().split("    import cv2\n")[1:]
-    (block,) = [part for part in blocks if "from emotion_lab.inference.loader import load" in part]
+    (block,) = [part for part in blocks if "emotion_lab.load(" in part]
     lines = filter(None, block.splitlines())
     code = ["import cv2", *(line[4:] for line in takewhile(lambda line: line[0] == " ", lines))]
     assert len(code) <= 10
@@ -164,8 +164,8 @@ def test_the_lines_in_the_text(
     words = [sys.executable, "-c", WITHOUT, HEAVY, "lines.py"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
-    best = max(wanted[2], key=wanted[2].__getitem__)
-    assert done.stdout.startswith(f"{best} {wanted[2][best]:.4f}"), (done.stdout, wanted[2])
+    best = max(references[2], key=references[2].__getitem__)
+    assert done.stdout.startswith(f"{best} {references[2][best]:.4f}"), done.stdout
 
 
 @pytest.mark.skipif(
@@ -173,7 +173,7 @@ def test_the_lines_in_the_text(
     reason="needs cmake and ONNXRUNTIME_ROOT=<unpacked ONNX Runtime with include/ and lib/>",
 )
 def test_cpp(
-    model: Path, faces: list[Path], wanted: list[dict[str, float]], tmp_path: Path
+    model: Path, faces: list[Path], references: list[dict[str, float]], tmp_path: Path
 ) -> None:
     root = f"-DONNXRUNTIME_ROOT={os.environ['ONNXRUNTIME_ROOT']}"
     build = tmp_path / "build"
@@ -181,28 +181,28 @@ def test_cpp(
         done = subprocess.run(["cmake", *words], capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stdout + done.stderr
     program = build / "face"
-    assert run.largest_difference(run.cpp_answers(program, model, faces), wanted) <= run.TOLERANCE
-    # A comment in the header, and grey.
+    assert run.largest_difference(run.run_cpp(program, model, faces), references) <= run.TOLERANCE
+    # Grey, with a comment in the header.
     grey = tmp_path / "grey.pgm"
     grey.write_bytes(b"P5\n# drawn\n2 3\n255\n" + bytes(range(6)))
-    assert sorted(run.printed([program, model, grey])) == sorted(CLASSES)
+    assert sorted(run.run_command([program, model, grey])) == sorted(CLASSES)
     grey.write_bytes(b"P5 2 3 255\n" + bytes(5))
-    with pytest.raises(run.Failed, match="ends too early"):
-        run.printed([program, model, grey])
+    with pytest.raises(run.ExampleError, match="is truncated"):
+        run.run_command([program, model, grey])
 
 
 @pytest.mark.skipif(
-    not (run.browser() and run.MODULES.is_dir()),
+    not (run.find_browser() and run.MODULES.is_dir()),
     reason="needs Chromium and docs/examples/browser/node_modules (npm install there)",
 )
 def test_browser(
-    model: Path, faces: list[Path], wanted: list[dict[str, float]], tmp_path: Path
+    model: Path, faces: list[Path], references: list[dict[str, float]], tmp_path: Path
 ) -> None:
-    found = run.browser_answers(run.browser(), model, faces)
-    assert [list(each) for each in found] == [CLASSES] * len(faces)
-    assert run.largest_difference(found, wanted) <= run.TOLERANCE
-    # The class names come out of the file, and without them it is refused.
+    results = run.run_browser(run.find_browser(), model, faces)
+    assert [list(result) for result in results] == [CLASSES] * len(faces)
+    assert run.largest_difference(results, references) <= run.TOLERANCE
+    # The classes are read from the metadata; a file without it is rejected.
     foreign = tmp_path / "foreign.onnx"
     foreign.write_bytes(model.read_bytes().replace(b"emotion_lab", b"emotion_bal"))
-    with pytest.raises(run.Failed, match="the page says: .*holds no metadata of emotion_lab"):
-        run.browser_answers(run.browser(), foreign, faces[:1])
+    with pytest.raises(run.ExampleError, match=r"the page shows: .*holds no metadata"):
+        run.run_browser(run.find_browser(), foreign, faces[:1])

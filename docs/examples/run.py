@@ -1,10 +1,10 @@
-"""Run the examples and hold their answers against ``emotion_lab.inference.loader``.
+"""Run the examples and compare their probabilities with ``emotion_lab.load``.
 
-    python docs/examples/run.py                                   # exports a tiny network first
+    python docs/examples/run.py                    # trains and exports a tiny network first
     python docs/examples/run.py --model=senet.fp32.onnx --cpp=docs/examples/cpp/build/face
 
-The Python ones always run; the page where Chromium and browser/node_modules are there; the C++ one
-where --cpp= says what was built. The exit code is 1 if a probability differs by more than 1e-4.
+The Python examples always run. The web page needs Chromium and browser/node_modules, the C++
+example --cpp=<built program>. The exit code is 1 if a probability differs by more than 1e-4.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+import emotion_lab
 from emotion_lab.core.labels import EMOTIONS
-from emotion_lab.inference.loader import load
 from emotion_lab.synthetic.render import draw_face
 from emotion_lab.synthetic.spec import sample_face
 
@@ -38,36 +38,36 @@ SCRIPTS = tuple(sorted((HERE / "python").glob("*.py")))
 MODULES = HERE / "browser" / "node_modules"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 TOLERANCE = 1e-4
-#: Sides of the faces: the network's own, below, above, twice.
+#: Sides of the faces: equal to, below, above and twice the input size of the network.
 SIZES = (48, 31, 130, 96)
 
 #: Class -> probability.
-Answer = dict[str, float]
+Probabilities = dict[str, float]
 
-#: Opens the page with one face after the other, and posts what its bars say.
+#: Opens the page with each face in turn and posts the values of the bars.
 _DRIVER = """<!doctype html>
 <iframe id="page" width="390" height="844"></iframe>
 <script type="module">
   const page = document.getElementById("page");
-  const answers = [];
-  const post = (body) => fetch("/answers", { method: "POST", body: JSON.stringify(body) });
+  const results = [];
+  const post = (body) => fetch("/results", { method: "POST", body: JSON.stringify(body) });
   try {
     for (const face of FACES) {
       page.src = `index.html?photo=${face}`;
       await new Promise((go) => page.addEventListener("load", go, { once: true }));
       for (;;) {
-        const alarm = page.contentDocument.querySelector("#said.alarm");
+        const alarm = page.contentDocument.querySelector("#message.alarm");
         if (alarm) throw new Error(alarm.textContent);
         const rows = [...page.contentDocument.querySelectorAll("#bars li")];
-        if (rows.length && rows.every((row) => row.dataset.share)) {
-          const read = (row) => [row.querySelector(".name").textContent, +row.dataset.share];
-          answers.push(Object.fromEntries(rows.map(read)));
+        if (rows.length && rows.every((row) => row.dataset.probability)) {
+          const read = (row) => [row.querySelector(".name").textContent, +row.dataset.probability];
+          results.push(Object.fromEntries(rows.map(read)));
           break;
         }
         await new Promise((go) => setTimeout(go, 50));
       }
     }
-    await post({ answers });
+    await post({ results });
   } catch (error) {
     await post({ error: error.message });
   }
@@ -75,12 +75,12 @@ _DRIVER = """<!doctype html>
 """
 
 
-class Failed(Exception):
-    """An example did not run, or answered something else."""
+class ExampleError(Exception):
+    """An example failed to run or returned other classes."""
 
 
 def draw_faces(folder: Path) -> list[Path]:
-    """Draw colour faces of several sizes as PNG."""
+    """Draw RGB faces of several sizes as PNG files."""
     paths = []
     for i, size in enumerate(SIZES):
         face = draw_face(sample_face(np.random.default_rng(i), EMOTIONS[i]), size, 3)
@@ -89,69 +89,74 @@ def draw_faces(folder: Path) -> list[Path]:
     return paths
 
 
-def expected(model: Path, faces: Sequence[Path]) -> list[Answer]:
-    """Return what ``emotion_lab.inference.loader`` says."""
-    known = load(model)
-    shares = [known(cv2.cvtColor(cv2.imread(str(face)), cv2.COLOR_BGR2RGB)) for face in faces]
-    return [dict(zip(known.classes, map(float, each), strict=True)) for each in shares]
+def expected(model: Path, faces: Sequence[Path]) -> list[Probabilities]:
+    """Return the probabilities of ``emotion_lab.load``."""
+    network = emotion_lab.load(model)
+    images = [cv2.cvtColor(cv2.imread(str(face)), cv2.COLOR_BGR2RGB) for face in faces]
+    return [dict(zip(network.classes, map(float, network(image)), strict=True)) for image in images]
 
 
-def printed(words: Sequence[str | Path]) -> Answer:
-    """Run a command that prints a line ``<class> <probability>`` for each class.
+def run_command(words: Sequence[str | Path]) -> Probabilities:
+    """Run a command that prints one line ``<class> <probability>`` per class.
 
     Raises:
-        Failed: If it ends with an error.
+        ExampleError: If it exits with an error.
     """
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
     if done.returncode:
-        raise Failed(f"{' '.join(str(word) for word in words)}: {done.stderr.strip()}")
+        raise ExampleError(f"{' '.join(str(word) for word in words)}: {done.stderr.strip()}")
     pairs = (line.rsplit(" ", 1) for line in done.stdout.splitlines())
-    return {name: float(share) for name, share in pairs}
+    return {name: float(probability) for name, probability in pairs}
 
 
-def largest_difference(found: Sequence[Answer], wanted: Sequence[Answer]) -> float:
-    """Return by how much a probability differs at most.
+def largest_difference(
+    results: Sequence[Probabilities], references: Sequence[Probabilities]
+) -> float:
+    """Return the largest difference of a probability.
 
     Raises:
-        Failed: If faces or classes are not the same.
+        ExampleError: If the faces or classes differ.
     """
-    if [sorted(each) for each in found] != [sorted(each) for each in wanted]:
-        raise Failed(f"other classes or faces: {found} instead of {wanted}")
-    both = zip(found, wanted, strict=True)
-    return max(abs(a[name] - b[name]) for a, b in both for name in b)
+    if [sorted(result) for result in results] != [sorted(result) for result in references]:
+        raise ExampleError(f"other classes or faces: {results} instead of {references}")
+    return max(
+        abs(result[name] - reference[name])
+        for result, reference in zip(results, references, strict=True)
+        for name in reference
+    )
 
 
-def python_answers(script: Path, model: Path, faces: Sequence[Path]) -> list[Answer]:
+def run_python(script: Path, model: Path, faces: Sequence[Path]) -> list[Probabilities]:
     """Run one of the Python examples."""
-    return [printed([sys.executable, script, model, face]) for face in faces]
+    return [run_command([sys.executable, script, model, face]) for face in faces]
 
 
-def cpp_answers(program: Path, model: Path, faces: Sequence[Path]) -> list[Answer]:
+def run_cpp(program: Path, model: Path, faces: Sequence[Path]) -> list[Probabilities]:
     """Run the C++ example, which reads PPM."""
-    answers = []
+    results = []
     with tempfile.TemporaryDirectory() as folder:
         for face in faces:
             copy = Path(folder) / f"{face.stem}.ppm"
             cv2.imwrite(str(copy), cv2.imread(str(face)))
-            answers.append(printed([program.resolve(), model, copy]))
-    return answers
+            results.append(run_command([program.resolve(), model, copy]))
+    return results
 
 
-def browser() -> str | None:
-    """Return a Chromium, if there is one."""
+def find_browser() -> str | None:
+    """Return the path of a Chromium, None if not installed."""
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 class _Site(SimpleHTTPRequestHandler):
-    """The page's folder; what is posted goes to a queue."""
+    """Serves the folder of the page; posted results go to a queue."""
 
     posted: queue.Queue[dict[str, Any]]
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Suppress the log."""
 
     def do_POST(self) -> None:
-        """Keep the answers."""
+        """Receive the results."""
         self.posted.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self.send_response(204)
         self.end_headers()
@@ -170,24 +175,24 @@ def _served(folder: Path) -> Iterator[tuple[str, queue.Queue[dict[str, Any]]]]:
         server.server_close()
 
 
-def browser_answers(
+def run_browser(
     program: str, model: Path, faces: Sequence[Path], timeout: float = 120
-) -> list[Answer]:
+) -> list[Probabilities]:
     """Open the page in a headless Chromium and read its bars.
 
     Args:
-        program: Chromium.
+        program: Path of Chromium.
         model: The exported file.
-        faces: Square pictures, all of which lies in the page's frame.
-        timeout: Seconds for all of them.
+        faces: Square images, which the frame of the page covers completely.
+        timeout: Seconds for all faces.
 
     Raises:
-        Failed: If the page says that something is wrong, or nothing in time.
+        ExampleError: If the page shows an error or the time is over.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name) / "site"
         shutil.copytree(HERE / "browser", folder, ignore=shutil.ignore_patterns("node_modules"))
-        # Chromium gets it through the server, which follows links.
+        # The server follows symbolic links.
         (folder / "node_modules").symlink_to(MODULES.resolve(), target_is_directory=True)
         shutil.copy(model, folder / "model.onnx")
         for face in faces:
@@ -198,29 +203,25 @@ def browser_answers(
             words = [program, "--headless", "--disable-gpu", "--no-first-run"]
             words += ["--disable-background-networking", f"--user-data-dir={name}/profile"]
             if hasattr(os, "geteuid") and os.geteuid() == 0:
-                words.append("--no-sandbox")  # root has none
-            # A way in, without which it would print the page and end; 0 takes a free port.
+                words.append("--no-sandbox")  # Chromium has no sandbox for root
+            # Without a debugging port it would print the page and exit; 0 selects a free port.
             words += ["--remote-debugging-port=0", f"{address}/driver.html"]
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
             process = subprocess.Popen(words, **quiet)
             try:
-                answer = posted.get(timeout=timeout)
+                result = posted.get(timeout=timeout)
             except queue.Empty:
-                raise Failed(f"the page gave no answer in {timeout:g} s") from None
+                raise ExampleError(f"the page sent no result within {timeout:g} s") from None
             finally:
                 process.terminate()
                 process.wait(30)
-    if "error" in answer:
-        raise Failed(f"the page says: {answer['error']}")
-    return answer["answers"]
+    if "error" in result:
+        raise ExampleError(f"the page shows: {result['error']}")
+    return result["results"]
 
 
 def export_tiny(folder: Path) -> Path:
-    """Train a tiny network on drawn faces for an epoch and export it; returns the file.
-
-    Raises:
-        Failed: If that does not work.
-    """
+    """Train a tiny network on synthetic faces for one epoch; return its exported file."""
     run, out = folder / "run", folder / "export"
     small = ["data=synthetic", "data.n=400", "model=senet", "model.widths=[8,8,8,8]"]
     small += ["model.stem=8", "trainer=cpu", "trainer.max_epochs=1", "logger=none"]
@@ -233,50 +234,50 @@ def export_tiny(folder: Path) -> Path:
             [sys.executable, "-m", module, *words[1:]], cwd=folder, capture_output=True, text=True
         )
         if done.returncode:
-            raise Failed(f"{module}: {done.stderr.strip()}")
+            raise ExampleError(f"{module}: {done.stderr.strip()}")
     return next(out.glob("*.onnx"))
 
 
 def main() -> int:
-    """Run what can be run; one line for each example."""
+    """Run the available examples and print one line for each; return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", type=Path, help="an exported .onnx; else a tiny one is made")
+    parser.add_argument("--model", type=Path, help="an exported .onnx; default: a tiny new one")
     parser.add_argument("--cpp", type=Path, help="the built C++ example")
-    given = parser.parse_args()
-    if given.model and (given.model.suffix != ".onnx" or not given.model.is_file()):
-        parser.error(f"--model={given.model} is no .onnx file; the examples read no other")
-    chromium, failed = browser(), False
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    args = parser.parse_args()
+    if args.model and (args.model.suffix != ".onnx" or not args.model.is_file()):
+        parser.error(f"--model={args.model} is not an .onnx file, the only format of the examples")
+    chromium, failed = find_browser(), False
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory)
         faces = draw_faces(folder)
-        model = given.model or export_tiny(folder)
-        wanted = expected(model, faces)
-        ways: dict[str, Any] = {
-            f"python/{script.name}": functools.partial(python_answers, script) for script in SCRIPTS
+        model = args.model or export_tiny(folder)
+        references = expected(model, faces)
+        examples: dict[str, Any] = {
+            f"python/{script.name}": functools.partial(run_python, script) for script in SCRIPTS
         }
-        if given.cpp:
-            ways["cpp"] = functools.partial(cpp_answers, given.cpp)
+        if args.cpp:
+            examples["cpp"] = functools.partial(run_cpp, args.cpp)
         else:
-            print("cpp: not run, --cpp=<the built program> is not given")
+            print("cpp: not run, set --cpp=<built program>")
         if not chromium:
-            print("browser: not run, there is no Chromium")
+            print("browser: not run, Chromium is not installed")
         elif not MODULES.is_dir():
-            print(f"browser: not run, first: npm install --prefix {MODULES.parent}")
+            print(f"browser: not run, first run: npm install --prefix {MODULES.parent}")
         else:
-            ways["browser"] = functools.partial(browser_answers, chromium)
-        for way, run in ways.items():
+            examples["browser"] = functools.partial(run_browser, chromium)
+        for name, run in examples.items():
             try:
-                worst = largest_difference(run(model, faces), wanted)
-            except Failed as error:
-                print(f"{way}: FAILED, {error}")
+                difference = largest_difference(run(model, faces), references)
+            except ExampleError as error:
+                print(f"{name}: FAILED, {error}")
                 failed = True
                 continue
-            good = worst <= TOLERANCE
-            failed |= not good
-            words = "passed" if good else "FAILED"
-            print(f"{way}: {words}, {len(faces)} faces, largest difference {worst:.1g}")
+            passed = difference <= TOLERANCE
+            failed |= not passed
+            verdict = "passed" if passed else "FAILED"
+            print(f"{name}: {verdict}, {len(faces)} faces, largest difference {difference:.1g}")
     return int(failed)
 
 

@@ -1,28 +1,28 @@
-// An exported .onnx in a browser: from the pixels of a face to probabilities, by onnxruntime-web.
+// Run an exported .onnx file in a browser with onnxruntime-web.
 
 import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
 
-// More than one thread needs SharedArrayBuffer, which a page gets only with COOP and COEP headers.
+// More threads need SharedArrayBuffer, which requires COOP and COEP headers.
 ort.env.wasm.numThreads = 1;
 
 /** ModelProto.metadata_props, in ONNX's protobuf. */
 const METADATA = 14;
 const VERSION = 1;
 
-/** Walk the fields of a protobuf message; yields [number, bytes], numbers themselves left out. */
+/** Iterate over the fields of a protobuf message: yields [number, bytes], skips integers. */
 function* fields(bytes) {
-  let at = 0;
+  let position = 0;
   const varint = () => {
     let value = 0;
-    // Not by shifts: a length above 2 ** 31 would turn negative.
+    // Shifts would turn lengths above 2 ** 31 negative.
     for (let scale = 1; ; scale *= 128) {
-      const byte = bytes[at++];
-      if (byte === undefined) throw new Error("no ONNX file, or one that was cut off");
+      const byte = bytes[position++];
+      if (byte === undefined) throw new Error("not an ONNX file, or truncated");
       value += (byte & 127) * scale;
       if (byte < 128) return value;
     }
   };
-  while (at < bytes.length) {
+  while (position < bytes.length) {
     const tag = varint();
     const number = Math.floor(tag / 8);
     if (tag % 8 === 0) {
@@ -30,29 +30,26 @@ function* fields(bytes) {
       continue;
     }
     const length = { 1: () => 8, 2: varint, 5: () => 4 }[tag % 8]?.();
-    if (length === undefined || at + length > bytes.length) {
-      throw new Error("no ONNX file, or one that was cut off");
+    if (length === undefined || position + length > bytes.length) {
+      throw new Error("not an ONNX file, or truncated");
     }
-    yield [number, bytes.subarray(at, at + length)];
-    at += length;
+    yield [number, bytes.subarray(position, position + length)];
+    position += length;
   }
 }
 
-/**
- * Return what an exported file says of itself. onnxruntime-web keeps that to itself, so it is read
- * from the file.
- */
-export function metadata(bytes) {
+/** Return the metadata of an exported file; onnxruntime-web gives no access to it. */
+export function readMetadata(bytes) {
   const text = new TextDecoder();
   for (const [number, entry] of fields(bytes)) {
     if (number !== METADATA) continue;
     const { 1: key, 2: value } = Object.fromEntries(fields(entry));
     if (text.decode(key) !== "emotion_lab") continue;
-    const about = JSON.parse(text.decode(value));
-    if (about.version !== VERSION) {
-      throw new Error(`the model has version ${about.version}, this page reads ${VERSION}`);
+    const metadata = JSON.parse(text.decode(value));
+    if (metadata.version !== VERSION) {
+      throw new Error(`the model has version ${metadata.version}, this page reads ${VERSION}`);
     }
-    return about;
+    return metadata;
   }
   throw new Error("the model holds no metadata of emotion_lab");
 }
@@ -61,11 +58,12 @@ export function metadata(bytes) {
  * Open an exported file.
  *
  * @param {Uint8Array} bytes The file, exported with batch=dynamic or batch=1.
- * @returns {Promise<{about: object, classify: (face: ImageData) => Promise<Float32Array>}>}
- *   `about` holds the classes in the order of the probabilities. One call of `classify` at a time.
+ * @returns {Promise<{metadata: object, classify: (face: ImageData) => Promise<Float32Array>}>}
+ *   `metadata` holds the classes in the order of the probabilities. Do not call `classify` again
+ *   before its promise is settled.
  */
 export async function load(bytes) {
-  const about = metadata(bytes);
+  const metadata = readMetadata(bytes);
   const session = await ort.InferenceSession.create(bytes);
 
   async function classify({ data, width, height }) {
@@ -80,5 +78,5 @@ export async function load(bytes) {
     return probabilities.data;
   }
 
-  return { about, classify };
+  return { metadata, classify };
 }

@@ -1,13 +1,13 @@
-// The page: a photo or the camera, a frame round the face, a bar for each class.
+// The page: a photo or the camera, a frame around the face, a bar for each class.
 //
-//   index.html?model=senet.fp32.onnx&photo=face.png   both are optional; model.onnx is looked for
+//   index.html?model=senet.fp32.onnx&photo=face.png   both are optional; the default model is model.onnx
 
-/** Faces above so many pixels a side are scaled down first: the graph would take longer over them. */
+/** Largest side of a face in pixels; larger ones are scaled down, because the graph is slower. */
 const LARGEST_FACE = 512;
-/** Pixels of the longer side of what is shown, however large the picture is. */
+/** Pixels of the longer side of the displayed image. */
 const STAGE = 960;
-/** How quickly the bars follow the camera, a time constant. */
-const SETTLE_MS = 300;
+/** Time constant of the bars for the camera. */
+const TIME_CONSTANT_MS = 300;
 
 const $ = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
@@ -15,17 +15,17 @@ const stage = $("stage");
 const cut = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
 const video = Object.assign(document.createElement("video"), { muted: true, playsInline: true });
 
-let open; // of emotion.js
+let loadModel; // from emotion.js
 let model = null;
 let source = null; // an ImageBitmap, or the video
-let place = [0.5, 0.5]; // middle of the frame, as shares of width and height
-let reading = null; // the answer under way
-let before = null; // what the bars say of this source
+let centre = [0.5, 0.5]; // of the frame, as fractions of width and height
+let pending = null; // the running classification
+let smoothed = null; // mean probabilities of this source and their time
 
-function say(text, alarm = false) {
-  $("said").textContent = text;
-  $("said").classList.toggle("alarm", alarm);
-  $("answer").hidden = !text && !$("bars").children.length;
+function showMessage(text, alarm = false) {
+  $("message").textContent = text;
+  $("message").classList.toggle("alarm", alarm);
+  $("result").hidden = !text && !$("bars").children.length;
 }
 
 const mirrored = () => stage.classList.contains("mirrored");
@@ -36,13 +36,13 @@ function size() {
     : [source.width, source.height];
 }
 
-/** Return [left, top, side] of the frame in pixels of the source, whole and within it. */
+/** Return [left, top, side] of the frame in integer pixels of the source. */
 function frame() {
   const [width, height] = size();
   const side = Math.max(1, Math.round(Math.min(width, height) * Number($("side").value)));
-  const within = (share, length) =>
-    Math.min(Math.max(Math.floor(share * length - side / 2), 0), length - side);
-  return [within(place[0], width), within(place[1], height), side];
+  const within = (fraction, length) =>
+    Math.min(Math.max(Math.floor(fraction * length - side / 2), 0), length - side);
+  return [within(centre[0], width), within(centre[1], height), side];
 }
 
 function draw() {
@@ -51,19 +51,19 @@ function draw() {
   const [left, top, side] = frame().map((value) => value * scale);
   stage.width = Math.max(1, Math.round(width * scale));
   stage.height = Math.max(1, Math.round(height * scale));
-  const pen = stage.getContext("2d");
-  pen.drawImage(source, 0, 0, stage.width, stage.height);
+  const context = stage.getContext("2d");
+  context.drawImage(source, 0, 0, stage.width, stage.height);
   const shade = new Path2D();
   shade.rect(0, 0, stage.width, stage.height);
   shade.rect(left, top, side, side);
-  pen.fillStyle = "rgb(0 0 0 / 45%)";
-  pen.fill(shade, "evenodd");
-  pen.strokeStyle = "white";
-  pen.lineWidth = Math.max(1, stage.width / 240);
-  pen.strokeRect(left, top, side, side);
+  context.fillStyle = "rgb(0 0 0 / 45%)";
+  context.fill(shade, "evenodd");
+  context.strokeStyle = "white";
+  context.lineWidth = Math.max(1, stage.width / 240);
+  context.strokeRect(left, top, side, side);
 }
 
-/** Return the pixels in the frame. */
+/** Return the pixels inside the frame. */
 function face() {
   const [left, top, side] = frame();
   const out = Math.min(side, LARGEST_FACE);
@@ -73,71 +73,71 @@ function face() {
   return cut.getImageData(0, 0, out, out);
 }
 
-/** Of the camera: the mean of what was just seen, the more recent the more it weighs. */
-function settle(shares) {
+/** Smooth the probabilities of the camera with an exponential moving average. */
+function smooth(probabilities) {
   const now = performance.now();
-  const weight = before && source === video ? 1 - Math.exp((before.at - now) / SETTLE_MS) : 1;
-  const mean = Array.from(shares, (share, i) =>
-    weight < 1 ? before.mean[i] + weight * (share - before.mean[i]) : share,
+  const weight = smoothed && source === video ? 1 - Math.exp((smoothed.at - now) / TIME_CONSTANT_MS) : 1;
+  const mean = Array.from(probabilities, (value, i) =>
+    weight < 1 ? smoothed.mean[i] + weight * (value - smoothed.mean[i]) : value,
   );
-  before = { mean, at: now };
+  smoothed = { mean, at: now };
   return mean;
 }
 
-function show(shares, ms) {
-  const first = shares.indexOf(Math.max(...shares));
+function show(probabilities, ms) {
+  const first = probabilities.indexOf(Math.max(...probabilities));
   [...$("bars").children].forEach((row, i) => {
     row.classList.toggle("first", i === first);
-    row.dataset.share = shares[i];
-    row.querySelector(".share").textContent = `${(100 * shares[i]).toFixed(1)} %`;
-    row.querySelector(".bar").style.width = `${100 * shares[i]}%`;
+    row.dataset.probability = probabilities[i];
+    row.querySelector(".share").textContent = `${(100 * probabilities[i]).toFixed(1)} %`;
+    row.querySelector(".bar").style.width = `${100 * probabilities[i]}%`;
   });
-  say(model.about.classes[first]);
-  $("speed").textContent = `${ms.toFixed(0)} ms a face`;
+  showMessage(model.metadata.classes[first]);
+  $("speed").textContent = `${ms.toFixed(0)} ms per face`;
 }
 
-/** Classify what is in the frame; a wish that comes meanwhile is heard at the end. */
-async function read() {
+/** Classify the face in the frame; a call during a classification repeats it at the end. */
+async function classify() {
   if (source) draw();
   if (!model || !source) return;
-  if (reading) {
-    reading.again = true;
-    return reading.end;
+  if (pending) {
+    pending.again = true;
+    return pending.end;
   }
-  reading = { again: true };
-  reading.end = (async () => {
-    while (reading.again) {
-      reading.again = false;
-      const asked = model;
-      const begin = performance.now();
-      const shares = await asked.classify(face());
-      if (asked === model) show(settle(shares), performance.now() - begin);
+  pending = { again: true };
+  pending.end = (async () => {
+    while (pending.again) {
+      pending.again = false;
+      const network = model;
+      const start = performance.now();
+      const probabilities = await network.classify(face());
+      if (network === model) show(smooth(probabilities), performance.now() - start);
     }
   })();
   try {
-    await reading.end;
+    await pending.end;
   } catch (error) {
-    say(`This face could not be read: ${error.message}`, true);
+    showMessage(`This face could not be classified: ${error.message}`, true);
   } finally {
-    reading = null;
+    pending = null;
   }
 }
 
-async function bytes(url) {
-  const answer = await fetch(url);
-  if (!answer.ok) throw new Error(`${url}: ${answer.status} ${answer.statusText}`);
-  return answer.blob();
+async function download(url) {
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`);
+  return response.blob();
 }
 
 async function openModel(blob, name) {
   try {
-    model = await open(new Uint8Array(await blob.arrayBuffer()));
-    before = null;
+    model = await loadModel(new Uint8Array(await blob.arrayBuffer()));
+    smoothed = null;
   } catch (error) {
-    say(`${name}: ${error.message}`, true);
+    showMessage(`${name}: ${error.message}`, true);
     return;
   }
-  const { classes, input, model: names, precision, licence } = model.about;
+  const { classes, input, model: names, precision, licence } = model.metadata;
   const colour = input.channels === 1 ? "grey" : "RGB";
   $("model").textContent =
     `${names.join(" + ")}, ${precision}, ${input.image_size} × ${input.image_size} ${colour}, ` +
@@ -152,8 +152,8 @@ async function openModel(blob, name) {
       return row;
     }),
   );
-  say("");
-  await read();
+  showMessage("");
+  await classify();
 }
 
 function stop() {
@@ -162,10 +162,10 @@ function stop() {
   $("camera").setAttribute("aria-pressed", "false");
 }
 
-function begin(next) {
+function setSource(next) {
   source = next;
-  before = null;
-  place = [0.5, 0.5];
+  smoothed = null;
+  centre = [0.5, 0.5];
   stage.classList.toggle("mirrored", next === video);
   stage.hidden = $("size").hidden = false;
   $("empty").hidden = true;
@@ -174,25 +174,25 @@ function begin(next) {
 async function openPhoto(blob) {
   stop();
   try {
-    // As OpenCV reads it: turned as the camera was held, colour profiles left alone.
-    begin(await createImageBitmap(blob, { colorSpaceConversion: "none" }));
+    // As OpenCV reads it: EXIF orientation applied, colour profile ignored.
+    setSource(await createImageBitmap(blob, { colorSpaceConversion: "none" }));
   } catch {
-    say("This file is no picture that the browser can read.", true);
+    showMessage("The browser cannot read this file as an image.", true);
     return;
   }
   $("side").value = 1;
-  await read();
+  await classify();
 }
 
 async function camera() {
   if (source === video) {
-    source = await createImageBitmap(video); // the last picture stays
+    source = await createImageBitmap(video); // keep the last frame
     stop();
-    await read();
+    await classify();
     return;
   }
   if (!navigator.mediaDevices) {
-    say("A browser gives its camera only to https and localhost.", true);
+    showMessage("Browsers allow camera access only on https and localhost.", true);
     return;
   }
   try {
@@ -200,21 +200,21 @@ async function camera() {
     await video.play();
   } catch (error) {
     stop();
-    say(`No camera: ${error.message}`, true);
+    showMessage(`No camera: ${error.message}`, true);
     return;
   }
   $("camera").setAttribute("aria-pressed", "true");
   $("side").value = 0.7;
-  begin(video);
+  setSource(video);
   while (source === video) {
-    await read();
+    await classify();
     await new Promise(requestAnimationFrame);
   }
 }
 
 function move(x, y) {
-  place = [x, y].map((share) => Math.min(Math.max(share, 0), 1));
-  read();
+  centre = [x, y].map((fraction) => Math.min(Math.max(fraction, 0), 1));
+  classify();
 }
 
 function drag(event) {
@@ -234,9 +234,9 @@ stage.addEventListener("keydown", (event) => {
   if (!step[event.key]) return;
   event.preventDefault();
   const [x, y] = step[event.key];
-  move(place[0] + 0.03 * (mirrored() ? -x : x), place[1] + 0.03 * y);
+  move(centre[0] + 0.03 * (mirrored() ? -x : x), centre[1] + 0.03 * y);
 });
-$("side").addEventListener("input", read);
+$("side").addEventListener("input", classify);
 $("camera").addEventListener("click", camera);
 $("photo").addEventListener("change", ({ target }) => {
   if (target.files[0]) openPhoto(target.files[0]);
@@ -249,25 +249,25 @@ $("file").addEventListener("change", ({ target }) => {
 
 async function main() {
   try {
-    ({ load: open } = await import("./emotion.js"));
+    ({ load: loadModel } = await import("./emotion.js"));
   } catch (error) {
     $("model").textContent = "";
     $("controls").hidden = true;
-    say(`onnxruntime-web is not here (${error.message}): npm install in this folder.`, true);
+    showMessage(`onnxruntime-web is missing (${error.message}): run npm install in this folder.`, true);
     return;
   }
   const name = query.get("model") ?? "model.onnx";
   try {
-    await openModel(await bytes(name), name);
+    await openModel(await download(name), name);
   } catch (error) {
-    $("model").textContent = `${error.message}. Choose an exported .onnx with the button Model.`;
+    $("model").textContent = `${error.message}. Open an exported .onnx with the button Model.`;
   }
   const photo = query.get("photo");
   if (photo) {
     try {
-      await openPhoto(await bytes(photo));
+      await openPhoto(await download(photo));
     } catch (error) {
-      say(error.message, true);
+      showMessage(error.message, true);
     }
   }
 }
