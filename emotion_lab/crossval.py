@@ -14,41 +14,37 @@ from emotion_lab.core.errors import UserError
 RESULTS = ("folds.json", "metrics.json")
 
 
-def run_paths(cfg: DictConfig) -> list[Path]:
-    """Return what ``runs=`` names.
-
-    Raises:
-        UserError: If it is nothing.
-    """
-    given = [Path(path) for path in paths.as_list(cfg.runs)]
-    if not given:
+def _find_runs(cfg: DictConfig) -> list[runs.Run]:
+    folders = [Path(path) for path in paths.as_list(cfg.runs)]
+    if not folders:
         raise UserError("runs is missing: give the folder of a sweep over data.fold, runs=<path>.")
-    return given
+    return runs.find(folders)
 
 
 def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
-    """Look at the runs, which takes no second, before Hydra makes the run folder."""
+    """Read and check the folds, which takes less than a second, before a directory is created."""
     from emotion_lab.experiments.crossval.pool import pool
 
-    pool(runs.find(run_paths(cfg)))
+    pool(_find_runs(cfg))
     if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
         paths.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
     return []
 
 
 def crossval(cfg: DictConfig) -> float:
-    """Pool, write the results, print them; returns the accuracy out-of-fold."""
+    """Pool the folds, write and print the results; return the out-of-fold accuracy."""
     from hydra.core.hydra_config import HydraConfig
 
-    from emotion_lab.experiments.crossval.pool import lines, pool, write
+    from emotion_lab.core.tables import show
+    from emotion_lab.experiments.crossval.pool import pool
+    from emotion_lab.experiments.crossval.report import lines, write
 
     hydra_cfg = HydraConfig.get()
     run_dir = Path(hydra_cfg.runtime.output_dir)
-    typed = shlex.join(["python", "-m", "emotion_lab.crossval", *hydra_cfg.overrides.task])
-    found = write(pool(runs.find(run_paths(cfg))), run_dir, typed)
-    print("\n".join(lines(found)))
-    print(run_dir)
-    return float(found["accuracy"])
+    command = shlex.join(["python", "-m", "emotion_lab.crossval", *hydra_cfg.overrides.task])
+    content = write(pool(_find_runs(cfg)), run_dir, command)
+    show(*lines(content), str(run_dir))
+    return float(content["accuracy"])
 
 
 def main() -> None:

@@ -1,8 +1,7 @@
-"""Folds of a cross-validation put together, and everything that is none."""
+"""Cross-validation: pooling of folds, report, and rejected runs."""
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.evaluation.predictions_file import read_predictions, write_predictions
 from emotion_lab.experiments.compare.result import compare
 from emotion_lab.experiments.crossval.figure import figure
-from emotion_lab.experiments.crossval.pool import lines, pool, summary, write
+from emotion_lab.experiments.crossval.pool import pool
+from emotion_lab.experiments.crossval.report import lines, summary, write
 from emotion_lab.reports.style import DARK, render
 from tests.conftest import TINY, command
 
@@ -30,12 +30,13 @@ FOLDS = 3
 
 
 def write_folds(root: Path, right: float = 0.7, seed: int = 0, **data: Any) -> list[Path]:
-    """Write the run folders of a cross-validation; the second has its classes the other way."""
+    """Write the runs of a cross-validation; the second has its classes in reverse order."""
     generator = np.random.default_rng(seed)
-    given = generator.dirichlet(np.ones(3), len(LABELS)) * 0.4
-    told = np.where(generator.random(len(LABELS)) < right, LABELS, generator.integers(0, 3, 123))
-    given[np.arange(len(LABELS)), told] += 0.6
-    made = []
+    probabilities = generator.dirichlet(np.ones(3), len(LABELS)) * 0.4
+    correct = generator.random(len(LABELS)) < right
+    predicted = np.where(correct, LABELS, generator.integers(0, 3, 123))
+    probabilities[np.arange(len(LABELS)), predicted] += 0.6
+    folders = []
     for index in range(FOLDS):
         folder = root / str(index)
         folder.mkdir(parents=True)
@@ -43,14 +44,14 @@ def write_folds(root: Path, right: float = 0.7, seed: int = 0, **data: Any) -> l
         classes = CLASSES[::-1] if index == 1 else CLASSES
         order = [CLASSES.index(name) for name in classes]
         labels = np.argsort(order)[LABELS[rows]]
-        mine = given[rows][:, order]
+        fold = probabilities[rows][:, order]
         names = [f"face {row}" for row in rows]
         write_predictions(
-            folder / "predictions_val.csv", names, labels, mine.argmax(1), mine, classes
+            folder / "predictions_val.csv", names, labels, fold.argmax(1), fold, classes
         )
         held = np.bincount(LABELS[rows], minlength=3)
         rest = np.bincount(LABELS, minlength=3) - held
-        prints = {
+        fingerprints = {
             split: {
                 "n": int(counts.sum()),
                 "counts": dict(zip(CLASSES, counts.tolist(), strict=True)),
@@ -59,14 +60,14 @@ def write_folds(root: Path, right: float = 0.7, seed: int = 0, **data: Any) -> l
             }
             for split, counts in (("train", rest), ("val", held))
         }
-        score = float((mine.argmax(1) == labels).mean())
+        score = float((fold.argmax(1) == labels).mean())
         val = {"n": len(rows), "accuracy": score, "macro_f1": score / 2, "loss": 1.0}
         metrics = {
-            "val": {**val, "fingerprint": prints["val"]},
+            "val": {**val, "fingerprint": fingerprints["val"]},
             "seed": seed,
             "monitor": {"name": "val/macro_f1", "best": score / 2},
             "best_epoch": 1,
-            "fingerprints": prints,
+            "fingerprints": fingerprints,
         }
         settings = {"folds": FOLDS, "fold": index, "split_seed": 0, "path": None, **data}
         cfg = {
@@ -78,8 +79,8 @@ def write_folds(root: Path, right: float = 0.7, seed: int = 0, **data: Any) -> l
         }
         (folder / "config.yaml").write_text(yaml.safe_dump(cfg))
         (folder / "metrics.json").write_text(json.dumps(metrics))
-        made.append(folder)
-    return made
+        folders.append(folder)
+    return folders
 
 
 def change(folder: Path, file: str, edit: Any) -> None:
@@ -90,17 +91,17 @@ def change(folder: Path, file: str, edit: Any) -> None:
     path.write_text(json.dumps(content))
 
 
-def refused(places: list[Path]) -> str:
+def error(folders: list[Path]) -> str:
     with pytest.raises(UserError) as caught:
-        pool(runs.find(places))
+        pool(runs.find(folders))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-# --- what is pooled -------------------------------------------------------------------------
+# --- the pool ------------------------------------------------------------------------------
 
 
-def test_every_image_once_by_class_name(tmp_path: Path) -> None:
+def test_pool_has_every_image_once(tmp_path: Path) -> None:
     write_folds(tmp_path)
     pooled = pool(runs.find([tmp_path]))
     assert pooled.classes == CLASSES and len(pooled.names) == len(LABELS) == len(set(pooled.names))
@@ -108,41 +109,41 @@ def test_every_image_once_by_class_name(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pooled.labels, LABELS[rows])
     np.testing.assert_array_equal(pooled.folds, rows % FOLDS)
     np.testing.assert_array_equal(pooled.probabilities.argmax(1), pooled.predicted)
-    found = summary(pooled)
-    assert found["accuracy"] == pytest.approx(accuracy_score(pooled.labels, pooled.predicted))
+    content = summary(pooled)
+    assert content["accuracy"] == pytest.approx(accuracy_score(pooled.labels, pooled.predicted))
     f1 = f1_score(pooled.labels, pooled.predicted, average="macro")
-    assert found["macro_f1"] == pytest.approx(f1)
-    low, high = found["accuracy_ci95"]
-    assert low < found["accuracy"] < high
-    each = [row["accuracy"] for row in found["per_fold"]]
-    assert found["over_folds"]["accuracy"]["mean"] == pytest.approx(np.mean(each))
-    assert found["over_folds"]["accuracy"]["std"] == pytest.approx(np.std(each, ddof=1))
-    assert [row["n"] for row in found["per_fold"]] == [41, 41, 41]
-    assert any("no standard error" in warning for warning in found["warnings"])
-    text = "\n".join(lines(found))
-    assert "n = 123" in text and "warning: " in text and f"{found['accuracy']:.4f}" in text
+    assert content["macro_f1"] == pytest.approx(f1)
+    low, high = content["accuracy_ci95"]
+    assert low < content["accuracy"] < high
+    per_fold = [row["accuracy"] for row in content["per_fold"]]
+    assert content["over_folds"]["accuracy"]["mean"] == pytest.approx(np.mean(per_fold))
+    assert content["over_folds"]["accuracy"]["std"] == pytest.approx(np.std(per_fold, ddof=1))
+    assert [row["n"] for row in content["per_fold"]] == [41, 41, 41]
+    assert any("not a standard error" in warning for warning in content["warnings"])
+    text = "\n".join(map(str, lines(content)))
+    assert "n = 123" in text and "warning: " in text and f"{content['accuracy']:.4f}" in text
 
 
 def test_the_order_of_the_runs_does_not_matter(tmp_path: Path) -> None:
-    places = write_folds(tmp_path)
-    one, other = (summary(pool(runs.find(order))) for order in (places, places[::-1]))
-    assert one == other
+    folders = write_folds(tmp_path)
+    first, other = (summary(pool(runs.find(order))) for order in (folders, folders[::-1]))
+    assert first == other
 
 
-def test_a_pool_is_a_run_that_compare_reads(tmp_path: Path) -> None:
+def test_compare_reads_a_pool(tmp_path: Path) -> None:
     pools = []
     for name, right in (("a", 0.4), ("b", 0.9)):
         write_folds(tmp_path / name, right)
         folder = tmp_path / f"pool {name}"
         folder.mkdir()
         pooled = pool(runs.find([tmp_path / name]))
-        found = write(pooled, folder, "python -m emotion_lab.crossval")
+        content = write(pooled, folder, "python -m emotion_lab.crossval")
         saved = read_predictions(folder, "val")
         assert saved.names == pooled.names and saved.seed == 0
         np.testing.assert_allclose(saved.probabilities, pooled.probabilities, atol=1e-6)
         metrics = json.loads((folder / "metrics.json").read_text())
-        assert metrics["val"]["accuracy"] == pytest.approx(found["accuracy"])
-        assert metrics["val"]["macro_f1"] == pytest.approx(found["macro_f1"])
+        assert metrics["val"]["accuracy"] == pytest.approx(content["accuracy"])
+        assert metrics["val"]["macro_f1"] == pytest.approx(content["macro_f1"])
         assert np.array(metrics["val"]["confusion"]).sum() == len(LABELS)
         assert json.loads((folder / "folds.json").read_text())["n"] == len(LABELS)
         for file in ("folds.png", "confusion_val.png", "classification_report_val.txt"):
@@ -150,7 +151,7 @@ def test_a_pool_is_a_run_that_compare_reads(tmp_path: Path) -> None:
         pools.append(folder)
     result = compare(pools[:1], pools[1:], "val", tmp_path / "ledger.jsonl")
     assert result["verdict"] == "better" and result["n"] == len(LABELS)
-    # Folds that were cut otherwise are other images to a network: not to be compared.
+    # Other folds of the same images are rejected.
     for index in range(FOLDS):
         change(
             tmp_path / "b" / str(index),
@@ -163,96 +164,101 @@ def test_a_pool_is_a_run_that_compare_reads(tmp_path: Path) -> None:
         compare(pools[:1], [other], "val", tmp_path / "ledger.jsonl")
 
 
-def test_many_folds_are_drawn_too(tmp_path: Path) -> None:
+def test_figure_with_many_folds(tmp_path: Path) -> None:
     write_folds(tmp_path)
-    found = summary(pool(runs.find([tmp_path])))
-    many = copy.deepcopy(found)
-    many["per_fold"] = found["per_fold"] * 10
+    content = summary(pool(runs.find([tmp_path])))
+    many = {**content, "per_fold": content["per_fold"] * 10}
     many |= {"folds": 30, "macro_f1_ci95": None}
     assert len(render(lambda style: figure(many, style), DARK)) > 1000
 
 
-# --- what is refused ------------------------------------------------------------------------
+# --- rejected runs -------------------------------------------------------------------------
 
 
-def test_a_fold_that_is_missing_or_twice(tmp_path: Path) -> None:
-    places = write_folds(tmp_path)
-    assert "of 3 folds there are 0, 2 only. Train data.fold=1" in refused([places[0], places[2]])
-    assert "(-m data.fold=1,2)" in refused(places[:1])
+def test_missing_and_duplicate_folds(tmp_path: Path) -> None:
+    folders = write_folds(tmp_path)
+    assert "2 of 3 folds are given: 0, 2. Train the missing folds" in error(
+        [folders[0], folders[2]]
+    )
+    assert "(-m data.fold=1,2)" in error(folders[:1])
     again = write_folds(tmp_path / "again")
-    assert "fold 0 is there twice" in refused([*places, again[0]])
+    assert "fold 0 is given twice" in error([*folders, again[0]])
 
 
-def test_other_configs(tmp_path: Path) -> None:
-    places = write_folds(tmp_path)
-    change(places[2], "config.yaml", lambda c: c["model"].update(name="cnn"))
-    words = refused(places)
-    assert 'model.name is "senet", "cnn"' in words and f"runs=[{places[0]},{places[1]}]" in words
-    change(places[2], "config.yaml", lambda c: c["model"].update(name="senet"))
-    change(places[2], "config.yaml", lambda c: c["data"].update(split_seed=1))
-    assert "data.split_seed is 0, 1" in refused(places)
-    # Where things lie may differ.
-    change(places[2], "config.yaml", lambda c: c["data"].update(split_seed=0, path="/elsewhere"))
-    assert len(pool(runs.find(places)).names) == len(LABELS)
-    change(places[0], "config.yaml", lambda c: c["data"].update(folds=None))
-    assert "is no fold of a cross-validation" in refused(places)
+def test_different_configs(tmp_path: Path) -> None:
+    folders = write_folds(tmp_path)
+    change(folders[2], "config.yaml", lambda c: c["model"].update(name="cnn"))
+    message = error(folders)
+    assert (
+        'model.name is "senet", "cnn"' in message and f"runs=[{folders[0]},{folders[1]}]" in message
+    )
+    change(folders[2], "config.yaml", lambda c: c["model"].update(name="senet"))
+    change(folders[2], "config.yaml", lambda c: c["data"].update(split_seed=1))
+    assert "data.split_seed is 0, 1" in error(folders)
+    # Paths may differ.
+    change(folders[2], "config.yaml", lambda c: c["data"].update(split_seed=0, path="/elsewhere"))
+    assert len(pool(runs.find(folders)).names) == len(LABELS)
+    change(folders[0], "config.yaml", lambda c: c["data"].update(folds=None))
+    assert "is not a fold of a cross-validation" in error(folders)
 
 
-def test_folds_that_overlap_or_leave_images_out(tmp_path: Path) -> None:
-    places = write_folds(tmp_path)
-    whole = (places[1] / "predictions_val.csv").read_text()
-    rows = (places[0] / "predictions_val.csv").read_text().splitlines()
+def test_overlapping_and_incomplete_folds(tmp_path: Path) -> None:
+    folders = write_folds(tmp_path)
+    whole = (folders[1] / "predictions_val.csv").read_text()
+    rows = (folders[0] / "predictions_val.csv").read_text().splitlines()
     name = rows[1].split(",")[0]
     first = whole.splitlines()[1].split(",")[0]
-    (places[1] / "predictions_val.csv").write_text(whole.replace(first + ",", name + ",", 1))
-    assert f"folds 0 and 1 overlap: both hold out '{name}'" in refused(places)
-    (places[1] / "predictions_val.csv").write_text(whole)
+    (folders[1] / "predictions_val.csv").write_text(whole.replace(first + ",", name + ",", 1))
+    assert f"folds 0 and 1 overlap: both hold out '{name}'" in error(folders)
+    (folders[1] / "predictions_val.csv").write_text(whole)
     change(
-        places[2],
+        folders[2],
         "metrics.json",
         lambda m: m["fingerprints"]["train"]["counts"].update(sad=5),
     )
-    words = refused(places)
-    assert f"{places[2]} was cut out of 15 images of sad" in words and "hold out 30" in words
-    # Where images were left out on purpose nothing can be counted, and that is said.
-    for place in places:
-        change(place, "config.yaml", lambda c: c["data"].update(limit=100))
-    assert any("data.limit=100" in note for note in pool(runs.find(places)).notes)
-    change(places[1], "metrics.json", lambda m: m.pop("fingerprints"))
-    assert "tells no fingerprints" in refused(places)
+    message = error(folders)
+    assert (
+        f"{folders[2]} has 15 images of sad in train and val" in message
+        and "hold out 30" in message
+    )
+    # Images that are left out on purpose cannot be counted.
+    for folder in folders:
+        change(folder, "config.yaml", lambda c: c["data"].update(limit=100))
+    assert any("data.limit=100" in note for note in pool(runs.find(folders)).notes)
+    change(folders[1], "metrics.json", lambda m: m.pop("fingerprints"))
+    assert "has no fingerprints" in error(folders)
 
 
-def test_other_classes_and_no_predictions(tmp_path: Path) -> None:
-    places = write_folds(tmp_path)
-    path = places[2] / "predictions_val.csv"
+def test_different_classes_and_missing_predictions(tmp_path: Path) -> None:
+    folders = write_folds(tmp_path)
+    path = folders[2] / "predictions_val.csv"
     path.write_text(path.read_text().replace("sad", "fear"))
-    assert "do not have the same classes: only one of them has fear, sad" in refused(places)
+    assert "do not have the same classes: only one of them has fear, sad" in error(folders)
     path.unlink()
-    assert "no predictions of val" in refused(places)
+    assert "no predictions of val" in error(folders)
 
 
 # --- the commands ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["data.fold=range(3)", "data.fold=range(0,3)", "data.fold=0,1,2"])
-def test_a_range_is_a_sweep(text: str) -> None:
+def test_range_is_a_sweep(text: str) -> None:
     cfg = compose.precheck("train", [*TINY, "data.folds=3", text], multirun=True)
     assert cfg.data.fold == 0
     with pytest.raises(UserError, match="is a sweep: add -m"):
         compose.precheck("train", [*TINY, "data.folds=3", text])
-    with pytest.raises(UserError, match="data.fold=-1 is not valid"):
+    with pytest.raises(UserError, match=r"data.fold=-1 is not valid"):
         compose.precheck("train", [*TINY, "data.fold=range(-1,3)"], multirun=True)
 
 
-def test_without_runs(tmp_path: Path) -> None:
+def test_missing_runs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="runs is missing"):
         crossval.validate(compose.precheck("crossval", []), [])
     with pytest.raises(UserError, match="no such run folder"):
         crossval.validate(compose.precheck("crossval", [f"runs={tmp_path / 'none'}"]), [])
 
 
-def test_a_sweep_over_folds_is_pooled(tmp_path: Path) -> None:
-    """A range on a real command line, on tiny drawn faces; then the pool."""
+def test_pool_of_a_real_sweep(tmp_path: Path) -> None:
     tiny = [text for text in TINY if not text.startswith("data.n=")]
     done = command(
         "-m",
@@ -268,11 +274,10 @@ def test_a_sweep_over_folds_is_pooled(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    found = runs.find([tmp_path / "sweep"])
-    pooled = pool(found)
-    prints = [run.metrics["fingerprints"] for run in found]
-    assert len(pooled.names) == sum(each["val"]["n"] for each in prints)
-    assert len(pooled.names) == prints[0]["train"]["n"] + prints[0]["val"]["n"]
+    pooled = pool(runs.find([tmp_path / "sweep"]))
+    fingerprints = [run.metrics["fingerprints"] for run in pooled.runs]
+    assert len(pooled.names) == sum(splits["val"]["n"] for splits in fingerprints)
+    assert len(pooled.names) == fingerprints[0]["train"]["n"] + fingerprints[0]["val"]["n"]
     assert [run.config["data"]["fold"] for run in pooled.runs] == [0, 1] and not pooled.notes
 
 

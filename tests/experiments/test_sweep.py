@@ -157,7 +157,7 @@ def test_missing_predictions_and_scores_are_restored(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no predictions of val") as caught:
         read_predictions(run, "val")
     # The command in the error message restores them and changes nothing else.
-    typed = shlex.split(str(caught.value).split("Bring them back with ")[1])
+    typed = shlex.split(str(caught.value).split("Recreate them with ")[1])
     assert typed[:3] == ["python", "-m", "emotion_lab.evaluate"]
     done = command(*typed[3:], module=typed[2], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -294,6 +294,9 @@ def test_resume_finds_the_sweep_with_the_same_options(
     other = open_directory("seed=1,2", "model=cnn")
     assert first != other, "two sweeps started in one second have two directories"
     assert open_directory("seed=1,2", "sweep.resume=true").resolve() == first.resolve()
+    # The progress bar and the number of workers do not make another sweep.
+    typed = ("seed=1,2", "trainer.enable_progress_bar=false", "data.num_workers=2")
+    assert open_directory(*typed, "sweep.resume=true").resolve() == first.resolve()
     with pytest.raises(UserError, match="no sweep with these options"):
         open_directory("seed=1,2,3", "sweep.resume=true")
     # A damaged sweep is ignored if another one matches.
@@ -330,7 +333,7 @@ def test_directory_of_another_sweep_is_rejected(tmp_path: Path) -> None:
         (["model=cnn,senet,cnn"], "names cnn twice"),
         (["data.folds=5", "data.fold=range(6)"], "data.fold=5 is not valid: expected 0 to 4"),
         (["data.folds=3,5", "data.fold=2,3"], "data.fold=3 is not valid: expected 0 to 2"),
-        (["data.fold=range(3)"], "means nothing without data.folds"),
+        (["data.fold=range(3)"], "needs data.folds"),
         (["hydra.launcher.n_jobs=4", "seed=1,2"], "Name the launcher too, hydra/launcher=<name>"),
         (["hydra/launcher=jobli", "seed=1,2"], "Unknown hydra/launcher 'jobli'. Did you mean"),
     ],

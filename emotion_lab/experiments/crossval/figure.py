@@ -1,4 +1,4 @@
-"""The picture of a cross-validation: each fold, their mean, the pool with its interval."""
+"""Figure of a cross-validation: scores of the folds, their mean, and the pool with its interval."""
 
 from __future__ import annotations
 
@@ -8,51 +8,49 @@ from matplotlib.figure import Figure
 
 from emotion_lab.reports.style import FigureStyle
 
-#: Folds up to this many have a name each.
-_NAMED = 12
+#: Maximum number of fold labels.
+_MAX_LABELS = 12
 
 
-def figure(found: dict[str, Any], style: FigureStyle) -> Figure:
-    """Draw accuracy and macro F1 of every fold beside those of the pool.
+def figure(content: dict[str, Any], style: FigureStyle) -> Figure:
+    """Draw accuracy and macro F1 of every fold and of the pool.
 
     Args:
-        found: The content of ``folds.json``.
-        style: The colours.
+        content: The content of ``folds.json``.
+        style: Colours.
     """
-    made = Figure(figsize=(6.6, min(1.5 + 0.24 * found["folds"], 5.5)), layout="constrained")
-    rows = found["per_fold"]
-    for axis, (key, title) in zip(
-        made.subplots(1, 2, sharey=True),
-        (("accuracy", "accuracy"), ("macro_f1", "macro F1")),
-        strict=True,
+    height = min(1.5 + 0.24 * content["folds"], 5.5)
+    drawn = Figure(figsize=(6.6, height), layout="constrained")
+    axes = drawn.subplots(1, 2, sharey=True)
+    rows = content["per_fold"]
+    pool_y = len(rows) + 0.4
+    for axis, key, title in zip(
+        axes, ("accuracy", "macro_f1"), ("accuracy", "macro F1"), strict=True
     ):
         values = [row[key] for row in rows]
-        mean = found["over_folds"][key]["mean"]
+        mean, interval = content["over_folds"][key]["mean"], content[f"{key}_ci95"]
         axis.axvline(mean, color=style.quiet, linestyle=":", label="mean over folds")
-        axis.scatter(values, range(len(values)), color=style.second, s=22, label="a fold", zorder=3)
-        place, between = len(values) + 0.4, found[f"{key}_ci95"]
-        if between is not None:
-            axis.plot(between, [place, place], color=style.accent)
+        axis.scatter(values, range(len(values)), color=style.second, s=22, label="fold", zorder=3)
+        if interval is not None:
+            axis.plot(interval, [pool_y, pool_y], color=style.accent)
         axis.scatter(
-            [found[key]],
-            [place],
+            [content[key]],
+            [pool_y],
             color=style.accent,
             marker="D",
             s=30,
-            label="pool, 95 % over images",
+            label="pool, 95 % interval over images",
             zorder=3,
         )
         axis.set_xlabel(title)
         axis.margins(x=0.12)
         axis.grid(axis="x")
-    step = -(-len(rows) // _NAMED)
-    named = [i for i in range(len(rows)) if i % step == 0]
-    axes = made.axes
-    names = [f"fold {i} (n = {rows[i]['n']:,})" for i in named]
-    axes[0].set_yticks([*named, len(rows) + 0.4], [*names, f"pool (n = {found['n']:,})"])
-    axes[0].set_ylim(len(rows) + 0.9, -0.6)
-    for axis in axes:
         axis.tick_params(axis="y", length=0)
+    step = -(-len(rows) // _MAX_LABELS)
+    labelled = range(0, len(rows), step)
+    names = [f"fold {i} (n = {rows[i]['n']:,})" for i in labelled]
+    axes[0].set_yticks([*labelled, pool_y], [*names, f"pool (n = {content['n']:,})"])
+    axes[0].set_ylim(len(rows) + 0.9, -0.6)
     handles, labels = axes[0].get_legend_handles_labels()
-    made.legend(handles, labels, loc="outside lower center", ncols=3)
-    return made
+    drawn.legend(handles, labels, loc="outside lower center", ncols=3)
+    return drawn

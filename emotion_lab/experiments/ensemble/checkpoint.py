@@ -1,14 +1,15 @@
-"""From chosen members to ``ensemble.ckpt``, ``ensemble.json``, a picture and lines to read."""
+"""Build an ensemble: select members, summarise, and write ``ensemble.ckpt``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.tables import TextTable
 from emotion_lab.evaluation.statistics import intervals
 from emotion_lab.experiments.ensemble.candidates import EnsembleCandidates
 from emotion_lab.experiments.ensemble.selection import (
@@ -21,52 +22,58 @@ from emotion_lab.experiments.ensemble.selection import (
     score,
 )
 
+if TYPE_CHECKING:
+    from emotion_lab.models.load import LoadedCheckpoint
+
 
 @dataclass(frozen=True)
 class EnsembleSelection:
-    """Who takes part.
+    """Selected members and their weights.
 
     Attributes:
-        how: ``val`` or ``all``.
-        size: Members at most, for ``val``.
-        weights: Shares, float64 (M,), summing to 1; 0 for who does not take part.
-        steps: Of the selection; empty for ``all``.
+        method: ``val`` (greedy selection) or ``all``.
+        max_members: Maximum number of members for ``val``.
+        weights: Float64 (M,), summing to 1; 0 for candidates that are not selected.
+        steps: Steps of the greedy selection; empty for ``all``.
         nested: Result of ``selection.nested``; empty if not requested.
     """
 
-    how: str
-    size: int
+    method: str
+    max_members: int
     weights: np.ndarray
     steps: list[SelectionStep]
     nested: list[dict[str, Any]]
 
 
-def choose(candidates: EnsembleCandidates, how: str, size: int, repeats: int) -> EnsembleSelection:
-    """Choose the members.
+def select(
+    candidates: EnsembleCandidates, method: str, max_members: int, num_splits: int
+) -> EnsembleSelection:
+    """Select the members.
 
     Args:
-        candidates: Who there is.
-        how: ``val`` chooses greedily, ``all`` takes all with the same weight.
-        size: Members at most, for ``val``.
-        repeats: Halvings of val that estimate what the choice is worth; 0 leaves that out.
+        candidates: The candidate runs.
+        method: ``val`` selects greedily on val, ``all`` takes all with equal weights.
+        max_members: Maximum number of members for ``val``.
+        num_splits: Halvings of val to estimate the score of the selection; 0 for no estimate.
     """
-    many = len(candidates.runs)
-    if how == "all":
-        return EnsembleSelection(how, many, np.full(many, 1 / many), [], [])
-    given, labels, metric = candidates.given, candidates.labels, candidates.metric
-    steps = greedy(given, labels, metric, size)
-    weights = counts(steps, many) / len(steps)
-    rows = nested(given, labels, metric, size, repeats) if repeats else []
-    return EnsembleSelection(how, size, weights, steps, rows)
+    n_candidates = len(candidates.runs)
+    if method == "all":
+        weights = np.full(n_candidates, 1 / n_candidates)
+        return EnsembleSelection(method, n_candidates, weights, [], [])
+    arguments = (candidates.probabilities, candidates.labels, candidates.metric, max_members)
+    steps = greedy(*arguments)
+    weights = counts(steps, n_candidates) / len(steps)
+    rows = nested(*arguments, num_splits) if num_splits else []
+    return EnsembleSelection(method, max_members, weights, steps, rows)
 
 
 def _scores(mixed: np.ndarray, candidates: EnsembleCandidates) -> dict[str, Any]:
-    """Return accuracy and macro F1 with intervals, NLL and the metric that chooses, of val."""
-    found = intervals(candidates.labels, mixed.argmax(-1), len(candidates.classes))
+    """Return accuracy and macro F1 with intervals, NLL and the selection metric on val."""
+    values = intervals(candidates.labels, mixed.argmax(-1), len(candidates.classes))
     value = float(score(mixed[None], candidates.labels, candidates.metric)[0])
-    kept = ("accuracy", "accuracy_ci95", "macro_f1", "macro_f1_ci95")
+    keys = ("accuracy", "accuracy_ci95", "macro_f1", "macro_f1_ci95")
     return {
-        **{key: found[key] for key in kept},
+        **{key: values[key] for key in keys},
         "loss": float(nll(mixed, candidates.labels)),
         "score": -value if candidates.metric == "loss" else value,
     }
@@ -74,69 +81,84 @@ def _scores(mixed: np.ndarray, candidates: EnsembleCandidates) -> dict[str, Any]
 
 def _warnings(
     candidates: EnsembleCandidates,
-    choice: EnsembleSelection,
-    chosen: dict[str, Any],
+    selection: EnsembleSelection,
+    selected: dict[str, Any],
     equal: dict[str, Any],
 ) -> list[str]:
-    """Return what a reader of the scores has to know."""
-    lines = ["val chose the epoch of every member: all scores here are a little too good"]
-    if choice.how == "all":
+    """Return the warnings on selection bias.
+
+    Args:
+        candidates: The candidate runs.
+        selection: The selected members.
+        selected: Scores of the selected ensemble on val.
+        equal: Scores of the average of all candidates on val.
+    """
+    lines = ["val selected the best epoch of every member: all scores here are optimistic"]
+    if selection.method == "all":
         return lines
+    estimate = "" if selection.nested else "; set num_splits=10 for an unbiased estimate"
     lines.insert(
-        0, f"val chose the members too: {chosen['score']:.4f} on val is too good for the ensemble"
+        0,
+        f"val selected the members too: {selected['score']:.4f} on val is optimistic for the "
+        f"ensemble{estimate}",
     )
-    if not choice.nested:
-        lines[0] += "; set num_splits=10 for an estimate"
-    elif len(choice.steps) > 1:
-        # The last row repeats the whole procedure; an earlier one would owe its size to val.
-        last = choice.nested[-1]
+    if selection.nested and len(selection.steps) > 1:
+        # The last row repeats the whole procedure; the size of an earlier one was selected on val.
+        last = selection.nested[-1]
         if last["better"] <= 0.5:
             lines.append(
-                "on images that had no part in the choice, the ensemble beats the best single run "
-                f"in {last['better']:.0%} of the repeats only: take the single run, or selection=all"
+                "on images that were not used for the selection, the ensemble is better than the "
+                f"best single run in only {last['better']:.0%} of the repetitions: use the single "
+                "run, or selection=all"
             )
         sign = -1 if candidates.metric == "loss" else 1
         if sign * equal["score"] >= sign * last["score"]:
             lines.append(
-                f"all runs alike score {equal['score']:.4f} without any choice, no less than the "
-                f"{last['score']:.4f} that this choice is worth: take selection=all"
+                f"all runs with equal weights score {equal['score']:.4f} without selection, which "
+                f"is not worse than the estimate for this selection, {last['score']:.4f}: use "
+                "selection=all"
             )
-    if len(choice.steps) == 1:
+    if len(selection.steps) == 1:
         lines.append(
-            f"no average of two is better on val than {candidates.names[choice.steps[0].member]} "
-            "alone: the ensemble is this run"
+            "no average of two runs is better on val than "
+            f"{candidates.names[selection.steps[0].member]} alone: the ensemble is this run"
         )
     return lines
 
 
-def summary(candidates: EnsembleCandidates, choice: EnsembleSelection) -> dict[str, Any]:
+def summary(candidates: EnsembleCandidates, selection: EnsembleSelection) -> dict[str, Any]:
     """Return the content of ``ensemble.json``, builtins only.
 
     ``members`` (every candidate with its ``count``, ``weight`` and scores on val), ``steps``,
-    ``val`` (the ensemble's own scores with intervals), ``best_single``, ``all_equal``, ``nested``,
+    ``val`` (scores of the ensemble with intervals), ``best_single``, ``all_equal``, ``nested``,
     ``warnings``.
     """
-    given, metric = candidates.given, candidates.metric
-    often = counts(choice.steps, len(given)) if choice.steps else np.ones(len(given), int)
-    members = []
-    for i, run in enumerate(candidates.runs):
-        about = {
+    probabilities, metric, n_runs = (
+        candidates.probabilities,
+        candidates.metric,
+        len(candidates.runs),
+    )
+    n_selected = counts(selection.steps, n_runs) if selection.steps else np.ones(n_runs, int)
+    members = [
+        {
             "run": str(run.folder),
             "name": candidates.names[i],
             "model": run.config["model"]["name"],
             "seed": run.seed,
-            "count": int(often[i]),
-            "weight": float(choice.weights[i]),
+            "count": int(n_selected[i]),
+            "weight": float(selection.weights[i]),
+            **_scores(probabilities[i], candidates),
         }
-        members.append({**about, **_scores(given[i], candidates)})
-    better = min if metric == "loss" else max
-    chosen = _scores(mix(given, choice.weights), candidates)
-    equal = _scores(mix(given, np.ones(len(given))), candidates)
+        for i, run in enumerate(candidates.runs)
+    ]
+    best = (min if metric == "loss" else max)(members, key=lambda row: row["score"])
+    selected = _scores(mix(probabilities, selection.weights), candidates)
+    equal = _scores(mix(probabilities, np.ones(n_runs)), candidates)
     return {
-        "choose": choice.how,
+        "choose": selection.method,
         "metric": metric,
-        "size": len(choice.steps) or len(given),
-        "size_limit": choice.size,
+        "size": len(selection.steps) or n_runs,
+        "size_limit": selection.max_members,
         "n": len(candidates.labels),
         "classes": candidates.classes,
         "fingerprint": candidates.fingerprint,
@@ -148,132 +170,142 @@ def summary(candidates: EnsembleCandidates, choice: EnsembleSelection) -> dict[s
                 "score": -step.score if metric == "loss" else step.score,
                 "loss": step.nll,
             }
-            for i, step in enumerate(choice.steps)
+            for i, step in enumerate(selection.steps)
         ],
-        "val": chosen,
-        "best_single": better(members, key=lambda row: row["score"])["name"],
+        "val": selected,
+        "best_single": best["name"],
         "all_equal": equal,
-        "nested": choice.nested,
+        "nested": selection.nested,
         "notes": candidates.notes,
-        "warnings": _warnings(candidates, choice, chosen, equal),
+        "warnings": _warnings(candidates, selection, selected, equal),
     }
 
 
-def write_checkpoint(
-    candidates: EnsembleCandidates, choice: EnsembleSelection, found: dict[str, Any], path: Path
-) -> dict[str, Any]:
-    """Write the one file that every later command takes as a checkpoint.
-
-    Args:
-        candidates: Who there is.
-        choice: Who takes part.
-        found: See :func:`summary`; kept in short in the card.
-        path: The file.
-
-    Returns:
-        ``temperature``, ``nll``, ``nll_calibrated`` (fitted on val), ``parameters`` and ``bytes``.
-
-    Raises:
-        UserError: If a checkpoint is damaged, the members do not take the same images, or the file
-            cannot be written.
-    """
-    # torch is slow to import, and nothing above needs it.
-    from emotion_lab.core import checkpoint as ckpt
-    from emotion_lab.evaluation.calibration import fit_temperature
-    from emotion_lab.evaluation.calibration import nll as nll_at
-    from emotion_lab.models.finetune import count_parameters
-    from emotion_lab.models.load import PREFIX, combine, load
-
-    taken = [i for i, weight in enumerate(choice.weights) if weight > 0]
-    files = [candidates.checkpoints[i] for i in taken]
-    weights = [float(choice.weights[i]) for i in taken]
-    # Built once, so that a damaged file or an odd member is told now and not at first use.
-    loaded = load(files)
-    net, card = combine(loaded, weights)
-    margins = {one.card["input"]["crop_margin"] for one in loaded}
+def _check_crop_margins(checkpoints: list[LoadedCheckpoint]) -> None:
+    margins = {checkpoint.card["input"]["crop_margin"] for checkpoint in checkpoints}
     if len(margins) > 1:
         raise UserError(
-            f"the members were trained with different data.crop_margin "
-            f"({', '.join(map(str, sorted(margins)))}): live could not cut faces for both."
+            f"the members were trained with different values of data.crop_margin "
+            f"({', '.join(map(str, sorted(margins)))}), so live cannot crop faces for all of them."
         )
-    mixed = mix(candidates.given, choice.weights)
-    # In the order of the classes that the file has.
-    order = [candidates.classes.index(name) for name in card["classes"]]
-    place = np.argsort(order)
-    logits = np.log(np.maximum(mixed[:, order], 1e-12))
-    labels = place[candidates.labels]
-    temperature = fit_temperature(logits, labels)
-    calibration = {
+
+
+def _calibration(
+    candidates: EnsembleCandidates, selection: EnsembleSelection, classes: list[str]
+) -> dict[str, Any]:
+    """Fit the temperature of the ensemble on val.
+
+    Args:
+        candidates: The candidate runs.
+        selection: The selected members.
+        classes: The classes in the order of the checkpoint.
+    """
+    # torch is slow to import, and the functions above do not need it.
+    from emotion_lab.evaluation import calibration
+
+    order = [candidates.classes.index(name) for name in classes]
+    mixed = mix(candidates.probabilities, selection.weights)[:, order]
+    logits = np.log(np.maximum(mixed, 1e-12))
+    labels = np.argsort(order)[candidates.labels]
+    temperature = calibration.fit_temperature(logits, labels)
+    return {
         "temperature": temperature,
         "split": "val",
         "n": len(labels),
         "hash": candidates.fingerprint["hash"],
-        "nll": nll_at(logits, labels),
-        "nll_calibrated": nll_at(logits, labels, temperature),
+        "nll": calibration.nll(logits, labels),
+        "nll_calibrated": calibration.nll(logits, labels, temperature),
     }
-    last = choice.nested[-1] if choice.nested else None
-    how = {
-        "choose": choice.how,
-        "metric": found["metric"],
-        "size": found["size"],
-        "hash": candidates.fingerprint["hash"],
-        "score": found["val"]["score"],
-        "nested": last["score"] if last else None,
-    }
-    states = [
-        {f"{PREFIX}{key}": value for key, value in one.net.state_dict().items()} for one in loaded
-    ]
+
+
+def write_checkpoint(
+    candidates: EnsembleCandidates,
+    selection: EnsembleSelection,
+    content: dict[str, Any],
+    path: Path,
+) -> dict[str, Any]:
+    """Write the ensemble as one checkpoint file.
+
+    Args:
+        candidates: The candidate runs.
+        selection: The selected members.
+        content: See :func:`summary`; a part of it is stored in the card.
+        path: The file.
+
+    Returns:
+        ``temperature``, ``nll``, ``nll_calibrated`` (fitted on val), ``parameters`` and ``bytes``.
+    """
+    from emotion_lab.core import checkpoint as ckpt
+    from emotion_lab.models.finetune import count_parameters
+    from emotion_lab.models.load import PREFIX, combine, load
+
+    selected = np.flatnonzero(selection.weights > 0)
+    weights = selection.weights[selected].tolist()
+    # Loading and combining reports damaged files and incompatible members before writing.
+    checkpoints = load([candidates.checkpoints[i] for i in selected])
+    net, card = combine(checkpoints, weights)
+    _check_crop_margins(checkpoints)
+    calibration = _calibration(candidates, selection, card["classes"])
     card = {
         **card,
         "format": ckpt.ENSEMBLE_FORMAT,
-        "temperature": temperature,
+        "temperature": calibration["temperature"],
         "calibration": calibration,
-        "members": [one.card for one in loaded],
+        "members": [checkpoint.card for checkpoint in checkpoints],
         "weights": weights,
-        "ensemble": how,
+        "ensemble": {
+            "choose": selection.method,
+            "metric": content["metric"],
+            "size": content["size"],
+            "hash": candidates.fingerprint["hash"],
+            "score": content["val"]["score"],
+            "nested": selection.nested[-1]["score"] if selection.nested else None,
+        },
     }
+    states = [
+        {f"{PREFIX}{key}": value for key, value in checkpoint.net.state_dict().items()}
+        for checkpoint in checkpoints
+    ]
     ckpt.write(path, {"members": states, ckpt.CARD: card})
-    kept = ("temperature", "nll", "nll_calibrated")
     return {
-        **{key: calibration[key] for key in kept},
+        **{key: calibration[key] for key in ("temperature", "nll", "nll_calibrated")},
         "parameters": count_parameters(net)[1],
         "bytes": path.stat().st_size,
     }
 
 
-def lines(found: dict[str, Any], nested_times: int) -> list[str]:
-    """Return :func:`summary` as lines for the terminal.
+def lines(content: dict[str, Any], num_splits: int) -> list[str | TextTable]:
+    """Return the printed summary.
 
     Args:
-        found: The summary.
-        nested_times: How often val was halved.
+        content: See :func:`summary`.
+        num_splits: Number of halvings of val.
     """
-    width = max(8, *(len(row["name"]) for row in found["members"]))
-    title = found["metric"].replace("_", " ").replace("f1", "F1")
-    head = f"{'run':<{width}}  {'weight':>6}  {'accuracy':>8}  {'macro F1':>8}  {'NLL':>8}"
-    shown = [head]
+    title = content["metric"].replace("_", " ").replace("f1", "F1")
 
-    def row(name: str, weight: str, scores: dict[str, Any]) -> str:
-        return (
-            f"{name:<{width}}  {weight:>6}  {scores['accuracy']:>8.4f}  "
-            f"{scores['macro_f1']:>8.4f}  {scores['loss']:>8.4f}"
-        )
+    def row(name: str, weight: str, scores: dict[str, Any]) -> list[str]:
+        return [name, weight, *(f"{scores[key]:.4f}" for key in ("accuracy", "macro_f1", "loss"))]
 
-    ranked = sorted(found["members"], key=lambda one: -one["weight"])
-    shown += [
-        row(one["name"], f"{one['weight']:.3f}" if one["weight"] else "-", one) for one in ranked
+    ranked = sorted(content["members"], key=lambda member: -member["weight"])
+    rows = [
+        row(member["name"], f"{member['weight']:.3f}" if member["weight"] else "-", member)
+        for member in ranked
     ]
-    shown += ["", row("ensemble", f"of {found['size']}", found["val"])]
-    if found["choose"] == "val":
-        shown.append(row("all alike", f"of {len(ranked)}", found["all_equal"]))
-        for step in found["steps"]:
-            shown.append(f"  {step['size']}: + {step['added']}, {title} {step['score']:.4f}")
-    if found["nested"]:
-        single, last = found["nested"][0], found["nested"][-1]
-        shown.append(
-            f"one half of val chose, the other was scored, {nested_times} times both ways: "
+    rows += [[], row("ensemble", f"of {content['size']}", content["val"])]
+    if content["choose"] == "val":
+        rows.append(row("all, equal weights", f"of {len(ranked)}", content["all_equal"]))
+    text: list[str | TextTable] = [
+        TextTable(["run", "weight", "accuracy", "macro F1", "NLL"], rows)
+    ]
+    text += [
+        f"  step {step['size']}: + {step['added']}, {title} {step['score']:.4f}"
+        for step in content["steps"]
+    ]
+    if content["nested"]:
+        single, last = content["nested"][0], content["nested"][-1]
+        text.append(
+            f"selection on one half of val, scores on the other, {num_splits} random splits: "
             f"{title} {last['score']:.4f}, best single run {single['score']:.4f}"
         )
-    shown += [f"  {note}" for note in found["notes"]]
-    shown += [f"  warning: {warning}" for warning in found["warnings"]]
-    return shown
+    text += [f"  note: {note}" for note in content["notes"]]
+    return [*text, *(f"  warning: {warning}" for warning in content["warnings"])]

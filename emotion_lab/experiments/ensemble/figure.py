@@ -1,4 +1,4 @@
-"""The picture of a selection: score against size, as val saw it and as it is worth."""
+"""Figure of a selection: score on val and estimated score by number of members."""
 
 from __future__ import annotations
 
@@ -12,54 +12,49 @@ from emotion_lab.reports.style import FigureStyle
 _TITLES = {"loss": "NLL (lower is better)", "accuracy": "accuracy", "macro_f1": "macro F1"}
 
 
-def figure(found: dict[str, Any], style: FigureStyle) -> Figure:
-    """Draw the score of the growing ensemble, single runs and all alike beside it.
+def figure(content: dict[str, Any], style: FigureStyle) -> Figure:
+    """Draw the score by ensemble size, with single runs and the average of all for comparison.
 
     Args:
-        found: The content of ``ensemble.json``.
-        style: The colours.
+        content: The content of ``ensemble.json``.
+        style: Colours.
     """
-    made = Figure(figsize=(5.6, 4.2), layout="constrained")
-    axis = made.subplots()
-    singles = [row["score"] for row in found["members"]]
+    drawn = Figure(figsize=(5.6, 4.2), layout="constrained")
+    axis = drawn.subplots()
+    singles = [row["score"] for row in content["members"]]
     axis.scatter(
         [1] * len(singles), singles, s=14, color=style.quiet, label="single runs, val", zorder=2
     )
-    equal = found["all_equal"]["score"]
-    axis.axhline(equal, color=style.quiet, linestyle="--", label=f"all {len(singles)} alike, val")
-    steps = found["steps"]
+    axis.axhline(
+        content["all_equal"]["score"],
+        color=style.quiet,
+        linestyle="--",
+        label=f"all {len(singles)}, equal weights, val",
+    )
+    steps, estimates = content["steps"], content["nested"]
+    for rows, colour, marker, label in (
+        (steps, style.second, "o", "greedy selection, val (optimistic)"),
+        (estimates, style.accent, "s", "images not used for the selection"),
+    ):
+        if rows:
+            sizes, scores = [row["size"] for row in rows], [row["score"] for row in rows]
+            axis.plot(sizes, scores, color=colour, marker=marker, markersize=4, label=label,
+                      zorder=3)  # fmt: skip
     if steps:
-        axis.plot(
-            [row["size"] for row in steps],
-            [row["score"] for row in steps],
-            color=style.second,
-            marker="o",
-            markersize=4,
-            label="greedy, on the val that chose it",
-            zorder=3,
-        )
-        axis.axvline(found["size"], color=style.quiet, linestyle=":", label="chosen size")
-    rows = found["nested"]
-    if rows:
-        sizes, means = [row["size"] for row in rows], [row["score"] for row in rows]
-        axis.plot(
-            sizes,
-            means,
+        axis.axvline(content["size"], color=style.quiet, linestyle=":", label="selected size")
+    if estimates and estimates[0]["score_std"] is not None:
+        axis.fill_between(
+            [row["size"] for row in estimates],
+            [row["score"] - row["score_std"] for row in estimates],
+            [row["score"] + row["score_std"] for row in estimates],
             color=style.accent,
-            marker="s",
-            markersize=4,
-            label="on the half that did not choose",
-            zorder=3,
+            alpha=0.15,
+            linewidth=0,
         )
-        if rows[0]["score_std"] is not None:
-            low = [row["score"] - row["score_std"] for row in rows]
-            high = [row["score"] + row["score_std"] for row in rows]
-            axis.fill_between(sizes, low, high, color=style.accent, alpha=0.15, linewidth=0)
-    axis.set_xlabel("members, counted as often as they were chosen")
-    title = _TITLES.get(found["metric"], found["metric"].replace("_", " "))
-    axis.set_ylabel(title)
+    axis.set_xlabel("members, counted with repetition")
+    axis.set_ylabel(_TITLES.get(content["metric"], content["metric"].replace("_", " ")))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axis.set_xlim(0.7, max(2, len(steps), len(rows)) + 0.3)
+    axis.set_xlim(0.7, max(2, len(steps), len(estimates)) + 0.3)
     axis.grid()
-    made.legend(loc="outside lower center", ncols=2)
-    return made
+    drawn.legend(loc="outside lower center", ncols=2)
+    return drawn

@@ -1,10 +1,10 @@
-"""Who takes part: greedy forward selection with replacement, and how much it fools itself.
+"""Greedy forward selection of ensemble members with replacement, and its selection bias.
 
 Sources:
     Caruana, Niculescu-Mizil, Crew, Ksikes 2004, ICML, Ensemble selection from libraries of models.
-    Cawley, Talbot 2010, JMLR 11 (choosing on a score makes that score too good).
+    Cawley, Talbot 2010, JMLR 11 (selection on a score biases that score).
 
-Arrays: ``given`` float64 (M, N, K) are the probabilities of M members, ``labels`` int64 (N,).
+Arrays: ``probabilities`` of M members float64 (M, N, K), ``labels`` int64 (N,).
 """
 
 from __future__ import annotations
@@ -15,48 +15,48 @@ from typing import Any
 
 import numpy as np
 
-#: Keeps the logarithm finite where every member rules out the true class.
-_FLOOR = 1e-12
-#: A smaller gain is rounding: probabilities are saved with eight digits.
-_TINY = 1e-9
+#: Lower bound of probabilities, which keeps the logarithm finite.
+_MIN_PROBABILITY = 1e-12
+#: Smaller gains are rounding errors: probabilities are saved with eight digits.
+_TOLERANCE = 1e-9
 
 #: Name -> (correct, predicted, support), each (C, K), -> score of each of C candidates.
 Measure = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return part / np.maximum(whole, 1)
+def _ratio(part: np.ndarray, total: np.ndarray) -> np.ndarray:
+    return part / np.maximum(total, 1)
 
 
 def _f1(correct: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> np.ndarray:
-    return _share(2 * correct, predicted + support)
+    return _ratio(2 * correct, predicted + support)
 
 
 def _precision(correct: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> np.ndarray:
-    return _share(correct, predicted)
+    return _ratio(correct, predicted)
 
 
 def _recall(correct: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> np.ndarray:
-    return _share(correct, support)
+    return _ratio(correct, support)
 
 
-def _averaged(each: Measure, macro: bool) -> Measure:
-    """Average over the classes as torchmetrics does: macro over those that occur or are said."""
+def _averaged(per_class: Measure, macro: bool) -> Measure:
+    """Average over classes as torchmetrics does: macro over those that occur or are predicted."""
 
     def measure(correct: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> np.ndarray:
         weight = (support + predicted > 0) * 1.0 if macro else support
-        return (each(correct, predicted, support) * weight).sum(-1) / weight.sum(-1)
+        return (per_class(correct, predicted, support) * weight).sum(-1) / weight.sum(-1)
 
     return measure
 
 
-#: What can choose, besides ``loss`` (the NLL): everything an epoch logs.
+#: Selection metrics other than ``loss`` (the NLL): all metrics logged in an epoch.
 MEASURES: dict[str, Measure] = {
     "accuracy": lambda correct, predicted, support: correct.sum(-1) / support.sum(-1),
     **{
-        f"{average}_{name}": _averaged(each, average == "macro")
+        f"{average}_{name}": _averaged(per_class, average == "macro")
         for average in ("macro", "weighted")
-        for name, each in (("precision", _precision), ("recall", _recall), ("f1", _f1))
+        for name, per_class in (("precision", _precision), ("recall", _recall), ("f1", _f1))
     },
 }
 METRICS = ("loss", *MEASURES)
@@ -65,11 +65,11 @@ METRICS = ("loss", *MEASURES)
 def nll(mixed: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return the mean negative log-likelihood (...,) of probabilities (..., N, K)."""
     true = mixed[..., np.arange(len(labels)), labels]
-    return -np.log(np.maximum(true, _FLOOR)).mean(-1)
+    return -np.log(np.maximum(true, _MIN_PROBABILITY)).mean(-1)
 
 
 def score(mixed: np.ndarray, labels: np.ndarray, metric: str) -> np.ndarray:
-    """Return a score (C,) of each of C candidates; of ``loss``, its negative: more is better.
+    """Return the score (C,) of C candidates; higher is better, so ``loss`` is negated.
 
     Args:
         mixed: Probabilities, or a multiple of them, float64 (C, N, K).
@@ -78,24 +78,25 @@ def score(mixed: np.ndarray, labels: np.ndarray, metric: str) -> np.ndarray:
     """
     if metric == "loss":
         return -nll(mixed / mixed.sum(-1, keepdims=True), labels)
-    many, _, k = mixed.shape
-    said = mixed.argmax(-1)
-    shift = np.arange(many)[:, None] * k
-    predicted = np.bincount((said + shift).ravel(), minlength=many * k).reshape(many, k)
-    right = (said + shift)[said == labels]
-    correct = np.bincount(right, minlength=many * k).reshape(many, k)
-    support = np.broadcast_to(np.bincount(labels, minlength=k), (many, k))
+    n_candidates, _, k = mixed.shape
+    classes = mixed.argmax(-1)
+    # One bincount for all candidates: each has its own range of k indices.
+    indices = classes + np.arange(n_candidates)[:, None] * k
+    size, shape = n_candidates * k, (n_candidates, k)
+    predicted = np.bincount(indices.ravel(), minlength=size).reshape(shape)
+    correct = np.bincount(indices[classes == labels], minlength=size).reshape(shape)
+    support = np.broadcast_to(np.bincount(labels, minlength=k), shape)
     return MEASURES[metric](correct, predicted, support)
 
 
 @dataclass(frozen=True)
 class SelectionStep:
-    """One more member.
+    """One selected member.
 
     Attributes:
-        member: Which of the M.
-        score: Of the average so far, as :func:`score` gives it.
-        nll: Of the average so far.
+        member: Index of the member.
+        score: Score of the average so far; see :func:`score`.
+        nll: NLL of the average so far.
     """
 
     member: int
@@ -103,29 +104,31 @@ class SelectionStep:
     nll: float
 
 
-def greedy(given: np.ndarray, labels: np.ndarray, metric: str, size: int) -> list[SelectionStep]:
-    """Choose members one by one, each the one that helps the average most; a member may come again.
+def greedy(
+    probabilities: np.ndarray, labels: np.ndarray, metric: str, max_members: int
+) -> list[SelectionStep]:
+    """Add the member that improves the average most, with replacement, until none does.
 
-    It ends where no member makes the score better, or at ``size``. Among equal scores the lower
-    NLL decides, then the order of the members: there is no chance in it.
+    The selection is deterministic: among equal scores the lower NLL is preferred, then the first
+    member.
 
     Args:
-        given: float64 (M, N, K).
+        probabilities: float64 (M, N, K).
         labels: int64 (N,).
         metric: One of :data:`METRICS`.
-        size: Members at most, each counted as often as it was chosen.
+        max_members: Maximum number of steps; a member can be selected several times.
 
     Returns:
-        At least one step; how often a member stands in it is its weight.
+        At least one step. The weight of a member is the number of its steps.
     """
-    total = np.zeros(given.shape[1:])
+    total = np.zeros(probabilities.shape[1:])
     steps: list[SelectionStep] = []
-    while len(steps) < size:
-        candidates = total + given
+    while len(steps) < max_members:
+        candidates = total + probabilities
         scores = score(candidates, labels, metric)
         losses = nll(candidates / (len(steps) + 1), labels)
-        best = int(np.lexsort((losses, -np.round(scores / _TINY)))[0])
-        if steps and scores[best] <= steps[-1].score + _TINY:
+        best = int(np.lexsort((losses, -np.round(scores / _TOLERANCE)))[0])
+        if steps and scores[best] <= steps[-1].score + _TOLERANCE:
             break
         total = candidates[best]
         steps.append(SelectionStep(best, float(scores[best]), float(losses[best])))
@@ -133,71 +136,71 @@ def greedy(given: np.ndarray, labels: np.ndarray, metric: str, size: int) -> lis
 
 
 def counts(steps: list[SelectionStep], members: int) -> np.ndarray:
-    """Return how often each member was chosen, int64 (M,)."""
+    """Return how often each member was selected, int64 (M,)."""
     return np.bincount([step.member for step in steps], minlength=members)
 
 
-def mix(given: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the weighted average (N, K), rows summing to 1; weights (M,) of any sum."""
-    mixed = np.tensordot(np.asarray(weights, np.float64), given, axes=1)
+def mix(probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the weighted average (N, K), rows summing to 1; weights (M,) with any sum."""
+    mixed = np.tensordot(np.asarray(weights, np.float64), probabilities, axes=1)
     return mixed / mixed.sum(-1, keepdims=True)
 
 
-def halves(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Return bool (N,): a random half, of every class as many in as out, within one."""
+def random_half(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Return a mask (N,) of a random half, stratified by class."""
     generator = np.random.default_rng(seed)
-    inside = np.zeros(len(labels), bool)
+    mask = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         rows = generator.permutation(np.flatnonzero(labels == label))
-        # Which side has the odd one is chance too.
-        inside[rows[int(generator.integers(2)) :: 2]] = True
-    return inside
+        # The half that gets the odd row is random too.
+        mask[rows[int(generator.integers(2)) :: 2]] = True
+    return mask
 
 
 def nested(
-    given: np.ndarray, labels: np.ndarray, metric: str, size: int, repeats: int
+    probabilities: np.ndarray, labels: np.ndarray, metric: str, max_members: int, num_splits: int
 ) -> list[dict[str, Any]]:
-    """Estimate what the selection is worth on images that had no part in it.
+    """Estimate the score of the selection on images that were not used for it.
 
-    One half chooses, the other is scored, then the other way round; so each image is scored by an
-    ensemble it did not choose. That is repeated with other halves. A half chooses worse than the
-    whole, so this errs a little on the low side.
+    One half selects and the other is scored, then vice versa; each image is scored by an ensemble
+    that it did not select. This is repeated with other halves. A half selects worse than all
+    images, so the estimate is slightly pessimistic.
 
     Args:
-        given: float64 (M, N, K).
+        probabilities: float64 (M, N, K).
         labels: int64 (N,).
         metric: One of :data:`METRICS`.
-        size: See :func:`greedy`.
-        repeats: How often to halve.
+        max_members: See :func:`greedy`.
+        num_splits: Number of random halvings.
 
     Returns:
-        A row for each size from 1 (the best single member) on: ``size``, the means of
-        ``accuracy``, ``macro_f1`` and ``loss`` over the repeats, of ``score`` (the metric itself,
-        for ``loss`` the NLL) also ``score_std`` (None for one repeat) and ``better`` (share of
-        the repeats in which it beats size 1).
+        A row for each size from 1 (the best single member): ``size``, the means of ``accuracy``,
+        ``macro_f1`` and ``loss`` over the halvings, of ``score`` (the metric itself, for ``loss``
+        the NLL) also ``score_std`` (None for one halving) and ``better`` (fraction of the halvings
+        in which it is better than size 1).
     """
     names = ("accuracy", "macro_f1", "loss", metric)
-    table = np.zeros((repeats, size, len(names)))
-    for turn in range(repeats):
-        first = halves(labels, turn)
-        mixed = np.zeros((size, *given.shape[1:]))
-        for inside in (first, ~first):
-            steps = greedy(given[:, inside], labels[inside], metric, size)
-            for i in range(size):
-                weights = counts(steps[: i + 1], len(given))
-                mixed[i, ~inside] = mix(given[:, ~inside], weights)
+    scores = np.zeros((num_splits, max_members, len(names)))
+    for split in range(num_splits):
+        half = random_half(labels, split)
+        mixed = np.zeros((max_members, *probabilities.shape[1:]))
+        for selecting in (half, ~half):
+            steps = greedy(probabilities[:, selecting], labels[selecting], metric, max_members)
+            for i in range(max_members):
+                weights = counts(steps[: i + 1], len(probabilities))
+                mixed[i, ~selecting] = mix(probabilities[:, ~selecting], weights)
         for column, name in enumerate(names):
-            table[turn, :, column] = score(mixed, labels, name)
-    better = (table[:, :, 3] > table[:, :1, 3] + _TINY).mean(0)
-    table[:, :, 2] *= -1
+            scores[split, :, column] = score(mixed, labels, name)
+    better = (scores[:, :, 3] > scores[:, :1, 3] + _TOLERANCE).mean(0)
+    scores[:, :, 2] *= -1
     if metric == "loss":
-        table[:, :, 3] *= -1
-    mean = table.mean(0)
+        scores[:, :, 3] *= -1
+    means = scores.mean(0)
     rows = []
-    for i in range(size):
-        row: dict[str, Any] = {"size": i + 1, **dict(zip(names, mean[i].tolist(), strict=False))}
-        row["score"] = float(mean[i, 3])
-        row["score_std"] = float(table[:, i, 3].std(ddof=1)) if repeats > 1 else None
+    for i in range(max_members):
+        row: dict[str, Any] = {"size": i + 1, **dict(zip(names, means[i].tolist(), strict=False))}
+        row["score"] = float(means[i, 3])
+        row["score_std"] = float(scores[:, i, 3].std(ddof=1)) if num_splits > 1 else None
         row["better"] = float(better[i])
         rows.append(row)
     return rows
