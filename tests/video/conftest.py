@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,3 +18,12 @@ def no_capture_threads() -> Iterator[None]:
     yield
     gc.collect()
     assert capture_threads() == []
+
+
+@pytest.fixture
+def open_page(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Return a function that opens a web page for a frame reader."""
+    from tests.helpers_web import pages  # needs starlette
+
+    with pages(tmp_path) as open_page:
+        yield open_page

@@ -24,15 +24,7 @@ from emotion_lab.video.types import Frame
 from emotion_lab.video.web.routes import complete_lines
 from emotion_lab.video.web.session_thread import STREAM_WIDTH, encode_jpeg
 from tests.helpers_sinks import frames_of
-from tests.helpers_web import GreyFrames, Page, decode, pages, wait_for
-
-
-@pytest.fixture
-def open_page(tmp_path: Path) -> Iterator[Callable[..., Page]]:
-    """Return a function that opens a page for a reader."""
-    with pages(tmp_path) as open_page:
-        yield open_page
-
+from tests.helpers_web import GreyFrames, Page, decode, wait_for
 
 # --- displayed data -------------------------------------------------------------------------------
 
@@ -46,20 +38,20 @@ def test_page_loads_nothing_from_other_sites(open_page: Callable[..., Page]) -> 
         ("/timeline.js", "text/javascript"),
         ("/uploads.js", "text/javascript"),
     ):
-        answer = client.get(path)
-        assert answer.status_code == 200 and answer.headers["content-type"].startswith(kind)
-        assert "://" not in answer.text
-        assert "default-src 'self'" in answer.headers["content-security-policy"]
-        assert "access-control-allow-origin" not in answer.headers
-    assert client.get("/../serve.py").status_code == 404
-    assert client.get("/serve.py").status_code == 404
+        response = client.get(path)
+        assert response.status_code == 200 and response.headers["content-type"].startswith(kind)
+        assert "://" not in response.text
+        assert "default-src 'self'" in response.headers["content-security-policy"]
+        assert "access-control-allow-origin" not in response.headers
+    assert client.get("/../server.py").status_code == 404
+    assert client.get("/server.py").status_code == 404
 
 
 def test_about_uses_the_overlay_colours_and_labels(open_page: Callable[..., Page]) -> None:
     about = open_page().client.get("/api/about").json()
     assert about["classes"] == list(EMOTIONS)
-    wanted = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in class_colours(EMOTIONS)]
-    assert about["colours"] == wanted
+    expected = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in class_colours(EMOTIONS)]
+    assert about["colours"] == expected
     assert about["uncertain"] == "uncertain" and about["detector"] == "full_frame"
 
 
@@ -101,8 +93,8 @@ def test_next_without_a_new_frame_is_empty(
     page = open_page(GreyFrames(3))
     page.until("ended")
     version = wait_for(lambda: page.next()[0])["version"]
-    answer = page.client.get("/api/next", params={"after": version})
-    assert answer.status_code == 204 and not answer.content
+    response = page.client.get("/api/next", params={"after": version})
+    assert response.status_code == 204 and not response.content
     assert not page.main._waiting
 
 
@@ -121,9 +113,9 @@ def test_every_route_requires_the_token(open_page: Callable[..., Page], path: st
 
 def test_first_visit_stores_the_token_in_a_cookie(open_page: Callable[..., Page]) -> None:
     client = open_page(token="a;b c=").client
-    answer = client.get("/", params={"token": "a;b c="})
-    assert answer.status_code == 200
-    cookie = answer.headers["set-cookie"].lower()
+    response = client.get("/", params={"token": "a;b c="})
+    assert response.status_code == 200
+    cookie = response.headers["set-cookie"].lower()
     assert "httponly" in cookie and "samesite=strict" in cookie
     assert client.get("/api/about").status_code == 200
 

@@ -6,7 +6,7 @@ import json
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -21,20 +21,13 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.video.web import session_thread, sessions, uploads
 from emotion_lab.video.web.uploads import safe_filename
-from tests.helpers_web import GreyFrames, Page, decode, encoded_image, pages, wait_for
-
-
-@pytest.fixture
-def open_page(tmp_path: Path) -> Iterator[Callable[..., Page]]:
-    """Return a function that opens a page for a reader."""
-    with pages(tmp_path) as open_page:
-        yield open_page
+from tests.helpers_web import GreyFrames, Page, decode, encoded_image, wait_for
 
 
 def send(page: Page, data: bytes, name: str) -> str:
-    answer = page.client.post("/api/upload", params={"name": name}, content=data)
-    assert answer.status_code == 200, answer.text
-    return answer.json()["view"]
+    response = page.client.post("/api/upload", params={"name": name}, content=data)
+    assert response.status_code == 200, response.text
+    return response.json()["view"]
 
 
 def test_photo_returns_its_faces_and_is_deleted(
@@ -114,16 +107,16 @@ def test_unwatched_client_session_ends(
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("a.jpg", "a.jpg"), ("a.mp4", "a.mp4 is"), ("", "upload")]
+    ("name", "message"), [("a.jpg", "a.jpg"), ("a.mp4", "a.mp4 is"), ("", "upload")]
 )
 def test_upload_without_pictures_is_refused(
-    open_page: Callable[..., Page], name: str, words: str
+    open_page: Callable[..., Page], name: str, message: str
 ) -> None:
     page = open_page()
-    answer = page.client.post("/api/upload", params={"name": name}, content=b"some text")
-    assert answer.status_code == 400
-    error = answer.json()["error"]
-    assert words in error and "emotion_lab_" not in error and "\n" not in error
+    response = page.client.post("/api/upload", params={"name": name}, content=b"some text")
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert message in error and "emotion_lab_" not in error and "\n" not in error
     assert not page.manager.clients
 
 
@@ -132,8 +125,8 @@ def test_upload_size_and_number_of_sessions_are_limited(
 ) -> None:
     monkeypatch.setattr("emotion_lab.video.web.routes.UPLOAD_LIMIT", 1000)
     page = open_page()
-    answer = page.client.post("/api/upload?name=a.png", content=b"x" * 1001)
-    assert answer.status_code == 413 and "too large" in answer.json()["error"]
+    response = page.client.post("/api/upload?name=a.png", content=b"x" * 1001)
+    assert response.status_code == 413 and "too large" in response.json()["error"]
     for _ in range(sessions.MAX_CLIENTS):
         assert page.client.post("/api/camera").status_code == 200
     assert "already" in page.client.post("/api/camera").json()["error"]

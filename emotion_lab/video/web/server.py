@@ -7,6 +7,7 @@ import importlib
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -15,6 +16,9 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.video.runner import PipelineRunner
 
 if TYPE_CHECKING:
+    import uvicorn
+    from starlette.applications import Starlette
+
     from emotion_lab.video.web.session_thread import WebSession
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -95,6 +99,34 @@ def bind(cfg: dict[str, Any]) -> socket.socket:
     return open_socket(host, int(cfg["port"]))
 
 
+def _make_server(app: Starlette, on_shutdown: Callable[[], None]) -> uvicorn.Server:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """Wakes waiting requests on shutdown; does not re-raise signals."""
+
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            self.force_exit = self.should_exit
+            self.should_exit = True
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            on_shutdown()
+            await super().shutdown(sockets)
+
+    return Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=1,
+        )
+    )
+
+
 def serve(
     runner: PipelineRunner, cfg: dict[str, Any], run_dir: Path, server_socket: socket.socket
 ) -> None:
@@ -109,21 +141,8 @@ def serve(
         run_dir: Output folder of snapshots and recordings.
         server_socket: From :func:`bind`; not closed here.
     """
-    import uvicorn
-
     from emotion_lab.video.web.routes import build_app
     from emotion_lab.video.web.sessions import SessionManager
-
-    class Server(uvicorn.Server):
-        """Wakes waiting requests on shutdown; does not re-raise signals."""
-
-        def handle_exit(self, sig: int, frame: Any) -> None:
-            self.force_exit = self.should_exit
-            self.should_exit = True
-
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            manager.release()
-            await super().shutdown(sockets)
 
     def shut_down() -> None:
         server.should_exit = True
@@ -137,18 +156,8 @@ def serve(
     host, port = str(cfg["host"]), server_socket.getsockname()[1]
     manager = SessionManager(runner, run_dir, on_end)
     allowed_hosts = LOCAL_HOSTS if host in LOCAL_HOSTS else None
-    server = Server(
-        uvicorn.Config(
-            build_app(manager, shut_down, token, allowed_hosts, port),
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            lifespan="off",
-            ws="none",
-            timeout_graceful_shutdown=1,
-        )
-    )
+    app = build_app(manager, shut_down, token, allowed_hosts, port)
+    server = _make_server(app, manager.release)
     print(f"page: {page_url(host, port, token)} (Ctrl-C ends)", flush=True)
     try:
         manager.main.start()
