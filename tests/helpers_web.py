@@ -71,7 +71,7 @@ class GreyFrames(FrameReader):
 
 
 def make_runner(reader: FrameReader, folder: Path, anonymize: str = "none") -> PipelineRunner:
-    pipeline = Pipeline(FullFrame({}), FakeClassifier(), SMOOTHING)  # type: ignore[arg-type]
+    pipeline = Pipeline(FullFrame({}), FakeClassifier(), SMOOTHING)
     overlay = Overlay({}, FakeClassifier.classes, "en", anonymize)
     log = JsonlSink(folder / "live.jsonl", FakeClassifier.classes)
     return PipelineRunner(FrameSource(reader), pipeline, overlay, [log])

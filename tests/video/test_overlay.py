@@ -81,8 +81,8 @@ def test_bar_lengths_are_the_probabilities() -> None:
             lengths.append(is_colour(panel, COLOURS[name]).sum(axis=1).max())
     happy = is_colour(drawn[110:, 376:], COLOURS["happy"]).sum(axis=1).max()
     full = 42  # pixels of a whole bar at 640x360
-    want = [round(p * full) for k, p in enumerate(smoothed) if k != 3]
-    assert [int(n) for n in lengths] == want
+    expected = [round(p * full) for k, p in enumerate(smoothed) if k != 3]
+    assert [int(n) for n in lengths] == expected
     assert happy == round(0.40 * full)
 
 
@@ -184,17 +184,17 @@ def test_label_keeps_its_position_while_it_is_nearly_as_good() -> None:
     assert overlap((0, 0, 4, 4), (2, 3, 9, 9)) == 2
 
 
-def test_tags_of_close_faces_do_not_overlap() -> None:
+def test_tags_of_close_faces_do_not_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     overlay = Overlay({"bars": "none"}, EMOTIONS)
     faces = [face(box=(300.0 + 25 * i, 150.0, 60.0, 60.0), key=i + 1) for i in range(3)]
     rects: list[tuple[int, int, int, int]] = []
-    original = overlay._tag
+    draw_tag = overlay._tag
 
     def record(*args: object) -> tuple[int, int, int, int]:
-        rects.append(original(*args))  # type: ignore[arg-type]
+        rects.append(draw_tag(*args))
         return rects[-1]
 
-    overlay._tag = record  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(overlay, "_tag", record)
     overlay.draw(blank(), result(*faces))
     areas = [w * h for _, _, w, h in rects]
     overlaps = [overlap(rects[i], rects[j]) for i in range(3) for j in range(i)]
@@ -258,10 +258,10 @@ def test_text_is_drawn_as_by_pillow() -> None:
     renderer = TextRenderer(fonts.default_font(), fonts.default_font())
     image = blank(120, 40, 60)
     draw_text(image, renderer.text("Überraschung", 13, (240, 228, 66)), 10, 25)
-    want = Image.new("RGB", (120, 40), (60, 60, 60))
+    expected = Image.new("RGB", (120, 40), (60, 60, 60))
     font = ImageFont.truetype(str(fonts.default_font()), 13)
-    ImageDraw.Draw(want).text((10, 25), "Überraschung", (240, 228, 66), font, anchor="ls")
-    assert np.abs(image.astype(int) - np.asarray(want).astype(int)).max() <= 2
+    ImageDraw.Draw(expected).text((10, 25), "Überraschung", (240, 228, 66), font, anchor="ls")
+    assert np.abs(image.astype(int) - np.asarray(expected).astype(int)).max() <= 2
 
 
 def test_user_language_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -291,10 +291,10 @@ def test_user_language_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
 def test_invalid_language_file_error_is_one_line(tmp_path: Path, text: str, expected: str) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text(text)
-    with pytest.raises(UserError, match=r".") as caught:
+    with pytest.raises(UserError, match=r".") as info:
         load_translations(str(file), EMOTIONS)
-    assert expected in str(caught.value) and str(file) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert expected in str(info.value) and str(file) in str(info.value)
+    assert "\n" not in str(info.value)
 
 
 def test_invalid_settings_are_refused(tmp_path: Path) -> None:

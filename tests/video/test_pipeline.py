@@ -56,7 +56,7 @@ def make_pipeline(boxes: list[list[Box]], *overrides: str, stills: bool = False)
     classifier = BrightnessClassifier()
     return Pipeline(
         FakeDetector(boxes),
-        classifier,  # type: ignore[arg-type]
+        classifier,
         smoothing,
         {"detect_every": 1},
         stills=stills,
@@ -72,7 +72,7 @@ def test_all_faces_of_a_frame_are_one_batch() -> None:
     boxes: list[list[Box]] = [[(0, 0, 30, 30), (50, 10, 30, 30), (90, 20, 30, 30)]] * 3
     pipeline = make_pipeline(boxes, "smoothing=none")
     results = [pipeline(frame) for frame in grey_frames([200, 200, 200])]
-    assert pipeline.classifier.batch_sizes == [3, 3, 3]  # type: ignore[attr-defined]
+    assert pipeline.classifier.batch_sizes == [3, 3, 3]
     assert [[face.id for face in result.faces] for result in results] == [[1, 2, 3]] * 3
 
 

@@ -95,9 +95,9 @@ def test_disk_full_within_a_line_leaves_complete_lines(
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full exists on Linux only")
 def test_full_disk_error_is_one_line() -> None:
     sink = JsonlSink("/dev/full", CLASSES, overwrite=True)
-    with sink, pytest.raises(UserError, match="No space left on device") as caught:
+    with sink, pytest.raises(UserError, match="No space left on device") as info:
         sink.write(frame(), result())
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(info.value)
 
 
 _ENDLESS_RUN = """
@@ -155,18 +155,18 @@ def test_seconds_of_each_label_are_exact(tmp_path: Path) -> None:
     plan += [HAPPY] * 5
     with SummarySink(tmp_path / "run", CLASSES) as sink:
         for index, label in enumerate(plan):
-            faces = [] if label == "away" else [face(label, 1)]  # type: ignore[arg-type]
+            faces = [] if label == "away" else [face(label, 1)]
             if 10 <= index < 20:
                 faces.append(face(None, 2))
             sink.write(frame(), result(index, index / 25, faces))
     first, second = read_summary(tmp_path / "run")
-    want = {"id": "1", "first_s": "0.000", "last_s": "3.200", "seconds_seen": "2.200"}
-    want |= {"frames": "55", "dominant": "happy", "switches": "2", "happy_s": "1.200"}
-    want |= {"sad_s": "0.600", "uncertain_s": "0.400", "angry_s": "0.000"}
-    assert {key: first[key] for key in want} == want
-    want = {"id": "2", "first_s": "0.400", "last_s": "0.800", "seconds_seen": "0.400"}
-    want |= {"frames": "10", "dominant": "uncertain", "switches": "0", "uncertain_s": "0.400"}
-    assert {key: second[key] for key in want} == want
+    expected = {"id": "1", "first_s": "0.000", "last_s": "3.200", "seconds_seen": "2.200"}
+    expected |= {"frames": "55", "dominant": "happy", "switches": "2", "happy_s": "1.200"}
+    expected |= {"sad_s": "0.600", "uncertain_s": "0.400", "angry_s": "0.000"}
+    assert {key: first[key] for key in expected} == expected
+    expected = {"id": "2", "first_s": "0.400", "last_s": "0.800", "seconds_seen": "0.400"}
+    expected |= {"frames": "10", "dominant": "uncertain", "switches": "0", "uncertain_s": "0.400"}
+    assert {key: second[key] for key in expected} == expected
     assert list(first)[-8:] == [*(f"{name}_s" for name in CLASSES), "uncertain_s"]
     runs = [(round(a, 6), round(b, 6), k) for a, b, k in sink.faces[1].runs]
     assert runs == [(0, 1, HAPPY), (1, 1.4, None), (1.4, 2, SAD), (3, 3.2, HAPPY)]

@@ -124,8 +124,8 @@ def test_first_visit_stores_the_token_in_a_cookie(open_page: Callable[..., Page]
 def test_other_host_names_are_refused(open_page: Callable[..., Page], host: str) -> None:
     client = open_page().client
     assert client.get("/", headers={"host": host}).status_code == 403
-    for own in ("localhost:9000", "127.0.0.1", "[::1]:8080"):
-        assert client.get("/", headers={"host": own}).status_code == 200
+    for host in ("localhost:9000", "127.0.0.1", "[::1]:8080"):
+        assert client.get("/", headers={"host": host}).status_code == 200
 
 
 def test_requests_from_other_sites_are_refused(open_page: Callable[..., Page]) -> None:
@@ -137,8 +137,8 @@ def test_requests_from_other_sites_are_refused(open_page: Callable[..., Page]) -
     link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
     assert page.client.get("/", headers=link).status_code == 200
     assert not page.shut_down
-    own = {"origin": "http://127.0.0.1:8080"}
-    assert page.client.post("/api/stop", headers=own).status_code == 200
+    same = {"origin": "http://127.0.0.1:8080"}
+    assert page.client.post("/api/stop", headers=same).status_code == 200
     assert page.shut_down
 
 
