@@ -52,7 +52,8 @@ class GreyFrames(FrameReader):
     name, kind, fps, size = "grey", "clip", 100.0, (64, 48)
 
     def __init__(self, count: int | None = None, live: bool = False, value: int = 200) -> None:
-        self.count, self.live, self.value = count, live, value
+        self.count, self.live = count, live
+        self.image = np.full((48, 64, 3), value, np.uint8)
         self.error: Exception | None = None
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
@@ -60,8 +61,7 @@ class GreyFrames(FrameReader):
         while not stop.is_set() and (self.count is None or index < self.count):
             if self.live:
                 stop.wait(0.01)
-            image = np.full((48, 64, 3), self.value, np.uint8)
-            yield Frame(image, index, index / 100, time.time(), self.name)
+            yield Frame(self.image, index, index / 100, time.time(), self.name)
             index += 1
         if self.error is not None:
             raise self.error

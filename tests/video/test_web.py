@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ pytest.importorskip("httpx")
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.video.overlay.primitives import class_colours
 from emotion_lab.video.sinks.base import Sink
-from emotion_lab.video.types import Frame
 from emotion_lab.video.web.routes import complete_lines
 from emotion_lab.video.web.session_thread import STREAM_WIDTH, encode_jpeg
 from tests.helpers_sinks import frames_of
@@ -241,24 +239,20 @@ def test_full_disk_ends_only_the_recording(
 def test_faces_are_hidden_on_the_page_and_in_snapshots(
     open_page: Callable[..., Page], tmp_path: Path
 ) -> None:
-    class Stripes(GreyFrames):
-        def frames(self, stop: threading.Event) -> Iterator[Frame]:
-            for frame in super().frames(stop):
-                frame.image = np.zeros((240, 320, 3), np.uint8)
-                frame.image[:, np.arange(320) % 8 < 4] = 200
-                yield frame
-
-    sharp = {}
+    stripes = GreyFrames(live=True)
+    stripes.image = np.zeros((240, 320, 3), np.uint8)
+    stripes.image[:, np.arange(320) % 8 < 4] = 200
+    sharpness = {}
     for mode in ("none", "blur"):
-        page = open_page(Stripes(live=True), anonymize=mode)
+        page = open_page(stripes, anonymize=mode)
         shown = decode(page.first()[1])
         saved = cv2.imread(str(tmp_path / page.client.post("/api/snapshot").json()["file"]))
         page.manager.close()
         (tmp_path / "live.jsonl").unlink()
         # Mean difference of neighbouring pixels: 50 for the stripes, small for the overlay.
-        edges = [np.abs(np.diff(image.astype(int), axis=1)).mean() for image in (shown, saved)]
-        sharp[mode] = edges
-    assert min(sharp["none"]) > 3 * max(sharp["blur"]), sharp
+        images = (shown, saved)
+        sharpness[mode] = [np.abs(np.diff(i.astype(int), axis=1)).mean() for i in images]
+    assert min(sharpness["none"]) > 3 * max(sharpness["blur"]), sharpness
 
 
 def test_rows_end_with_a_complete_line(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ pytest.importorskip("httpx")
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.video.runner import PipelineRunner
-from emotion_lab.video.types import Frame
 from emotion_lab.video.web import server
 from tests.helpers_sinks import frames_of
 from tests.helpers_web import GreyFrames, make_runner, wait_for
@@ -35,16 +34,9 @@ LOCAL = {"host": "127.0.0.1", "port": 0, "token": None}
 
 def test_hanging_browsers_do_not_slow_the_session(tmp_path: Path) -> None:
     """The browsers send requests and never read the responses, so their connections fill up."""
-
-    class Noise(GreyFrames):
-        picture = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
-
-        def frames(self, stop: threading.Event) -> Iterator[Frame]:
-            for frame in super().frames(stop):
-                frame.image = self.picture
-                yield frame
-
-    runner = make_runner(Noise(100), tmp_path)
+    reader = GreyFrames(100)
+    reader.image = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
+    runner = make_runner(reader, tmp_path)
     with served(runner, tmp_path) as port:
         hanging = []
         for _ in range(3):
@@ -78,22 +70,13 @@ def served(runner: PipelineRunner, folder: Path) -> Iterator[int]:
         listener.close()
 
 
-def reachable(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port)).close()
-    except OSError:
-        return False
-    return True
-
-
 def test_page_stays_available_after_the_end_of_a_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runner = make_runner(GreyFrames(5), tmp_path)
     with served(runner, tmp_path) as port:
         wait_for(lambda: runner.stats.frames == 5)
-        time.sleep(0.2)
-        assert reachable(port)
+        time.sleep(0.2)  # served() checks that the page still answers
     first, *lines = capsys.readouterr().out.splitlines()
     assert first.startswith(f"page: http://127.0.0.1:{port}/ ")
     assert lines[0].startswith("5 frames, 5 of them with a face")

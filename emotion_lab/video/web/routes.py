@@ -25,7 +25,13 @@ from starlette.routing import Route
 from emotion_lab.core.errors import UserError
 from emotion_lab.video.web.auth import AuthMiddleware
 from emotion_lab.video.web.session_thread import WebSession
-from emotion_lab.video.web.sessions import MAIN, SessionManager, describe, make_temp_dir
+from emotion_lab.video.web.sessions import (
+    MAIN,
+    ClientSession,
+    SessionManager,
+    describe,
+    make_temp_dir,
+)
 from emotion_lab.video.web.uploads import safe_filename
 
 STATIC = Path(__file__).parent
@@ -201,10 +207,10 @@ class Routes:
     async def stop(self, request: Request) -> Response:
         """``POST /api/stop?view=``: close a client session, or with ``live`` end the program."""
         session = self._session(request)
-        if session is self.manager.main:
-            self.shut_down()
+        if isinstance(session, ClientSession):
+            await run_in_threadpool(self.manager.close_client, session)
         else:
-            await run_in_threadpool(self.manager.close_client, session.name)
+            self.shut_down()
         return JSONResponse({})
 
 

@@ -152,13 +152,12 @@ class SessionManager:
         self.clients.pop(session.name, None)
         session.temp_dir.cleanup()
 
-    def close_client(self, name: str) -> None:
+    def close_client(self, session: ClientSession) -> None:
         """End a client session and delete its data."""
-        session = self.clients[name]
         session.stop()
         session.join()
         with self._lock:
-            if self.clients.get(name) is session:
+            if session.name in self.clients:
                 self._remove(session)
 
     def saved_file(self, name: str) -> Path | None:
