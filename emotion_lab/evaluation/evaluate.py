@@ -223,18 +223,18 @@ def evaluate(
         notes.append(f"{scores['skipped']} images could not be read and are left out")
         print(f"  {notes[-1]}")
     return EvaluationResult(
-        predictor.net,
-        card,
-        data.split,
-        data.part,
-        predictions,
-        scores,
-        data.resize,
-        predictor.device,
-        data.foreign,
-        notes,
-        access.previous,
-        data.mapping,
+        net=predictor.net,
+        card=card,
+        split=data.split,
+        part=data.part,
+        predictions=predictions,
+        scores=scores,
+        resize=data.resize,
+        device=predictor.device,
+        foreign=data.foreign,
+        notes=notes,
+        openings=access.previous,
+        mapping=data.mapping,
     )
 
 

@@ -86,8 +86,8 @@ def method_name(net: EmotionNet) -> str:
         return f"integrated gradients, {STEPS} steps, smoothed"
     number, _, side = stage
     count = len(net.backbone.stages)
-    place = "last stage" if number == count - 1 else f"stage {number + 1} of {count}"
-    return f"Grad-CAM, element by element, {place}, {side}x{side} map"
+    position = "last stage" if number == count - 1 else f"stage {number + 1} of {count}"
+    return f"Grad-CAM, element by element, {position}, {side}x{side} map"
 
 
 def _as_tensor(images: np.ndarray | Tensor) -> Tensor:

@@ -30,8 +30,8 @@ def setup(card: dict[str, Any], tta: str) -> dict[str, Any]:
     several = len(cards) > 1
     weights = card.get("weights", []) if several else []
     if weights and max(weights) - min(weights) > 1e-6:
-        own = (config_hash(c["config"]) for c in cards)
-        hashes = sorted([name, round(w, 6)] for name, w in zip(own, weights, strict=True))
+        names = (config_hash(c["config"]) for c in cards)
+        hashes = sorted([name, round(w, 6)] for name, w in zip(names, weights, strict=True))
     return {
         "config": config_hash({"members": hashes}) if several else hashes[0],
         "epoch": epochs if several else epochs[0],

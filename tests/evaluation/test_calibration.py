@@ -1,4 +1,4 @@
-"""Calibration measures and curves, held against scikit-learn and sums by hand."""
+"""Calibration metrics and curves, compared with scikit-learn and manual sums."""
 
 from __future__ import annotations
 
@@ -45,20 +45,22 @@ def material(
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("absent", [None, 1])
 @pytest.mark.parametrize("temperature", [1.0, 1.7])
-def test_nll_and_brier_are_scikit_learns(seed: int, absent: int | None, temperature: float) -> None:
+def test_nll_and_brier_match_scikit_learn(
+    seed: int, absent: int | None, temperature: float
+) -> None:
     logits, labels = material(seed=seed, absent=absent)
-    given = softmax(logits.astype(np.float64) / temperature, 1)
-    np.testing.assert_allclose(probabilities(logits, temperature), given, atol=1e-12)
-    theirs = metrics.log_loss(labels, given, labels=range(7))
-    assert nll(logits, labels, temperature) == pytest.approx(theirs, abs=1e-6)
+    p = softmax(logits.astype(np.float64) / temperature, 1)
+    np.testing.assert_allclose(probabilities(logits, temperature), p, atol=1e-12)
+    expected = metrics.log_loss(labels, p, labels=range(7))
+    assert nll(logits, labels, temperature) == pytest.approx(expected, abs=1e-6)
     # By column, as scikit-learn knows a Brier score of several classes only since 1.7.
-    columns = [metrics.brier_score_loss(labels == i, given[:, i]) for i in range(7)]
+    columns = [metrics.brier_score_loss(labels == i, p[:, i]) for i in range(7)]
     assert brier(logits, labels, temperature) == pytest.approx(sum(columns), abs=1e-6)
 
 
 def by_hand(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:
-    given = softmax(logits.astype(np.float64) / temperature, 1)
-    confidence, right = given.max(1), given.argmax(1) == labels
+    p = softmax(logits.astype(np.float64) / temperature, 1)
+    confidence, right = p.max(1), p.argmax(1) == labels
     total = 0.0
     for i in range(15):
         inside = (confidence >= i / 15) & (confidence < (i + 1) / 15 if i < 14 else True)
@@ -75,15 +77,15 @@ def test_ece_by_hand(seed: int, sharp: float) -> None:
     if sharp == 60:
         assert (probabilities(logits).max(1) == 1).sum() > 100
     for temperature in (1.0, 2.5):
-        ours = ece(logits, labels, temperature)
-        assert ours == pytest.approx(by_hand(logits, labels, temperature), abs=1e-6)
+        actual = ece(logits, labels, temperature)
+        assert actual == pytest.approx(by_hand(logits, labels, temperature), abs=1e-6)
         bins = reliability(logits, labels, temperature)
         gaps = [abs(r["confidence"] - r["accuracy"]) * r["count"] for r in bins if r["count"]]
-        assert sum(gaps) / len(labels) == pytest.approx(ours, abs=1e-6)
+        assert sum(gaps) / len(labels) == pytest.approx(actual, abs=1e-6)
 
 
-def test_complete_confidence_is_in_the_last_bin() -> None:
-    """Five sure of themselves (one wrong) and five at 0.95 (all right) are one bin."""
+def test_confidence_one_is_in_the_last_bin() -> None:
+    """Five predictions at 1.0 (one wrong) and five at 0.95 (all right) share a bin."""
     logits = np.array([[90.0, 0.0]] * 5 + [[np.log(0.95 / 0.05), 0.0]] * 5)
     labels = np.array([1] + [0] * 9)
     assert ece(logits, labels) == pytest.approx(0.975 - 0.9, abs=1e-6)
@@ -102,14 +104,14 @@ def test_reliability_bins() -> None:
     assert ece(logits, labels) == pytest.approx(4 * 0.05 / 9, abs=1e-6)
 
 
-def test_probabilities_do_as_well_as_logits() -> None:
+def test_log_probabilities_work_as_logits() -> None:
     logits, labels = material()
-    given = np.log(probabilities(logits))
-    assert nll(given, labels, 1.4) == pytest.approx(nll(logits, labels, 1.4), abs=1e-9)
-    assert fit_temperature(given, labels) == pytest.approx(fit_temperature(logits, labels), 1e-4)
+    p = np.log(probabilities(logits))
+    assert nll(p, labels, 1.4) == pytest.approx(nll(logits, labels, 1.4), abs=1e-9)
+    assert fit_temperature(p, labels) == pytest.approx(fit_temperature(logits, labels), 1e-4)
 
 
-def test_large_logits_stay_numbers() -> None:
+def test_large_logits_stay_finite() -> None:
     logits = np.array([[3e4, 0, -3e4], [0, 1e4, 0]], dtype=np.float32)
     labels = np.array([2, 1])
     assert nll(logits, labels) == pytest.approx(3e4)
@@ -124,7 +126,7 @@ def test_broken_predictions(function: object) -> None:
     logits, labels = material(20)
     logits[4, 2] = np.nan
     logits[9, 0] = np.inf
-    with pytest.raises(UserError, match="2 of 20 predictions are NaN or infinite.*number 5"):
+    with pytest.raises(UserError, match=r"2 of 20 predictions are NaN or infinite.*number 5"):
         function(logits, labels)
     with pytest.raises(UserError, match="empty"):
         function(logits[:0], labels[:0])
@@ -134,22 +136,22 @@ def test_broken_predictions(function: object) -> None:
 
 
 @pytest.mark.parametrize("known", [0.4, 1.0, 2.5])
-def test_a_known_temperature_is_found(known: float) -> None:
-    """Labels drawn from softmax(z), network says known * z."""
+def test_known_temperature_is_recovered(known: float) -> None:
+    """Labels drawn from softmax(z), logits are known * z."""
     generator = np.random.default_rng(0)
     z = generator.normal(scale=2, size=(20000, 7))
     draw = generator.random(20000)[:, None]
     labels = (softmax(z, 1).cumsum(1) < draw).sum(1).clip(0, 6)
     logits = (known * z).astype(np.float32)
-    found = fit_temperature(logits, labels)
-    assert found == pytest.approx(known, rel=0.03)
-    assert nll(logits, labels, found) <= nll(logits, labels)
+    fitted = fit_temperature(logits, labels)
+    assert fitted == pytest.approx(known, rel=0.03)
+    assert nll(logits, labels, fitted) <= nll(logits, labels)
     for factor in (0.99, 1.01):
-        assert nll(logits, labels, found) < nll(logits, labels, found * factor)
-    assert ece(logits, labels, found) < 0.01
+        assert nll(logits, labels, fitted) < nll(logits, labels, fitted * factor)
+    assert ece(logits, labels, fitted) < 0.01
 
 
-def test_temperatures_at_the_ends() -> None:
+def test_temperature_limits() -> None:
     logits, labels = material(200)
     sure = np.eye(7)[labels] * 2
     assert fit_temperature(sure, labels) == pytest.approx(0.05, rel=0.05)
@@ -165,18 +167,18 @@ def test_coverage_by_hand() -> None:
     logits, labels = material(400)
     rows = coverage(logits, labels)
     assert [row["coverage"] for row in rows] == pytest.approx(np.arange(20, 0, -1) / 20)
-    given = probabilities(logits)
-    right = given.argmax(1) == labels
-    assert rows[0]["accuracy"] == metrics.accuracy_score(labels, given.argmax(1))
-    order = np.argsort(-given.max(1))
+    p = probabilities(logits)
+    right = p.argmax(1) == labels
+    assert rows[0]["accuracy"] == metrics.accuracy_score(labels, p.argmax(1))
+    order = np.argsort(-p.max(1))
     for row in rows:
         kept = order[: round(row["coverage"] * 400)]
         assert row["accuracy"] == pytest.approx(right[kept].mean())
-        assert row["threshold"] == given.max(1)[kept].min()
+        assert row["threshold"] == p.max(1)[kept].min()
     assert rows[-1]["accuracy"] > rows[0]["accuracy"]
 
 
-def test_equally_confident_images_are_answered_together() -> None:
+def test_equally_confident_images_are_kept_together() -> None:
     confidence = np.array([0.9] * 3 + [0.6] * 7)
     logits = np.log(np.stack([confidence, 1 - confidence], 1))
     rows = coverage(logits, np.array([0, 0, 0, 1, 0, 0, 0, 0, 0, 0]))
@@ -192,55 +194,55 @@ def test_equally_confident_images_are_answered_together() -> None:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("absent", [None, 1])
 @pytest.mark.parametrize("digits", [None, 2])
-def test_areas_are_scikit_learns(seed: int, absent: int | None, digits: int | None) -> None:
-    """Also with a class without samples, and with the many ties of rounded probabilities."""
+def test_areas_match_scikit_learn(seed: int, absent: int | None, digits: int | None) -> None:
+    """Includes a class without samples, and many ties from rounded probabilities."""
     logits, labels = material(3589, seed, absent)
-    given = probabilities(logits)
-    given = given if digits is None else given.round(digits)
-    ours, recall = roc(given, labels, CLASSES), precision_recall(given, labels, CLASSES)
+    p = probabilities(logits)
+    p = p if digits is None else p.round(digits)
+    actual, recall = roc(p, labels, CLASSES), precision_recall(p, labels, CLASSES)
     areas = []
     for i, name in enumerate(CLASSES):
         if i == absent:
-            assert ours[name] is None and recall[name] is None
+            assert actual[name] is None and recall[name] is None
             continue
-        areas.append(metrics.roc_auc_score(labels == i, given[:, i]))
-        assert ours[name]["auc"] == pytest.approx(areas[-1], abs=1e-6)
-        ap = metrics.average_precision_score(labels == i, given[:, i])
+        areas.append(metrics.roc_auc_score(labels == i, p[:, i]))
+        assert actual[name]["auc"] == pytest.approx(areas[-1], abs=1e-6)
+        ap = metrics.average_precision_score(labels == i, p[:, i])
         assert recall[name]["ap"] == pytest.approx(ap, abs=1e-6)
-    assert macro_auc(ours) == pytest.approx(np.mean(areas), abs=1e-6)
+    assert macro_auc(actual) == pytest.approx(np.mean(areas), abs=1e-6)
     if absent is None and digits is None:
-        theirs = metrics.roc_auc_score(labels, given, multi_class="ovr", average="macro")
-        assert macro_auc(ours) == pytest.approx(theirs, abs=1e-6)
-    json.dumps([ours, recall], allow_nan=False)
+        expected = metrics.roc_auc_score(labels, p, multi_class="ovr", average="macro")
+        assert macro_auc(actual) == pytest.approx(expected, abs=1e-6)
+    json.dumps([actual, recall], allow_nan=False)
 
 
-def test_drawn_curves_are_thin_and_true() -> None:
+def test_drawn_curves_are_subsampled_exactly() -> None:
     logits, labels = material(3589)
-    given = probabilities(logits)
-    for name, curve in roc(given, labels, CLASSES).items():
+    p = probabilities(logits)
+    for name, curve in roc(p, labels, CLASSES).items():
         x, y = curve["fpr"], curve["tpr"]
         assert 2 <= len(x) == len(y) <= 200
         assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
         assert x == sorted(x) and y == sorted(y)
         assert metrics.auc(x, y) == pytest.approx(curve["auc"], abs=0.004), name
         fpr, tpr, _ = metrics.roc_curve(
-            labels == CLASSES.index(name), given[:, CLASSES.index(name)], drop_intermediate=False
+            labels == CLASSES.index(name), p[:, CLASSES.index(name)], drop_intermediate=False
         )
         assert set(zip(x, y, strict=True)) <= set(zip(fpr.tolist(), tpr.tolist(), strict=True))
-    for name, curve in precision_recall(given, labels, CLASSES).items():
+    for name, curve in precision_recall(p, labels, CLASSES).items():
         x, y = curve["recall"], curve["precision"]
         assert len(x) == len(y) <= 200 and x == sorted(x, reverse=True), name
         assert (x[0], x[-1], y[-1]) == (1, 0, 1)
         assert -(np.diff(x) * y[:-1]).sum() == pytest.approx(curve["ap"], abs=0.03)
 
 
-def test_a_class_alone() -> None:
-    given = np.array([[0.9, 0.1], [0.6, 0.4]])
+def test_single_class() -> None:
+    p = np.array([[0.9, 0.1], [0.6, 0.4]])
     labels = np.array([0, 0])
-    curves = roc(given, labels, ["x", "y"])
+    curves = roc(p, labels, ["x", "y"])
     assert curves == {"x": {"fpr": [], "tpr": [], "auc": None}, "y": None}
     assert macro_auc(curves) is None
-    assert precision_recall(given, labels, ["x", "y"])["x"]["ap"] == 1
+    assert precision_recall(p, labels, ["x", "y"])["x"]["ap"] == 1
 
 
 def test_thin_keeps_short_curves() -> None:

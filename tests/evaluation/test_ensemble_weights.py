@@ -1,4 +1,4 @@
-"""Several checkpoints as one: the average, its weights, and what cannot be put together."""
+"""Ensembles of checkpoints: average, weights and incompatible members."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cfg() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def members(cfg: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three networks; the second has its classes the other way round."""
+    """Return three networks; the second has its classes in reverse order."""
     folder = tmp_path_factory.mktemp("members")
     orders = (NAMES, NAMES[::-1], NAMES)
     return [
@@ -50,15 +50,15 @@ def test_an_ensemble_averages_by_class_name(
         order = [its["classes"].index(name) for name in card["classes"]]
         expected += share * one(images).softmax(1)[:, order]
     with torch.no_grad():
-        found = net(images).softmax(1)
-    torch.testing.assert_close(found, expected.detach(), atol=1e-6, rtol=1e-5)
+        actual = net(images).softmax(1)
+    torch.testing.assert_close(actual, expected.detach(), atol=1e-6, rtol=1e-5)
     assert card["classes"] == NAMES and len(card["members"]) == 3
     alone, its = restore_all(members[1:2])
     assert its["classes"] == NAMES[::-1] and "members" not in its
     torch.testing.assert_close(alone(images), restore(members[1])[0](images))
 
 
-def test_weights_minimise_the_loss_and_find_the_good_member() -> None:
+def test_weights_minimise_the_loss() -> None:
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 7, 800)
     sharp = generator.dirichlet(np.ones(7), 800)
@@ -66,22 +66,22 @@ def test_weights_minimise_the_loss_and_find_the_good_member() -> None:
     other = generator.dirichlet(np.ones(7), 800)
     other[np.arange(800), labels] += 0.5 * generator.random(800)
     noise = generator.dirichlet(np.ones(7), 800)
-    given = [p / p.sum(1, keepdims=True) for p in (noise, sharp, other)]
-    shares = fit_weights(given, labels)
+    probabilities = [p / p.sum(1, keepdims=True) for p in (noise, sharp, other)]
+    shares = fit_weights(probabilities, labels)
     assert shares.sum() == pytest.approx(1) and shares.min() >= 0 and shares.argmax() == 1
 
     def loss(at: np.ndarray) -> float:
-        mixed = sum(share * p for share, p in zip(at, given, strict=True))
+        mixed = sum(share * p for share, p in zip(at, probabilities, strict=True))
         return float(log_loss(labels, mixed, labels=range(7)))
 
     best = loss(shares)
     for direction in generator.dirichlet(np.ones(3), 200):
         near = 0.98 * shares + 0.02 * direction
         assert best <= loss(near) + 1e-7
-    np.testing.assert_allclose(fit_weights(given[1:2], labels), [1.0])
+    np.testing.assert_allclose(fit_weights(probabilities[1:2], labels), [1.0])
 
 
-def test_judging_an_ensemble_is_one_opening(
+def test_evaluating_an_ensemble_is_one_access(
     cfg: dict[str, Any], members: list[Path], tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger.jsonl"
@@ -96,9 +96,7 @@ def test_judging_an_ensemble_is_one_opening(
     assert single.scores == again.scores
 
 
-def test_members_that_do_not_fit_together(
-    cfg: dict[str, Any], members: list[Path], tmp_path: Path
-) -> None:
+def test_incompatible_members(cfg: dict[str, Any], members: list[Path], tmp_path: Path) -> None:
     fewer = make_checkpoint(cfg, tmp_path / "six.ckpt", NAMES[:6], seed=0)
     with pytest.raises(UserError, match="must have the same classes"):
         restore_all([members[0], fewer])

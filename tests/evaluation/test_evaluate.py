@@ -1,4 +1,4 @@
-"""The numbers of a split, the files they are written to, and the ledger of the test split."""
+"""Scores of a split, the files of a run and the test ledger."""
 
 from __future__ import annotations
 
@@ -46,34 +46,34 @@ def predictions(labels: np.ndarray, seed: int = 0, k: int = 7, never: int | None
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("never", [None, 1])
-def test_scores_are_scikit_learns(seed: int, never: int | None) -> None:
-    """With all classes present; ``never`` is present but not predicted, its precision is 0."""
+def test_scores_match_scikit_learn(seed: int, never: int | None) -> None:
+    """The class ``never`` is never predicted: its precision is 0."""
     share = np.array([14, 2, 14, 25, 17, 11, 17]) / 100
     labels = np.random.default_rng(seed).choice(7, 300, p=share)
     labels[:7] = range(7)
-    given = predictions(labels, seed, never=never)
-    guesses = given.logits.argmax(1).numpy()
-    ours = score(given, NAMES)
-    assert ours["n"] == 300 and ours["classes"] == NAMES
-    assert ours["accuracy"] == pytest.approx(metrics.accuracy_score(labels, guesses), abs=1e-6)
-    log_loss = metrics.log_loss(labels, given.probabilities.double().numpy(), labels=range(7))
-    assert ours["loss"] == pytest.approx(log_loss, abs=1e-5)
+    predicted = predictions(labels, seed, never=never)
+    guesses = predicted.logits.argmax(1).numpy()
+    scores = score(predicted, NAMES)
+    assert scores["n"] == 300 and scores["classes"] == NAMES
+    assert scores["accuracy"] == pytest.approx(metrics.accuracy_score(labels, guesses), abs=1e-6)
+    log_loss = metrics.log_loss(labels, predicted.probabilities.double().numpy(), labels=range(7))
+    assert scores["loss"] == pytest.approx(log_loss, abs=1e-5)
     for average in ("macro", "weighted"):
-        theirs = metrics.precision_recall_fscore_support(
+        expected = metrics.precision_recall_fscore_support(
             labels, guesses, average=average, zero_division=0
         )
-        for name, value in zip(("precision", "recall", "f1"), theirs, strict=False):
-            assert ours[f"{average}_{name}"] == pytest.approx(value, abs=1e-6), (average, name)
-    theirs = metrics.precision_recall_fscore_support(labels, guesses, zero_division=0)
+        for name, value in zip(("precision", "recall", "f1"), expected, strict=False):
+            assert scores[f"{average}_{name}"] == pytest.approx(value, abs=1e-6), (average, name)
+    expected = metrics.precision_recall_fscore_support(labels, guesses, zero_division=0)
     for index, name in enumerate(NAMES):
-        row = ours["per_class"][name]
-        for key, values in zip(("precision", "recall", "f1", "support"), theirs, strict=True):
+        row = scores["per_class"][name]
+        for key, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
             assert row[key] == pytest.approx(values[index], abs=1e-6), (name, key)
-    assert ours["confusion"] == metrics.confusion_matrix(labels, guesses).tolist()
-    json.dumps(ours)
+    assert scores["confusion"] == metrics.confusion_matrix(labels, guesses).tolist()
+    json.dumps(scores)
 
 
-def test_the_report() -> None:
+def test_classification_report() -> None:
     scores = score(predictions(np.arange(70) % 7), NAMES)
     lines = report_text(scores, "val").splitlines()
     assert lines[0] == f"val: n = 70, accuracy {scores['accuracy']:.4f}"
@@ -87,7 +87,7 @@ def test_the_report() -> None:
     assert lines[-2].split() == ["macro", "avg", *values, "70"]
 
 
-def test_a_class_without_samples_says_so() -> None:
+def test_class_without_samples() -> None:
     labels = np.array([0, 2, 3, 4, 5, 6] * 5)
     scores = score(predictions(labels, never=1), NAMES)
     assert scores["per_class"]["disgust"]["support"] == 0
@@ -109,7 +109,7 @@ def cfg() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def checkpoint(cfg: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an untrained network as a run would have left it; its classes are turned round."""
+    """Return the checkpoint of an untrained network with its classes in reverse order."""
     path = tmp_path_factory.mktemp("run") / "checkpoints" / "best.ckpt"
     return make_checkpoint(cfg, path, NAMES[::-1])
 
@@ -132,9 +132,7 @@ def test_classes_are_matched_by_name(cfg: dict[str, Any]) -> None:
         match_classes(before, NAMES, ["contempt"])
 
 
-def test_judging_twice_gives_the_same(
-    cfg: dict[str, Any], checkpoint: Path, tmp_path: Path
-) -> None:
+def test_evaluation_is_deterministic(cfg: dict[str, Any], checkpoint: Path, tmp_path: Path) -> None:
     results = [evaluate_checkpoint(checkpoint, cfg["data"]) for _ in range(2)]
     assert results[0].scores == results[1].scores
     scores = results[0].scores
@@ -144,7 +142,7 @@ def test_judging_twice_gives_the_same(
     assert other["confusion"] == scores["confusion"]
     assert other["loss"] == pytest.approx(scores["loss"], abs=1e-5)
     assert scores["classes"] == NAMES[::-1]
-    with open(tmp_path / "predictions_val.csv", newline="", encoding="utf-8") as file:
+    with (tmp_path / "predictions_val.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     data = EmotionData(cfg["data"], ("val",))
     assert list(rows[0]) == ["path", "true", "predicted", *(f"p_{n}" for n in NAMES[::-1])]
@@ -156,7 +154,7 @@ def test_judging_twice_gives_the_same(
         assert row["predicted"] == max(values, key=values.__getitem__)
     right = sum(row["true"] == row["predicted"] for row in rows)
     assert right / len(rows) == pytest.approx(scores["accuracy"])
-    assert len({row["predicted"] for row in rows}) > 1, "the network says one thing, no test"
+    assert len({row["predicted"] for row in rows}) > 1, "the network predicts one class only"
     for name in ("classification_report_val.txt", "confusion_val.png", "samples_val.png"):
         assert (tmp_path / name).stat().st_size > 100
     assert scores["fingerprint"]["n"] == len(rows)
@@ -169,14 +167,14 @@ def test_predict_leaves_the_network_in_eval_mode(cfg: dict[str, Any], checkpoint
     data = EmotionData(cfg["data"], ("val",))
     data.prepare_for(32, 1)
     state = {key: value.clone() for key, value in net.state_dict().items()}
-    given = predict(net, data.eval_dataloader("val"), "cpu")
-    assert not net.training and given.logits.dtype == torch.float32
-    assert given.positions.tolist() == list(range(len(given.labels)))
+    predicted = predict(net, data.eval_dataloader("val"), "cpu")
+    assert not net.training and predicted.logits.dtype == torch.float32
+    assert predicted.positions.tolist() == list(range(len(predicted.labels)))
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
     assert card["classes"] == NAMES[::-1]
 
 
-def test_evaluate_reads_the_checkpoints_data(cfg: dict[str, Any]) -> None:
+def test_data_of_the_checkpoint_is_used(cfg: dict[str, Any]) -> None:
     card = {"config": cfg}
     asked = {"name": "checkpoint", "path": None, "batch_size": 5, "limit": None}
     assert data_config(asked, card) == {**cfg["data"], "batch_size": 5}
@@ -187,28 +185,28 @@ def test_evaluate_reads_the_checkpoints_data(cfg: dict[str, Any]) -> None:
 # --- the ledger -----------------------------------------------------------------------------
 
 
-def test_opening_test_writes_one_line(
+def test_test_access_writes_one_line(
     cfg: dict[str, Any], checkpoint: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    place = tmp_path / "deep" / "ledger.jsonl"
-    evaluate_checkpoint(checkpoint, cfg["data"], entry=LedgerEntry(place, tmp_path))
-    assert not place.exists()
+    ledger = tmp_path / "deep" / "ledger.jsonl"
+    evaluate_checkpoint(checkpoint, cfg["data"], entry=LedgerEntry(ledger, tmp_path))
+    assert not ledger.exists()
     scores = evaluate_checkpoint(
-        checkpoint, cfg["data"], "test", entry=LedgerEntry(place, tmp_path)
+        checkpoint, cfg["data"], "test", entry=LedgerEntry(ledger, tmp_path)
     ).scores
-    (line,) = [json.loads(text) for text in place.read_text().splitlines()]
+    (line,) = [json.loads(text) for text in ledger.read_text().splitlines()]
     assert line["n"] == scores["n"] and line["accuracy"] == scores["accuracy"]
     assert line["fingerprint"] == scores["fingerprint"]["hash"]
     assert line["checkpoint"] == file_hash(checkpoint)
     assert line["config"] == test_ledger.config_hash(cfg) and line["run"] == str(tmp_path)
     assert "test split opened: 0 times before, 1 configurations" in capsys.readouterr().out
-    evaluate_checkpoint(checkpoint, cfg["data"], "test", entry=LedgerEntry(place, tmp_path))
+    evaluate_checkpoint(checkpoint, cfg["data"], "test", entry=LedgerEntry(ledger, tmp_path))
     assert "test split opened: 1 times before, 1 configurations" in capsys.readouterr().out
-    assert len(place.read_text().splitlines()) == 2
-    assert len(test_ledger.openings(place, line["fingerprint"])) == 2
+    assert len(ledger.read_text().splitlines()) == 2
+    assert len(test_ledger.openings(ledger, line["fingerprint"])) == 2
 
 
-def test_without_a_ledger_the_test_split_stays_closed(
+def test_test_needs_a_ledger(
     cfg: dict[str, Any], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = []
@@ -216,7 +214,9 @@ def test_without_a_ledger_the_test_split_stays_closed(
     with pytest.raises(UserError, match="only through a ledger"):
         evaluate_checkpoint(checkpoint, cfg["data"], "test")
     (tmp_path / "file").touch()
-    for place in (tmp_path, tmp_path / "file" / "ledger.jsonl"):
-        with pytest.raises(UserError, match="cannot be written .*; the test split stays closed"):
-            evaluate_checkpoint(checkpoint, cfg["data"], "test", entry=LedgerEntry(place, tmp_path))
+    for ledger in (tmp_path, tmp_path / "file" / "ledger.jsonl"):
+        with pytest.raises(UserError, match=r"cannot be written .*; the test split stays closed"):
+            evaluate_checkpoint(
+                checkpoint, cfg["data"], "test", entry=LedgerEntry(ledger, tmp_path)
+            )
     assert opened == []

@@ -1,4 +1,4 @@
-"""Heat maps: for every registered network, and in the right place."""
+"""Explanation maps: all registered networks, and correct locations."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def hooks(net: nn.Module) -> int:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_network(name: str) -> None:
-    """Also one that is frozen in part, in training mode, and went through ``predict`` before."""
+    """Includes frozen parameters, training mode and a network used by ``predict`` before."""
     net = build(name)
     net.backbone.net.get_submodule(net.backbone.stages[0][0]).requires_grad_(False)
     images = pictures(net)
@@ -78,11 +78,11 @@ def test_every_network(name: str) -> None:
     ],
 )
 def test_the_stage(name: str, overrides: dict[str, Any], words: str) -> None:
-    """The last with a map of at least 5x5; a network that ends in tokens has none."""
+    """The last stage with a map of at least 5x5; None for a network that returns tokens."""
     assert words in method_name(build(name, **overrides))
 
 
-def test_before_global_average_pooling_it_is_captums_grad_cam() -> None:
+def test_last_stage_equals_captums_grad_cam() -> None:
     net = build("cnn", image_size=96).eval()
     images = pictures(net, 3)
     x = torch.from_numpy(images.transpose(0, 3, 1, 2)).float()
@@ -96,7 +96,7 @@ def test_before_global_average_pooling_it_is_captums_grad_cam() -> None:
 
 
 def test_integrated_gradients_add_up_to_the_logit() -> None:
-    """With the steps used, and the picture that comes of them."""
+    """Checks the sum of the attributions, and the blurred map."""
     net = build("vit").eval()
     images = pictures(net, 1)
     x = torch.from_numpy(images.transpose(0, 3, 1, 2)).float()
@@ -106,12 +106,12 @@ def test_integrated_gradients_add_up_to_the_logit() -> None:
         change = float(net(x)[0, 3] - net(grey)[0, 3])
     assert float(parts.sum()) == pytest.approx(change, abs=0.1 * abs(change))
     blurred = cv2.GaussianBlur(parts.sum(1)[0].numpy().astype(np.float32), (0, 0), 4).clip(0)
-    found = explain(net, images, [3], "cpu")[0]
-    np.testing.assert_allclose(found, blurred / blurred.max(), atol=1e-3)
+    heat = explain(net, images, [3], "cpu")[0]
+    np.testing.assert_allclose(heat, blurred / blurred.max(), atol=1e-3)
 
 
 class Corners(nn.Module):
-    """Looks at brightness only: logit 0 in the top left, logit 1 in the bottom right corner."""
+    """Uses brightness only: logit 0 in the top left, logit 1 in the bottom right corner."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Corners(nn.Module):
 
 
 @pytest.mark.parametrize("conv", [True, False])
-def test_the_heat_is_where_the_network_looks(conv: bool) -> None:
+def test_maps_highlight_the_used_pixels(conv: bool) -> None:
     backbone = Backbone(Corners(), ["head"], [["stem"]], conv=conv)
     net = EmotionNet(backbone, InputSpec(48, 1, (0.0,), (1.0,))).eval()
     image = np.random.default_rng(0).integers(100, 156, (1, 48, 48, 1), dtype=np.uint8)
@@ -139,8 +139,8 @@ def test_the_heat_is_where_the_network_looks(conv: bool) -> None:
     assert first[:16, :16].mean() > 0.5 and first[24:, 24:].max() < 0.01
 
 
-def test_a_trained_transformer_shows_the_patch_it_found() -> None:
-    """A bright or a dark patch anywhere on noise: the hottest point lies on it."""
+def test_trained_transformer_highlights_the_patch() -> None:
+    """The maximum of the map lies on a bright or dark patch on noise."""
     torch.manual_seed(0)
     net = build("vit", 2, depth=1, patch_size=8, image_size=32, embed_dim=32, heads=2).train()
     generator = np.random.default_rng(0)
@@ -169,7 +169,7 @@ def test_a_trained_transformer_shows_the_patch_it_found() -> None:
     assert hits >= 36
 
 
-def test_a_map_that_is_all_zero_stays_zero() -> None:
+def test_zero_map_stays_zero() -> None:
     net = build("cnn")
     nn.init.zeros_(net.backbone.net.classifier.weight)
     assert not explain(net, pictures(net), [0, 1], "cpu").any()
@@ -182,13 +182,13 @@ def test_no_images_and_wrong_targets() -> None:
         explain(net, pictures(net), [0], "cpu")
 
 
-def test_batches_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_size_has_no_influence(monkeypatch: pytest.MonkeyPatch) -> None:
     net = build("senet")
     images = pictures(net, 5)
     images[:, 10:20, 30:40] = np.arange(0, 250, 50, dtype=np.uint8)[:, None, None, None]
-    whole = explain(net, images, np.arange(5), "cpu")
+    expected = explain(net, images, np.arange(5), "cpu")
     monkeypatch.setattr("emotion_lab.evaluation.explain.BATCH_PIXELS", 2 * 48**2)
-    np.testing.assert_allclose(explain(net, images, np.arange(5), "cpu"), whole, atol=5e-5)
+    np.testing.assert_allclose(explain(net, images, np.arange(5), "cpu"), expected, atol=5e-5)
 
 
 @pytest.mark.parametrize(("size", "side"), [(48, 144), (64, 192), (144, 144), (224, 224)])
@@ -209,7 +209,7 @@ def test_overlay(size: int, side: int, channels: int) -> None:
 
 
 def test_full_size_names() -> None:
-    """At the sizes of conf/ as well."""
+    """Method names at the image sizes of conf/."""
     from emotion_lab.models import build_model
 
     assert "stage 4 of 5, 6x6 map" in method_name(build_model(compose("senet"), 7)[0])

@@ -1,4 +1,4 @@
-"""Predictions beside people's votes, and scores on data with other classes."""
+"""Agreement with human votes, and scores on data with other classes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.conftest import TINY, composed, make_checkpoint
 def make_result(
     votes: list[list[int]] | None, labels: list[int], predicted: list[int]
 ) -> EvaluationResult:
-    """Return an evaluation result with three classes; the second image of four was not read."""
+    """Return an evaluation result with three classes; the second image of four is unreadable."""
     keep = [i for i in range(len(labels) + 1) if i != 1]
     store = ArrayStore(np.zeros((len(keep) + 1, 4, 4, 1), np.uint8))
     full = np.insert(np.array(labels), 1, 0)
@@ -38,26 +38,26 @@ def make_result(
 
 def test_agreement_by_hand() -> None:
     votes = [[10, 0, 0], [5, 5, 0], [1, 8, 1], [0, 0, 0], [4, 3, 3]]
-    found = agreement(make_result(votes, [0, 0, 0, 2, 2], [0, 1, 1, 2, 2]))
-    assert found is not None and found["n"] == 4  # nobody voted on the fourth
-    bins = {row["from"]: row for row in found["bins"]}
+    summary = agreement(make_result(votes, [0, 0, 0, 2, 2], [0, 1, 1, 2, 2]))
+    assert summary is not None and summary["n"] == 4  # nobody voted on the fourth
+    bins = {row["from"]: row for row in summary["bins"]}
     assert (bins[1.0]["n"], bins[1.0]["accuracy"], bins[1.0]["accuracy_majority"]) == (1, 1.0, 1.0)
     assert bins[0.9] == {"from": 0.9, "n": 0, "accuracy": None, "accuracy_majority": None}
     assert (bins[0.7]["n"], bins[0.7]["accuracy"], bins[0.7]["accuracy_majority"]) == (1, 0.0, 1.0)
     # Half and half: b has as many votes as a, so it agrees with the majority.
     assert (bins[0.5]["n"], bins[0.5]["accuracy"], bins[0.5]["accuracy_majority"]) == (1, 0.0, 1.0)
     assert (bins[0.0]["n"], bins[0.0]["accuracy"], bins[0.0]["accuracy_majority"]) == (1, 1.0, 0.0)
-    assert found["model"] == pytest.approx((1 + 0.5 + 0.8 + 0.3) / 4)
-    assert found["ceiling"] == pytest.approx((1 + 0.5 + 0.8 + 0.4) / 4)
+    assert summary["model"] == pytest.approx((1 + 0.5 + 0.8 + 0.3) / 4)
+    assert summary["ceiling"] == pytest.approx((1 + 0.5 + 0.8 + 0.4) / 4)
     same = (1 + 40 / 90 + 56 / 90 + (12 + 6 + 6) / 90) / 4
-    assert found["person"] == pytest.approx(same)
-    assert found["ceiling"] >= found["model"]
+    assert summary["person"] == pytest.approx(same)
+    assert summary["ceiling"] >= summary["model"]
     assert agreement(make_result(None, [0], [0])) is None
     assert agreement(make_result([[0, 0, 0]], [0], [0])) is None
 
 
 def test_shared_classes_by_hand() -> None:
-    """The data has a, c and two images of d; the network's best answer is b once."""
+    """The data has classes a, c and d (two images); the network predicts b once."""
     logits = torch.tensor([[3.0, 1, 0], [0, 5, 4], [2, 0, 1]])
     predictions = Predictions(logits, torch.tensor([0, 2, 2]), torch.arange(3))
     mapping = [
@@ -65,13 +65,13 @@ def test_shared_classes_by_hand() -> None:
         {"from": "C", "to": "c", "n": 2},
         {"from": "d", "to": None, "n": 2},
     ]
-    found = shared_scores(predictions, mapping, ["a", "b", "c"])
-    assert found["classes"] == ["a", "c"] and found["n"] == 3
-    assert found["accuracy"] == pytest.approx(2 / 3)  # without b the second is right
-    assert found["n_all"] == 5 and found["accuracy_all"] == pytest.approx(1 / 5)
+    summary = shared_scores(predictions, mapping, ["a", "b", "c"])
+    assert summary["classes"] == ["a", "c"] and summary["n"] == 3
+    assert summary["accuracy"] == pytest.approx(2 / 3)  # without b the second is right
+    assert summary["n_all"] == 5 and summary["accuracy_all"] == pytest.approx(1 / 5)
 
 
-def test_a_checkpoint_on_a_folder_with_other_names(tmp_path: Path, capsys: Any) -> None:
+def test_data_with_other_class_names(tmp_path: Path, capsys: Any) -> None:
     cfg = composed(*TINY, "data.n=70", "data.size=32", "model.image_size=32", "augment=none")
     checkpoint = make_checkpoint(cfg, tmp_path / "a.ckpt", list(EMOTIONS))
     generator = np.random.default_rng(0)

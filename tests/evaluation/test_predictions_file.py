@@ -1,4 +1,4 @@
-"""Saved predictions read back as they were; every bad run is one line."""
+"""Predictions files: round trip, and one-line errors for damaged runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from emotion_lab.evaluation.predictions_file import read_predictions
 from tests.experiments.test_compare import CLASSES, HASH, LABELS, NAMES, guesses, write_run
 
 
-def test_predictions_come_back(tmp_path: Path) -> None:
+def test_round_trip(tmp_path: Path) -> None:
     predicted = guesses(0.5, 0)
     saved = read_predictions(write_run(tmp_path / "run", predicted, seed=7), "val")
     assert saved.classes == CLASSES and saved.names == NAMES and saved.split == "val"
@@ -28,8 +28,8 @@ def test_predictions_come_back(tmp_path: Path) -> None:
     assert saved.metrics["commit"] == "abc"
 
 
-def test_an_evaluate_folder(tmp_path: Path) -> None:
-    """``predictions.csv`` is of the split that report.json, or else metrics.json, names."""
+def test_evaluate_run_directory(tmp_path: Path) -> None:
+    """report.json, or else metrics.json, names the split of ``predictions.csv``."""
     folder = write_run(tmp_path / "run", LABELS, seed=None, file="predictions.csv")
     saved = read_predictions(folder, "val")
     assert len(saved.names) == 120 and saved.seed is None
@@ -37,19 +37,19 @@ def test_an_evaluate_folder(tmp_path: Path) -> None:
     report = {"split": "train", "n": 120, "fingerprint": {"hash": HASH}}
     (folder / "report.json").write_text(json.dumps(report))
     assert read_predictions(folder, "train").fingerprint == {"hash": HASH}
-    with pytest.raises(UserError, match="no predictions of val .* those of train"):
+    with pytest.raises(UserError, match=r"no predictions of val .* those of train"):
         read_predictions(folder, "val")
 
 
-def test_names_of_any_kind(tmp_path: Path) -> None:
+def test_unusual_names(tmp_path: Path) -> None:
     names = [*NAMES[:-3], "a, b.png", 'say "x"\n.png', "\udcff.png"]
     folder = write_run(tmp_path / "run", LABELS)
     path = folder / "predictions_val.csv"
-    with open(path, newline="") as file:
+    with path.open(newline="") as file:
         rows = list(csv.reader(file))
     for row, name in zip(rows[1:], names, strict=True):
         row[0] = name
-    with open(path, "w", newline="", errors="surrogateescape") as file:
+    with path.open("w", newline="", errors="surrogateescape") as file:
         csv.writer(file).writerows(rows)
     assert read_predictions(folder, "val").names == names
 
@@ -95,12 +95,12 @@ BAD = {
     "unknown split": (lambda run: [(run / "predictions_val.csv").rename(run / "predictions.csv"),
                                    _metrics("{}")(run)], "the split of .* is unknown"),
     "other scores": (_metrics('{"val": {"n": 120, "accuracy": 0.9}}'),
-                     "is inconsistent: its metrics.json has val accuracy 0.9000, .* of 120 correct"),
+                     "is inconsistent: .* has val accuracy 0.9000, .* of 120 correct"),
     "other n": (_metrics('{"val": {"n": 9}}'), "val with 9 images, its predictions file 120"),
     "other confusion": (_metrics(json.dumps(
         {"val": {"n": 120, "classes": CLASSES, "confusion": [[120, 0, 0], [0, 0, 0], [0, 0, 0]]}})),
                         "another confusion matrix .* edited"),
-    "no metrics": (_metrics(None), "has no metrics.json"),
+    "no metrics": (_metrics(None), "predictions but no metrics.json"),
     "damaged metrics": (_metrics('{"val": '), "metrics.json is damaged"),
     "list as metrics": (_metrics("[]"), "metrics.json is damaged"),
     "header": (_edit("path,true", "name,true"), "row 1: expected the columns path,true"),
@@ -117,7 +117,7 @@ BAD = {
                    "row 2: the predicted class is not the most probable"),
     "twice": (_edit("faces/001", "faces/000"), "row 3: 'faces/000.png' is already in row 2"),
     "open quote": (_edit("faces/001", '"faces/001'), "row 121: 1 columns, expected 6"),
-    "empty": (lambda run: (run / "predictions_val.csv").write_text(""), "row 1: .* found nothing"),
+    "empty": (lambda run: (run / "predictions_val.csv").write_text(""), "row 1: .* got nothing"),
     "no rows": (lambda run: (run / "predictions_val.csv").write_text(
         "path,true,predicted,p_a,p_b\n"), "has no predictions"),
     "one class": (lambda run: (run / "predictions_val.csv").write_text(

@@ -1,7 +1,8 @@
-"""Corruptions, and accuracy under them."""
+"""Image corruptions and accuracy on corrupted images."""
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import cv2
@@ -24,7 +25,7 @@ NAMES = tuple(CORRUPTIONS)
 
 
 def face(seed: int, height: int = 48, width: int = 48, channels: int = 1) -> np.ndarray:
-    """Draw something like a face: shading, two eyes, a mouth; the same at every size."""
+    """Draw a simple face (shading, eyes, mouth), the same at every size."""
     generator = np.random.default_rng(seed)
     side = 192
     image = np.full((side, side, channels), 110.0)
@@ -75,38 +76,38 @@ def test_every_corruption(name: str, shape: tuple[int, int, int]) -> None:
 @pytest.mark.parametrize("size", [32, 48, 224])
 @pytest.mark.parametrize("name", NAMES)
 def test_severity_grows(name: str, size: int) -> None:
-    found = []
+    scores = []
     for severity in SEVERITIES:
         images = [face(i, size, size, 1 + 2 * (i % 2)) for i in range(8)]
-        found.append(
+        scores.append(
             np.mean([distance(corrupt(x, name, severity, i), x) for i, x in enumerate(images)])
         )
-    assert all(later > 1.07 * earlier for earlier, later in zip(found, found[1:], strict=False))
+    assert all(later > 1.07 * earlier for earlier, later in itertools.pairwise(scores))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_large_image_is_spoilt_as_a_small_one(name: str) -> None:
-    """Seen at 48 pixels, the mean distance is the same within a third (JPEG: a factor of 2.5)."""
+def test_strength_is_relative_to_the_size(name: str) -> None:
+    """Reduced to 48 pixels, the mean distances agree within a third (JPEG: a factor of 2.5)."""
     fit = Resize(48, 3)
     for severity in SEVERITIES:
-        found = {}
+        scores = {}
         for size in (48, 192):
             images = [fit(face(i, size, size, 3)) for i in range(6)]
             bad = [fit(corrupt(face(i, size, size, 3), name, severity, i)) for i in range(6)]
-            found[size] = np.mean([distance(a, b) for a, b in zip(bad, images, strict=True)])
+            scores[size] = np.mean([distance(a, b) for a, b in zip(bad, images, strict=True)])
         limit = 2.5 if name == "jpeg" else 1.33
-        assert 1 / limit < found[192] / found[48] < limit
+        assert 1 / limit < scores[192] / scores[48] < limit
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_seed_matters_where_there_is_chance(name: str) -> None:
+def test_seed_changes_random_corruptions(name: str) -> None:
     image = face(0)
     kinds = {corrupt(image, name, 3, seed).tobytes() for seed in range(8)}
     assert len(kinds) == {"noise": 8, "occlusion": 8, "rotation": 2}.get(name, 1)
 
 
-def test_what_they_are() -> None:
-    """Against what the names promise, computed by other means."""
+def test_corruptions_match_their_names() -> None:
+    """Compare with independent implementations."""
     image = face(2, 96, 96, 3)
     assert corrupt(image, "dark", 3, 0) == pytest.approx(image * 0.32, abs=0.51)
     assert corrupt(image, "bright", 3, 0) == pytest.approx(np.minimum(image + 60.0, 255), abs=0.51)
@@ -146,7 +147,7 @@ def test_wrong_input() -> None:
 
 
 class Brightness(nn.Module):
-    """Says 0, 1 or 2 for an image that is dark, medium or bright on the whole."""
+    """Predicts 0, 1 or 2 for a dark, medium or bright image."""
 
     def forward(self, x: Tensor) -> Tensor:
         mean = x.mean((1, 2, 3), keepdim=True).flatten(1)
@@ -184,39 +185,39 @@ def guesses(result: EvaluationResult) -> np.ndarray:
     return np.abs(means[:, None] - [60, 128, 196]).argmin(1)
 
 
-def test_robustness_of_a_network_that_sees_brightness_only() -> None:
+def test_robustness_of_a_brightness_classifier() -> None:
     result = make_result()
-    found = robustness(result, n=500)
-    assert list(found) == ["n", "clean", *NAMES]
-    assert found["n"] == 149
+    scores = robustness(result, n=500)
+    assert list(scores) == ["n", "clean", *NAMES]
+    assert scores["n"] == 149
     clean = (guesses(result) == result.labels).mean()
-    assert found["clean"] == pytest.approx(clean, abs=1e-12) and 0.85 < clean < 0.95
+    assert scores["clean"] == pytest.approx(clean, abs=1e-12) and 0.85 < clean < 0.95
     for name in NAMES:
-        assert len(found[name]) == 5
-        assert all(isinstance(value, float) and 0 <= value <= 1 for value in found[name])
+        assert len(scores[name]) == 5
+        assert all(isinstance(value, float) and 0 <= value <= 1 for value in scores[name])
     for name in ("rotation", "blur", "low_contrast", "small_face", "noise"):
-        assert found[name] == [pytest.approx(clean, abs=0.02)] * 5, name
+        assert scores[name] == [pytest.approx(clean, abs=0.02)] * 5, name
     for name in ("dark", "bright"):
-        assert found[name][4] < clean - 0.2, name
+        assert scores[name][4] < clean - 0.2, name
     # In the dark everything is "low"; 20 grey levels more move no class, 100 move each by one.
-    assert found["dark"][4] == pytest.approx((result.labels == 0).mean())
-    assert found["bright"][0] == pytest.approx(clean, abs=0.02)
+    assert scores["dark"][4] == pytest.approx((result.labels == 0).mean())
+    assert scores["bright"][0] == pytest.approx(clean, abs=0.02)
 
 
-def test_a_part_is_stratified_and_scored_as_such() -> None:
+def test_subset_is_stratified() -> None:
     result = make_result()
-    found = robustness(result, n=40, seed=3)
-    assert found == robustness(result, n=40, seed=3)
-    assert found["n"] == 40
-    assert found["clean"] * 40 == pytest.approx(round(found["clean"] * 40))
+    scores = robustness(result, n=40, seed=3)
+    assert scores == robustness(result, n=40, seed=3)
+    assert scores["n"] == 40
+    assert scores["clean"] * 40 == pytest.approx(round(scores["clean"] * 40))
     keys = [(i * 7919 % 1000,) for i in range(149)]
     chosen = choose(result.labels, keys, 40)
     share = np.bincount(result.labels) * 40 / 149
     assert np.abs(np.bincount(result.labels[chosen]) - share).max() < 1
     for label in range(3):
-        mine = chosen[result.labels[chosen] == label]
-        others = np.setdiff1d(np.flatnonzero(result.labels == label), mine)
-        assert max(keys[i] for i in mine) < min(keys[i] for i in others)
+        of_class = chosen[result.labels[chosen] == label]
+        others = np.setdiff1d(np.flatnonzero(result.labels == label), of_class)
+        assert max(keys[i] for i in of_class) < min(keys[i] for i in others)
     # Shares 4.9, 1.4 and 0.7: the two places left go to the largest remainders.
     few = np.repeat([0, 1, 2], (70, 20, 10))
     assert np.bincount(few[choose(few, keys[:100], 7)]).tolist() == [5, 1, 1]
@@ -237,14 +238,14 @@ def test_clean_is_the_accuracy_on_the_same_images(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(module, "choose", spy)
     monkeypatch.setattr(module, "BATCH_PIXELS", 1)
-    found = robustness(result, n=60)
+    scores = robustness(result, n=60)
     (chosen,) = taken
     right = guesses(result)[chosen] == result.labels[chosen]
-    assert found["clean"] == pytest.approx(right.mean(), abs=1e-12)
+    assert scores["clean"] == pytest.approx(right.mean(), abs=1e-12)
 
 
-def test_order_and_names_of_classes_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two models meet the same images under the same noise."""
+def test_class_order_and_image_order_have_no_influence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two models are tested on the same images with the same noise."""
 
     class Turned(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Test-time augmentation: which views, and what becomes of their probabilities."""
+"""Test-time augmentation: views and averaged probabilities."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def _batch() -> Batch:
 
 
 @pytest.mark.parametrize(("name", "count"), [("none", 1), ("flip", 2), ("tencrop", 10)])
-def test_number_and_shape_of_the_views(name: str, count: int) -> None:
-    found = list(views(name)(_batch().images))
-    assert len(found) == count
-    assert all(view.shape == (4, 1, 48, 48) for view in found)
+def test_number_and_shape_of_views(name: str, count: int) -> None:
+    crops = list(views(name)(_batch().images))
+    assert len(crops) == count
+    assert all(view.shape == (4, 1, 48, 48) for view in crops)
     assert set(VIEWS) == {"none", "flip", "tencrop"}
 
 
 def test_ten_crops_are_the_corners_and_the_centre() -> None:
     ramp = torch.arange(48.0).repeat(48, 1)[None, None]
-    found = list(views("tencrop")(ramp))
+    crops = list(views("tencrop")(ramp))
     # Mean column of each crop: left 0..43, right 4..47, centre 2..45.
-    means = [float(view.mean()) for view in found[::2]]
+    means = [float(view.mean()) for view in crops[::2]]
     assert means == pytest.approx([21.5, 25.5, 21.5, 25.5, 23.5], abs=0.01)
-    assert all(torch.equal(a.flip(3), b) for a, b in zip(found[::2], found[1::2], strict=True))
+    assert all(torch.equal(a.flip(3), b) for a, b in zip(crops[::2], crops[1::2], strict=True))
 
 
 def test_flip_averages_probabilities() -> None:
@@ -54,7 +54,7 @@ def test_flip_averages_probabilities() -> None:
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
 
 
-def test_none_is_the_plain_logits() -> None:
+def test_none_keeps_the_logits() -> None:
     net, batch = _net(), _batch()
     with torch.no_grad():
         assert torch.equal(predict(net, [batch], "cpu").logits, net(batch.images))

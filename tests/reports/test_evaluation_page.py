@@ -1,8 +1,9 @@
-"""The HTML report: every number it was given, nothing from elsewhere, names as text."""
+"""The HTML report: all numbers, no external resources, escaped names."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -71,7 +72,7 @@ FULL: dict[str, Any] = {
         "accuracy": 0.6411,
         "accuracy_ci95": [0.62, 0.66],
         "removed": 123,
-    },  # fmt: skip
+    },
     "robustness": {"n": 1024, "clean": 0.6501, "blur": [0.611, 0.522, 0.433, 0.344, 0.255]},
     "mapping": [
         {"from": "anger", "to": "angry", "n": 17},
@@ -100,9 +101,9 @@ FULL: dict[str, Any] = {
     "figures": {
         name: {"light": b"light " + name.encode(), "dark": b"dark " + name.encode()}
         for name in (
-            "confusion_counts confusion_normalized curves roc precision_recall reliability "
-            "confidence coverage per_class robustness"
-        ).split()
+            *("confusion_counts", "confusion_normalized", "curves", "roc", "precision_recall"),
+            *("reliability", "confidence", "coverage", "per_class", "robustness"),
+        )
     },
     "mistakes": [example(name=f"faces/{i}.png") for i in range(30)],
     "mistakes_total": 1194,
@@ -147,7 +148,7 @@ def changed(**values: Any) -> dict[str, Any]:
     return {**copy.deepcopy(FULL), **values}
 
 
-def test_every_number_is_there() -> None:
+def test_all_numbers_are_shown() -> None:
     text = Reader(evaluation_page.render(FULL)).text
     for wanted in (
         *("65.43 %", "63.87 – 66.99 %", "0.6123", "0.5901 – 0.6348", "3,456", "1,780,075", "flip"),
@@ -172,7 +173,7 @@ def test_every_number_is_there() -> None:
         assert " ".join([name, *(f"{value:,}" for value in counts)]) in text
 
 
-def test_nothing_from_elsewhere() -> None:
+def test_no_external_resources() -> None:
     html = evaluation_page.render(FULL)
     reader = Reader(html)
     for tag, attrs in reader.tags:
@@ -187,15 +188,15 @@ def test_nothing_from_elsewhere() -> None:
     assert "default-src 'none'" in str(policies[0]["content"])
 
 
-def test_figures_switch_with_the_page() -> None:
+def test_figures_follow_the_color_scheme() -> None:
     reader = Reader(evaluation_page.render(FULL))
     shown = [attrs for attrs in reader.all("img") if attrs.get("class") != "face"]
     assert [attrs["src"] for attrs in shown] == [
         png(b"light " + name.encode())
         for name in (
-            "per_class confusion_counts confusion_normalized curves roc precision_recall "
-            "reliability confidence coverage robustness"
-        ).split()
+            *("per_class", "confusion_counts", "confusion_normalized", "curves", "roc"),
+            *("precision_recall", "reliability", "confidence", "coverage", "robustness"),
+        )
     ]
     for light, dark in zip(shown, reader.all("source"), strict=True):
         name = next(n for n in FULL["figures"] if png(b"light " + n.encode()) == light["src"])
@@ -208,7 +209,7 @@ def test_figures_switch_with_the_page() -> None:
         assert f"--card: {look.paper}" in css and f"--accent: {look.accent}" in css
 
 
-def test_sections_come_in_order_and_the_contents_lead_to_them() -> None:
+def test_sections_and_contents() -> None:
     reader = Reader(evaluation_page.render(FULL))
     assert [attrs["id"] for attrs in reader.all("section")] == list(evaluation_page.SECTIONS)
     assert [attrs["href"] for attrs in reader.all("a") if str(attrs["href"])[0] == "#"] == [
@@ -216,10 +217,10 @@ def test_sections_come_in_order_and_the_contents_lead_to_them() -> None:
     ]
     levels = [int(tag[1]) for tag, _ in reader.tags if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
 
 
-def test_only_what_there_is() -> None:
+def test_missing_sections_are_left_out() -> None:
     for content in (MINIMAL, {**dict.fromkeys(FULL), **MINIMAL}):
         reader = Reader(evaluation_page.render(content))
         wanted = ["classes", "confusion", "reproduction"]
@@ -230,7 +231,7 @@ def test_only_what_there_is() -> None:
 
 
 @pytest.mark.parametrize("key", sorted(set(FULL) - set(evaluation_page.REQUIRED)))
-def test_any_part_may_be_missing(key: str) -> None:
+def test_optional_keys(key: str) -> None:
     without = {name: value for name, value in FULL.items() if name != key}
     for content in (without, {**FULL, key: None}):
         text = Reader(evaluation_page.render(content)).text
@@ -238,12 +239,12 @@ def test_any_part_may_be_missing(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", evaluation_page.REQUIRED)
-def test_without_its_numbers_there_is_no_page(key: str) -> None:
+def test_required_keys(key: str) -> None:
     with pytest.raises(KeyError, match=key):
         evaluation_page.render({name: value for name, value in FULL.items() if name != key})
 
 
-def test_a_class_without_samples_says_so() -> None:
+def test_class_without_samples() -> None:
     content = changed(votes=None)
     nothing = dict.fromkeys(("precision", "recall", "f1", "f1_ci95", "auc", "average_precision"))
     content["per_class"]["sad"] = {**nothing, "support": 0}
@@ -256,7 +257,7 @@ def test_a_class_without_samples_says_so() -> None:
     assert "None" not in text and "nan" not in text.split()
 
 
-def test_values_that_are_no_numbers_are_dashes() -> None:
+def test_nan_and_none_are_dashes() -> None:
     text = Reader(
         evaluation_page.render(changed(nll=float("nan"), macro_f1=None, brier=float("inf")))
     ).text
@@ -267,7 +268,7 @@ def test_values_that_are_no_numbers_are_dashes() -> None:
 BAD = "<script>alert('x')</script>&amp;\"'><img src=https://evil.example/x onerror=y>{{ 7*7 }}"
 
 
-def test_names_are_text() -> None:
+def test_names_are_escaped() -> None:
     other = "心 \u202eabc"
     bad = example(BAD, other, name=BAD)
     content = changed(
@@ -301,7 +302,7 @@ def test_names_are_text() -> None:
     assert all("evil" not in str(a["href"]) or "%3A" in str(a["href"]) for a in reader.all("a"))
 
 
-def test_the_file(tmp_path: Path) -> None:
+def test_write_page(tmp_path: Path) -> None:
     path = evaluation_page.write_page(tmp_path, FULL)
     assert path == tmp_path / "report.html"
     text = path.read_text(encoding="utf-8")
@@ -312,25 +313,25 @@ def test_the_file(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
 
 
-def test_a_path_that_is_not_unicode(tmp_path: Path) -> None:
+def test_path_is_not_unicode(tmp_path: Path) -> None:
     bad = example(name="faces/\udcff.png")
     text = evaluation_page.write_page(tmp_path, changed(mistakes=[bad])).read_text(encoding="utf-8")
     assert "faces/\\udcff.png" in text
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot write"):
         evaluation_page.write_page(tmp_path / "gone", MINIMAL)
 
 
-def test_all_mistakes_are_shown_and_none_is_said() -> None:
+def test_list_of_mistakes() -> None:
     html = evaluation_page.render(FULL)
     assert all(f'title="faces/{i}.png"' in html for i in range(30))
     text = Reader(evaluation_page.render(changed(mistakes=[], pairs=[]))).text
     assert "There are no wrong predictions." in text and "No classes are confused." in text
 
 
-def test_the_head_of_the_pages_is_written_once() -> None:
+def test_only_the_base_template_has_a_head() -> None:
     templates = Path(emotion_lab.__file__).parent.glob("**/templates/*.html")
     heads = {file.name: "<head>" in file.read_text(encoding="utf-8") for file in templates}
     assert {name for name, own in heads.items() if own} == {"base.html"}

@@ -1,4 +1,4 @@
-"""The report of one evaluation: its numbers against scikit-learn, the seal, what it leaves."""
+"""The report of an evaluation: numbers, files, temperature and test accesses."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def result(cfg: dict[str, Any], checkpoint: Path, tmp_path_factory: Any) -> Eval
 
 
 @pytest.fixture(scope="module")
-def made(result: EvaluationResult, cfg: dict[str, Any], tmp_path_factory: Any) -> tuple[Path, dict]:
+def written(
+    result: EvaluationResult, cfg: dict[str, Any], tmp_path_factory: Any
+) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("report")
     save_results(folder, result, "predictions.csv")
     report = make_report(result, folder, QUICK, {"seed": 0, "model": "senet"}, cfg["data"])
@@ -55,15 +57,15 @@ def made(result: EvaluationResult, cfg: dict[str, Any], tmp_path_factory: Any) -
 
 
 def saved(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
+    with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     labels = np.array([NAMES.index(row["true"]) for row in rows])
     predicted = np.array([NAMES.index(row["predicted"]) for row in rows])
     return labels, predicted, np.array([[float(row[f"p_{n}"]) for n in NAMES] for row in rows])
 
 
-def test_every_figure_is_scikit_learns(made: tuple[Path, dict]) -> None:
-    folder, _ = made
+def test_numbers_match_scikit_learn(written: tuple[Path, dict]) -> None:
+    folder, _ = written
     report = json.loads((folder / "report.json").read_text())
     labels, predicted, p = saved(folder)
     close = pytest.approx
@@ -71,11 +73,11 @@ def test_every_figure_is_scikit_learns(made: tuple[Path, dict]) -> None:
     assert report["accuracy"] == close(metrics.accuracy_score(labels, predicted), abs=1e-6)
     assert report["macro_f1"] == close(metrics.f1_score(labels, predicted, average="macro"), 1e-6)
     assert report["confusion"] == metrics.confusion_matrix(labels, predicted).tolist()
-    found = metrics.precision_recall_fscore_support(labels, predicted, zero_division=0)
+    numbers = metrics.precision_recall_fscore_support(labels, predicted, zero_division=0)
     for i, name in enumerate(NAMES):
         row = report["per_class"][name]
         values = [row["precision"], row["recall"], row["f1"], row["support"]]
-        assert values == close([column[i] for column in found], abs=1e-6)
+        assert values == close([column[i] for column in numbers], abs=1e-6)
         assert row["auc"] == close(metrics.roc_auc_score(labels == i, p[:, i]), abs=1e-6)
         ap = metrics.average_precision_score(labels == i, p[:, i])
         assert row["average_precision"] == close(ap, abs=1e-6)
@@ -93,11 +95,11 @@ def test_every_figure_is_scikit_learns(made: tuple[Path, dict]) -> None:
     assert report["nll_calibrated"] <= report["nll"] and report["temperature"] != 1
 
 
-def test_what_is_left_behind(made: tuple[Path, dict]) -> None:
-    folder, report = made
+def test_written_files(written: tuple[Path, dict]) -> None:
+    folder, report = written
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert f"{report['accuracy'] * 100:.2f}" in page and "http://" not in page
-    with open(folder / "mistakes" / "index.csv", newline="", encoding="utf-8") as file:
+    with (folder / "mistakes" / "index.csv").open(newline="", encoding="utf-8") as file:
         mistakes = list(csv.DictReader(file))
     labels, predicted, _ = saved(folder)
     assert len(mistakes) == int((labels != predicted).sum()) >= 25
@@ -107,19 +109,19 @@ def test_what_is_left_behind(made: tuple[Path, dict]) -> None:
     assert report["robustness"]["n"] == 20 and len(report["robustness"]["blur"]) == 5
 
 
-def test_nothing_is_overwritten(
-    made: tuple[Path, dict], result: EvaluationResult, cfg: Any
+def test_reports_are_not_overwritten(
+    written: tuple[Path, dict], result: EvaluationResult, cfg: Any
 ) -> None:
-    before = {path: path.stat().st_mtime_ns for path in made[0].rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in written[0].rglob("*")}
     with pytest.raises(UserError, match="exists already"):
         make_report(
-            result, made[0], {**QUICK, "num_robustness": 0, "num_explained": 0}, {}, cfg["data"]
+            result, written[0], {**QUICK, "num_robustness": 0, "num_explained": 0}, {}, cfg["data"]
         )
-    assert (made[0] / "report.html").stat().st_mtime_ns == before[made[0] / "report.html"]
-    assert (made[0] / "report.json").stat().st_mtime_ns == before[made[0] / "report.json"]
+    assert (written[0] / "report.html").stat().st_mtime_ns == before[written[0] / "report.html"]
+    assert (written[0] / "report.json").stat().st_mtime_ns == before[written[0] / "report.json"]
 
 
-def test_a_class_absent_from_the_split(cfg: Any, checkpoint: Path, tmp_path: Path) -> None:
+def test_class_without_samples(cfg: Any, checkpoint: Path, tmp_path: Path) -> None:
     data = {**cfg["data"], "exclude": ["disgust"]}
     result = evaluate_checkpoint(checkpoint, data)
     report = make_report(result, tmp_path, {**QUICK, "num_robustness": 0}, {}, data)
@@ -129,12 +131,12 @@ def test_a_class_absent_from_the_split(cfg: Any, checkpoint: Path, tmp_path: Pat
     assert report["macro_f1"] == pytest.approx(result.scores["macro_f1"], abs=1e-6)
 
 
-def test_copies_are_found() -> None:
+def test_first_occurrences() -> None:
     kept = first_occurrences([b"a", b"b", b"a", b"c", b"b"], {b"c"})
     assert kept.tolist() == [True, True, False, False, False]
 
 
-def test_without_duplicates_removes_what_was_trained_on(
+def test_duplicates_of_training_images_are_removed(
     result: EvaluationResult, cfg: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = without_duplicates(result, cfg["data"])
@@ -150,32 +152,32 @@ def test_without_duplicates_removes_what_was_trained_on(
         return same if index == 0 else digest(store, index)
 
     monkeypatch.setattr(type(result.part.store), "digest", fake)
-    found = without_duplicates(result, cfg["data"])
-    assert (found["removed"], found["in_train"]) == (3, 3)
+    numbers = without_duplicates(result, cfg["data"])
+    assert (numbers["removed"], numbers["in_train"]) == (3, 3)
     right = (result.predicted == result.labels)[3:]
-    assert found["accuracy"] == pytest.approx(right.mean()) and found["n"] == len(right)
+    assert numbers["accuracy"] == pytest.approx(right.mean()) and numbers["n"] == len(right)
 
 
 # --- the temperature and the seal ------------------------------------------------------------
 
 
-def test_the_temperature_is_kept_in_the_checkpoint(
+def test_temperature_is_stored_in_the_checkpoint(
     cfg: dict[str, Any], result: EvaluationResult, tmp_path: Path
 ) -> None:
     path = make_checkpoint(cfg, tmp_path / "a.ckpt", NAMES)
     before = ckpt.read(path)["state_dict"]
-    found = temperature.fit_checkpoint_temperature(result)
-    temperature.store(path, found)
+    numbers = temperature.fit_checkpoint_temperature(result)
+    temperature.store(path, numbers)
     content = ckpt.read(path)
-    assert content[ckpt.CARD]["temperature"] == found["temperature"]
+    assert content[ckpt.CARD]["temperature"] == numbers["temperature"]
     assert content[ckpt.CARD]["calibration"]["split"] == "val"
-    assert found["nll_calibrated"] <= found["nll"]
+    assert numbers["nll_calibrated"] <= numbers["nll"]
     assert all((before[key] == value).all() for key, value in content["state_dict"].items())
     again = evaluate_checkpoint(path, cfg["data"])
     assert again.scores == result.scores
 
 
-def test_test_is_never_used_for_choosing(cfg: Any, checkpoint: Path, tmp_path: Path) -> None:
+def test_temperature_is_never_fitted_on_test(cfg: Any, checkpoint: Path, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.jsonl"
     result = evaluate_checkpoint(
         checkpoint, cfg["data"], "test", entry=LedgerEntry(ledger, tmp_path)
@@ -189,9 +191,9 @@ def test_test_is_never_used_for_choosing(cfg: Any, checkpoint: Path, tmp_path: P
     assert report["protocol"]["openings"] == 1 and not report["protocol"]["warnings"]
     second = make_checkpoint({**cfg, "seed": 5}, tmp_path / "b.ckpt", NAMES)
     again = evaluate_checkpoint(second, cfg["data"], "test", entry=LedgerEntry(ledger, tmp_path))
-    told = protocol(again)
-    assert told["openings"] == 2 and told["configurations"] == 2
-    assert any("2 configurations" in line for line in told["warnings"])
+    rows = protocol(again)
+    assert rows["openings"] == 2 and rows["configurations"] == 2
+    assert any("2 configurations" in line for line in rows["warnings"])
 
 
 @pytest.mark.parametrize(
@@ -212,7 +214,7 @@ def test_refused_in_one_line(
     assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_an_ensemble_has_no_temperature_of_a_member(
+def test_ensemble_ignores_the_temperature_of_its_members(
     cfg: dict[str, Any], result: EvaluationResult, tmp_path: Path
 ) -> None:
     members = [make_checkpoint(cfg, tmp_path / f"{i}.ckpt", NAMES, seed=i) for i in range(2)]
@@ -222,20 +224,22 @@ def test_an_ensemble_has_no_temperature_of_a_member(
     alone = evaluate_checkpoint(members[0], cfg["data"])
     assert calibration_numbers(alone)["temperature"] == 7.7
     both = evaluate_checkpoint(members, cfg["data"])
-    found = calibration_numbers(both)
-    assert found["temperature"] == pytest.approx(fit_temperature(both.logits, both.labels))
+    numbers = calibration_numbers(both)
+    assert numbers["temperature"] == pytest.approx(fit_temperature(both.logits, both.labels))
     flipped = evaluate_checkpoint(members[0], cfg["data"], tta="flip")
-    found = calibration_numbers(flipped)
-    assert found["temperature"] == pytest.approx(fit_temperature(flipped.logits, flipped.labels))
+    numbers = calibration_numbers(flipped)
+    assert numbers["temperature"] == pytest.approx(fit_temperature(flipped.logits, flipped.labels))
     ledger = tmp_path / "ledger.jsonl"
     sealed = evaluate_checkpoint(members, cfg["data"], "test", entry=LedgerEntry(ledger, tmp_path))
     assert calibration_numbers(sealed)["temperature"] is None
 
 
-def test_the_runs_own_data_by_name(cfg: Any, checkpoint: Path, tmp_path: Path) -> None:
-    """data=synthetic with the same keys is what the run saw, val or train."""
+def test_data_of_the_run_named_explicitly(cfg: Any, checkpoint: Path, tmp_path: Path) -> None:
+    """data=synthetic with the same keys is recognised as the data of the run."""
     own = evaluate_checkpoint(checkpoint, cfg["data"], foreign=True)
-    assert not own.foreign and not own.mapping and protocol(own)["lines"][0].startswith("val selected")
+    assert (
+        not own.foreign and not own.mapping and protocol(own)["lines"][0].startswith("val selected")
+    )
     content = ckpt.read(checkpoint)
     train = evaluate_checkpoint(checkpoint, cfg["data"], "train", foreign=True)
     card = {**content[ckpt.CARD], "fingerprints": {"train": train.scores["fingerprint"]}}
@@ -247,10 +251,11 @@ def test_the_runs_own_data_by_name(cfg: Any, checkpoint: Path, tmp_path: Path) -
     assert other.foreign and len(other.mapping) == 7
 
 
-def test_one_command_a_folder(tmp_path: Path) -> None:
+def test_run_directory_is_locked(tmp_path: Path) -> None:
     with paths.locked_run_dir(tmp_path, "metrics.json"):
         code = (
-            "import sys; from pathlib import Path; from emotion_lab.core.paths import locked_run_dir\n"
+            "import sys; from pathlib import Path\n"
+            "from emotion_lab.core.paths import locked_run_dir\n"
             "with locked_run_dir(Path(sys.argv[1])): print('in')"
         )
         arguments = [sys.executable, "-c", code, str(tmp_path)]
@@ -260,12 +265,14 @@ def test_one_command_a_folder(tmp_path: Path) -> None:
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
     assert done.stdout == "in\n"
     (tmp_path / "metrics.json").touch()
-    with pytest.raises(UserError, match="already holds metrics.json"):
-        with paths.locked_run_dir(tmp_path, "metrics.json"):
-            pytest.fail("begun over results")
+    with (
+        pytest.raises(UserError, match=r"already holds metrics\.json"),
+        paths.locked_run_dir(tmp_path, "metrics.json"),
+    ):
+        pytest.fail("the run directory holds results")
 
 
-def test_a_sweep_does_not_replace_an_earlier_one(checkpoint: Path, tmp_path: Path) -> None:
+def test_sweep_does_not_overwrite_results(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "sweep" / "0").mkdir(parents=True)
     (tmp_path / "sweep" / "0" / "metrics.json").write_text("kept")
     done = command(
@@ -277,7 +284,7 @@ def test_a_sweep_does_not_replace_an_earlier_one(checkpoint: Path, tmp_path: Pat
     assert (tmp_path / "sweep" / "0" / "metrics.json").read_text() == "kept"
 
 
-def test_results_are_never_replaced(checkpoint: Path, tmp_path: Path) -> None:
+def test_results_are_not_overwritten(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("kept")
     done = command(
         f"ckpt={checkpoint}",
@@ -289,7 +296,7 @@ def test_results_are_never_replaced(checkpoint: Path, tmp_path: Path) -> None:
     assert (tmp_path / "metrics.json").read_text() == "kept"
 
 
-def test_broken_weights_are_told(cfg: Any, tmp_path: Path) -> None:
+def test_nan_weights(cfg: Any, tmp_path: Path) -> None:
     path = make_checkpoint(cfg, tmp_path / "a.ckpt", NAMES)
     content = ckpt.read(path)
     weights = {key: value * float("nan") for key, value in content["state_dict"].items()}
@@ -301,8 +308,10 @@ def test_broken_weights_are_told(cfg: Any, tmp_path: Path) -> None:
     assert "NaN" in done.stderr.splitlines()[-1]
 
 
-def test_evaluate_as_a_user_types_it(checkpoint: Path, cfg: Any, tmp_path: Path) -> None:
-    """An ensemble of two in a folder with blanks and brackets, weighed on val."""
+def test_evaluate_an_ensemble_from_the_command_line(
+    checkpoint: Path, cfg: Any, tmp_path: Path
+) -> None:
+    """Two members in a folder with spaces and brackets, with weights fitted on val."""
     odd = tmp_path / "my [run] = 1"
     members = [make_checkpoint(cfg, odd / f"{i}.ckpt", NAMES, seed=i) for i in range(2)]
     done = command(

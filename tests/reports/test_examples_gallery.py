@@ -1,4 +1,4 @@
-"""The galleries and the files of misclassified images, held against numpy and scikit-learn."""
+"""Example images and files of wrong predictions, compared with numpy and scikit-learn."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make_result(
     paths: list[str] | None = None,
     size: int = 48,
 ) -> EvaluationResult:
-    """Return an evaluation result of random images and logits that are right about half of the time.
+    """Return an evaluation result of random images with an accuracy of about one half.
 
     ``never`` is a class without samples. The predictions are in another order than the images, as
     when some could not be read.
@@ -70,14 +70,14 @@ def test_small_images_are_enlarged_by_nearest_neighbour() -> None:
     assert np.asarray(decoded(examples.data_uri(tiny))).shape == (96, 96, 3)
 
 
-def test_large_images_stay_light() -> None:
+def test_large_images_are_small_files() -> None:
     image = np.random.default_rng(0).integers(0, 256, (500, 700, 3), dtype=np.uint8)
     uri = examples.data_uri(image)
     assert max(decoded(uri).size) == 144
     assert len(uri) < 20_000
 
 
-def test_worst_mistakes_are_numpys() -> None:
+def test_worst_mistakes_match_numpy() -> None:
     result = make_result()
     shown = examples.worst_mistakes(result, 30)
     p, labels = result.probabilities, result.labels
@@ -99,13 +99,13 @@ def test_worst_mistakes_are_numpys() -> None:
         assert np.array_equal(np.asarray(decoded(each.image))[::2, ::2], image)
 
 
-def test_all_mistakes_where_there_are_few() -> None:
+def test_fewer_mistakes_than_the_limit() -> None:
     result = make_result(30)
     count = int((result.predicted != result.labels).sum())
     assert len(examples.worst_mistakes(result)) == count < 50
 
 
-def test_pairs_are_the_confusion_matrix() -> None:
+def test_pairs_match_the_confusion_matrix() -> None:
     result = make_result(never=2)
     pairs = examples.confused_pairs(result, limit=5, examples=3)
     matrix = metrics.confusion_matrix(result.labels, result.predicted, labels=range(4))
@@ -143,7 +143,7 @@ def test_class_examples() -> None:
     assert [e.i for row in other for e in row.right] != [e.i for row in rows for e in row.right]
 
 
-def test_overlays_reach_their_image() -> None:
+def test_overlays_are_added_to_their_image() -> None:
     rows = examples.class_examples(make_result(), each=2)
     first = rows[0].right[0]
     red = np.zeros((40, 40, 3), np.uint8)
@@ -159,11 +159,11 @@ def test_overlays_reach_their_image() -> None:
 
 
 def read_index(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "index.csv", newline="", encoding="utf-8") as file:
+    with (folder / "index.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def test_the_index_is_the_files(tmp_path: Path) -> None:
+def test_index_lists_all_files(tmp_path: Path) -> None:
     result = make_result()
     folder = tmp_path / "run" / "mistakes"
     wrong = np.flatnonzero(result.predicted != result.labels)
@@ -185,7 +185,7 @@ def test_the_index_is_the_files(tmp_path: Path) -> None:
         assert np.array_equal(image, result.raw(i)[:, :, 0])
 
 
-def test_the_limit_keeps_the_worst(tmp_path: Path) -> None:
+def test_limit_keeps_the_most_confident(tmp_path: Path) -> None:
     result = make_result()
     assert examples.write_mistakes(result, tmp_path / "m", 4) == 4
     worst = [example.name for example in examples.worst_mistakes(result, 4)]
@@ -195,7 +195,7 @@ def test_the_limit_keeps_the_worst(tmp_path: Path) -> None:
 HOSTILE = ["../../up", "a/b", "a:b", 'CON"', "A:B", "", "心 ", "x" * 300]
 
 
-def test_names_that_no_file_system_takes(tmp_path: Path) -> None:
+def test_names_invalid_on_file_systems(tmp_path: Path) -> None:
     names = [f'C:\\x\\..\\<{i}>|?*"\n.png' if i % 2 else f"\udcff{'y' * 300}" for i in range(150)]
     result = make_result(150, HOSTILE, paths=names)
     folder = tmp_path / "mistakes"
@@ -217,14 +217,14 @@ def test_names_that_no_file_system_takes(tmp_path: Path) -> None:
     assert len({row["file"].casefold() for row in rows}) == count
 
 
-def test_a_folder_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
+def test_existing_folder_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "kept.txt").write_text("x")
     with pytest.raises(UserError, match="exists already"):
         examples.write_mistakes(make_result(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
 
 
-def test_no_mistakes_at_all(tmp_path: Path) -> None:
+def test_no_mistakes(tmp_path: Path) -> None:
     result = make_result()
     result.predictions.logits[:] = -5
     result.predictions.logits[torch.arange(len(result.labels)), result.predictions.labels] = 5

@@ -1,4 +1,4 @@
-"""The report's figures: both styles, the numbers that are drawn, classes without samples."""
+"""Figures: both styles, drawn numbers, classes without samples."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ DRAWN: dict[str, Callable[[FigureStyle], Figure]] = {
 
 
 def drawn(name: str) -> Figure:
-    """Return a figure as it is, to look into."""
+    """Return a figure in the light style."""
     with matplotlib.rc_context(style._settings(LIGHT)):
         return DRAWN[name](LIGHT)
 
 
 def texts(figure: Figure) -> list[str]:
-    """Return every piece of text of a figure."""
+    """Return all texts of a figure."""
     return [item.get_text() for item in figure.findobj(matplotlib.text.Text) if item.get_text()]
 
 
@@ -99,13 +99,13 @@ def test_both_styles(name: str, tmp_path: Path) -> None:
         assert tuple(picture[0, 0]) == ImageColor.getrgb(look.paper)
 
 
-def test_the_settings_stay_inside(tmp_path: Path) -> None:
+def test_global_settings_are_restored(tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
     both(DRAWN["roc"], tmp_path, "roc")
     assert dict(matplotlib.rcParams) == before
 
 
-def test_confusion_writes_the_counts_and_the_shares() -> None:
+def test_confusion_cells() -> None:
     cells = texts(drawn("counts"))
     for row in COUNTS[:2]:
         for value in row:
@@ -116,14 +116,14 @@ def test_confusion_writes_the_counts_and_the_shares() -> None:
 
 
 @pytest.mark.parametrize(("name", "symbol"), [("roc", "AUC"), ("precision_recall", "AP")])
-def test_curves_are_the_given_points(name: str, symbol: str) -> None:
+def test_roc_and_pr_points(name: str, symbol: str) -> None:
     figure = drawn(name)
-    given, keys = (
+    curves, keys = (
         (ROC, ("fpr", "tpr", "auc")) if name == "roc" else (PR, ("recall", "precision", "ap"))
     )
     lines = {line.get_label().split("  ")[0]: line for line in figure.axes[0].get_lines()}
     for label in ("angry", "happy"):
-        curve: Any = given[label]
+        curve: Any = curves[label]
         assert list(lines[label].get_xdata()) == curve[keys[0]]
         assert list(lines[label].get_ydata()) == curve[keys[1]]
         assert f"{label}  {symbol} {curve[keys[2]]:.3f}" in texts(figure)
@@ -133,14 +133,14 @@ def test_curves_are_the_given_points(name: str, symbol: str) -> None:
     assert len(looks) == len(lines)
 
 
-def test_a_class_alone_has_no_area() -> None:
+def test_single_class_has_no_area() -> None:
     curves = {"happy": {"fpr": [], "tpr": [], "auc": None}, "sad": None}
     with matplotlib.rc_context(style._settings(LIGHT)):
-        found = texts(figures.roc(curves, LIGHT))
-    assert "happy  undefined" in found and "sad  no samples" in found
+        labels = texts(figures.roc(curves, LIGHT))
+    assert "happy  undefined" in labels and "sad  no samples" in labels
 
 
-def test_more_classes_than_colours_are_still_told_apart() -> None:
+def test_more_classes_than_colours() -> None:
     curves = {f"class {i}": ROC["angry"] for i in range(20)}
     with matplotlib.rc_context(style._settings(DARK)):
         figure = figures.roc(curves, DARK)
@@ -148,7 +148,7 @@ def test_more_classes_than_colours_are_still_told_apart() -> None:
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 20
 
 
-def test_reliability_leaves_empty_bins_out() -> None:
+def test_reliability_skips_empty_bins() -> None:
     figure = drawn("reliability")
     before = next(line for line in figure.axes[0].get_lines() if "before" in line.get_label())
     assert list(before.get_xdata()) == [0.45, 0.85] and list(before.get_ydata()) == [0.4, 0.7]
@@ -158,30 +158,30 @@ def test_reliability_leaves_empty_bins_out() -> None:
     assert "as predicted, ECE 0.100" in alone and not any("after" in text for text in alone)
 
 
-def test_confidence_and_coverage_say_n_and_the_whole() -> None:
-    found = texts(drawn("confidence"))
+def test_confidence_and_coverage_labels() -> None:
+    labels = texts(drawn("confidence"))
     means = CONFIDENCE[RIGHT].mean(), CONFIDENCE[~RIGHT].mean()
-    assert f"right, n = {RIGHT.sum()}, mean {means[0]:.2f}" in found
-    assert f"wrong, n = {(~RIGHT).sum()}, mean {means[1]:.2f}" in found
+    assert f"right, n = {RIGHT.sum()}, mean {means[0]:.2f}" in labels
+    assert f"wrong, n = {(~RIGHT).sum()}, mean {means[1]:.2f}" in labels
     assert "all images: 61.0 %" in texts(drawn("coverage"))
     line = drawn("coverage").axes[0].get_lines()[0]
     assert list(line.get_xdata()) == [0.5, 1.0] and list(line.get_ydata()) == [0.82, 0.61]
 
 
-def test_all_right_has_no_mean_of_nothing() -> None:
+def test_confidence_without_wrong_predictions() -> None:
     with matplotlib.rc_context(style._settings(LIGHT)):
-        found = texts(figures.confidence(CONFIDENCE, np.ones(100, bool), LIGHT))
-    assert "wrong, n = 0" in found
+        labels = texts(figures.confidence(CONFIDENCE, np.ones(100, bool), LIGHT))
+    assert "wrong, n = 0" in labels
 
 
 def test_per_class_bars() -> None:
-    found = texts(drawn("per_class"))
-    assert {"0.70", "0.80", "0.75", "0.90", "0.79"} <= set(found)
-    assert found.count("no samples") == 1 and "sad\nn = 0" in found
-    assert "0.00" not in found
+    labels = texts(drawn("per_class"))
+    assert {"0.70", "0.80", "0.75", "0.90", "0.79"} <= set(labels)
+    assert labels.count("no samples") == 1 and "sad\nn = 0" in labels
+    assert "0.00" not in labels
 
 
-def test_robustness_begins_with_clean() -> None:
+def test_robustness_starts_with_clean() -> None:
     figure = drawn("robustness")
     panels = {axis.get_title(): axis for axis in figure.axes if axis.get_title()}
     assert list(panels) == ["blur", "small face"]
@@ -190,7 +190,7 @@ def test_robustness_begins_with_clean() -> None:
     assert "30 %" in texts(figure) and "60 %" in texts(figure)
 
 
-def test_curves_mark_the_epoch_that_was_kept(tmp_path: Path) -> None:
+def test_curves_mark_the_best_epoch(tmp_path: Path) -> None:
     history = tmp_path / "history.csv"
     history.write_text(HISTORY)
     with matplotlib.rc_context(style._settings(LIGHT)):
@@ -205,7 +205,7 @@ def test_curves_mark_the_epoch_that_was_kept(tmp_path: Path) -> None:
 HOSTILE = ["$x^{$", "_hidden", "<b>&", "a\nb", "x" * 200, "\udcff", "心"]
 
 
-def test_names_are_text_and_nothing_else() -> None:
+def test_names_are_not_parsed() -> None:
     curves = dict.fromkeys(HOSTILE, ROC["angry"])
     rows = dict.fromkeys(HOSTILE, PER_CLASS["angry"])
     counts = np.eye(len(HOSTILE), dtype=int)
@@ -216,6 +216,6 @@ def test_names_are_text_and_nothing_else() -> None:
     ):
         assert pixels(render(draw, LIGHT)).std() > 5
     with matplotlib.rc_context(style._settings(LIGHT)):
-        found = texts(figures.roc(curves, LIGHT))
-    assert "$x^{$  AUC 0.751" in found and " _hidden  AUC 0.751" in found
-    assert max(len(text) for text in found) < 40
+        labels = texts(figures.roc(curves, LIGHT))
+    assert "$x^{$  AUC 0.751" in labels and " _hidden  AUC 0.751" in labels
+    assert max(len(text) for text in labels) < 40
