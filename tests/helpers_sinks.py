@@ -17,17 +17,23 @@ HAPPY, SAD = CLASSES.index("happy"), CLASSES.index("sad")
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def face(label: int | None = HAPPY, key: int = 1) -> Face:
+def face(
+    label: int | None = HAPPY,
+    key: int = 1,
+    box: tuple[float, float, float, float] = (10.25, 20.5, 30.0, 40.0),
+) -> Face:
     raw = np.array([0.1, 0.05, 0.05, 0.6, 0.1, 0.05, 0.05], np.float32)
     smoothed = np.array([0.1, 0.1, 0.1, 0.4, 0.1, 0.1, 0.1], np.float32)
-    box = (10.25, 20.5, 30.0, 40.0)
     return Face(key, tuple(np.float32(v) for v in box), np.float32(0.91), raw, smoothed, label)
 
 
-def result(index: int = 0, time_s: float = 0.0, faces: list[Face] | None = None) -> FrameResult:
-    return FrameResult(
-        "clip.mp4", index, time_s, 1.7e9 + time_s, (320, 240), faces or [], latency_ms=4.5
-    )
+def result(
+    index: int = 0,
+    time_s: float = 0.0,
+    faces: list[Face] | None = None,
+    source: str = "clip.mp4",
+) -> FrameResult:
+    return FrameResult(source, index, time_s, 1.7e9 + time_s, (320, 240), faces or [], 4.5)
 
 
 def picture(width: int = 320, height: int = 240, value: int = 0) -> np.ndarray:

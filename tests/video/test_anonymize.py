@@ -10,7 +10,10 @@ from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.video.anonymize import MARGIN, Anonymizer, blur_faces
 from emotion_lab.video.overlay.overlay import Overlay
 from emotion_lab.video.overlay.primitives import COLOURS
-from tests.video.test_overlay import BOX, face, result
+from tests.helpers_sinks import face, result
+
+BOX = (250.0, 100.0, 120.0, 140.0)
+FACES = [face(box=BOX)]
 
 
 def sharpness(image: np.ndarray) -> float:
@@ -56,8 +59,8 @@ def test_overlay_hides_faces_before_drawing() -> None:
     image = np.random.default_rng(3).integers(0, 256, (360, 640, 3), np.uint8)
     x, y, w, h = (round(v) for v in BOX)
     inner = (slice(y + 8, y + h - 8), slice(x + 8, x + w - 8))
-    hidden = Overlay({"bars": "none"}, EMOTIONS, anonymize="blur").draw(image, result(face()))
-    clear = Overlay({"bars": "none"}, EMOTIONS).draw(image, result(face()))
+    hidden = Overlay({"bars": "none"}, EMOTIONS, anonymize="blur").draw(image, result(faces=FACES))
+    clear = Overlay({"bars": "none"}, EMOTIONS).draw(image, result(faces=FACES))
     assert sharpness(hidden[inner]) < 0.001 * sharpness(image[inner])
     assert (clear[inner] == image[inner]).all()
     assert tuple(hidden[170, 250]) == COLOURS["happy"]  # box and label are sharp
@@ -68,8 +71,8 @@ def test_face_stays_hidden_after_a_missed_detection() -> None:
     anonymizer = Anonymizer("blur", hold_s=1.0)
     x, y, w, h = (round(v) for v in BOX)
     part = (slice(y, y + h), slice(x, x + w))
-    anonymizer(image, result(face(), time_s=5.0))
+    anonymizer(image, result(faces=FACES, time_s=5.0))
     assert sharpness(anonymizer(image, result(time_s=5.8))[part]) < 10
     assert (anonymizer(image, result(time_s=6.1)) == image).all()
-    anonymizer(image, result(face(), time_s=7.0))
+    anonymizer(image, result(faces=FACES, time_s=7.0))
     assert (anonymizer(image, result(time_s=7.1, source="next.jpg")) == image).all()

@@ -130,12 +130,10 @@ def test_faces_are_hidden_in_the_saved_video(tmp_path: Path) -> None:
     sharpness = {}
     for mode in ("none", "blur"):
         overlay = Overlay({"bars": "none"}, CLASSES, anonymize=mode)
-        detected = face()
-        detected.box = (100.0, 70.0, 90.0, 110.0)
         path = tmp_path / f"{mode}.avi"
         with VideoSink(path, 25) as sink:
             for index in range(3):
-                output = result(index, index / 25, [detected])
+                output = result(index, index / 25, [face(box=(100.0, 70.0, 90.0, 110.0))])
                 sink.write(frame(image), output, overlay.draw(image, output))
         inner = [cv2.cvtColor(i[80:170, 110:180], cv2.COLOR_RGB2GRAY) for i in frames_of(path)]
         sharpness[mode] = max(cv2.Laplacian(part, cv2.CV_64F).var() for part in inner)

@@ -100,9 +100,7 @@ def test_keys(
 def test_snapshot_hides_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FakeScreen(monkeypatch, "s")
     image = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
-    detected = face()
-    detected.box = (100.0, 70.0, 90.0, 110.0)
-    output = result(0, 0.0, [detected])
+    output = result(0, 0.0, [face(box=(100.0, 70.0, 90.0, 110.0))])
     drawn = Overlay({"bars": "none"}, CLASSES, anonymize="blur").draw(image, output)
     with WindowSink(folder=tmp_path, checked=True) as sink:
         sink.write(frame(image), output, drawn)
