@@ -170,7 +170,9 @@ def _compose(entry: str, overrides: list[str], **kwargs: Any) -> DictConfig:
     except HydraException as error:
         message = " ".join(str(error).split())
         if "'hydra.launcher." in message:
-            message = message.split(" To append")[0] + " Add hydra/launcher=<name>."
+            message = (
+                message.split(" To append")[0] + " Name the launcher too, hydra/launcher=<name>."
+            )
         raise UserError(message) from None
 
 

@@ -132,7 +132,7 @@ def locked_run_dir(folder: Path, *names: str, key: str | None = "hydra.run.dir")
         lock.acquire()
     except Timeout:
         hint = "." if key is None else f", or set {key}=<a new folder>."
-        raise UserError(f"another process works in {folder}: wait until it ends{hint}") from None
+        raise UserError(f"another process works in {folder}: wait until it is done{hint}") from None
     try:
         check_fresh(folder, *names, key=key or "hydra.run.dir")
         yield

@@ -65,8 +65,6 @@ BACKENDS: Registry[Callable[[dict[str, Any], ModelSource], InferenceBackend]] = 
 
 #: Values of conf/backend/base.yaml.
 DEFAULTS: dict[str, Any] = {"precision": "auto", "device": "auto", "threads": None}
-#: Allowed values, of all backends together.
-CHOICES = {"precision": ("auto", "fp32", "bf16"), "device": ("auto", "cpu", "cuda")}
 
 
 def input_spec(values: dict[str, Any]) -> InputSpec:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
+from emotion_lab.config import schema
 from emotion_lab.core import checkpoint
 from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.core.io import EXPORT_SUFFIXES, file_hash
 from emotion_lab.data.transforms import Resize
 from emotion_lab.inference.base import (
     BACKENDS,
-    CHOICES,
     DEFAULTS,
     InferenceBackend,
     ModelSource,
@@ -120,16 +120,9 @@ def _options(backend: dict[str, Any] | str, threads: int | None) -> dict[str, An
     for key in cfg:
         if key != "name" and key not in DEFAULTS:
             raise unknown("option", f"backend.{key}", (f"backend.{name}" for name in DEFAULTS))
-    for key, choices in CHOICES.items():
-        if cfg[key] not in choices:
-            raise UserError(
-                f"backend.{key}={cfg[key]} is not valid: expected {', '.join(choices)}."
-            )
     if threads is not None:
         cfg["threads"] = threads
-    count = cfg["threads"]
-    if count is not None and (type(count) is not int or count < 1):
-        raise UserError(f"backend.threads={count} is not valid: expected a whole number above 0.")
+    schema.check_group("backend", cfg)
     return cfg
 
 

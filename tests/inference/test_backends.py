@@ -195,8 +195,8 @@ def test_every_backend_has_a_config_file() -> None:
     [
         ("openvin", "Unknown backend 'openvin'. Did you mean 'openvino'?"),
         ({"name": "torch", "precision": "bf16"}, "backend.precision=bf16 is not for backend=torch"),
-        ({"name": "torch", "precision": "int8"}, "expected auto, fp32, bf16"),
-        ({"name": "torch", "device": "tpu"}, "expected auto, cpu, cuda"),
+        ({"name": "torch", "precision": "int8"}, "expected one of auto, fp32, bf16"),
+        ({"name": "torch", "device": "tpu"}, "expected one of auto, cpu, cuda"),
         ({"name": "torch", "threads": 0}, "backend.threads=0 is not valid"),
         ({"name": "torch", "thread": 1}, "Did you mean 'backend.threads'?"),
     ],

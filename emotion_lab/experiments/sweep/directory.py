@@ -8,9 +8,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from emotion_lab.config import schema
+from emotion_lab.config.fields import Role
 from emotion_lab.config.overrides import parse, quote
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import write_json
+from emotion_lab.core.migrate import migrate_override
 from emotion_lab.core.paths import check_folder
 
 #: The overrides of the sweep, in its directory.
@@ -18,8 +21,22 @@ FILE = "sweep.json"
 
 
 def job_overrides(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides that identify a sweep, without those of its location and launcher."""
+    """Return the overrides of the jobs, without those of the sweep's location and launcher."""
     return [text for text in overrides if not text.lstrip("+~").startswith(("sweep.", "hydra."))]
+
+
+def _same_sweep(first: Sequence[str], second: Sequence[str]) -> bool:
+    """Compare overrides; those that only change the display or the execution may differ."""
+    ignored = (Role.DISPLAY, Role.EXECUTION)
+    kept = [
+        [
+            override.input_line
+            for override in parse(list(texts))
+            if override.is_sweep_override() or schema.role(override.key_or_group) not in ignored
+        ]
+        for texts in (first, second)
+    ]
+    return kept[0] == kept[1]
 
 
 def _read(folder: Path) -> list[str] | None:
@@ -37,7 +54,7 @@ def _read(folder: Path) -> list[str] | None:
             "finished runs can still be compared. For a new sweep set hydra.sweep.dir=<a new "
             "folder>."
         ) from None
-    return overrides
+    return [migrate_override(text) for text in overrides]
 
 
 def _latest(root: Path, overrides: list[str]) -> Path:
@@ -46,7 +63,9 @@ def _latest(root: Path, overrides: list[str]) -> Path:
     damaged = None
     for file in root.rglob(FILE):
         try:
-            matches += [file.parent] if _read(file.parent) == overrides else []
+            known = _read(file.parent)
+            if known is not None and _same_sweep(known, overrides):
+                matches.append(file.parent)
         except UserError as error:
             damaged = error
     if not matches and damaged is not None:
@@ -80,7 +99,7 @@ def open_directory(cfg: DictConfig, overrides: Sequence[str]) -> Path:
         numbered = (folder.with_name(f"{folder.name}-{i}") for i in range(2, 1000))
         folder = next(path for path in numbered if not path.exists())
         existing = None
-    if existing is not None and existing != wanted:
+    if existing is not None and not _same_sweep(existing, wanted):
         raise UserError(
             f"{folder} holds another sweep ({' '.join(existing)}). Set hydra.sweep.dir=<a new "
             "folder>."

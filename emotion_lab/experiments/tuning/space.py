@@ -13,7 +13,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from emotion_lab.config import compose
+from emotion_lab.config import compose, schema
+from emotion_lab.config.fields import Role
 from emotion_lab.config.overrides import choices, parse, quote, quote_paths
 from emotion_lab.core.errors import UserError
 
@@ -38,7 +39,6 @@ _REFUSED = {
     "trainer.monitor_mode": "trials are compared in one direction",
     "resume": "it is one folder",
     "test_ledger": "it is one file",
-    "logger": "it does not change the training",
 }
 
 
@@ -239,9 +239,11 @@ def _check_searchable(key: str, text: str) -> None:
         raise UserError(f"'{text}' cannot be searched: it is not an option of a training.")
     if key in DATA_KEYS:
         return
-    if name in _REFUSED and (name == key or name in ("data", "logger")):
+    if name in _REFUSED and (name == key or name == "data"):
         allowed = f" (of the data: {', '.join(DATA_KEYS)})" if name == "data" else ""
         raise UserError(f"'{text}' cannot be searched: {_REFUSED[name]}{allowed}.")
+    if schema.role(key) is not Role.IDENTITY:
+        raise UserError(f"'{text}' cannot be searched: it does not change the training.")
 
 
 def _as_integer(dimension: Dimension, default: Any) -> Dimension:
