@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from emotion_lab.benchmarks import baseline
-from emotion_lab.core.timing import calls, time_interleaved, peak_memory_mib, summary
+from emotion_lab.core.timing import calls, peak_memory_mib, summary, time_interleaved
 from emotion_lab.data.batch_augment import BatchAugment
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.types import Split

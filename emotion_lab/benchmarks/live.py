@@ -16,7 +16,7 @@ import numpy as np
 from emotion_lab.benchmarks import baseline
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.labels import EMOTIONS
-from emotion_lab.core.timing import time_interleaved, summary
+from emotion_lab.core.timing import summary, time_interleaved
 from emotion_lab.models.load import restore
 from emotion_lab.synthetic.video import render_video
 from emotion_lab.video import factory

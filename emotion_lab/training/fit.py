@@ -16,7 +16,13 @@ from lightning.pytorch.loggers import Logger
 
 from emotion_lab import __version__
 from emotion_lab.core import checkpoint as ckpt
-from emotion_lab.core.environment import choose_accelerator, git_commit, hardware, versions
+from emotion_lab.core.environment import (
+    LIGHTNING_PRECISION,
+    choose_accelerator,
+    git_commit,
+    hardware,
+    versions,
+)
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.runs import monitor_mode
 from emotion_lab.core.tables import TextTable, show
@@ -165,8 +171,9 @@ def _restore_position(resume: Path, data: EmotionData, fingerprints: dict[str, A
 def _print_trainer(accelerator: str, trainer: L.Trainer, module: EmotionModule) -> None:
     engine = "fsdp" if module.cfg["trainer"]["strategy"] == "fsdp" else "ddp"
     parallel = f"{engine}, {trainer.world_size} processes, " if trainer.world_size > 1 else ""
+    precision = {name: key for key, name in LIGHTNING_PRECISION.items()}[str(trainer.precision)]
     print(
-        f"trainer: {accelerator}, precision {trainer.precision}, "
+        f"trainer: {accelerator}, precision {precision}, "
         f"{'channels_last' if module.channels_last else 'contiguous'} memory format, "
         f"{parallel}{torch.get_num_threads()} threads, seed {module.cfg['seed']}",
         flush=True,

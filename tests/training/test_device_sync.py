@@ -1,7 +1,7 @@
-"""Nothing in a training step asks the accelerator for a number, which would mean to wait for it.
+"""Training steps never read a value from the accelerator, which would wait for it.
 
-Tensors on ``meta`` have no numbers: whatever asks for one (``item``, ``unique``, ``bincount``, a
-mask as an index) fails there.
+Tensors on the device ``meta`` have no values: ``item``, ``unique``, ``bincount`` or a boolean mask
+as an index raise an error.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Tiny = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def stepping(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """Return a function that takes one training and one validation step on ``meta``."""
+def run_step(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Return a function that runs one training and one validation step on ``meta``."""
     trainer = SimpleNamespace(max_epochs=2)
     optimizer = SimpleNamespace(param_groups=[{"lr": 0.1}])
     monkeypatch.setattr(EmotionModule, "trainer", PropertyMock(return_value=trainer))
@@ -50,15 +50,15 @@ def stepping(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
         module.training_step(batch, 1).backward()
         with torch.no_grad():
             module.validation_step(batch, 1)
-        # Lightning would bring a plain number over.
+        # Lightning copies a plain number to the accelerator.
         assert all(isinstance(value, torch.Tensor) for value in logged.values())
 
     yield step
 
 
 @pytest.mark.parametrize("name", LOSSES.names())
-def test_every_loss(stepping: Callable[..., None], name: str) -> None:
-    stepping(f"loss={name}")
+def test_every_loss(run_step: Callable[..., None], name: str) -> None:
+    run_step(f"loss={name}")
 
 
 @pytest.mark.parametrize(
@@ -70,29 +70,29 @@ def test_every_loss(stepping: Callable[..., None], name: str) -> None:
         ("mix.mixup=0.2", "mix.cutmix=1", "mix.probability=0.5"),
     ],
 )
-def test_augmentation_and_mixing(stepping: Callable[..., None], more: tuple[str, ...]) -> None:
-    stepping(*more)
+def test_augmentation_and_mixing(run_step: Callable[..., None], more: tuple[str, ...]) -> None:
+    run_step(*more)
 
 
-def test_the_trap_works() -> None:
-    """What the former metrics did is what this would find."""
+def test_meta_device_detects_synchronisation() -> None:
+    """The metrics of torchmetrics synchronise, so they fail on ``meta``."""
     logits, labels = torch.zeros(8, 7, device="meta"), torch.zeros(8, dtype=torch.long).to("meta")
     with pytest.raises((RuntimeError, NotImplementedError)):
         scalar_metrics(7).to("meta").update(logits, labels)
 
 
-def test_the_tally_is_torchmetrics() -> None:
+def test_epoch_metrics_agree_with_torchmetrics() -> None:
     torch.manual_seed(0)
     batches = [(torch.rand(()), torch.randn(n, 7), torch.randint(0, 5, (n,))) for n in (8, 8, 3)]
-    tally, metrics = EpochMetrics(7), scalar_metrics(7)
+    metrics, reference = EpochMetrics(7), scalar_metrics(7)
     for loss, logits, labels in batches:
-        tally.update(loss, logits, labels)
-        metrics.update(logits, labels)
-    found = tally.compute()
+        metrics.update(loss, logits, labels)
+        reference.update(logits, labels)
+    values = metrics.compute()
     mean = sum(loss * len(labels) for loss, _, labels in batches) / 19
-    torch.testing.assert_close(found.pop("loss"), mean)
-    torch.testing.assert_close(tally.means()["accuracy"], found["accuracy"])
-    expected = metrics.compute()
-    assert found.keys() == expected.keys()
+    torch.testing.assert_close(values.pop("loss"), mean)
+    torch.testing.assert_close(metrics.means()["accuracy"], values["accuracy"])
+    expected = reference.compute()
+    assert values.keys() == expected.keys()
     for name, value in expected.items():
-        assert found[name] == value, name
+        assert values[name] == value, name

@@ -1,4 +1,4 @@
-"""Distillation: the loss against a reference, the teacher's view of the images, and whole runs."""
+"""Distillation: the loss against a reference, the teacher's input, and complete runs."""
 
 from __future__ import annotations
 
@@ -21,96 +21,97 @@ from tests.conftest import TINY, command, make_checkpoint
 CLASSES = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
 
 
-class Says(torch.nn.Module):
-    """A teacher that says what it was told, and keeps what it saw."""
+class FixedTeacher(torch.nn.Module):
+    """Returns given logits and records its input."""
 
     def __init__(self, logits: torch.Tensor, channels: int = 1, size: int = 8) -> None:
         super().__init__()
         self.spec = InputSpec(size, channels, (0.5,), (0.5,))
-        self.says = torch.nn.Parameter(logits)
-        self.seen = torch.empty(0)
+        self.logits = torch.nn.Parameter(logits)
+        self.images = torch.empty(0)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.seen = images
-        return self.says
+        self.images = images
+        return self.logits
 
 
-def test_the_loss_is_the_one_of_the_paper() -> None:
+def test_loss_agrees_with_scipy() -> None:
     rng = np.random.default_rng(0)
-    theirs, own = rng.normal(size=(2, 5, 3)) * 3
-    order, t, share = [2, 0, 1], 3.0, 0.6
-    teacher = Says(torch.tensor(theirs))
-    distil = Distillation(teacher, order, teacher.spec, t, share)  # type: ignore[arg-type]
-    student = torch.tensor(own, requires_grad=True)
-    loss = distil(torch.tensor(1.25), student, torch.zeros(5, 1, 8, 8))
-    p = softmax(theirs[:, order] / t, 1)
-    kl = (p * (np.log(p) - log_softmax(own / t, 1))).sum(1).mean()
+    teacher_logits, student_logits = rng.normal(size=(2, 5, 3)) * 3
+    order, t, alpha = [2, 0, 1], 3.0, 0.6
+    teacher = FixedTeacher(torch.tensor(teacher_logits))
+    distillation = Distillation(teacher, order, teacher.spec, t, alpha)  # type: ignore[arg-type]
+    student = torch.tensor(student_logits, requires_grad=True)
+    loss = distillation(torch.tensor(1.25), student, torch.zeros(5, 1, 8, 8))
+    p = softmax(teacher_logits[:, order] / t, 1)
+    kl = (p * (np.log(p) - log_softmax(student_logits / t, 1))).sum(1).mean()
     assert float(loss) == pytest.approx(0.4 * 1.25 + 0.6 * t * t * kl, rel=1e-5)
     loss.backward()
     assert student.grad is not None and student.grad.abs().sum() > 0
-    assert teacher.says.grad is None and not teacher.says.requires_grad
+    assert teacher.logits.grad is None and not teacher.logits.requires_grad
 
 
-@pytest.mark.parametrize(("own", "theirs"), [(1, 1), (1, 3), (3, 1), (3, 3)])
-def test_the_teacher_sees_its_own_channels_and_size(own: int, theirs: int) -> None:
-    teacher = Says(torch.zeros(2, 3), theirs, 12)
-    spec = InputSpec(8, own, (0.5,), (0.5,))
-    distil = Distillation(teacher, [0, 1, 2], spec, 1, 1)  # type: ignore[arg-type]
-    images = torch.full((2, own, 8, 8), 200.0)
-    if own == 3:
+@pytest.mark.parametrize(("student", "teacher"), [(1, 1), (1, 3), (3, 1), (3, 3)])
+def test_images_are_converted_to_the_teachers_input(student: int, teacher: int) -> None:
+    net = FixedTeacher(torch.zeros(2, 3), teacher, 12)
+    spec = InputSpec(8, student, (0.5,), (0.5,))
+    distillation = Distillation(net, [0, 1, 2], spec, 1, 1)  # type: ignore[arg-type]
+    images = torch.full((2, student, 8, 8), 200.0)
+    if student == 3:
         images[:, 1:] = 0
-    distil.targets(images)
-    assert teacher.seen.shape == (2, theirs, 12, 12)
-    # Red alone is 0.299 of grey (BT.601).
-    assert float(teacher.seen.max()) == pytest.approx(59.8 if (own, theirs) == (3, 1) else 200)
+    distillation.targets(images)
+    assert net.images.shape == (2, teacher, 12, 12)
+    # Red has a weight of 0.299 in grey (BT.601).
+    grey = (student, teacher) == (3, 1)
+    assert float(net.images.max()) == pytest.approx(59.8 if grey else 200)
 
 
-def node(**keys: Any) -> dict[str, Any]:
+def config(**keys: Any) -> dict[str, Any]:
     return {"teacher": None, "temperature": 4.0, "alpha": 0.7, **keys}
 
 
-def test_what_is_said_of_a_teacher(
+def test_teacher_metadata_and_warnings(
     tmp_path: Path, tiny: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = InputSpec(48, 1, (0.5,), (0.25,))
     path = make_checkpoint(tiny(), tmp_path / "t.ckpt", list(reversed(CLASSES)))
-    prints = ckpt.read(path)[ckpt.CARD]["fingerprints"]
-    assert build(node(), spec, CLASSES, prints) == (None, None)
-    prints["train"] = {"hash": "other", "n": 1}
-    distil, facts = build(node(teacher=str(path)), spec, CLASSES, prints)
-    assert distil is not None and distil.order == [6, 5, 4, 3, 2, 1, 0]
-    assert facts is not None and facts["val_seen"] is None and len(facts["sha256"]) == 64
+    fingerprints = ckpt.read(path)[ckpt.CARD]["fingerprints"]
+    assert build(config(), spec, CLASSES, fingerprints) == (None, None)
+    fingerprints["train"] = {"hash": "other", "n": 1}
+    distillation, teacher = build(config(teacher=str(path)), spec, CLASSES, fingerprints)
+    assert distillation is not None and distillation.class_order == [6, 5, 4, 3, 2, 1, 0]
+    assert teacher is not None and teacher["val_seen"] is None and len(teacher["sha256"]) == 64
     assert "warning" not in capsys.readouterr().out
     other = {"train": {"hash": "a"}, "val": {"hash": "b"}}
-    _, facts = build(node(teacher=str(path)), spec, CLASSES, other)
-    assert facts is not None and "another val split" in facts["val_seen"]
+    _, teacher = build(config(teacher=str(path)), spec, CLASSES, other)
+    assert teacher is not None and "another val split" in teacher["val_seen"]
     assert "another val split" in capsys.readouterr().out
-    with pytest.raises(UserError, match="does not know bored"):
-        build(node(teacher=str(path)), spec, [*CLASSES, "bored"], prints)
+    with pytest.raises(UserError, match="lacks the classes bored"):
+        build(config(teacher=str(path)), spec, [*CLASSES, "bored"], fingerprints)
 
 
-def test_a_student_is_trained_and_resumed(tmp_path: Path, tiny: Callable[..., Any]) -> None:
+def test_train_and_resume_a_student(tmp_path: Path, tiny: Callable[..., Any]) -> None:
     teacher = make_checkpoint(tiny("data.n=120"), tmp_path / "a teacher = 1.ckpt", CLASSES)
     run = tmp_path / "run"
-    asked = [*TINY, f"distill.teacher={teacher}", "distill.alpha=1", f"hydra.run.dir={run}"]
-    done = command(*asked, cwd=tmp_path)
+    overrides = [*TINY, f"distill.teacher={teacher}", "distill.alpha=1", f"hydra.run.dir={run}"]
+    done = command(*overrides, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["teacher"]["checkpoint"] == str(teacher)
     assert "another val split" in metrics["teacher"]["val_seen"]
-    # The teacher is no part of the student: neither weights nor size.
+    # The student's checkpoint and size do not include the teacher.
     state = ckpt.read(run / "checkpoints" / "best.ckpt")["state_dict"]
     assert not [key for key in state if "teacher" in key or "distil" in key]
     assert metrics["parameters"]["total"] < 10_000
-    # Going on needs the teacher again.
-    more = command(f"resume={run}", cwd=tmp_path)
-    assert more.returncode == 0 and f"teacher: {teacher}" in more.stdout
+    # A resumed run loads the teacher again.
+    resumed = command(f"resume={run}", cwd=tmp_path)
+    assert resumed.returncode == 0 and f"teacher: {teacher}" in resumed.stdout
     teacher.unlink()
-    gone = command(f"resume={run}", cwd=tmp_path)
-    assert gone.returncode == 2 and str(teacher) in gone.stderr
+    missing = command(f"resume={run}", cwd=tmp_path)
+    assert missing.returncode == 2 and str(teacher) in missing.stderr
 
 
-def test_a_teacher_is_needed_and_must_be_there(tmp_path: Path) -> None:
+def test_missing_teacher(tmp_path: Path) -> None:
     done = command("experiment=distill", "data=synthetic", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == (

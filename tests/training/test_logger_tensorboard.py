@@ -1,4 +1,4 @@
-"""TensorBoard: what was logged is read back by TensorBoard's own readers and its own server."""
+"""TensorBoard: logged data is read back with TensorBoard's readers and its server."""
 
 from __future__ import annotations
 
@@ -19,27 +19,21 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from emotion_lab.evaluation.final import finish
-from emotion_lab.evaluation.media import monitoring_callbacks
 from emotion_lab.models.base import Backbone, EmotionNet, InputSpec
+from emotion_lab.reports.logger_media import monitoring_callbacks
 from emotion_lab.training import fit as fitting
 from emotion_lab.training.fit import fit
 from emotion_lab.training.loggers import LoggerContext, close
 from emotion_lab.training.loggers.tensorboard import TensorBoard, hyperparameters
-from tests.conftest import TINY, composed
+from tests.conftest import TINY, composed, run_training
 
 #: 4 steps an epoch.
-GIVEN = (*TINY, "logger=tensorboard", "trainer.log_every_n_steps=1")
+OVERRIDES = (*TINY, "logger=tensorboard", "trainer.log_every_n_steps=1")
 
 
-def whole_run(run: Path, *overrides: str) -> dict[str, Any]:
-    """Train, score and close, as the command does; returns ``metrics.json``."""
-    run.mkdir(parents=True)
-    cfg = composed(*GIVEN, *overrides)
-    fitted = fit(cfg, run, callbacks=monitoring_callbacks(cfg))
-    finish(cfg, run, fitted)
-    close(fitted.loggers, "success")
-    return json.loads((run / "metrics.json").read_text())
+def train(run: Path, *overrides: str) -> dict[str, Any]:
+    cfg = composed(*OVERRIDES, *overrides)
+    return run_training(cfg, run, callbacks=monitoring_callbacks(cfg))
 
 
 def events(run: Path) -> EventAccumulator:
@@ -47,35 +41,35 @@ def events(run: Path) -> EventAccumulator:
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return tag -> (step, value), as TensorBoard shows them."""
-    found = events(run)
+    """Return tag -> (step, value) of all scalars."""
+    reader = events(run)
     return {
-        tag: [(event.step, event.value) for event in found.Scalars(tag)]
-        for tag in found.Tags()["scalars"]
+        tag: [(event.step, event.value) for event in reader.Scalars(tag)]
+        for tag in reader.Tags()["scalars"]
     }
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """Return a sweep of two runs that differ in learning rate and in a key only one has."""
+    """Return a sweep of two runs with different learning rates and losses."""
     folder = tmp_path_factory.mktemp("sweep")
-    given = (
+    jobs = (
         ("optim.lr=0.001", "logger.tensorboard.pictures_every=1"),
         ("optim.lr=0.003", "loss=focal", "logger.tensorboard.explain=0"),
     )
-    return folder, [whole_run(folder / str(i), *some) for i, some in enumerate(given)]
+    return folder, [train(folder / str(i), *job) for i, job in enumerate(jobs)]
 
 
 def test_scalars_graph_and_pictures(sweep: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, (metrics, other) = sweep
-    shown = curves(folder / "0")
-    assert [step for step, _ in shown["val/macro_f1"]] == [3, 7]
-    assert [step for step, _ in shown["train/loss_step"]] == list(range(8))
+    scalars = curves(folder / "0")
+    assert [step for step, _ in scalars["val/macro_f1"]] == [3, 7]
+    assert [step for step, _ in scalars["train/loss_step"]] == list(range(8))
     for name in ("accuracy", "macro_f1", "loss"):
-        assert shown[f"best/val/{name}"] == [(8, pytest.approx(metrics["val"][name], abs=1e-6))]
-    assert shown["best/epoch"] == [(8, metrics["best_epoch"] + 1)]
-    read = events(folder / "0")
-    every = {tag: [event.step for event in read.Images(tag)] for tag in read.Tags()["images"]}
+        assert scalars[f"best/val/{name}"] == [(8, pytest.approx(metrics["val"][name], abs=1e-6))]
+    assert scalars["best/epoch"] == [(8, metrics["best_epoch"] + 1)]
+    reader = events(folder / "0")
+    every = {tag: [event.step for event in reader.Images(tag)] for tag in reader.Tags()["images"]}
     assert every == {
         "val/confusion_by_epoch": [4, 8],
         "val/confusion": [8],
@@ -83,64 +77,69 @@ def test_scalars_graph_and_pictures(sweep: tuple[Path, list[dict[str, Any]]]) ->
         "val/explain": [8],
         "curves": [8],
     }
-    picture = read.Images("val/explain")[0]
+    picture = reader.Images("val/explain")[0]
     assert picture.encoded_image_string[:4] == b"\x89PNG" and picture.width > 400
-    names = {node.name.split("/")[0] for node in read.Graph().node}
+    names = {node.name.split("/")[0] for node in reader.Graph().node}
     assert {"EmotionNet", "input", "output"} <= names
-    # The second run wants neither maps nor matrices of every epoch.
+    # The second run has neither explanation maps nor a matrix for every epoch.
     assert set(events(folder / "1").Tags()["images"]) == {"val/confusion", "val/samples", "curves"}
     assert (folder / "0" / "explain_val.png").is_file()
     assert not (folder / "1" / "explain_val.png").exists()
     assert other["val"]["n"] == 8
 
 
-def test_confusion_of_an_epoch_is_that_of_its_scores(
+def test_confusion_matrix_agrees_with_the_scores_of_its_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The matrix drawn while training sums to val and has the accuracy that was logged."""
-    from emotion_lab.reports import plots
+    """The matrix sums to the images of val and has the logged accuracy."""
+    from emotion_lab.reports import figures
 
     drawn = []
-    original = plots.confusion
+    original = figures.confusion
 
-    def keep(scores: dict[str, Any], path: Path, title: str) -> Path:
-        drawn.append((torch.tensor(scores["confusion"]), title))
-        return original(scores, path, title)
+    def record(counts: torch.Tensor, *args: Any, title: str, **options: Any) -> Any:
+        drawn.append((counts, title))
+        return original(counts, *args, title=title, **options)
 
-    monkeypatch.setattr(plots, "confusion", keep)
-    options = ("logger.tensorboard.pictures_every=2", "trainer.max_epochs=3", "trainer.ema_decay=0.5")
-    cfg = composed(*GIVEN, *options)
-    fitted = fit(cfg, tmp_path, callbacks=monitoring_callbacks(cfg))
-    close(fitted.loggers, "success")
+    monkeypatch.setattr(figures, "confusion", record)
+    options = (
+        "logger.tensorboard.pictures_every=2",
+        "trainer.max_epochs=3",
+        "trainer.ema_decay=0.5",
+    )
+    cfg = composed(*OVERRIDES, *options)
+    result = fit(cfg, tmp_path, callbacks=monitoring_callbacks(cfg))
+    close(result.loggers, "success")
     ((counts, title),) = drawn
     assert title == "val, epoch 2: n = 8" and int(counts.sum()) == 8
     accuracy = float(counts.diag().sum()) / 8
-    assert accuracy == pytest.approx(fitted.history.rows[1]["val/accuracy"])
-    assert not monitoring_callbacks(composed(*GIVEN)) and not monitoring_callbacks(composed(*TINY))
+    assert accuracy == pytest.approx(result.history.rows[1]["val/accuracy"])
+    for overrides in (OVERRIDES, TINY):
+        assert not monitoring_callbacks(composed(*overrides))
 
 
-def test_hparams_compare_a_sweep(sweep: tuple[Path, list[dict[str, Any]]]) -> None:
-    """TensorBoard's own server finds what differs, and the best scores of every run."""
-    folder, both = sweep
+def test_hparams_of_a_sweep(sweep: tuple[Path, list[dict[str, Any]]]) -> None:
+    """TensorBoard's server returns the differing keys and the best scores of every run."""
+    folder, all_metrics = sweep
     board = program.TensorBoard()
     board.configure(argv=[None, "--logdir", str(folder), "--port", "0", "--load_fast", "false"])
     url = board.launch()
 
-    def ask(what: str, **body: Any) -> Any:
+    def query(endpoint: str, **body: Any) -> Any:
         data = json.dumps({"experimentName": "", **body}).encode()
-        place = f"{url}data/plugin/hparams/{what}"
-        request = urllib.request.Request(place, data, {"Content-Type": "application/json"})
+        path = f"{url}data/plugin/hparams/{endpoint}"
+        request = urllib.request.Request(path, data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.loads(answer.read())
 
-    experiment = ask("experiment")
+    experiment = query("experiment")
     differing = {info["name"] for info in experiment["hparamInfos"] if info.get("differs")}
     assert {"optim.lr", "loss.name"} <= differing and "seed" not in differing
-    # Only the focal loss has it.
+    # A key of the focal loss only.
     assert "loss.gamma" in {info["name"] for info in experiment["hparamInfos"]}
     names = {info["name"]["tag"] for info in experiment["metricInfos"]}
     assert {"best/val/macro_f1", "best/val/accuracy"} <= names
-    groups = ask(
+    groups = query(
         "session_groups",
         allowedStatuses=["STATUS_SUCCESS"],
         colParams=[{"hparam": "optim.lr", "order": "ORDER_ASC"}],
@@ -148,22 +147,22 @@ def test_hparams_compare_a_sweep(sweep: tuple[Path, list[dict[str, Any]]]) -> No
         sliceSize=10,
     )["sessionGroups"]
     assert [group["hparams"]["optim.lr"] for group in groups] == [0.001, 0.003]
-    for group, metrics in zip(groups, both, strict=True):
+    for group, metrics in zip(groups, all_metrics, strict=True):
         values = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
         assert values["best/val/macro_f1"] == pytest.approx(metrics["val"]["macro_f1"], abs=1e-6)
 
 
 def test_hyperparameters() -> None:
-    """Dotted keys, values as TensorBoard takes them, nothing about where a run writes."""
-    found = hyperparameters(composed(*GIVEN, "seed=3", "resume=x"))
-    assert found["seed"] == 3 and found["model.name"] == "senet"
-    assert found["model.widths"] == "[8, 8, 8, 8]"
-    assert "trainer.max_time" not in found
-    assert not any(key.startswith(("logger", "resume", "test_ledger", "sweep")) for key in found)
+    """Dotted keys and plain values, without output locations."""
+    values = hyperparameters(composed(*OVERRIDES, "seed=3", "resume=x"))
+    assert values["seed"] == 3 and values["model.name"] == "senet"
+    assert values["model.widths"] == "[8, 8, 8, 8]"
+    assert "trainer.max_time" not in values
+    assert not any(key.startswith(("logger", "resume", "test_ledger", "sweep")) for key in values)
 
 
-class Stop(L.Callback):
-    """Ends a run at the beginning of a step, as a crash does."""
+class Crash(L.Callback):
+    """Raises at the start of a step."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -175,101 +174,93 @@ class Stop(L.Callback):
 
 @pytest.mark.parametrize("step", [6, 8])
 def test_resumed_run_continues_its_curves(step: int, tmp_path: Path) -> None:
-    """A run that crashed and went on shows the curves of one that never did: nothing twice."""
-    cfg = composed(*GIVEN, "trainer.max_epochs=3", "trainer.precision=fp32")
-    runs = [tmp_path / name for name in ("whole", "crashed")]
-    for run in runs:
-        run.mkdir()
-    whole = fit(cfg, runs[0])
-    finish(cfg, runs[0], whole)
-    close(whole.loggers, "success")
+    """A crashed and resumed run has the curves of an uninterrupted run, without duplicates."""
+    cfg = composed(*OVERRIDES, "trainer.max_epochs=3", "trainer.precision=fp32")
+    reference, crashed = tmp_path / "reference", tmp_path / "crashed"
+    run_training(cfg, reference)
+    crashed.mkdir()
     with pytest.raises(RuntimeError, match="crash"):
-        fit(cfg, runs[1], callbacks=[Stop(step)])
-    before = curves(runs[1])["train/loss_step"]
-    assert [at for at, _ in before] == list(range(step))
-    assert "_hparams_/session_end_info" not in events(runs[1]).PluginTagToContent("hparams")
-    # TensorBoard sorts the files of one process and second by name, 10 before 9.
+        fit(cfg, crashed, callbacks=[Crash(step)])
+    assert [at for at, _ in curves(crashed)["train/loss_step"]] == list(range(step))
+    assert "_hparams_/session_end_info" not in events(crashed).PluginTagToContent("hparams")
+    # TensorBoard sorts event files of the same process and second by name, 10 before 9.
     time.sleep(1.1)
-    again = fit(cfg, runs[1], runs[1] / "checkpoints" / "last.ckpt")
-    finish(cfg, runs[1], again)
-    close(again.loggers, "success")
-    one, other = map(curves, runs)
-    assert one == other
-    assert [at for at, _ in other["train/loss_step"]] == list(range(12))
-    plugin = events(runs[1]).PluginTagToContent("hparams")
+    run_training(cfg, crashed, resume=True)
+    assert curves(reference) == curves(crashed)
+    assert [at for at, _ in curves(crashed)["train/loss_step"]] == list(range(12))
+    plugin = events(crashed).PluginTagToContent("hparams")
     end = HParamsPluginData.FromString(plugin["_hparams_/session_end_info"])
     assert end.session_end_info.status == 1  # STATUS_SUCCESS
 
 
 class Untraceable(nn.Module):
-    """Its output is nothing a tracer can follow."""
+    """A network whose output torch cannot trace."""
 
     def forward(self, x: torch.Tensor) -> Any:
         return {"a": object(), "b": x}
 
 
 def test_network_that_cannot_be_traced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    start = LoggerContext(composed(*GIVEN), tmp_path)
-    logger = TensorBoard(start)
+    logger = TensorBoard(LoggerContext(composed(*OVERRIDES), tmp_path))
     net = EmotionNet(Backbone(Untraceable(), [], []), InputSpec(48, 1, (0.5,), (0.5,)))
     net.train()
-    logger.network(net)
+    logger.log_network(net)
     logger.log_metrics({"val/loss": 1.0}, 0)
     logger.close("success")
     out = capsys.readouterr()
     assert len(out.out.splitlines()) == 1 and "cannot be traced" in out.out and not out.err
-    found = events(tmp_path)
-    assert not found.Tags()["graph"] and found.Tags()["scalars"] == ["val/loss"]
+    tags = events(tmp_path).Tags()
+    assert not tags["graph"] and tags["scalars"] == ["val/loss"]
     assert net.training
 
 
-def test_graph_leaves_a_compiled_network_alone(tmp_path: Path) -> None:
-    """Drawing the graph is done on a copy that is not compiled."""
-
+def test_graph_is_traced_on_a_copy_that_is_not_compiled(tmp_path: Path) -> None:
     def called(*_: Any) -> None:
         raise AssertionError("the compiled network was called")
 
-    logger = TensorBoard(LoggerContext(composed(*GIVEN), tmp_path))
+    logger = TensorBoard(LoggerContext(composed(*OVERRIDES), tmp_path))
     backbone = Backbone(nn.Sequential(nn.Flatten(), nn.LazyLinear(2)), ["1"], [["0"]])
     net = EmotionNet(backbone, InputSpec(48, 1, (0.5,), (0.5,)))
     net(torch.zeros(1, 1, 48, 48))
     backbone._compiled_call_impl = called
-    logger.network(net)
+    logger.log_network(net)
     logger.close("success")
     assert events(tmp_path).Tags()["graph"] and backbone._compiled_call_impl is called
 
 
-def broken(after: int, error: Exception) -> Callable[..., None]:
+def fail_after(calls_before: int, error: Exception) -> Callable[..., None]:
     calls = [0]
 
     def add_scalar(*_: Any, **__: Any) -> None:
         calls[0] += 1
-        if calls[0] > after:
+        if calls[0] > calls_before:
             raise error
 
     return add_scalar
 
 
-def test_failing_tracker_loses_no_training(
+def test_training_continues_without_a_failing_logger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(SummaryWriter, "add_scalar", broken(5, PermissionError(13, "not allowed")))
-    metrics = whole_run(tmp_path / "run")
+    monkeypatch.setattr(
+        SummaryWriter, "add_scalar", fail_after(5, PermissionError(13, "not allowed"))
+    )
+    metrics = train(tmp_path / "run")
     out = capsys.readouterr().out
-    assert metrics["epochs"] == 2 and out.count("going on without it") == 1
-    assert "tensorboard: [Errno 13] not allowed; going on without it" in out
+    warning = "warning: tensorboard failed and is disabled for this run: [Errno 13] not allowed"
+    assert metrics["epochs"] == 2 and out.count(warning) == 1
 
 
 def test_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is passed on as it is: config.run makes the user's line of it, and last.ckpt is there."""
-    monkeypatch.setattr(SummaryWriter, "add_scalar", broken(30, OSError(errno.ENOSPC, "full")))
+    """The OSError is raised unchanged; last.ckpt exists."""
+    monkeypatch.setattr(SummaryWriter, "add_scalar", fail_after(30, OSError(errno.ENOSPC, "full")))
     with pytest.raises(OSError) as caught:
-        whole_run(tmp_path / "run", "trainer.max_epochs=3")
+        train(tmp_path / "run", "trainer.max_epochs=3")
     assert caught.value.errno == errno.ENOSPC
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
 
 
-def test_loggers_are_closed_when_one_cannot_begin(
+def test_loggers_are_closed_if_one_cannot_be_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from emotion_lab.core.errors import UserError
@@ -277,7 +268,7 @@ def test_loggers_are_closed_when_one_cannot_begin(
 
     closed = []
     monkeypatch.setattr(TensorBoard, "close", lambda self, status: closed.append(status))
-    cfg = composed(*GIVEN)
+    cfg = composed(*OVERRIDES)
     cfg["logger"]["nonesuch"] = {}
     with pytest.raises(UserError, match="Unknown logger 'nonesuch'"):
         base.build_loggers(LoggerContext(cfg, tmp_path))

@@ -1,4 +1,4 @@
-"""Fused optimisers say what the plain ones say, whatever lies in memory how."""
+"""Fused optimisers agree with the others, for every memory format."""
 
 from __future__ import annotations
 
@@ -11,32 +11,37 @@ import torch
 
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.models.base import MODELS, build_model
-from emotion_lab.training.optim import align, build_optimizer, fuses
+from emotion_lab.training.optim import build_optimizer, match_memory_format, supports_fused
 from tests.conftest import composed
 
 OPTIMS = ("adam", "adamw", "sgd")
 SMALL = {"vit": ("model.image_size=32",), "timm": ("model.backbone=resnet10t",)}
 
 
-def test_where_it_is_safe() -> None:
+def test_supports_fused() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda:0")
     cfg = composed("optim=adamw")
-    assert fuses(cfg, cpu, "bf16-mixed", False) and fuses(cfg, cuda, "32-true", False)
-    assert not fuses(cfg, cuda, "16-mixed", False)
-    assert not fuses(cfg, cpu, "32-true", True)
-    assert not fuses(cfg, torch.device("mps"), "32-true", False)
+    assert supports_fused(cfg, cpu, "bf16-mixed", False) and supports_fused(
+        cfg, cuda, "32-true", False
+    )
+    assert not supports_fused(cfg, cuda, "16-mixed", False)
+    assert not supports_fused(cfg, cpu, "32-true", True)
+    assert not supports_fused(cfg, torch.device("mps"), "32-true", False)
     clipped = composed("optim=adamw", "trainer.gradient_clip_val=1")
-    assert fuses(clipped, cpu, "32-true", False) and not fuses(clipped, cpu, "bf16-mixed", False)
+    assert supports_fused(clipped, cpu, "32-true", False) and not supports_fused(
+        clipped, cpu, "bf16-mixed", False
+    )
     late = composed("optim=sgd", "model.freeze=backbone", "model.unfreeze_at_epoch=1")
-    assert not fuses(late, cpu, "32-true", False)
+    assert not supports_fused(late, cpu, "32-true", False)
 
 
 @pytest.mark.parametrize("optim", OPTIMS)
 @pytest.mark.parametrize(
-    "more", [("trainer.gradient_clip_val=1",), ("model.freeze=backbone", "model.unfreeze_at_epoch=1")]
+    "more",
+    [("trainer.gradient_clip_val=1",), ("model.freeze=backbone", "model.unfreeze_at_epoch=1")],
 )
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_whatever_is_set_trains(
+def test_fused_optimisers_train_with_all_options(
     tiny: Callable[..., dict[str, Any]],
     tmp_path: Path,
     optim: str,
@@ -49,32 +54,40 @@ def test_whatever_is_set_trains(
     assert len(fit(cfg, tmp_path).history.rows) == 2
 
 
-def steps(optim: str, fused: bool, spoil: bool = False) -> torch.Tensor:
-    """Return a channels_last weight after three steps; spoil: its states are contiguous."""
+def steps(optim: str, fused: bool, contiguous: bool = False) -> torch.Tensor:
+    """Return a channels_last weight after three steps.
+
+    Args:
+        optim: Optimiser name.
+        fused: Whether to use the fused kernel.
+        contiguous: Whether the optimiser states become contiguous after the first step.
+    """
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(8, 4, 3, 3).to(memory_format=torch.channels_last))
     cfg = {"name": optim, "lr": 0.1, "momentum": 0.9}
     optimizer = build_optimizer(cfg, [{"params": [weight]}], fused)
     for number in range(3):
         weight.grad = torch.randn(8, 4, 3, 3).to(memory_format=torch.channels_last)
-        if number == 1 and spoil:
+        if number == 1 and contiguous:
             state = optimizer.state[weight]
             for name, value in state.items():
                 state[name] = value.contiguous() if value.ndim == 4 else value
-            align(optimizer)
+            match_memory_format(optimizer)
         optimizer.step()
     return weight.detach()
 
 
-@pytest.mark.parametrize("spoil", [False, True])
+@pytest.mark.parametrize("contiguous", [False, True])
 @pytest.mark.parametrize("optim", OPTIMS)
-def test_layouts_are_brought_together(optim: str, spoil: bool) -> None:
-    torch.testing.assert_close(steps(optim, True, spoil), steps(optim, False))
+def test_states_are_converted_to_the_memory_format_of_their_parameters(
+    optim: str, contiguous: bool
+) -> None:
+    torch.testing.assert_close(steps(optim, True, contiguous), steps(optim, False))
 
 
 @pytest.mark.parametrize("name", MODELS.names())
-def test_gradients_lie_as_the_parameters(name: str) -> None:
-    """What the fused kernels take for granted holds for every network in channels_last."""
+def test_gradients_have_the_memory_format_of_the_parameters(name: str) -> None:
+    """The fused kernels require it; it holds for every network in channels_last."""
     if name == "torchvision":
         more: tuple[str, ...] = ("model.backbone=mobilenet_v2", "model.image_size=32")
     else:
@@ -87,17 +100,17 @@ def test_gradients_lie_as_the_parameters(name: str) -> None:
     for key, parameter in net.named_parameters():
         grad = parameter.grad
         if grad is not None and grad.stride() != parameter.stride():
-            # Sides of one may have any stride: the order of the numbers counts.
+            # Dimensions of size 1 may have any stride: compare the order in memory.
             flat = torch.as_strided(grad, (grad.numel(),), (1,), grad.storage_offset())
             again = torch.empty_like(parameter).copy_(grad)
             other = torch.as_strided(again, (grad.numel(),), (1,))
             assert torch.equal(flat, other), key
 
 
-def test_a_run_goes_on_whatever_its_checkpoint_held(
+def test_resume_from_states_in_another_memory_format(
     tiny: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    """States of an older run, plain and contiguous, end in the same weights."""
+    """Optimiser states that are contiguous and not fused give the same final weights."""
     from emotion_lab.training.fit import fit
 
     cfg = tiny("optim=adamw", "optim.lr=0.01", "trainer.max_epochs=3", "schedule=none")
@@ -105,11 +118,11 @@ def test_a_run_goes_on_whatever_its_checkpoint_held(
     run.mkdir()
     fit({**cfg, "trainer": {**cfg["trainer"], "max_epochs": 2}}, run)
     last = run / "checkpoints" / "last.ckpt"
-    kept = last.read_bytes()
-    ends = []
-    for spoil in (False, True):
-        last.write_bytes(kept)
-        if spoil:
+    content_bytes = last.read_bytes()
+    weights = []
+    for contiguous in (False, True):
+        last.write_bytes(content_bytes)
+        if contiguous:
             content = ckpt.read(last)
             for group in content["optimizer_states"][0]["param_groups"]:
                 assert group["fused"] is True
@@ -118,6 +131,6 @@ def test_a_run_goes_on_whatever_its_checkpoint_held(
                 state.update({k: v.contiguous() for k, v in state.items() if v.ndim == 4})
             ckpt.write(last, content)
         fit(cfg, run, last)
-        ends.append(ckpt.read(last)["state_dict"])
-    for key, value in ends[0].items():
-        assert torch.equal(value, ends[1][key]), key
+        weights.append(ckpt.read(last)["state_dict"])
+    for key, value in weights[0].items():
+        assert torch.equal(value, weights[1][key]), key

@@ -1,11 +1,9 @@
-"""A run that was killed or stopped ends with the same weights as one that was not."""
+"""A killed or stopped run ends with the same weights as an uninterrupted one."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,11 @@ from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.errors import UserError
 from emotion_lab.training import callbacks
 from emotion_lab.training.fit import fit
-from tests.conftest import TINY, command
+from tests.conftest import TINY, command, composed
 
 Tiny = Callable[..., dict[str, Any]]
 
-#: Everything that has a state or draws random numbers.
+#: Components with a state or random numbers.
 CASES = {
     "onecycle": (
         "schedule=onecycle",
@@ -44,10 +42,15 @@ CASES = {
         "augment.erase_p=0.5",
         "augment.progressive_resize=[[0,32],[0.5,48]]",
     ),
-    "cosine": ("schedule=cosine", "trainer.accumulate_grad_batches=2", "augment=light", "data.num_workers=2"),
+    "cosine": (
+        "schedule=cosine",
+        "trainer.accumulate_grad_batches=2",
+        "augment=light",
+        "data.num_workers=2",
+    ),
 }
 
-#: Runs the real entry point, but kills its own process at a chosen moment.
+#: Runs the entry point and kills its own process at a given moment.
 KILLER = """
 import os, signal, sys
 import torch
@@ -70,7 +73,7 @@ def make_trainer(*args, **kwargs):
         trainer.callbacks.append(Kill())
     return trainer
 
-def half(content, file, *args, **kwargs):
+def half_written(content, file, *args, **kwargs):
     calls[0] += 1
     if moment == "save" and calls[0] == count:
         file.write(b"x" * 1000)
@@ -78,13 +81,14 @@ def half(content, file, *args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
     save(content, file, *args, **kwargs)
 
-fit.make_trainer, torch.save = make_trainer, half
-main()
+if __name__ == "__main__":
+    fit.make_trainer, torch.save = make_trainer, half_written
+    main()
 """
 
 
 def assert_same_end(one: Path, other: Path) -> None:
-    """Weights, averaged weights, optimiser and history agree to the last bit."""
+    """Weights, averaged weights and history are identical."""
     a = ckpt.read(one / "checkpoints" / "last.ckpt")
     b = ckpt.read(other / "checkpoints" / "last.ckpt")
     for key in ("state_dict", "current_model_state"):
@@ -98,82 +102,85 @@ def assert_same_end(one: Path, other: Path) -> None:
 
 
 @pytest.fixture(params=CASES)
-def whole(request: pytest.FixtureRequest, tiny: Tiny, tmp_path: Path) -> tuple[dict, Path]:
-    """Return a config and the folder of its uninterrupted run (4 steps an epoch, 3 epochs)."""
+def reference(request: pytest.FixtureRequest, tiny: Tiny, tmp_path: Path) -> tuple[dict, Path]:
+    """Return a config and the directory of its uninterrupted run (3 epochs of 4 steps)."""
     cfg = tiny(*CASES[request.param], "trainer.max_epochs=3")
-    run = tmp_path / "whole"
+    run = tmp_path / "reference"
     run.mkdir()
     fit(cfg, run)
     return cfg, run
 
 
 @pytest.mark.parametrize("step", [1, 5])
-def test_ctrl_c_in_mid_epoch(
-    step: int, whole: tuple[dict, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_ctrl_c_during_an_epoch(
+    step: int, reference: tuple[dict, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C after a batch saves in mid-epoch; going on gives the same run."""
-    cfg, one = whole
+    """Ctrl-C saves after the batch; the resumed run equals the uninterrupted one."""
+    cfg, reference_dir = reference
     run = tmp_path / "stopped"
     run.mkdir()
     original = callbacks.DataPositionCallback.on_train_batch_end
 
-    def press(self: Any, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+    def press_ctrl_c(
+        self: Any, trainer: Any, module: Any, outputs: Any, batch: Any, index: int
+    ) -> None:
         original(self, trainer, module, outputs, batch, index)
         if trainer.current_epoch * 4 + index == step:
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.DataPositionCallback, "on_train_batch_end", press)
+        patch.setattr(callbacks.DataPositionCallback, "on_train_batch_end", press_ctrl_c)
         with pytest.raises(callbacks.RunInterruptedError, match="resume="):
             fit(cfg, run)
     assert ckpt.read(run / "checkpoints" / "last.ckpt")["emotion_lab"]["epoch"] == step // 4
     fit(cfg, run, run / "checkpoints" / "last.ckpt")
-    assert_same_end(one, run)
+    assert_same_end(reference_dir, run)
 
 
-def test_stop_between_epochs_and_moved_folder(
-    whole: tuple[dict, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_stop_between_epochs_and_move_the_run(
+    reference: tuple[dict, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped during validation, moved elsewhere, resumed: best.ckpt is not overwritten."""
-    cfg, one = whole
+    """A run stopped after validation, moved and resumed keeps its best.ckpt."""
+    cfg, reference_dir = reference
     run = tmp_path / "stopped"
     run.mkdir()
     original = callbacks.MetricsHistory.on_train_epoch_end
 
-    def press(self: Any, trainer: Any, module: Any) -> None:
+    def press_ctrl_c(self: Any, trainer: Any, module: Any) -> None:
         original(self, trainer, module)
         if trainer.current_epoch == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.MetricsHistory, "on_train_epoch_end", press)
+        patch.setattr(callbacks.MetricsHistory, "on_train_epoch_end", press_ctrl_c)
         with pytest.raises(callbacks.RunInterruptedError):
             fit(cfg, run)
     moved = run.rename(tmp_path / "elsewhere")
     fit(cfg, moved, moved / "checkpoints" / "last.ckpt")
-    assert_same_end(one, moved)
+    assert_same_end(reference_dir, moved)
+
+
+@pytest.fixture(scope="module")
+def onecycle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of an uninterrupted run."""
+    run = tmp_path_factory.mktemp("onecycle")
+    fit(composed(*TINY, *CASES["onecycle"], "trainer.max_epochs=3"), run)
+    return run
 
 
 @pytest.mark.parametrize(("moment", "count"), [("step", 6), ("save", 3), ("save", 4)])
-def test_sigkill(moment: str, count: int, tiny: Tiny, tmp_path: Path) -> None:
-    """SIGKILL in mid-epoch and in the middle of writing a checkpoint; then resume=<run folder>."""
-    options = [*TINY, *CASES["onecycle"], "trainer.max_epochs=3"]
-    one, run = tmp_path / "whole", tmp_path / "killed"
-    one.mkdir()
-    fit(tiny(*CASES["onecycle"], "trainer.max_epochs=3"), one)
-    arguments = [*options, f"hydra.run.dir={run}"]
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLER, moment, str(count), *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        timeout=200,
-    )
+def test_sigkill(moment: str, count: int, onecycle: Path, tmp_path: Path) -> None:
+    """SIGKILL during an epoch and while a checkpoint is written; then resume=<run>."""
+    (tmp_path / "killer.py").write_text(KILLER)
+    run = tmp_path / "killed"
+    overrides = [*TINY, *CASES["onecycle"], "trainer.max_epochs=3", f"hydra.run.dir={run}"]
+    killed = command(moment, str(count), *overrides, module="killer", cwd=tmp_path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     config = (run / "config.yaml").read_text()
     done = command(f"resume={run}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == str(run)
-    assert_same_end(one, run)
+    assert_same_end(onecycle, run)
     assert (run / "config.yaml").read_text() == config and (run / "metrics.json").exists()
     assert not list((run / "checkpoints").glob(".*.tmp"))
 
@@ -187,7 +194,7 @@ def test_resume_of_a_broken_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("updates", [0, 3])
-def test_half_an_epoch_of_an_older_version_is_not_counted_in_silence(
+def test_metrics_of_an_epoch_from_an_older_version_are_reported_as_partial(
     updates: int,
     tiny: Callable[..., dict[str, Any]],
     tmp_path: Path,

@@ -115,7 +115,7 @@ def measure(
     rounds: int,
     files: Mapping[Kind, Path] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """Time all variants of one network in alternation.
+    """Time all variants of one network in alternation; return the rows of ``bench.json``.
 
     Args:
         candidate: The network.
@@ -123,29 +123,26 @@ def measure(
         batch_sizes: Images in a call.
         rounds: Timed rounds after one warm-up round; the median is reported.
         files: (backend, precision) -> exported file.
-
-    Returns:
-        One row for each variant and batch size, see ``bench.json``.
     """
     spec = candidate.source.spec
-    generator = np.random.default_rng(0)
     shape = (max(batch_sizes), spec.channels, spec.image_size, spec.image_size)
-    images = generator.integers(0, 256, shape, dtype=np.uint8)
-    work = {}
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    blocks = {}
     for batch_size in batch_sizes:
         for (name, precision, threads), backend in backends.items():
             batch = images[:batch_size].copy()
             if exports.is_exported(name):
                 batch = to_rgb_batch(batch)
             key = (name, precision, threads, batch_size)
-            work[key] = timed_block(backend.run, batch, threads)
-    by_name = {str(key): block for key, block in work.items()}
-    rates = time_interleaved(
-        by_name, rounds, progress=False, at_least=0
-    )  # a block has its own duration
+            blocks[key] = timed_block(backend.run, batch, threads)
+    named = {str(key): block for key, block in blocks.items()}
+    # A block limits its duration itself.
+    rates = time_interleaved(named, rounds, progress=False, at_least=0)
     rows: list[dict[str, Any]] = []
-    for name, precision, threads, batch_size in work:
-        ms = 1000 * batch_size / np.asarray(rates[str((name, precision, threads, batch_size))])
+    for (name, precision, threads, batch_size), images_per_s in zip(
+        blocks, rates.values(), strict=True
+    ):
+        ms = 1000 * batch_size / np.asarray(images_per_s)
         median = float(np.median(ms))
         rows.append(
             {
@@ -166,10 +163,9 @@ def measure(
             }
         )
     eager_ms = {(r["threads"], r["batch"]): r["ms"] for r in rows if r["runtime"] == EAGER[0]}
-    return [
-        {**row, "ratio": round(eager_ms[row["threads"], row["batch"]] / row["ms"], 3)}
-        for row in rows
-    ]
+    for row in rows:
+        row["ratio"] = round(eager_ms[row["threads"], row["batch"]] / row["ms"], 3)
+    return rows
 
 
 def predict_all(
