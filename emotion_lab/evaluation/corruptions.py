@@ -129,15 +129,11 @@ def small_face(image: np.ndarray, severity: int, generator: np.random.Generator)
 
 #: Name -> corruption, in display order.
 CORRUPTIONS: dict[str, Corruption] = {
-    "blur": blur,
-    "noise": noise,
-    "dark": dark,
-    "bright": bright,
-    "low_contrast": low_contrast,
-    "occlusion": occlusion,
-    "jpeg": jpeg,
-    "rotation": rotation,
-    "small_face": small_face,
+    function.__name__: function
+    for function in (
+        *(blur, noise, dark, bright, low_contrast),
+        *(occlusion, jpeg, rotation, small_face),
+    )
 }
 
 

@@ -7,10 +7,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,19 +76,6 @@ class LedgerEntry:
     run_dir: Path
 
 
-@dataclass
-class SplitAccess:
-    """One access to the test split.
-
-    Attributes:
-        previous: Earlier ledger entries of the same images.
-        accuracy: Set after scoring; None if scoring failed.
-    """
-
-    previous: list[dict[str, Any]] = field(default_factory=list)
-    accuracy: float | None = None
-
-
 def identity(checkpoints: Sequence[Path]) -> str:
     """Return the sha256 of a checkpoint; of several, the sha256 of their sorted hashes."""
     hashes = sorted(file_hash(path) for path in checkpoints)
@@ -104,34 +90,20 @@ def check_ledger(split: str, entry: LedgerEntry | None) -> None:
         check_appendable(entry.ledger)
 
 
-@contextlib.contextmanager
-def record_access(
+def previous_accesses(
     predictor: Predictor, data: CheckpointData, entry: LedgerEntry | None
-) -> Iterator[SplitAccess]:
-    """Record an access to the test split when the block ends; do nothing for other splits.
-
-    The access is recorded even if scoring fails.
-    """
-    access = SplitAccess()
+) -> list[dict[str, Any]]:
+    """Return earlier accesses to a test split and print their number; empty for other splits."""
     check_ledger(data.split, entry)
     if data.split != "test" or entry is None:
-        yield access
-        return
+        return []
+    previous = test_ledger.openings(entry.ledger, data.fingerprint["hash"])
     setup = test_ledger.setup(predictor.card, predictor.tta)
-    access.previous = test_ledger.openings(entry.ledger, data.fingerprint["hash"])
-    checkpoint = identity(predictor.checkpoints)
-    opening = {**setup, "checkpoint": checkpoint}
-    configurations = test_ledger.configurations([*access.previous, opening])
+    configurations = test_ledger.configurations([*previous, setup])
     print(
-        f"test split opened: {len(access.previous)} times before, "
-        f"{configurations} configurations in all"
+        f"test split opened: {len(previous)} times before, {configurations} configurations in all"
     )
-    try:
-        yield access
-    finally:
-        test_ledger.record(
-            entry.ledger, entry.run_dir, checkpoint, setup, data.fingerprint, access.accuracy
-        )
+    return previous
 
 
 def shared_scores(
@@ -214,11 +186,23 @@ def evaluate(
         print(f"  {row['from']} -> {row['to'] or 'left out'} ({row['n']:,} images)")
     for note in notes:
         print(f"  {note}")
-    with record_access(predictor, data, entry) as access:
+    previous = previous_accesses(predictor, data, entry)
+    accuracy = None
+    try:
         if predictions is None:
             predictions = predictor.predict(data)
         scores = score_split(predictions, data, card["classes"], predictor.tta)
-        access.accuracy = scores["accuracy"]
+        accuracy = scores["accuracy"]
+    finally:
+        # Record the access even if scoring fails.
+        if data.split == "test" and entry is not None:
+            setup, checkpoint = (
+                test_ledger.setup(card, predictor.tta),
+                identity(predictor.checkpoints),
+            )
+            test_ledger.record(
+                entry.ledger, entry.run_dir, checkpoint, setup, data.fingerprint, accuracy
+            )
     if "skipped" in scores:
         notes.append(f"{scores['skipped']} images could not be read and are left out")
         print(f"  {notes[-1]}")
@@ -233,7 +217,7 @@ def evaluate(
         device=predictor.device,
         foreign=data.foreign,
         notes=notes,
-        openings=access.previous,
+        openings=previous,
         mapping=data.mapping,
     )
 

@@ -1,7 +1,7 @@
 """Figures of runs and reports.
 
-Each function takes numbers and a :class:`FigureStyle` and returns a matplotlib figure;
-:mod:`emotion_lab.reports.style` renders it. A class without samples is marked "no samples".
+Each function takes numbers and a :class:`FigureStyle` (its colours) and returns a matplotlib
+figure; :mod:`emotion_lab.reports.style` renders it. A class without samples has no curve or bar.
 """
 
 from __future__ import annotations
@@ -63,9 +63,7 @@ def confusion(
     Args:
         counts: Integers (K, K), rows true, columns predicted.
         classes: K names.
-        style: The colours.
         cells: Text of a cell: the count, the percentage of the true class, or both.
-        title: Title of the figure.
     """
     counts = np.asarray(counts, dtype=np.int64)
     totals = counts.sum(1)
@@ -129,7 +127,6 @@ def roc(curves: dict[str, dict[str, Any] | None], style: FigureStyle) -> Figure:
     Args:
         curves: Class -> ``fpr`` and ``tpr`` (0 to 1, ascending) and ``auc``; None without samples,
             ``auc`` None if undefined (no other class).
-        style: The colours.
     """
     figure, axis = _class_curves(curves, ("fpr", "tpr", "auc"), "AUC", style, "default")
     axis.plot([0, 1], [0, 1], color=style.quiet, linewidth=1, linestyle=":")
@@ -143,7 +140,6 @@ def precision_recall(curves: dict[str, dict[str, Any] | None], style: FigureStyl
 
     Args:
         curves: Class -> ``recall``, ``precision`` (0 to 1) and ``ap``; None without samples.
-        style: The colours.
     """
     figure, axis = _class_curves(curves, ("recall", "precision", "ap"), "AP", style, "steps-post")
     _unit_square(axis, "recall", "precision")
@@ -164,7 +160,6 @@ def reliability(
         raw: Bins with ``confidence`` and ``accuracy`` (means, 0 to 1) and ``count``; empty bins
             are skipped.
         calibrated: The bins after temperature scaling, None without a temperature.
-        style: The colours.
         ece: Expected calibration error, 0 to 1.
         ece_calibrated: The error after temperature scaling.
     """
@@ -202,7 +197,6 @@ def confidence(confidences: Any, correct: Any, style: FigureStyle) -> Figure:
     Args:
         confidences: Probability of the predicted class (N,), 0 to 1.
         correct: bool (N,).
-        style: The colours.
     """
     confidences, correct = np.asarray(confidences, dtype=float), np.asarray(correct, dtype=bool)
     figure, axis = _figure(3.5)
@@ -227,7 +221,6 @@ def coverage(rows: list[dict[str, Any]], style: FigureStyle) -> Figure:
 
     Args:
         rows: ``coverage`` and ``accuracy``, 0 to 1; ``threshold`` is not drawn.
-        style: The colours.
     """
     figure, axis = _figure(3.5)
     rows = sorted((row for row in rows if row["accuracy"] is not None),
@@ -250,7 +243,6 @@ def per_class(rows: dict[str, dict[str, Any]], style: FigureStyle) -> Figure:
 
     Args:
         rows: Class -> ``precision``, ``recall``, ``f1``, ``support`` and optionally ``f1_ci95``.
-        style: The colours.
     """
     figure, axis = _figure(1.1 + 0.62 * len(rows))
     bars = (("precision", style.quiet, 1), ("recall", style.accent, 0.5), ("f1", style.accent, 1))
@@ -288,7 +280,6 @@ def robustness(values: dict[str, Any], style: FigureStyle) -> Figure:
 
     Args:
         values: ``n``, ``clean`` (accuracy) and corruption -> accuracies at severities 1, 2, ...
-        style: The colours.
     """
     clean = values["clean"]
     lines = {k: [clean, *v] for k, v in values.items() if k not in ("n", "clean")}
@@ -320,8 +311,6 @@ def curves(history: Path, style: FigureStyle, title: str | None = None) -> Figur
 
     Args:
         history: ``history.csv`` of a training run.
-        style: The colours.
-        title: Title of the figure.
     """
     with history.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -366,7 +355,6 @@ def image_grid(
         images: uint8 (H, W, C), C = 1 or 3.
         captions: One for each image.
         correct: Whether each prediction is correct.
-        style: The colours.
         columns: Maximum number of columns.
         width: Width of a column in inches.
     """

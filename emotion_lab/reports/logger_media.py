@@ -25,14 +25,10 @@ from emotion_lab.reports.style import LIGHT, render, write_png
 from emotion_lab.training.loggers import media_loggers
 
 
-def _rgb(picture: Image.Image) -> np.ndarray:
-    return np.asarray(picture.convert("RGB"))
-
-
-def read_image(path: Path) -> np.ndarray:
+def read_image(file: Path | io.BytesIO) -> np.ndarray:
     """Return an image file as uint8 RGB (H, W, 3)."""
-    with Image.open(path) as picture:
-        return _rgb(picture)
+    with Image.open(file) as picture:
+        return np.asarray(picture.convert("RGB"))
 
 
 class ConfusionMatrixCallback(L.Callback):
@@ -83,7 +79,7 @@ class ConfusionMatrixCallback(L.Callback):
             return
         title = f"val, epoch {trainer.current_epoch + 1}: n = {int(counts.sum())}"
         draw = partial(figures.confusion, counts, self._classes(trainer), cells="both", title=title)
-        picture = _rgb(Image.open(io.BytesIO(render(draw, LIGHT))))
+        picture = read_image(io.BytesIO(render(draw, LIGHT)))
         for logger in self._due(trainer):
             logger.log_images({"val/confusion_by_epoch": picture}, trainer.global_step)
 

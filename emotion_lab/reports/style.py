@@ -17,14 +17,8 @@ from emotion_lab.core.io import atomic_write
 _DPI = 180
 #: Fonts with the glyphs that DejaVu Sans lacks; used if installed.
 _FALLBACK = (
-    "Noto Sans CJK JP",
-    "Noto Sans Devanagari",
-    "Microsoft YaHei",
-    "Nirmala UI",
-    "PingFang SC",
-    "Hiragino Sans",
-    "Arial Unicode MS",
-    "WenQuanYi Zen Hei",
+    *("Noto Sans CJK JP", "Noto Sans Devanagari", "Microsoft YaHei", "Nirmala UI"),
+    *("PingFang SC", "Hiragino Sans", "Arial Unicode MS", "WenQuanYi Zen Hei"),
 )
 
 
