@@ -238,7 +238,7 @@ def check_unchanged(
         allowed = dict.fromkeys(
             "logger" if key.startswith("logger") else key
             for key in keys
-            if may_change(key) and not key.startswith(("hydra", "sweep"))
+            if may_change(key) and not key.startswith(("hydra", "sweep", "resume", "reproduce"))
         )
         raise UserError(f"{reason}; '{text}' cannot change. Allowed: {', '.join(allowed)}.")
 
