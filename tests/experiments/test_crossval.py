@@ -204,13 +204,13 @@ def test_different_configs(tmp_path: Path) -> None:
 
 def test_overlapping_and_incomplete_folds(tmp_path: Path) -> None:
     folders = write_folds(tmp_path)
-    whole = (folders[1] / "predictions_val.csv").read_text()
+    original = (folders[1] / "predictions_val.csv").read_text()
     rows = (folders[0] / "predictions_val.csv").read_text().splitlines()
     name = rows[1].split(",")[0]
-    first = whole.splitlines()[1].split(",")[0]
-    (folders[1] / "predictions_val.csv").write_text(whole.replace(first + ",", name + ",", 1))
+    first = original.splitlines()[1].split(",")[0]
+    (folders[1] / "predictions_val.csv").write_text(original.replace(first + ",", name + ",", 1))
     assert f"folds 0 and 1 overlap: both hold out '{name}'" in error(folders)
-    (folders[1] / "predictions_val.csv").write_text(whole)
+    (folders[1] / "predictions_val.csv").write_text(original)
     change(
         folders[2],
         "metrics.json",

@@ -38,8 +38,8 @@ class Page(Reader):
             super().handle_data(data)
 
 
-def page_of(place: Path, out: Path, drawn: dict[str, Any] = PICTURES) -> tuple[Page, str]:
-    result = build_leaderboard(grouping.read([place], None), place / "none")
+def page_of(runs_dir: Path, out: Path, drawn: dict[str, Any] = PICTURES) -> tuple[Page, str]:
+    result = build_leaderboard(grouping.read([runs_dir], None), runs_dir / "none")
     html = report.write_page(out, result, drawn).read_text(encoding="utf-8")
     return Page(html), html
 
@@ -48,9 +48,9 @@ def page_of(place: Path, out: Path, drawn: dict[str, Any] = PICTURES) -> tuple[P
 
 
 def test_page_has_all_numbers(tmp_path: Path) -> None:
-    place = three(tmp_path)
-    result = build_leaderboard(grouping.read([place], None), place / "none")
-    reader, _ = page_of(place, tmp_path)
+    runs_dir = three(tmp_path)
+    result = build_leaderboard(grouping.read([runs_dir], None), runs_dir / "none")
+    reader, _ = page_of(runs_dir, tmp_path)
     for row in result["groups"]:
         for score in ("accuracy", "macro_f1"):
             over = row[score]
@@ -63,7 +63,7 @@ def test_page_has_all_numbers(tmp_path: Path) -> None:
             assert f"{cells} {report.format_p(comparison['p_holm'])} uncorrected" in reader.text
             assert f"{comparison['verdict']} over 3 seeds" in reader.text
     for wanted in ("n = 240", "3 configurations, 9 runs", "seeds 1, 2, 3", "optim.lr", "1,000",
-                   "is optimistic", "Holm", "2000 paired bootstrap", str(place / "9")):  # fmt: skip
+                   "is optimistic", "Holm", "2000 paired", str(runs_dir / "9")):  # fmt: skip
         assert wanted in reader.text, wanted
     heads = [a for a in reader.all("th") if "aria-sort" in a]
     assert [a["aria-sort"] for a in heads] == ["ascending"], "it comes sorted by rank"
@@ -100,41 +100,43 @@ BAD = "</td><script>alert('x')</script>&amp;\"'><img src=https://evil.example/x 
 
 
 def test_names_and_values_are_escaped(tmp_path: Path) -> None:
-    place = tmp_path / "runs"
-    write_run(place / "<b>a", 0.5, loss__name=BAD, model__name="\u202eabc\x1b[0m", optim__x=[BAD])
-    write_run(place / "b", 0.7, loss__name="ce", **{"optim__<i>": BAD})
-    for run in place.iterdir():
+    runs_dir = tmp_path / "runs"
+    write_run(
+        runs_dir / "<b>a", 0.5, loss__name=BAD, model__name="\u202eabc\x1b[0m", optim__x=[BAD]
+    )
+    write_run(runs_dir / "b", 0.7, loss__name="ce", **{"optim__<i>": BAD})
+    for run in runs_dir.iterdir():
         for name in ("metrics.json", "predictions_val.csv"):
             text = (run / name).read_text().replace('"happy"', '"<u>"').replace("happy", "<u>")
             (run / name).write_text(text)
-    reader, html = page_of(place, tmp_path)
+    reader, html = page_of(runs_dir, tmp_path)
     assert len(reader.all("script")) == 1 and not {"b", "i", "u"} & {t for t, _ in reader.tags}
     assert not [a for a in reader.all("img") if not str(a["src"]).startswith("data:")]
     assert "49" not in reader.text.split() and "<u>" in reader.text
     assert "\u202e" not in html and "\x1b" not in html and "\\u202eabc\\x1b[0m" in html
-    for row in build_leaderboard(grouping.read([place], None), place / "none")["groups"]:
+    for row in build_leaderboard(grouping.read([runs_dir], None), runs_dir / "none")["groups"]:
         (cell,) = [a for a in reader.all("th") if a.get("data-v") == row["name"]]
         assert cell["scope"] == "row"
 
 
 def test_single_configuration(tmp_path: Path) -> None:
-    place = tmp_path / "runs"
+    runs_dir = tmp_path / "runs"
     for seed in (1, 2):
-        write_run(place / str(seed), 0.5, seed)
-    reader, _ = page_of(place, tmp_path)
+        write_run(runs_dir / str(seed), 0.5, seed)
+    reader, _ = page_of(runs_dir, tmp_path)
     assert "1 configuration, 2 runs" in reader.text and "Holm" not in reader.text
     assert "None" not in reader.text
 
 
 def test_class_without_samples(tmp_path: Path) -> None:
-    place = tmp_path / "runs"
+    runs_dir = tmp_path / "runs"
     for i, loss in enumerate(("ce", "focal")):
-        run = write_run(place / str(i), 1.0, loss__name=loss)
+        run = write_run(runs_dir / str(i), 1.0, loss__name=loss)
         text = (run / "predictions_val.csv").read_text()
         header = text.replace("p_neutral", "p_neutral,p_fear", 1).splitlines()
         lines = [header[0], *(f"{line},0.0" for line in header[1:])]
         (run / "predictions_val.csv").write_text("\n".join(lines) + "\n")
-    reader, _ = page_of(place, tmp_path)
+    reader, _ = page_of(runs_dir, tmp_path)
     assert "No samples: fear." in reader.text and "fear – – – –" in reader.text
 
 
@@ -143,13 +145,13 @@ def test_class_without_samples(tmp_path: Path) -> None:
 
 def test_figures_with_fifty_configurations(tmp_path: Path) -> None:
     """Only the first ones have a label; unusual values do not break a figure."""
-    place = tmp_path / "runs"
+    runs_dir = tmp_path / "runs"
     values: list[Any] = [None, 0.1, "$x$", "_a", [1, 2], True, 1e-5, "心"]
     for i in range(50):
-        write_run(place / str(i), 0.5 + i / 120, parameters=1000 * (i + 1) ** 2,
+        write_run(runs_dir / str(i), 0.5 + i / 120, parameters=1000 * (i + 1) ** 2,
                   optim__lr=10.0 ** -(i % 5), loss__gamma=values[i % 8], optim__n=i)  # fmt: skip
-    configurations = grouping.read([place], None)
-    result = build_leaderboard(configurations, place / "none")
+    configurations = grouping.read([runs_dir], None)
+    result = build_leaderboard(configurations, runs_dir / "none")
     rows, by = result["groups"], result["by"]
     kept, notes = report.read_histories(configurations, result)
     assert notes == [] and len(rows) == 50
@@ -194,28 +196,30 @@ def test_positions_on_an_axis() -> None:
 
 
 def test_figure_without_data_is_left_out(tmp_path: Path) -> None:
-    place = tmp_path / "runs"
+    runs_dir = tmp_path / "runs"
     for seed in (1, 2):
-        run = write_run(place / str(seed), 0.5, seed)
+        run = write_run(runs_dir / str(seed), 0.5, seed)
         (run / "history.csv").unlink()
         metrics = json.loads((run / "metrics.json").read_text())
         del metrics["parameters"]
         (run / "metrics.json").write_text(json.dumps(metrics))
-    configurations = grouping.read([place], None)
-    result = build_leaderboard(configurations, place / "none")
+    configurations = grouping.read([runs_dir], None)
+    result = build_leaderboard(configurations, runs_dir / "none")
     assert report.draw_figures(configurations, result, tmp_path) == {}
     assert any("not in the learning curves" in note for note in result["notes"])
     assert result["groups"][0]["parameters"] is None
-    assert "– 0" in page_of(place, tmp_path, {})[0].text
+    assert "– 0" in page_of(runs_dir, tmp_path, {})[0].text
 
 
 # --- latency --------------------------------------------------------------------------------
 
 
 def test_each_distinct_network_is_measured_once(tmp_path: Path, monkeypatch: Any) -> None:
-    place = tmp_path / "runs"
+    runs_dir = tmp_path / "runs"
     for i, (widths, dropout) in enumerate((([8, 8], 0.2), ([8, 8], 0.5), ([16, 8], 0.2))):
-        run = write_run(place / str(i), 0.5 + i / 10, model__widths=widths, model__dropout=dropout)
+        run = write_run(
+            runs_dir / str(i), 0.5 + i / 10, model__widths=widths, model__dropout=dropout
+        )
         (run / "checkpoints").mkdir()
         (run / "checkpoints" / "best.ckpt").write_bytes(b"x")
     measured = []
@@ -225,8 +229,8 @@ def test_each_distinct_network_is_measured_once(tmp_path: Path, monkeypatch: Any
         return {"median_ms": 1.5 * len(measured), "p25_ms": 1.0, "p75_ms": 9.0, "forwards": 100}
 
     monkeypatch.setattr(latency, "measure_checkpoint", measure_checkpoint)
-    configurations = grouping.read([place], None)
-    result = build_leaderboard(configurations, place / "none", True)
+    configurations = grouping.read([runs_dir], None)
+    result = build_leaderboard(configurations, runs_dir / "none", True)
     assert measured == ["0", "2"]
     by_dropout = {str(row["values"]): row["latency"]["median_ms"] for row in result["groups"]}
     assert sorted(by_dropout.values()) == [1.5, 1.5, 3.0]
@@ -274,9 +278,9 @@ def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> None
 
 
 def test_command_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    place = three(tmp_path)
-    some = [str(place / str(i)) for i in (4, 5, 6)]
-    call(monkeypatch, tmp_path, f"runs=[{','.join(some)},{place}]", "sort_by=accuracy")
+    runs_dir = three(tmp_path)
+    folders = [str(runs_dir / str(i)) for i in (4, 5, 6)]
+    call(monkeypatch, tmp_path, f"runs=[{','.join(folders)},{runs_dir}]", "sort_by=accuracy")
     lines = capsys.readouterr().out.splitlines()
     folder = Path(lines[-1])
     assert folder.parents[1] == tmp_path / "outputs" / "compare"
@@ -289,7 +293,7 @@ def test_command_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     for name in ("curves", "hyperparameters", "parameters"):
         assert (folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(SystemExit):
-        call(monkeypatch, tmp_path, f"runs={place}", f"hydra.run.dir={folder}")
+        call(monkeypatch, tmp_path, f"runs={runs_dir}", f"hydra.run.dir={folder}")
     assert "already holds leaderboard.json" in capsys.readouterr().err
 
 
@@ -297,17 +301,17 @@ def test_command_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     ("arguments", "message"),
     [
         (("runs=nowhere",), "no such run folder: nowhere"),
-        (("runs={place}", "run_a={place}/1"), "runs= ranks many runs"),
-        (("runs={place}", "run_b={place}/1"), "runs= ranks many runs"),
-        (("runs={place}/1",), "a leaderboard needs two or more"),
-        (("runs=[{place}/1,{place}/1]",), "a leaderboard needs two or more"),
-        (("runs={place}", "split=test"), "ranks on val, not on test"),
-        (("runs={place}", "sort_by=loss"), "expected one of accuracy, macro_f1"),
-        (("runs={place}", "latency=true"), "latency=true needs the checkpoints"),
-        (("runs={place}", "latency=1"), "expected true or false"),
-        (("runs=[{place},{odd}]",), "not scored on the same val split"),
+        (("runs={runs_dir}", "run_a={runs_dir}/1"), "runs= ranks many runs"),
+        (("runs={runs_dir}", "run_b={runs_dir}/1"), "runs= ranks many runs"),
+        (("runs={runs_dir}/1",), "a leaderboard needs two or more"),
+        (("runs=[{runs_dir}/1,{runs_dir}/1]",), "a leaderboard needs two or more"),
+        (("runs={runs_dir}", "split=test"), "ranks on val, not on test"),
+        (("runs={runs_dir}", "sort_by=loss"), "expected one of accuracy, macro_f1"),
+        (("runs={runs_dir}", "latency=true"), "latency=true needs the checkpoints"),
+        (("runs={runs_dir}", "latency=1"), "expected true or false"),
+        (("runs=[{runs_dir},{other}]",), "not scored on the same val split"),
         (
-            ("run_a={place}/1", "run_b={place}/2", "sort_by=accuracy"),
+            ("run_a={runs_dir}/1", "run_b={runs_dir}/2", "sort_by=accuracy"),
             "sort_by= applies to a leaderboard only",
         ),
     ],
@@ -319,14 +323,16 @@ def test_errors_are_one_line_and_create_no_folder(
     monkeypatch: pytest.MonkeyPatch,
     capsys: Any,
 ) -> None:
-    place = tmp_path / "few"
+    runs_dir = tmp_path / "few"
     for seed in (1, 2):
-        write_run(place / str(seed), 0.5, seed)
-    odd = write_run(tmp_path / "odd", 0.5, val_hash="f" * 32)
+        write_run(runs_dir / str(seed), 0.5, seed)
+    other = write_run(tmp_path / "other", 0.5, val_hash="f" * 32)
     here = tmp_path / "here"
     here.mkdir()
     with pytest.raises(SystemExit) as stopped:
-        call(monkeypatch, here, *(text.format(place=place, odd=odd) for text in arguments))
+        call(
+            monkeypatch, here, *(text.format(runs_dir=runs_dir, other=other) for text in arguments)
+        )
     assert stopped.value.code == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1

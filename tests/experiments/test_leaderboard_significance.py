@@ -15,17 +15,24 @@ from tests.experiments.test_leaderboard import LABELS, guesses, ranked, three, w
 
 
 def test_comparison_with_the_best_agrees_with_compare(tmp_path: Path) -> None:
-    place = three(tmp_path)
+    runs_dir = three(tmp_path)
     for by in ("accuracy", "macro_f1"):
-        result = ranked(place, by)
+        result = ranked(runs_dir, by)
         best = [Path(run["folder"]) for run in result["groups"][0]["runs"]]
         for row in result["groups"][1:]:
             runs = [Path(run["folder"]) for run in row["runs"]]
-            expected = compare(best, runs, "val", place / "none")["difference"]
-            found = row["against_best"]
-            assert found["difference"] == expected[by] and found["ci95"] == expected[f"{by}_ci95"]
+            expected = compare(best, runs, "val", runs_dir / "none")["difference"]
+            comparison = row["against_best"]
+            assert (
+                comparison["difference"] == expected[by]
+                and comparison["ci95"] == expected[f"{by}_ci95"]
+            )
             verdict = expected["verdict" if by == "accuracy" else "macro_f1_verdict"]
-            assert found["alone"] == verdict and found["seeds"] == [[1, 1], [2, 2], [3, 3]]
+            assert comparison["alone"] == verdict and comparison["seeds"] == [
+                [1, 1],
+                [2, 2],
+                [3, 3],
+            ]
         assert [report.verdict(row) for row in result["groups"]] == [
             "best",
             "not distinguishable",
@@ -47,15 +54,18 @@ def test_common_seeds_are_paired(
 ) -> None:
     best = {seed: guesses(0.9, seed) for seed in first}
     other = {seed: guesses(0.5, 50 + seed) for seed in second}
-    found = significance.compare_with_best(LABELS, best, other, 3, "accuracy")
-    assert found["seeds"] == pairs
+    comparison = significance.compare_with_best(LABELS, best, other, 3, "accuracy")
+    assert comparison["seeds"] == pairs
     if len(pairs) > 1:
         sides = [np.stack([best[a] for a, _ in pairs]), np.stack([other[b] for _, b in pairs])]
         expected = paired_seeds(LABELS, *sides, 3)
     else:
         expected = paired(LABELS, best[pairs[0][0]], other[pairs[0][1]], 3)
-        assert found["p"] == expected["mcnemar_p"]
-    assert found["ci95"] == expected["accuracy_ci95"] and found["alone"] == expected["verdict"]
+        assert comparison["p"] == expected["mcnemar_p"]
+    assert (
+        comparison["ci95"] == expected["accuracy_ci95"]
+        and comparison["alone"] == expected["verdict"]
+    )
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3, 5])
@@ -66,12 +76,14 @@ def test_p_and_the_interval_agree(seeds: int) -> None:
         best = [guesses(0.8, 1000 + 10 * trial + i) for i in range(seeds)]
         other = [guesses(0.55 + trial / 100, 5000 + 10 * trial + i) for i in range(seeds)]
         if seeds == 1:
-            found = paired(LABELS, best[0], other[0], 3)
+            comparison = paired(LABELS, best[0], other[0], 3)
         else:
-            found = paired_seeds(LABELS, np.stack(best), np.stack(other), 3)
+            comparison = paired_seeds(LABELS, np.stack(best), np.stack(other), 3)
         scores = [[count(LABELS, row, 3).macro_f1 for row in side] for side in (best, other)]
-        low, high = found["macro_f1_ci95"]
-        p = significance.p_value(found["macro_f1"], (low, high), np.subtract(scores[1], scores[0]))
+        low, high = comparison["macro_f1_ci95"]
+        p = significance.p_value(
+            comparison["macro_f1"], (low, high), np.subtract(scores[1], scores[0])
+        )
         assert 0 < p <= 1
         assert (p < 0.05) == (low > 0 or high < 0)
         significant.append(p < 0.05)
@@ -81,12 +93,12 @@ def test_p_and_the_interval_agree(seeds: int) -> None:
 def test_p_of_one_pair_is_close_to_a_normal_test() -> None:
     """Reference: a normal distribution with the standard deviation of the bootstrap."""
     a, b = guesses(0.8, 1), guesses(0.7, 2)
-    found = paired(LABELS, a, b, 3)
+    comparison = paired(LABELS, a, b, 3)
     drawn = resample(LABELS, np.stack([a, b]), 3)
     draws = drawn.macro_f1[1] - drawn.macro_f1[0]
-    assert interval(draws) == found["macro_f1_ci95"]
-    p = significance.p_value(found["macro_f1"], found["macro_f1_ci95"], np.zeros(1))
-    z = found["macro_f1"] / draws.std()
+    assert interval(draws) == comparison["macro_f1_ci95"]
+    p = significance.p_value(comparison["macro_f1"], comparison["macro_f1_ci95"], np.zeros(1))
+    z = comparison["macro_f1"] / draws.std()
     assert p == pytest.approx(2 * stats.norm.sf(abs(z)), rel=0.25)
 
 
@@ -129,5 +141,9 @@ def test_few_differing_images_are_not_significant_in_macro_f1(tmp_path: Path) ->
     other[:4] = 1
     write_run(tmp_path / "a", 0, predicted=LABELS)
     write_run(tmp_path / "b", 0, predicted=other, loss__name="focal")
-    found = ranked(tmp_path)["groups"][1]["against_best"]
-    assert found["ci95"][1] < 0 and found["p"] == 1 and found["verdict"] == "not distinguishable"
+    comparison = ranked(tmp_path)["groups"][1]["against_best"]
+    assert (
+        comparison["ci95"][1] < 0
+        and comparison["p"] == 1
+        and comparison["verdict"] == "not distinguishable"
+    )

@@ -20,7 +20,7 @@ def test_terminal_lines(tmp_path: Path) -> None:
     last = report.lines(result)[-1]
     assert last == report.sentence(result)
     assert "best by val macro F1: optim.lr=0.001" in last and "n = 240" in last
-    assert last.endswith("not distinguishable from it: 1 of the other 2")
+    assert last.endswith("1 of the other 2 are not distinguishable from it")
     assert "warning: The val score of the best of 3 configurations (9 runs) is optimistic" in text
     assert "p (Holm)" in text and "worse" in text
 
@@ -53,13 +53,13 @@ def test_names_are_escaped_in_csv_and_terminal(tmp_path: Path) -> None:
 
 
 def test_unreadable_histories_are_noted(tmp_path: Path) -> None:
-    place = three(tmp_path)
-    configurations = grouping.read([place], None)
-    (place / "2" / "history.csv").unlink()
-    (place / "3" / "history.csv").write_text("epoch,val/loss\n0,x\n")
+    runs_dir = three(tmp_path)
+    configurations = grouping.read([runs_dir], None)
+    (runs_dir / "2" / "history.csv").unlink()
+    (runs_dir / "3" / "history.csv").write_text("epoch,val/loss\n0,x\n")
     kept, notes = report.read_histories(
-        configurations, build_leaderboard(configurations, place / "none")
+        configurations, build_leaderboard(configurations, runs_dir / "none")
     )
     assert [len(each) for each in kept] == [3, 3, 1]
     assert len(notes) == 1 and "sweep/2" in notes[0] and "sweep/3" in notes[0]
-    assert run_folders.read(place / "1").history()[1]["best"] == 1
+    assert run_folders.read(runs_dir / "1").history()[1]["best"] == 1

@@ -60,8 +60,8 @@ def test_failed_jobs_do_not_stop_the_sweep_and_resume_runs_missing_jobs(tmp_path
     for row in rows[1:]:  # the reason is printed too
         assert row["reason"] in done.stdout
     # Without sweep.resume nothing is changed.
-    refused = command(*overrides, cwd=tmp_path)
-    assert refused.returncode == 2 and "add sweep.resume=true" in refused.stderr
+    repeated = command(*overrides, cwd=tmp_path)
+    assert repeated.returncode == 2 and "add sweep.resume=true" in repeated.stderr
     # Once the weights exist, the job that failed without them is repeated.
     first = (folder / "0" / "metrics.json").read_bytes()
     (folder / "0" / "checkpoints" / "best.ckpt").rename(tmp_path / "missing.pth")
@@ -86,10 +86,10 @@ def test_killed_job_is_resumed_and_can_be_pruned(tmp_path: Path) -> None:
     # As `kill -9 <job>`; the directory is part of the job's command.
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            words = (process / "cmdline").read_bytes().decode().split("\0")
+            arguments = (process / "cmdline").read_bytes().decode().split("\0")
         except OSError:
             continue
-        if any(f"{tmp_path}/0'" in word for word in words):
+        if any(f"{tmp_path}/0'" in argument for argument in arguments):
             os.kill(int(process.name), signal.SIGKILL)
     worker.join(60)
     assert results[0].status == "killed" and "SIGKILL" in str(results[0].reason)
@@ -361,7 +361,7 @@ def test_invalid_run_options_are_reported_before_data_is_read(tmp_path: Path) ->
 
 
 def test_locked_folder_error_names_the_config_key(tmp_path: Path) -> None:
-    def refused(*names: str, **options: str | None) -> str:
+    def error(*names: str, **options: str | None) -> str:
         with (
             paths.locked_run_dir(tmp_path),
             pytest.raises(UserError) as caught,
@@ -370,9 +370,9 @@ def test_locked_folder_error_names_the_config_key(tmp_path: Path) -> None:
             raise AssertionError
         return str(caught.value)
 
-    assert "or set hydra.run.dir=<a new folder>" in refused()
-    assert "or set hydra.sweep.dir=<a new folder>" in refused(key="hydra.sweep.dir")
-    assert refused(key=None).endswith("wait until it is done.")
+    assert "or set hydra.run.dir=<a new folder>" in error()
+    assert "or set hydra.sweep.dir=<a new folder>" in error(key="hydra.sweep.dir")
+    assert error(key=None).endswith("wait until it is done.")
     (tmp_path / "done").touch()
     with pytest.raises(UserError, match=r"already holds done.* Set out=<a new folder>"):
         paths.check_fresh(tmp_path, "done", key="out")

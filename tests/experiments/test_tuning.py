@@ -152,10 +152,10 @@ def test_tpe_finds_the_optimum_and_beats_random_search(
 def test_suggested_command_is_a_valid_training(trainings: FakeTrainings, tmp_path: Path) -> None:
     typed = (space(LR, "loss=ce,focal"), "sweep.trials=4", "model.widths=[8,8,8]", "seed=3")
     result = run_search(tmp_path, *typed)
-    words = shlex.split(result["commands"]["over_seeds"])
-    assert words[:4] == ["python", "-m", "emotion_lab.train", "-m"]
-    assert words[-1] == "seed=1,2,3" and "seed=3" not in words
-    cfg = compose.precheck("train", words[4:], multirun=True)
+    command = shlex.split(result["commands"]["over_seeds"])
+    assert command[:4] == ["python", "-m", "emotion_lab.train", "-m"]
+    assert command[-1] == "seed=1,2,3" and "seed=3" not in command
+    cfg = compose.precheck("train", command[4:], multirun=True)
     assert list(cfg.model.widths) == [8, 8, 8]
     assert cfg.optim.lr == float(result["best"]["optim.lr"])
     assert cfg.loss.name == result["best"]["loss"]
@@ -242,16 +242,16 @@ def test_pruned_trial_that_was_not_recorded_is_not_trained_again(
     ]
     assert pruned
     first, folder = pruned[0], tmp_path / "killed"
-    told = optuna.Study.tell
+    original = optuna.Study.tell
 
     def kill_at_first(self: Any, trial: Any, *args: Any, **kwargs: Any) -> Any:
-        run = tell if str(trial.number) == first else told
+        run = tell if str(trial.number) == first else original
         return run(self, trial, *args, **kwargs)
 
     monkeypatch.setattr(optuna.Study, "tell", kill_at_first)
     with pytest.raises(Killed):
         run_search(folder, *typed)
-    monkeypatch.setattr(optuna.Study, "tell", told)
+    monkeypatch.setattr(optuna.Study, "tell", original)
     trainings.calls.clear()
     result = resume(folder)
     assert first not in [name for name, _ in trainings.calls]

@@ -56,8 +56,8 @@ def test_fixed_keys_are_removed_from_the_default_space() -> None:
     default = list(compose.defaults("sweep", "optuna")["space"])
     names = [d.key for d in spaces.read(default, FIXED).dimensions]
     assert names == ["optim.lr", "optim.weight_decay"]
-    left = spaces.read(default, [*FIXED, "optim.lr=0.01"]).dimensions
-    assert [d.key for d in left] == ["optim.weight_decay"]
+    remaining = spaces.read(default, [*FIXED, "optim.lr=0.01"]).dimensions
+    assert [d.key for d in remaining] == ["optim.weight_decay"]
 
 
 def test_epochs_of_a_trial() -> None:

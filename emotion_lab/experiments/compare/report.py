@@ -77,7 +77,7 @@ def pair_lines(result: dict[str, Any]) -> list[str]:
         seed_a, seed_b = pair["seeds"]
         seed = f"seed {seed_a}: " if seed_a is not None and seed_a == seed_b else ""
         lines.append(
-            f"{seed}{pair['b']} - {pair['a']}: accuracy {_difference(pair, 'accuracy')}, macro "
+            f"{seed}b ({pair['b']}) - a ({pair['a']}): accuracy {_difference(pair, 'accuracy')}, macro "
             f"F1 {_difference(pair, 'macro_f1')}, McNemar p = {pair['mcnemar_p']:.2g}, "
             f"{pair['verdict']}"
         )
@@ -107,8 +107,8 @@ def lines(result: dict[str, Any]) -> list[str | TextTable]:
         pair = result["pairs"][0]
         text += [
             "in brackets: 95 % intervals",
-            f"\nonly a is correct: {pair['only_a_right']} images, only b is correct: "
-            f"{pair['only_b_right']} images\n",
+            f"\nimages correct in a only: {pair['only_a_right']}, in b only: "
+            f"{pair['only_b_right']}\n",
         ]
     openings = ledger_line(result)
     text += [openings] if openings else []

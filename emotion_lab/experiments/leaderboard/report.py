@@ -68,11 +68,11 @@ def conclusion(result: dict[str, Any]) -> str:
     tied = sum(verdict(row) == SAME for row in others)
     if not others:
         return f"{line}; no other configuration to compare with"
+    if len(others) == 1:
+        return f"{line}; the other is {'not distinguishable' if tied else 'worse'}"
     if tied:
-        return f"{line}; not distinguishable from it: {tied} of the other {len(others)}"
-    return f"{line}; " + (
-        "the other is worse" if len(others) == 1 else f"all {len(others)} others are worse"
-    )
+        return f"{line}; {tied} of the other {len(others)} are not distinguishable from it"
+    return f"{line}; all {len(others)} others are worse"
 
 
 def sentence(result: dict[str, Any]) -> str:
