@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.migrate import migrate_config
+from emotion_lab.core.migrate import migrate_callbacks, migrate_config
 
 #: Version of the card; a reader refuses a newer one. Increase it when the meaning changes.
 FORMAT = 1
@@ -147,6 +147,8 @@ def read(path: Path) -> dict[str, Any]:
     for part in (card, *card.get("members", ())):
         if isinstance(part, dict) and isinstance(part.get("config"), dict):
             part["config"] = migrate_config(part["config"])
+    if "callbacks" in content:
+        content["callbacks"] = migrate_callbacks(content["callbacks"])
     return content
 
 

@@ -111,6 +111,14 @@ _REPRODUCED = (
 )
 RENAMED_VALUES["experiment"] = {f"seed_{name}": f"repro_{name}" for name in _REPRODUCED}
 
+#: Old -> new class name of callbacks with a state in ``last.ckpt``.
+_CALLBACKS = {"Averaging": "EMACallback", "History": "MetricsHistory"}
+
+
+def migrate_callbacks(states: dict[str, Any]) -> dict[str, Any]:
+    """Return the callback states of a checkpoint under the names of today's classes."""
+    return {_CALLBACKS.get(name, name): state for name, state in states.items()}
+
 
 def migrate_config(config: dict[str, Any]) -> dict[str, Any]:
     """Return a stored config of ``train`` with today's keys and values.

@@ -172,23 +172,32 @@ class Crash(L.Callback):
             raise RuntimeError("crash")
 
 
+RESUMED = (*OVERRIDES, "trainer.max_epochs=3", "trainer.precision=fp32")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[int, float]]]:
+    """Return the curves of an uninterrupted run."""
+    run = tmp_path_factory.mktemp("uninterrupted")
+    run_training(composed(*RESUMED), run)
+    return curves(run)
+
+
 @pytest.mark.parametrize("step", [6, 8])
-def test_resumed_run_continues_its_curves(step: int, tmp_path: Path) -> None:
+def test_resumed_run_continues_its_curves(
+    step: int, uninterrupted: dict[str, list[tuple[int, float]]], tmp_path: Path
+) -> None:
     """A crashed and resumed run has the curves of an uninterrupted run, without duplicates."""
-    cfg = composed(*OVERRIDES, "trainer.max_epochs=3", "trainer.precision=fp32")
-    reference, crashed = tmp_path / "reference", tmp_path / "crashed"
-    run_training(cfg, reference)
-    crashed.mkdir()
     with pytest.raises(RuntimeError, match="crash"):
-        fit(cfg, crashed, callbacks=[Crash(step)])
-    assert [at for at, _ in curves(crashed)["train/loss_step"]] == list(range(step))
-    assert "_hparams_/session_end_info" not in events(crashed).PluginTagToContent("hparams")
+        fit(composed(*RESUMED), tmp_path, callbacks=[Crash(step)])
+    assert [at for at, _ in curves(tmp_path)["train/loss_step"]] == list(range(step))
+    assert "_hparams_/session_end_info" not in events(tmp_path).PluginTagToContent("hparams")
     # TensorBoard sorts event files of the same process and second by name, 10 before 9.
     time.sleep(1.1)
-    run_training(cfg, crashed, resume=True)
-    assert curves(reference) == curves(crashed)
-    assert [at for at, _ in curves(crashed)["train/loss_step"]] == list(range(12))
-    plugin = events(crashed).PluginTagToContent("hparams")
+    run_training(composed(*RESUMED), tmp_path, resume=True)
+    assert curves(tmp_path) == uninterrupted
+    assert [at for at, _ in uninterrupted["train/loss_step"]] == list(range(12))
+    plugin = events(tmp_path).PluginTagToContent("hparams")
     end = HParamsPluginData.FromString(plugin["_hparams_/session_end_info"])
     assert end.session_end_info.status == 1  # STATUS_SUCCESS
 
