@@ -66,6 +66,7 @@ class WebSession(Sink):
         version: Incremented with every frame and every change of state.
         requested_at: ``time.monotonic()`` of the last request of a browser.
         saved: Snapshots and recordings, by file name.
+        message: Last error message for the page.
         error: Exception that ended the run, else None.
         over: Whether the run has ended.
     """
@@ -92,7 +93,7 @@ class WebSession(Sink):
         self.error: BaseException | None = None
         self.over = False
         self._latest: tuple[np.ndarray, FrameResult] | None = None
-        self._jpeg: tuple[np.ndarray, bytes] | None = None  # of the picture next to it
+        self._jpeg: tuple[np.ndarray, bytes] | None = None  # with its picture
         self._recorder: VideoSink | None = None
         self._jpeg_lock, self._record_lock = threading.Lock(), threading.Lock()
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
