@@ -1,4 +1,4 @@
-"""augment=device: what its ranges mean, whose draws they are, and what a resumed run sees."""
+"""augment=device: ranges, random draws, sizes, and equal results on all devices."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from emotion_lab.data.transforms import Resize
 from tests.conftest import composed
 
 
-def _augment(image_size: int = 48, channels: int = 1, **changes: Any) -> BatchAugment:
-    cfg = {**composed("augment=device")["augment"], **changes}
+def make_augment(image_size: int = 48, channels: int = 1, **cfg: Any) -> BatchAugment:
+    cfg = {**composed("augment=device")["augment"], **cfg}
     return BatchAugment(cfg, image_size, channels)
 
 
 @pytest.fixture
 def face() -> np.ndarray:
-    """A smooth picture without symmetry, uint8 (48, 48)."""
+    """Return a smooth image without symmetry, uint8 (48, 48)."""
     noise = np.random.default_rng(0).integers(0, 256, (12, 12), dtype=np.uint8)
     return cv2.resize(noise, (48, 48), interpolation=cv2.INTER_CUBIC)
 
 
-# Shifts of whole pixels: albumentations rounds a translation to them.
+# Shifts of whole pixels, because albumentations rounds translations.
 CASES = [(20, 1.0, 0, 0), (0, 1.2, 0, 0), (0, 1.0, 4, -2), (15, 0.9, 4, 2), (-12, 1.1, -3, 5)]
 
 
 @pytest.mark.parametrize(("degrees", "scale", "right", "down"), CASES)
-def test_warp_means_what_albumentations_means(
+def test_warp_matches_albumentations(
     face: np.ndarray, degrees: float, scale: float, right: int, down: int
 ) -> None:
     reference = A.Affine(
-        rotate=(-degrees, -degrees),  # theirs turns the other way
+        rotate=(-degrees, -degrees),  # albumentations rotates in the other direction
         scale=(scale, scale),
         translate_px={"x": (right, right), "y": (down, down)},
         border_mode=cv2.BORDER_REFLECT,
@@ -51,87 +51,89 @@ def test_warp_means_what_albumentations_means(
         np.radians([degrees]), np.array([scale]), 2 * np.array([[right], [down]]) / 48, np.ones(1)
     )
     matrix = torch.from_numpy(matrix)
-    got = _augment().warp(torch.from_numpy(face)[None, None], 48, matrix)[0, 0].numpy()
+    result = make_augment().warp(torch.from_numpy(face)[None, None], 48, matrix)[0, 0].numpy()
     inner = (slice(6, -6), slice(6, -6))
-    assert np.abs(got - expected)[inner].mean() < 1.0
+    assert np.abs(result - expected)[inner].mean() < 1.0
     assert np.abs(face - expected)[inner].mean() > 5.0
 
 
-def test_mirror_is_a_mirror(face: np.ndarray) -> None:
+def test_mirror(face: np.ndarray) -> None:
     matrix = torch.from_numpy(
         affine_matrices(np.zeros(1), np.ones(1), np.zeros((2, 1)), -np.ones(1))
     )
-    got = _augment().warp(torch.from_numpy(face)[None, None], 48, matrix)[0, 0].numpy()
-    np.testing.assert_allclose(got, face[:, ::-1], atol=1e-2)
+    result = make_augment().warp(torch.from_numpy(face)[None, None], 48, matrix)[0, 0].numpy()
+    np.testing.assert_allclose(result, face[:, ::-1], atol=1e-2)
 
 
-def test_light_means_what_albumentations_means(face: np.ndarray) -> None:
-    augment = _augment(color_jitter_p=1.0, brightness=0.2, contrast=0.2)
+def test_jitter_matches_albumentations(face: np.ndarray) -> None:
+    augment = make_augment(color_jitter_p=1.0, brightness=0.2, contrast=0.2)
     torch.manual_seed(3)
     n = 400
     images = torch.from_numpy(face)[None, None].float().expand(n, 1, 48, 48)
-    got = augment.jitter(images).flatten(1)
-    # Least squares finds factor and offset of each image again, where nothing was clipped.
-    for row in got[:20]:
+    result = augment.jitter(images).flatten(1)
+    # A linear fit of the unclipped pixels recovers factor and offset of each image.
+    for row in result[:20]:
         inside = (row > 0) & (row < 255)
         x = images[0].flatten()[inside]
         factor, offset = np.polyfit(x.numpy(), row[inside].numpy(), 1)
         assert 0.8 <= factor <= 1.2 and abs(offset) <= 51.01
         clipped = (factor * images[0].flatten() + offset).clamp(0, 255)
         torch.testing.assert_close(row, clipped.float(), atol=0.1, rtol=0)
-    assert got.min() >= 0 and got.max() <= 255
-    assert got.std(0).mean() > 20  # every image has draws of its own
+    assert result.min() >= 0 and result.max() <= 255
+    assert result.std(0).mean() > 20  # draws differ between images
 
 
-def test_none_of_it_changes_nothing(face: np.ndarray) -> None:
-    augment = _augment(flip_p=0.0, affine_p=0.0, color_jitter_p=0.0)
+def test_identity_without_transforms(face: np.ndarray) -> None:
+    augment = make_augment(flip_p=0.0, affine_p=0.0, color_jitter_p=0.0)
     images = torch.from_numpy(face)[None, None].expand(5, 1, 48, 48)
     assert torch.equal(augment(images), images)
     torch.testing.assert_close(augment(images.float()), images.float(), atol=2e-2, rtol=0)
 
 
-def test_shares_are_kept() -> None:
+def test_probabilities() -> None:
     torch.manual_seed(0)
-    augment = _augment(flip_p=0.5, affine_p=0.25, erase_p=0.4)
+    augment = make_augment(flip_p=0.5, affine_p=0.25, erase_p=0.4)
     matrices = augment.sample_affine(4000)
     mirrored = torch.linalg.det(matrices[:, :, :2]) < 0
     assert abs(mirrored.float().mean() - 0.5) < 0.03
-    moved = matrices[:, :, 2].abs().sum(1) > 0
-    assert abs(moved.float().mean() - 0.25) < 0.03
+    shifted = matrices[:, :, 2].abs().sum(1) > 0
+    assert abs(shifted.float().mean() - 0.25) < 0.03
     black = torch.full((2000, 1, 24, 24), -1.0)
-    holes = (augment.erase(black) >= 0).flatten(1)
-    assert abs(holes.any(1).float().mean() - 0.4) < 0.04
-    share = holes[holes.any(1)].float().mean()
+    erased = (augment.erase(black) >= 0).flatten(1)
+    assert abs(erased.any(1).float().mean() - 0.4) < 0.04
+    fraction = erased[erased.any(1)].float().mean()
     low, high = augment.cfg["erase_size"]
-    assert low**2 < share < high**2
+    assert low**2 < fraction < high**2
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.49, 0.5, 0.79, 0.8, 1.0])
-def test_sizes_grow_with_the_epochs(progress: float) -> None:
-    augment = _augment(progressive_resize=[[0, 32], [0.5, 40], [0.8, 48]])
+def test_progressive_resize(progress: float) -> None:
+    augment = make_augment(progressive_resize=[[0, 32], [0.5, 40], [0.8, 48]])
     expected = 32 if progress < 0.5 else 40 if progress < 0.8 else 48
     images = torch.zeros(2, 1, 48, 48, dtype=torch.uint8)
     assert augment(images, progress).shape == (2, 1, expected, expected)
 
 
-def test_shrinking_averages(face: np.ndarray) -> None:
+def test_downscaling_is_antialiased(face: np.ndarray) -> None:
     board = torch.from_numpy(np.indices((48, 48)).sum(0) % 2 * 255).byte()[None, None]
-    augment = _augment(flip_p=0.0, affine_p=0.0, color_jitter_p=0.0, progressive_resize=[[0, 32]])
-    # A checkerboard finer than the new grid must become grey, not a moire of black and white.
+    augment = make_augment(
+        flip_p=0.0, affine_p=0.0, color_jitter_p=0.0, progressive_resize=[[0, 32]]
+    )
+    # A checkerboard finer than the new grid must become grey, without aliasing.
     assert augment(board, 0.0).float().std() < 40
     assert augment(board.float(), 0.0).std() < 40
 
 
-def test_grey_becomes_three_channels_and_small_becomes_large(face: np.ndarray) -> None:
-    augment = _augment(image_size=96, channels=3, flip_p=0.0, affine_p=0.0, color_jitter_p=0.0)
-    got = augment(torch.from_numpy(face)[None, None])
-    assert got.shape == (1, 3, 96, 96)
+def test_grey_to_rgb_and_upscaling(face: np.ndarray) -> None:
+    augment = make_augment(image_size=96, channels=3, flip_p=0.0, affine_p=0.0, color_jitter_p=0.0)
+    result = augment(torch.from_numpy(face)[None, None])
+    assert result.shape == (1, 3, 96, 96)
     expected = Resize(96, 3)(face[:, :, None]).transpose(2, 0, 1)
-    np.testing.assert_allclose(got[0].float().numpy(), expected, atol=1.5)
+    np.testing.assert_allclose(result[0].float().numpy(), expected, atol=1.5)
 
 
-def test_same_seed_same_batch(face: np.ndarray) -> None:
-    augment = _augment(erase_p=0.5)
+def test_same_seed_gives_same_batch(face: np.ndarray) -> None:
+    augment = make_augment(erase_p=0.5)
     images = torch.from_numpy(face)[None, None].expand(8, 1, 48, 48)
     results = []
     for seed in (5, 5, 6):
@@ -144,11 +146,11 @@ def test_same_seed_same_batch(face: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("size", "channels", "progress"), [(48, 1, 1.0), (40, 3, 1.0), (48, 1, 0.0)]
 )
-def test_the_cpu_does_what_an_accelerator_does(size: int, channels: int, progress: float) -> None:
+def test_cpu_matches_accelerator(size: int, channels: int, progress: float) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (16, 8, 8, channels), dtype=np.uint8)
     faces = np.stack([cv2.resize(x, (48, 48), interpolation=cv2.INTER_CUBIC) for x in noise])
     images = torch.from_numpy(faces.reshape(16, 48, 48, channels)).permute(0, 3, 1, 2).contiguous()
-    augment = _augment(
+    augment = make_augment(
         size,
         channels,
         erase_p=0.5,
@@ -159,27 +161,27 @@ def test_the_cpu_does_what_an_accelerator_does(size: int, channels: int, progres
     torch.manual_seed(4)
     on_cpu = augment(images, progress)
     torch.manual_seed(4)
-    elsewhere = augment(images.float(), progress)  # floats take the accelerator's way
-    assert on_cpu.shape == elsewhere.shape
-    assert (on_cpu.float() - elsewhere).abs().mean() < 1.5
+    on_accelerator = augment(images.float(), progress)  # floats use the accelerator path
+    assert on_cpu.shape == on_accelerator.shape
+    assert (on_cpu.float() - on_accelerator).abs().mean() < 1.5
     assert (
         on_cpu.float() - images.float()[:, :, : on_cpu.shape[2], : on_cpu.shape[3]]
     ).abs().mean() > 15
 
 
-def test_batches_at_once_are_the_images_one_by_one(tiny: Callable[..., dict[str, Any]]) -> None:
+def test_array_batches_match_single_images(tiny: Callable[..., dict[str, Any]]) -> None:
     cfg = tiny("model.image_size=40")
     data = EmotionData(cfg["data"], ("train",), 0, "none")
     data.prepare_for(40, 1)
-    kept = data.dataset("train")
-    lazy = SplitDataset(data.split("train"), Resize(40, 1))
+    in_memory = data.dataset("train")
+    on_demand = SplitDataset(data.split("train"), Resize(40, 1))
     keys = [(0, 5), (0, 0), (0, 7), (0, 5)]
-    assert kept._array is not None and lazy._array is None
-    for one, other in zip(kept.__getitems__(keys)[:3], lazy.__getitems__(keys)[:3], strict=True):
-        assert torch.equal(one, other)
+    assert in_memory._array is not None and on_demand._array is None
+    batches = zip(in_memory.__getitems__(keys)[:3], on_demand.__getitems__(keys)[:3], strict=True)
+    assert all(torch.equal(a, b) for a, b in batches)
 
 
-def test_raw_images_go_to_the_device_but_never_to_evaluation(
+def test_raw_images_are_for_training_only(
     tiny: Callable[..., dict[str, Any]],
 ) -> None:
     cfg = tiny()
@@ -199,20 +201,30 @@ def test_progressive_resize_requires_a_convolutional_network() -> None:
         "augment=device", "augment.progressive_resize=[[0,32]]", "model=vit", "model.depth=1"
     )
     net, _ = build_model(cfg["model"], 7)
-    with pytest.raises(UserError, match="augment.progressive_resize needs a convolutional network"):
+    with pytest.raises(
+        UserError, match=r"augment.progressive_resize needs a convolutional network"
+    ):
         device_augment(cfg["augment"], net)
 
 
-BAD = ["[[0,32],[0,40]]", "[[0.5,32]]", "[[0,8]]", "32", "[[0,32],[2,40]]", "[]", "[[0,32.5]]"]
+INVALID_SIZES = [
+    "[[0,32],[0,40]]",
+    "[[0.5,32]]",
+    "[[0,8]]",
+    "32",
+    "[[0,32],[2,40]]",
+    "[]",
+    "[[0,32.5]]",
+]
 
 
-@pytest.mark.parametrize("value", BAD)
-def test_bad_sizes_are_refused(value: str) -> None:
-    with pytest.raises(UserError, match="augment.progressive_resize=.*shares rising from 0"):
+@pytest.mark.parametrize("value", INVALID_SIZES)
+def test_invalid_progressive_resize(value: str) -> None:
+    with pytest.raises(UserError, match=r"augment.progressive_resize=.*shares rising from 0"):
         composed("augment=device", f"augment.progressive_resize={value}")
 
 
 @pytest.mark.parametrize("value", ["[1.1,0.9]", "[0,1]", "1", "[a,b]"])
-def test_bad_scale_is_refused(value: str) -> None:
-    with pytest.raises(UserError, match="augment.scale="):
+def test_invalid_scale(value: str) -> None:
+    with pytest.raises(UserError, match=r"augment.scale="):
         composed("augment=device", f"augment.scale={value}")

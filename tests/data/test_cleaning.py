@@ -1,4 +1,4 @@
-"""``data.drop_csv`` and ``data.relabel_csv``: train is cleaned, val when its rows say so, test never."""
+"""Cleaning lists: train is cleaned, val only for rows of val, test never."""
 
 from __future__ import annotations
 
@@ -8,28 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.data.build import load_data
 from emotion_lab.data.datamodule import EmotionData
 from tests.conftest import composed
+from tests.data.helpers import error_message, write_images
 
 ALL = ("train", "val", "test")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with train, val and test: three classes, six pictures each."""
+    """Return an image folder with train, val and test: three classes with six images each."""
     root = tmp_path_factory.mktemp("faces")
-    rng = np.random.default_rng(0)
-    for split in ALL:
-        for name in ("happy", "sad", "contempt"):
-            (root / split / name).mkdir(parents=True)
-            for i in range(6):
-                pixels = rng.integers(0, 256, (12, 12), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
-    return root
+    return write_images(root, ALL, ("happy", "sad", "contempt"), 6, 12)
 
 
 @functools.cache
@@ -38,17 +31,17 @@ def defaults() -> dict[str, Any]:
 
 
 def config(folder: Path, **keys: Any) -> dict[str, Any]:
-    given = {key: str(value) if isinstance(value, Path) else value for key, value in keys.items()}
-    return {**defaults(), "path": str(folder), **given}
+    values = {key: str(value) if isinstance(value, Path) else value for key, value in keys.items()}
+    return {**defaults(), "path": str(folder), **values}
 
 
 def load(folder: Path, splits: tuple[str, ...] = ALL, **keys: Any) -> Any:
     return load_data(config(folder, **keys), splits)
 
 
-def written(place: Path, *lines: str) -> Path:
-    place.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return place
+def write_lines(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
 
 
 def names(source: Any, split: str) -> set[str]:
@@ -66,14 +59,11 @@ def note(source: Any, key: str) -> str:
 
 
 def refused(folder: Path, **keys: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        load(folder, **keys)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return error_message(load, folder, **keys)
 
 
 def test_drop(folder: Path, tmp_path: Path) -> None:
-    drop = written(
+    drop = write_lines(
         tmp_path / "drop.csv",
         "path,split,label_now,reason",
         "train/happy/0.png,train,happy,blank",
@@ -86,14 +76,14 @@ def test_drop(folder: Path, tmp_path: Path) -> None:
         "train/sad/4.png,train,happy,another label",
         "train/sad/nothere.png,train,sad,gone",
     )
-    whole, clean = load(folder), load(folder, drop_csv=drop)
-    assert names(whole, "train") - names(clean, "train") == {
+    complete, clean = load(folder), load(folder, drop_csv=drop)
+    assert names(complete, "train") - names(clean, "train") == {
         "train/happy/0.png",
         "train/sad/3.png",
     }
-    assert names(whole, "val") - names(clean, "val") == {"val/sad/1.png"}
-    assert names(clean, "test") == names(whole, "test")
-    assert labels(clean, "train").items() <= labels(whole, "train").items()
+    assert names(complete, "val") - names(clean, "val") == {"val/sad/1.png"}
+    assert names(clean, "test") == names(complete, "test")
+    assert labels(clean, "train").items() <= labels(complete, "train").items()
     assert note(clean, "data.drop_csv") == (
         "data.drop_csv: 2 of train and 1 of val left out; "
         "2 rows name images that are val here, which stays as it is; "
@@ -104,7 +94,7 @@ def test_drop(folder: Path, tmp_path: Path) -> None:
 
 
 def test_relabel(folder: Path, tmp_path: Path) -> None:
-    relabel = written(
+    relabel = write_lines(
         tmp_path / "relabel.csv",
         "path,split,label_now,label_suggested,quality",
         "train/happy/0.png,train,happy,Sadness,0.01",
@@ -115,95 +105,95 @@ def test_relabel(folder: Path, tmp_path: Path) -> None:
         "val/happy/1.png,train,happy,sad,0.1",
         "test/happy/0.png,test,happy,sad,0.1",
     )
-    whole, clean = load(folder), load(folder, relabel_csv=relabel)
-    before, after = labels(whole, "train"), labels(clean, "train")
-    assert {n: after[n] for n in before if before[n] != after[n]} == {
+    complete, clean = load(folder), load(folder, relabel_csv=relabel)
+    original, cleaned = labels(complete, "train"), labels(clean, "train")
+    assert {n: cleaned[n] for n in original if original[n] != cleaned[n]} == {
         "train/happy/0.png": "sad",
         "train/happy/1.png": "contempt",
     }
-    assert labels(clean, "val") == labels(whole, "val") | {"val/happy/0.png": "sad"}
-    assert labels(clean, "test") == labels(whole, "test")
+    assert labels(clean, "val") == labels(complete, "val") | {"val/happy/0.png": "sad"}
+    assert labels(clean, "test") == labels(complete, "test")
     line = note(clean, "data.relabel_csv")
     assert line.startswith("data.relabel_csv: 2 of train and 1 of val given another label; ")
     assert "1 have that label already; 1 rows without a new label" in line
     assert "1 rows of the test split are skipped" in line
 
 
-def test_both_and_the_order_of_what_is_left(folder: Path, tmp_path: Path) -> None:
-    drop = written(tmp_path / "d.csv", "path", "train/happy/0.png")
-    relabel = written(
+def test_drop_and_relabel_keep_the_order(folder: Path, tmp_path: Path) -> None:
+    drop = write_lines(tmp_path / "d.csv", "path", "train/happy/0.png")
+    relabel = write_lines(
         tmp_path / "r.csv", "path,label", "train/happy/0.png,sad", "train/happy/1.png,sad"
     )
-    whole, clean = load(folder), load(folder, drop_csv=drop, relabel_csv=relabel)
-    kept = [n for n in whole.splits["train"].names if n != "train/happy/0.png"]
+    complete, clean = load(folder), load(folder, drop_csv=drop, relabel_csv=relabel)
+    kept = [n for n in complete.splits["train"].names if n != "train/happy/0.png"]
     assert list(clean.splits["train"].names) == kept
     assert labels(clean, "train")["train/happy/1.png"] == "sad"
-    picture = clean.splits["train"].image(kept.index("train/happy/1.png"))
-    at = list(whole.splits["train"].names).index("train/happy/1.png")
-    assert np.array_equal(picture, whole.splits["train"].image(at))
+    image = clean.splits["train"].image(kept.index("train/happy/1.png"))
+    position = list(complete.splits["train"].names).index("train/happy/1.png")
+    assert np.array_equal(image, complete.splits["train"].image(position))
 
 
-def test_fingerprints_follow(folder: Path, tmp_path: Path) -> None:
-    drop = written(tmp_path / "d.csv", "path", "train/happy/0.png")
-    relabel = written(tmp_path / "r.csv", "path,label", "train/happy/1.png,sad")
-    prints = [
+def test_fingerprints_change_with_cleaning(folder: Path, tmp_path: Path) -> None:
+    drop = write_lines(tmp_path / "d.csv", "path", "train/happy/0.png")
+    relabel = write_lines(tmp_path / "r.csv", "path,label", "train/happy/1.png,sad")
+    fingerprints = [
         EmotionData(config(folder, **more), ALL).fingerprints()
         for more in ({}, {"drop_csv": drop}, {"relabel_csv": relabel})
     ]
-    assert len({p["train"]["hash"] for p in prints}) == 3
-    assert [p["train"]["n"] for p in prints] == [18, 17, 18]
+    assert len({p["train"]["hash"] for p in fingerprints}) == 3
+    assert [p["train"]["n"] for p in fingerprints] == [18, 17, 18]
     for split in ("val", "test"):
-        assert prints[0][split] == prints[1][split] == prints[2][split]
+        assert fingerprints[0][split] == fingerprints[1][split] == fingerprints[2][split]
 
 
 @pytest.mark.parametrize(
     "form", ["./{}", "{root}/{}", "C:\\somewhere\\{win}", "elsewhere/faces/{}"]
 )
-def test_paths_of_data_that_lay_elsewhere(folder: Path, tmp_path: Path, form: str) -> None:
+def test_paths_of_moved_data(folder: Path, tmp_path: Path, form: str) -> None:
     name = "train/happy/0.png"
     path = form.format(name, root=folder, win=name.replace("/", "\\"))
-    drop = written(tmp_path / "d.csv", "path", f'"{path}"')
+    drop = write_lines(tmp_path / "d.csv", "path", f'"{path}"')
     assert names(load(folder), "train") - names(load(folder, drop_csv=drop), "train") == {name}
 
 
-def test_rows_of_the_csv_are_named_by_number(tmp_path: Path) -> None:
+def test_fer2013_rows_are_matched_by_number(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = ["emotion,pixels,Usage"]
     for row in range(28):
         usage = "Training" if row < 14 else "PublicTest" if row < 21 else "PrivateTest"
         rows.append(f"{row % 7},{' '.join(map(str, rng.integers(0, 256, 2304)))},{usage}")
-    file = written(tmp_path / "fer2013.csv", *rows)
-    drop = written(tmp_path / "d.csv", "path,split", "fer2013:3,train", "fer2013:25,test")
+    file = write_lines(tmp_path / "fer2013.csv", *rows)
+    drop = write_lines(tmp_path / "d.csv", "path,split", "fer2013:3,train", "fer2013:25,test")
     source = load(file, name="fer2013", drop_csv=drop)
     assert "fer2013:3" not in names(source, "train") and len(source.splits["train"]) == 13
     assert [len(source.splits[n]) for n in ("val", "test")] == [7, 7]
 
 
-def test_val_is_the_same_set_with_and_without_cleaning(folder: Path, tmp_path: Path) -> None:
-    """Folds and the cut of val come first; a fold's val is not cleaned by rows of train."""
-    drop = written(tmp_path / "d.csv", "path", *(f"train/{c}/0.png" for c in ("happy", "sad")))
+def test_val_contains_the_same_images_with_cleaning(folder: Path, tmp_path: Path) -> None:
+    """Folds and carving val come first; rows of train do not clean the val split of a fold."""
+    drop = write_lines(tmp_path / "d.csv", "path", *(f"train/{c}/0.png" for c in ("happy", "sad")))
     for fold in range(3):
-        whole = load(folder, folds=3, fold=fold)
+        complete = load(folder, folds=3, fold=fold)
         clean = load(folder, folds=3, fold=fold, drop_csv=drop)
-        assert names(whole, "val") == names(clean, "val")
-        gone = names(whole, "train") - names(clean, "train")
-        assert gone == {"train/happy/0.png", "train/sad/0.png"} & names(whole, "train")
+        assert names(complete, "val") == names(clean, "val")
+        dropped = names(complete, "train") - names(clean, "train")
+        assert dropped == {"train/happy/0.png", "train/sad/0.png"} & names(complete, "train")
     only = tmp_path / "only"
-    (only).mkdir()
+    only.mkdir()
     (only / "train").symlink_to(folder / "train")
     splits = ("train", "val")
-    whole, clean = load(only, splits=splits), load(only, splits=splits, drop_csv=drop)
-    assert names(whole, "val") == names(clean, "val")
+    complete, clean = load(only, splits=splits), load(only, splits=splits, drop_csv=drop)
+    assert names(complete, "val") == names(clean, "val")
 
 
-def test_splits_alone(folder: Path, tmp_path: Path) -> None:
-    """What is opened does not change what becomes of a split, and test needs no list."""
-    drop = written(
+def test_cleaning_does_not_depend_on_requested_splits(folder: Path, tmp_path: Path) -> None:
+    """The result does not depend on the opened splits, and test needs no list."""
+    drop = write_lines(
         tmp_path / "d.csv", "path,split", "train/happy/0.png,train", "val/happy/0.png,val"
     )
-    whole = load(folder, drop_csv=drop)
+    complete = load(folder, drop_csv=drop)
     for split in ALL:
-        assert names(load(folder, splits=(split,), drop_csv=drop), split) == names(whole, split)
+        assert names(load(folder, splits=(split,), drop_csv=drop), split) == names(complete, split)
     assert note(load(folder, splits=("val",), drop_csv=drop), "data.drop_csv") == (
         "data.drop_csv: 1 of val left out"
     )
@@ -213,7 +203,7 @@ def test_splits_alone(folder: Path, tmp_path: Path) -> None:
     assert len(load(folder, splits=("test",), drop_csv=drop).splits["test"]) == 18
 
 
-def test_unreadable_files_are_no_strangers(folder: Path, tmp_path: Path) -> None:
+def test_rows_of_unreadable_files(folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "faces"
     for split in ALL:
         for file in (folder / split).rglob("*.png"):
@@ -221,43 +211,45 @@ def test_unreadable_files_are_no_strangers(folder: Path, tmp_path: Path) -> None
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(file.read_bytes())
     (broken / "train" / "sad" / "0.png").write_bytes(b"no image")
-    drop = written(tmp_path / "d.csv", "path", "train/sad/0.png")
+    drop = write_lines(tmp_path / "d.csv", "path", "train/sad/0.png")
     clean = load(broken, on_decode_error="skip", drop_csv=drop)
     assert "1 rows name files that are unreadable" in note(clean, "data.drop_csv")
 
 
-def test_an_empty_list_changes_nothing(folder: Path, tmp_path: Path) -> None:
-    drop = written(tmp_path / "d.csv", "path,split,reason")
+def test_empty_list(folder: Path, tmp_path: Path) -> None:
+    drop = write_lines(tmp_path / "d.csv", "path,split,reason")
     clean = load(folder, drop_csv=drop)
     assert names(clean, "train") == names(load(folder), "train")
     assert note(clean, "data.drop_csv") == "data.drop_csv: no images left out"
 
 
-def test_labels_that_exclude_leaves_out(folder: Path, tmp_path: Path) -> None:
-    relabel = written(tmp_path / "r.csv", "path,label", "train/sad/0.png,contempt")
+def test_relabel_to_excluded_class(folder: Path, tmp_path: Path) -> None:
+    relabel = write_lines(tmp_path / "r.csv", "path,label", "train/sad/0.png,contempt")
     clean = load(folder, exclude=["contempt"], relabel_csv=relabel)
     assert labels(clean, "train")["train/sad/0.png"] == "sad"
     assert "1 rows with a label that data.exclude leaves out" in note(clean, "data.relabel_csv")
 
 
-def test_bad_lists(folder: Path, tmp_path: Path) -> None:
+def test_invalid_lists(folder: Path, tmp_path: Path) -> None:
     missing = tmp_path / "nothing.csv"
     assert refused(folder, drop_csv=missing).startswith(f"data.drop_csv={missing}: no such file.")
     assert "no such file" in refused(folder, relabel_csv=tmp_path)
     for text in ("file,reason", "", "path;split"):
-        message = refused(folder, drop_csv=written(tmp_path / "d.csv", text))
+        message = refused(folder, drop_csv=write_lines(tmp_path / "d.csv", text))
         assert "expected path in row 1" in message
-    message = refused(folder, relabel_csv=written(tmp_path / "r.csv", "path,split", "a,train"))
+    message = refused(folder, relabel_csv=write_lines(tmp_path / "r.csv", "path,split", "a,train"))
     assert "expected path and label or label_suggested" in message
-    bad = written(tmp_path / "r.csv", "path,label", "train/sad/0.png,sad", "train/sad/1.png,hapy")
+    bad = write_lines(
+        tmp_path / "r.csv", "path,label", "train/sad/0.png,sad", "train/sad/1.png,hapy"
+    )
     message = refused(folder, relabel_csv=bad)
     assert message.startswith("Unknown label 'hapy'. Did you mean 'happy'?")
     assert "row 3 of data.relabel_csv=" in message
-    bad = written(tmp_path / "d.csv", "path,split", "train/sad/0.png,trian")
+    bad = write_lines(tmp_path / "d.csv", "path,split", "train/sad/0.png,trian")
     assert refused(folder, drop_csv=bad).startswith("Unknown split 'trian'. Did you mean 'train'?")
-    bad = written(tmp_path / "d.csv", "path,split", ",train")
+    bad = write_lines(tmp_path / "d.csv", "path,split", ",train")
     assert "row 2: the path is missing" in refused(folder, drop_csv=bad)
-    bad = written(
+    bad = write_lines(
         tmp_path / "r.csv", "path,label", *(f"train/sad/0.png,{n}" for n in ("sad", "happy"))
     )
     assert "rows 2 and 3 give train/sad/0.png the labels 'sad' and 'happy'" in refused(
@@ -265,18 +257,18 @@ def test_bad_lists(folder: Path, tmp_path: Path) -> None:
     )
 
 
-def test_a_list_of_other_data(folder: Path, tmp_path: Path) -> None:
-    other = written(tmp_path / "d.csv", "path,split", "fer2013:1,train", "fer2013:2,test")
+def test_list_of_other_data(folder: Path, tmp_path: Path) -> None:
+    other = write_lines(tmp_path / "d.csv", "path,split", "fer2013:1,train", "fer2013:2,test")
     message = refused(folder, drop_csv=other)
     assert "none of its rows names an image of this data" in message
     assert "row 2 is 'fer2013:1', here images are called 'train/happy/0.png'" in message
-    shifted = written(tmp_path / "d.csv", "path,label_now", "train/sad/0.png,happy")
+    shifted = write_lines(tmp_path / "d.csv", "path,label_now", "train/sad/0.png,happy")
     assert "another label_now" in refused(folder, drop_csv=shifted)
-    every = written(tmp_path / "d.csv", "path", *(f"train/sad/{i}.png" for i in range(6)))
+    every = write_lines(tmp_path / "d.csv", "path", *(f"train/sad/{i}.png" for i in range(6)))
     assert "takes every train image of sad" in refused(folder, drop_csv=every)
 
 
-def test_relabel_and_votes_both_set_labels(folder: Path, tmp_path: Path) -> None:
-    relabel = written(tmp_path / "r.csv", "path,label", "train/sad/0.png,happy")
-    with pytest.raises(UserError, match="data.relabel_csv and data.label_source=majority both"):
+def test_relabel_conflicts_with_label_source(folder: Path, tmp_path: Path) -> None:
+    relabel = write_lines(tmp_path / "r.csv", "path,label", "train/sad/0.png,happy")
+    with pytest.raises(UserError, match=r"data.relabel_csv and data.label_source=majority both"):
         load(folder, label_source="majority", ferplus_csv="x.csv", relabel_csv=relabel)

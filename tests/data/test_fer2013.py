@@ -1,4 +1,4 @@
-"""FER2013's CSV: what is read, what is refused and with which words, and the cache."""
+"""FER2013 CSV: parsing, error messages, cache and download."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from emotion_lab.data.build import load_data
 from emotion_lab.data.datasets import fer2013
 from emotion_lab.data.fer2013 import cache
 from emotion_lab.data.fingerprint import fingerprint
+from tests.data.helpers import error_message
 
 ALL = ("train", "val", "test")
 USAGES = ("Training", "PublicTest", "PrivateTest")
@@ -32,7 +33,7 @@ def pixels_of(row: int) -> str:
 
 
 def make_rows(per_class: int = 2) -> list[tuple[str, str, str]]:
-    """Emotion, pixels and Usage of every class in every split."""
+    """Return emotion, pixels and Usage of every class in every split."""
     rows = []
     for usage in USAGES:
         for emotion in range(len(EMOTIONS)):
@@ -54,20 +55,16 @@ def load(path: Path, splits=ALL, **cfg):
 
 
 def message(path: Path, **cfg) -> str:
-    with pytest.raises(UserError) as caught:
-        load(path, **cfg)
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
+    return error_message(load, path, **cfg)
 
 
 @pytest.fixture(autouse=True)
-def own_places(tmp_path, monkeypatch):
+def isolated_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("EMOTION_LAB_CACHE", str(tmp_path / "spare"))
     monkeypatch.delenv("EMOTION_LAB_DATA", raising=False)
 
 
-def test_reads_every_value(tmp_path):
+def test_values(tmp_path):
     path = write_csv(tmp_path / "fer2013.csv")
     source = load(path)
     assert source.classes == list(EMOTIONS)
@@ -81,24 +78,24 @@ def test_reads_every_value(tmp_path):
 
 @pytest.mark.parametrize("folder", ["plain", "a b=c [1]", "Größe 表情"])
 @pytest.mark.parametrize("kind", ["csv", "gz", "zip", "archive", "icml"])
-def test_kinds_and_odd_paths(tmp_path, folder, kind):
+def test_archive_formats_and_paths(tmp_path, folder, kind):
     csv = write_csv(tmp_path / "made.csv")
-    place = tmp_path / folder
-    place.mkdir()
+    target = tmp_path / folder
+    target.mkdir()
     if kind == "csv":
-        (place / "fer2013").mkdir()
-        shutil.copy(csv, place / "fer2013" / "fer2013.csv")
+        (target / "fer2013").mkdir()
+        shutil.copy(csv, target / "fer2013" / "fer2013.csv")
     elif kind == "gz":
-        (place / "fer2013.csv.gz").write_bytes(gzip.compress(csv.read_bytes()))
+        (target / "fer2013.csv.gz").write_bytes(gzip.compress(csv.read_bytes()))
     elif kind == "icml":
-        write_csv(place / "icml_face_data.csv", None, "emotion, Usage, pixels", (0, 2, 1))
+        write_csv(target / "icml_face_data.csv", None, "emotion, Usage, pixels", (0, 2, 1))
     else:
         name = "fer2013.zip" if kind == "zip" else "archive.zip"
-        with zipfile.ZipFile(place / name, "w", zipfile.ZIP_DEFLATED) as archive:
+        with zipfile.ZipFile(target / name, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.write(csv, "deep/er/fer2013.csv")
             archive.writestr("__MACOSX/deep/._fer2013.csv", b"x")
             archive.writestr("other.csv", b"x")
-    source, plain = load(place), load(csv)
+    source, plain = load(target), load(csv)
     for name in ALL:
         assert source.splits[name].digests() == plain.splits[name].digests()
         np.testing.assert_array_equal(source.splits[name].labels, plain.splits[name].labels)
@@ -117,13 +114,13 @@ def test_headers(tmp_path, header, order):
     assert len(load(path).splits["test"]) == 14
 
 
-def test_blank_lines_and_windows_ends(tmp_path):
+def test_blank_lines_and_windows_line_endings(tmp_path):
     path = write_csv(tmp_path / "fer2013.csv")
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n\r\n")
     assert len(load(path).splits["test"]) == 14
 
 
-def broken(index: int, column: int, change) -> list[tuple[str, str, str]]:
+def rows_with_change(index: int, column: int, change) -> list[tuple[str, str, str]]:
     rows = make_rows()
     row = list(rows[index])
     row[column] = change(row[column])
@@ -132,7 +129,7 @@ def broken(index: int, column: int, change) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(
-    "column, change, words",
+    "column, change, error",
     [
         (1, lambda p: p.rsplit(" ", 1)[0], "2,303 pixels, expected 2,304"),
         (1, lambda p: p + " 7", "2,305 pixels"),
@@ -148,10 +145,10 @@ def broken(index: int, column: int, change) -> list[tuple[str, str, str]]:
         (2, lambda u: "Training,1", "4 columns, expected 3"),
     ],
 )
-def test_bad_row_is_named(tmp_path, column, change, words):
-    path = write_csv(tmp_path / "fer2013.csv", broken(4, column, change))
+def test_invalid_row_message(tmp_path, column, change, error):
+    path = write_csv(tmp_path / "fer2013.csv", rows_with_change(4, column, change))
     text = message(path)
-    assert words in text
+    assert error in text
     assert f"row 6 of {path}" in text  # the header is row 1
     assert not list(tmp_path.rglob("meta.json"))
 
@@ -161,15 +158,15 @@ def test_other_image_sizes_are_refused(tmp_path):
     assert "row 2" in message(write_csv(tmp_path / "fer2013.csv", rows))
 
 
-def test_tabs_between_pixels_are_fine(tmp_path):
-    rows = broken(4, 1, lambda p: p.replace(" ", "\t"))
+def test_pixels_separated_by_tabs(tmp_path):
+    rows = rows_with_change(4, 1, lambda p: p.replace(" ", "\t"))
     path = write_csv(tmp_path / "fer2013.csv", rows)
     expected = [int(v) for v in pixels_of(4).split()]
     assert load(path).splits["train"].image(4).reshape(-1).tolist() == expected
 
 
 @pytest.mark.parametrize(
-    "content, words",
+    "content, error",
     [
         (b"", "is empty"),
         (b"emotion,pixels,Usage\n", "a header and no rows"),
@@ -178,11 +175,11 @@ def test_tabs_between_pixels_are_fine(tmp_path):
         (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "Wrong header in row 1"),
     ],
 )
-def test_bad_files(tmp_path, content, words):
+def test_invalid_files(tmp_path, content, error):
     path = tmp_path / "fer2013.csv"
     path.write_bytes(content)
     text = message(path)
-    assert words in text and str(path) in text
+    assert error in text and str(path) in text
 
 
 def test_truncated_archives(tmp_path):
@@ -192,10 +189,10 @@ def test_truncated_archives(tmp_path):
     assert "truncated or damaged" in message(tmp_path / "cut.csv.gz")
     (tmp_path / "no.csv.gz").write_bytes(b"emotion,pixels,Usage\n")
     assert "truncated or damaged" in message(tmp_path / "no.csv.gz")
-    whole = tmp_path / "whole.zip"
-    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
+    archive_path = tmp_path / "valid.zip"
+    with zipfile.ZipFile(archive_path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(csv, "fer2013.csv")
-    data = bytearray(whole.read_bytes())
+    data = bytearray(archive_path.read_bytes())
     (tmp_path / "cut.zip").write_bytes(data[: len(data) // 2])
     assert "truncated or damaged" in message(tmp_path / "cut.zip")
     data[len(data) // 2 : len(data) // 2 + 100] = bytes(100)
@@ -208,7 +205,7 @@ def test_truncated_archives(tmp_path):
     assert "tar archive" in message(tmp_path / "fer2013.tar.gz")
 
 
-def test_missing_says_where_and_how(tmp_path, monkeypatch):
+def test_missing_file_message(tmp_path, monkeypatch):
     text = message(tmp_path / "nowhere")
     assert str(tmp_path / "nowhere") in text
     assert all(part in text for part in ("data.path=", "data.download=true", "data=synthetic"))
@@ -221,7 +218,7 @@ def test_missing_says_where_and_how(tmp_path, monkeypatch):
     assert len(fer2013.load({}, ("val",)).splits["val"]) == 14
 
 
-def test_image_folder_is_pointed_out(tmp_path):
+def test_image_folder_is_detected(tmp_path):
     (tmp_path / "images" / "train" / "happy").mkdir(parents=True)
     assert "use data=image_folder" in message(tmp_path)
     assert "use data=image_folder" in message(tmp_path / "images")
@@ -241,7 +238,7 @@ def test_absent_split(tmp_path):
     rows = [row for row in make_rows() if row[2] != "PrivateTest"]
     path = write_csv(tmp_path / "fer2013.csv", rows)
     assert set(load(path).splits) == {"train", "val"}
-    with pytest.raises(UserError, match="split 'test' is missing in .*; found: train, val"):
+    with pytest.raises(UserError, match=r"split 'test' is missing in .*; found: train, val"):
         load_data({"name": "fer2013", "path": str(path)}, ("test",))
 
 
@@ -249,25 +246,25 @@ def cache_folders(tmp_path: Path) -> list[Path]:
     return sorted(path.parent for path in tmp_path.rglob("meta.json"))
 
 
-def test_cache_is_used_and_follows_the_file(tmp_path, monkeypatch):
+def test_cache_is_used_and_invalidated(tmp_path, monkeypatch):
     path = write_csv(tmp_path / "fer2013.csv")
     first = load(path)
     (folder,) = cache_folders(tmp_path)
     assert folder.parent == tmp_path / ".emotion_lab_cache"
     with monkeypatch.context() as patch:
         patch.setattr(fer2013, "parse", lambda path: pytest.fail("parsed again"))
-        again = load(path)
-        assert again.notes == []
-        assert again.splits["train"].digests() == first.splits["train"].digests()
-        assert list(again.splits["test"].names) == list(first.splits["test"].names)
+        cached = load(path)
+        assert cached.notes == []
+        assert cached.splits["train"].digests() == first.splits["train"].digests()
+        assert list(cached.splits["test"].names) == list(first.splits["test"].names)
     write_csv(path, make_rows(3))
     assert len(load(path).splits["train"]) == 21
-    assert len(cache_folders(tmp_path)) == 1  # the old one is gone
+    assert len(cache_folders(tmp_path)) == 1  # the old one was removed
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
-    parsed, real = [], fer2013.parse
-    monkeypatch.setattr(fer2013, "parse", lambda path: parsed.append(1) or real(path))
+    calls, original = [], fer2013.parse
+    monkeypatch.setattr(fer2013, "parse", lambda path: calls.append(1) or original(path))
     load(path)
-    assert parsed == [1]
+    assert calls == [1]
 
 
 def test_test_split_stays_closed(tmp_path):
@@ -306,7 +303,7 @@ def other_key(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, flip, no_meta, odd_meta, other_key])
-def test_damaged_cache_is_rebuilt(tmp_path, damage):
+def test_corrupt_cache_is_rebuilt(tmp_path, damage):
     path = write_csv(tmp_path / "fer2013.csv")
     digests = load(path).splits["val"].digests()
     (folder,) = cache_folders(tmp_path)
@@ -318,15 +315,15 @@ def test_damaged_cache_is_rebuilt(tmp_path, damage):
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
-def test_cache_elsewhere_or_nowhere(tmp_path, monkeypatch):
+def test_cache_fallback_folders(tmp_path, monkeypatch):
     path = write_csv(tmp_path / "fer2013.csv")
-    (tmp_path / ".emotion_lab_cache").write_text("in the way")
+    (tmp_path / ".emotion_lab_cache").write_text("a file")
     assert load(path).notes == []
     (folder,) = cache_folders(tmp_path)
     assert folder.parent == tmp_path / "spare"
     assert load(path).notes == []
     shutil.rmtree(tmp_path / "spare")
-    (tmp_path / "spare").write_text("in the way too")
+    (tmp_path / "spare").write_text("a file")
     source = load(path)
     assert "no cache" in source.notes[0] and len(source.splits["train"]) == 14
 
@@ -336,7 +333,7 @@ def _build(path: str, queue) -> None:
     queue.put(([len(source.splits[name]) for name in ALL], source.splits["val"].digests()))
 
 
-def test_two_processes_build_at_once(tmp_path):
+def test_concurrent_cache_builds(tmp_path):
     path = write_csv(tmp_path / "fer2013.csv", make_rows(6))
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     queue = context.Queue()
@@ -352,7 +349,7 @@ def test_two_processes_build_at_once(tmp_path):
     assert len(list((tmp_path / ".emotion_lab_cache").iterdir())) == 1
 
 
-def test_writing_over_a_good_cache(tmp_path):
+def test_overwriting_a_valid_cache(tmp_path):
     path = write_csv(tmp_path / "fer2013.csv")
     reader = load(path)
     (folder,) = cache_folders(tmp_path)
@@ -371,7 +368,7 @@ def test_download_without_network(tmp_path, monkeypatch):
     assert "pip install kagglehub" in message(tmp_path / "data", download=True)
 
 
-def test_download_is_used_when_no_file_was_found(tmp_path, monkeypatch):
+def test_download_if_file_is_missing(tmp_path, monkeypatch):
     public = write_csv(tmp_path / "public" / "versions" / "1" / "fer2013.csv")
 
     class Hub:
@@ -388,13 +385,13 @@ def test_download_is_used_when_no_file_was_found(tmp_path, monkeypatch):
 
 
 @pytest.mark.fer2013
-def test_the_real_file(fer2013_csv, tmp_path):
-    # Linked elsewhere, so that the test builds its own cache and leaves the data folder alone.
+def test_real_fer2013(fer2013_csv, tmp_path):
+    # A link, so that the test builds its own cache and does not write to the data folder.
     path = tmp_path / "fer2013.csv"
     path.symlink_to(Path(fer2013_csv).resolve())
     source = load(path)
-    marks = {n: fingerprint(s, source.classes) for n, s in source.splits.items()}
-    assert [marks[n]["n"] for n in ALL] == [28709, 3589, 3589]
-    assert [marks[n]["known_as"] for n in ALL] == [f"FER2013 {usage}" for usage in USAGES]
+    fingerprints = {n: fingerprint(s, source.classes) for n, s in source.splits.items()}
+    assert [fingerprints[n]["n"] for n in ALL] == [28709, 3589, 3589]
+    assert [fingerprints[n]["known_as"] for n in ALL] == [f"FER2013 {usage}" for usage in USAGES]
     seen = set(source.splits["train"].digests())
     assert sum(digest in seen for digest in source.splits["test"].digests()) == 288

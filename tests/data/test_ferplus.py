@@ -1,4 +1,4 @@
-"""FER+ votes: joined by row, learnt as shares, reported beside the original labels."""
+"""FER+ votes: join by row, majority and soft labels, both label sets in the metrics."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def _vote_line(usage: str, **votes: int) -> str:
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
-    """A FER2013 of 28 rows, each class in every split, and its votes."""
+    """Return a FER2013 file of 28 rows, each class in every split, and its votes file."""
     rng = np.random.default_rng(0)
     rows, votes = ["emotion,pixels,Usage"], [HEADER]
-    theirs = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
+    ferplus_names = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
     for row, usage in enumerate(USAGES):
         pixels = " ".join(map(str, rng.integers(0, 256, 2304)))
         rows.append(f"{row % 7},{pixels},{usage}")
-        votes.append(_vote_line(usage, **{theirs[row % 7]: 8, "contempt": 2}))
+        votes.append(_vote_line(usage, **{ferplus_names[row % 7]: 8, "contempt": 2}))
     votes[1] = _vote_line("Training", sadness=6, anger=4)  # row 0, labelled angry
     votes[2] = _vote_line("Training", NF=9, disgust=1)  # row 1
     votes[15] = _vote_line("PublicTest", contempt=7, anger=3)  # row 14
@@ -45,12 +45,14 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     return csv, new
 
 
-def _load(files: tuple[Path, Path], *more: str, splits: tuple[str, ...] = ("train", "val")) -> Any:
-    cfg = composed(f"data.path={files[0]}", f"data.ferplus_csv={files[1]}", *more)["data"]
+def _load(
+    files: tuple[Path, Path], *overrides: str, splits: tuple[str, ...] = ("train", "val")
+) -> Any:
+    cfg = composed(f"data.path={files[0]}", f"data.ferplus_csv={files[1]}", *overrides)["data"]
     return load_data(cfg, splits)
 
 
-def test_original_labels_stay_unless_asked(files: tuple[Path, Path]) -> None:
+def test_original_labels_by_default(files: tuple[Path, Path]) -> None:
     train = _load(files).splits["train"]
     assert train.labels.tolist() == [row % 7 for row in range(14)]
     assert train.soft is None
@@ -61,13 +63,13 @@ def test_majority_labels(files: tuple[Path, Path]) -> None:
     source = _load(files, "data.label_source=majority")
     train, val = source.splits["train"], source.splits["val"]
     assert EMOTIONS[train.labels[0]] == "sad"
-    assert EMOTIONS[train.labels[1]] == "disgust"  # the one vote for a class of ours
+    assert EMOTIONS[train.labels[1]] == "disgust"  # the only vote for one of the classes
     assert train.label_sets["original"].tolist() == [row % 7 for row in range(14)]
     assert val.label_sets["majority"][0] == -1  # contempt won
     assert EMOTIONS[val.labels[0]] == "angry"
 
 
-def test_soft_labels_are_the_shares(files: tuple[Path, Path]) -> None:
+def test_soft_labels_are_vote_fractions(files: tuple[Path, Path]) -> None:
     train = _load(files, "data.label_source=soft").splits["train"]
     expected = np.zeros(7, np.float32)
     expected[EMOTIONS.index("sad")], expected[EMOTIONS.index("angry")] = 0.6, 0.4
@@ -75,16 +77,16 @@ def test_soft_labels_are_the_shares(files: tuple[Path, Path]) -> None:
     np.testing.assert_allclose(train.soft.sum(1), 1, rtol=1e-6)
 
 
-def test_not_a_face_leaves_train_only(files: tuple[Path, Path]) -> None:
-    whole = _load(files, splits=("train", "val", "test"))
+def test_drop_not_face_changes_train_only(files: tuple[Path, Path]) -> None:
+    complete = _load(files, splits=("train", "val", "test"))
     clean = _load(files, "data.drop_not_face=true", splits=("train", "val", "test"))
-    assert len(clean.splits["train"]) == len(whole.splits["train"]) - 1
+    assert len(clean.splits["train"]) == len(complete.splits["train"]) - 1
     assert "fer2013:1" not in list(clean.splits["train"].names)
     for name in ("val", "test"):
-        assert list(clean.splits[name].names) == list(whole.splits[name].names)
+        assert list(clean.splits[name].names) == list(complete.splits[name].names)
 
 
-def test_excluded_classes_take_their_votes_along(files: tuple[Path, Path]) -> None:
+def test_excluded_classes_have_no_votes(files: tuple[Path, Path]) -> None:
     source = _load(files, "data.label_source=soft", "data.exclude=[angry]")
     train = source.splits["train"]
     assert train.soft.shape == (12, 6)
@@ -92,13 +94,13 @@ def test_excluded_classes_take_their_votes_along(files: tuple[Path, Path]) -> No
     assert train.labels.max() == 5
 
 
-def test_ties_go_to_the_original_label() -> None:
+def test_majority_ties() -> None:
     votes = np.array([[3, 3, 1], [1, 3, 3], [0, 0, 0]])
     assert majority_labels(votes, np.array([1, 0, 2])).tolist() == [1, 1, 2]
     np.testing.assert_allclose(vote_distribution(votes, np.array([1, 0, 2]))[2], [0, 0, 1])
 
 
-def test_wrong_files_are_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_invalid_votes_files(files: tuple[Path, Path], tmp_path: Path) -> None:
     csv, new = files
     lines = new.read_text().splitlines()
     cases = {
@@ -109,9 +111,9 @@ def test_wrong_files_are_refused(files: tuple[Path, Path], tmp_path: Path) -> No
         "has 5 rows": "\n".join(lines[:6]),
         "in the same order": "\n".join([lines[0], *lines[:0:-1]]),
     }
-    for words, text in cases.items():
+    for message, text in cases.items():
         new.write_text(text)
-        with pytest.raises(UserError, match=words.replace("+", r"\+")):
+        with pytest.raises(UserError, match=message.replace("+", r"\+")):
             _load(files)
     with pytest.raises(UserError, match="belongs to data=fer2013"):
         load_data(
@@ -121,9 +123,7 @@ def test_wrong_files_are_refused(files: tuple[Path, Path], tmp_path: Path) -> No
         load_data(composed(f"data.path={csv}", "data.label_source=soft")["data"], ("train",))
 
 
-def test_a_run_learns_shares_and_reports_both_sets(
-    files: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_soft_label_run_scores_both_label_sets(files: tuple[Path, Path], tmp_path: Path) -> None:
     done = command(
         f"data.path={files[0]}",
         f"data.ferplus_csv={files[1]}",
@@ -140,9 +140,9 @@ def test_a_run_learns_shares_and_reports_both_sets(
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "run" / "metrics.json").read_text())["val"]["by_labels"]
-    assert found["original"]["n"] == 7 and found["majority"]["n"] == 6
-    assert "against the majority labels: n = 6" in done.stdout
+    scores = json.loads((tmp_path / "run" / "metrics.json").read_text())["val"]["by_labels"]
+    assert scores["original"]["n"] == 7 and scores["majority"]["n"] == 6
+    assert "majority labels: n = 6" in done.stdout
 
 
 @pytest.mark.fer2013
@@ -150,11 +150,11 @@ def test_a_run_learns_shares_and_reports_both_sets(
 def test_real_votes(fer2013_csv: Path) -> None:
     new = SHARED / "data" / "fer2013" / "fer2013new.csv"
     if not new.is_file():
-        pytest.skip("no fer2013new.csv beside the checkout")
+        pytest.skip(f"{new} is missing")
     source = _load((fer2013_csv, new), "data.drop_not_face=true")
     assert len(FerPlusVotes(new).counts) == 35_887
     val = source.splits["val"]
-    same = (val.label_sets["majority"] == val.labels).mean()
+    agreement = (val.label_sets["majority"] == val.labels).mean()
     # Barsoum et al. relabelled roughly a third of FER2013.
-    assert 0.55 < same < 0.8
+    assert 0.55 < agreement < 0.8
     assert 28_000 < len(source.splits["train"]) < 28_709

@@ -1,4 +1,4 @@
-"""Image files and folders of them."""
+"""Image files and image folders."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from emotion_lab.data.build import load_data
 from emotion_lab.data.datasets import image_folder
 from emotion_lab.data.file_store import FileStore
 from emotion_lab.data.images import check_bytes, check_file, read_image
+from tests.data.helpers import error_message
 
 ALL = ("train", "val", "test")
 
 
-def picture(path: Path, seed: int = 0, size: int = 12, mode: str = "L") -> Path:
+def write_image(path: Path, seed: int = 0, size: int = 12, mode: str = "L") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     channels = (3,) if mode == "RGB" else ()
     pixels = np.random.default_rng(seed).integers(0, 256, (size, size, *channels), dtype=np.uint8)
@@ -26,14 +27,14 @@ def picture(path: Path, seed: int = 0, size: int = 12, mode: str = "L") -> Path:
     return path
 
 
-def tree(root: Path, files: list[str]) -> Path:
+def write_tree(root: Path, files: list[str]) -> Path:
     for seed, name in enumerate(files):
-        picture(root / name, seed)
+        write_image(root / name, seed)
     return root
 
 
-def small(root: Path) -> Path:
-    return tree(
+def make_folder(root: Path) -> Path:
+    return write_tree(
         root,
         [
             f"{split}/{name}/{i}.png"
@@ -49,10 +50,7 @@ def load(path: Path, splits=ALL, **cfg):
 
 
 def message(path: Path, splits=ALL, **cfg) -> str:
-    with pytest.raises(UserError) as caught:
-        load(path, splits, **cfg)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return error_message(load, path, splits, **cfg)
 
 
 def sizes(source) -> dict[str, int]:
@@ -64,7 +62,7 @@ def sizes(source) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", ["a.png", "b c=d[1].png", "Größe 表情.png"])
 def test_grey_stays_one_channel(tmp_path, name):
-    path = picture(tmp_path / name)
+    path = write_image(tmp_path / name)
     image = read_image(path)
     assert image.shape == (12, 12, 1) and image.dtype == np.uint8
     np.testing.assert_array_equal(image[:, :, 0], np.asarray(Image.open(path)))
@@ -80,12 +78,12 @@ def test_modes(tmp_path, mode):
     assert image.dtype == np.uint8
 
 
-def test_transparent_parts_become_grey(tmp_path):
+def test_transparency_becomes_grey(tmp_path):
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "x.png")
     assert set(read_image(tmp_path / "x.png").reshape(-1).tolist()) == {128}
 
 
-def test_deep_images_are_scaled(tmp_path):
+def test_high_bit_depths_are_scaled(tmp_path):
     deep = np.array([[0, 32896, 65535]], dtype=np.uint16)
     Image.fromarray(deep).save(tmp_path / "x.png")
     assert read_image(tmp_path / "x.png").reshape(-1).tolist() == [0, 128, 255]
@@ -95,15 +93,15 @@ def test_deep_images_are_scaled(tmp_path):
 
 def test_exif_orientation(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees to show
+    exif[0x0112] = 6  # rotated by 90 degrees
     Image.new("RGB", (8, 4)).save(tmp_path / "x.jpg", exif=exif)
     assert read_image(tmp_path / "x.jpg").shape == (8, 4, 3)
 
 
-def test_bad_files_are_named(tmp_path):
-    whole = picture(tmp_path / "whole.jpg", size=64).read_bytes()
+def test_invalid_file_messages(tmp_path):
+    content = write_image(tmp_path / "valid.jpg", size=64).read_bytes()
     for name, data in {
-        "cut.jpg": whole[: len(whole) // 2],
+        "cut.jpg": content[: len(content) // 2],
         "text.png": b"hello",
         "e.png": b"",
     }.items():
@@ -118,10 +116,10 @@ def test_bad_files_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp"])
-def test_quick_check_sees_cut_files(tmp_path, suffix):
-    data = picture(tmp_path / f"x.{suffix}", size=40, mode="RGB").read_bytes()
+def test_check_detects_truncated_files(tmp_path, suffix):
+    data = write_image(tmp_path / f"x.{suffix}", size=40, mode="RGB").read_bytes()
     assert check_bytes(data) is None
-    assert check_bytes(data + b"trailing bytes that cameras add") is None
+    assert check_bytes(data + b"trailing bytes of a camera") is None
     assert check_bytes(data[:-40]) is not None
     assert check_bytes(data[:20]) is not None
 
@@ -130,7 +128,7 @@ def test_quick_check_sees_cut_files(tmp_path, suffix):
 
 
 def test_train_and_test(tmp_path):
-    source = load(small(tmp_path / "a b=c [1] é"))
+    source = load(make_folder(tmp_path / "a b=c [1] é"))
     assert source.classes == ["happy", "sad"]
     assert sizes(source) == {"train": 6, "test": 6}
     assert source.available_splits == ["train", "test"]
@@ -141,7 +139,9 @@ def test_train_and_test(tmp_path):
 
 @pytest.mark.parametrize("val", ["val", "Valid", "VALIDATION"])
 def test_val_folder_and_case(tmp_path, val):
-    tree(tmp_path, [f"{s}/{c}/a.PNG" for s in ("Train", val, "TEST") for c in ("Anger", "fear")])
+    write_tree(
+        tmp_path, [f"{s}/{c}/a.PNG" for s in ("Train", val, "TEST") for c in ("Anger", "fear")]
+    )
     source = load(tmp_path)
     assert sizes(source) == dict.fromkeys(ALL, 2)
     assert source.classes == ["angry", "fear"]
@@ -149,7 +149,7 @@ def test_val_folder_and_case(tmp_path, val):
 
 def test_names_of_fer2013_exports(tmp_path):
     for name in ("happy", "sad"):
-        tree(
+        write_tree(
             tmp_path,
             [
                 f"train/{name}/Training_1.png",
@@ -168,7 +168,7 @@ def test_names_of_fer2013_exports(tmp_path):
 
 
 def test_one_folder_of_classes(tmp_path):
-    tree(tmp_path, [f"{c}/sub/{i}.jpg" for c in ("happy", "sad", "Bored ") for i in range(4)])
+    write_tree(tmp_path, [f"{c}/sub/{i}.jpg" for c in ("happy", "sad", "Bored ") for i in range(4)])
     source = load(tmp_path)
     assert sizes(source) == {"train": 12}
     assert source.classes == ["happy", "sad", "bored"]
@@ -178,16 +178,16 @@ def test_one_folder_of_classes(tmp_path):
     assert sizes(carved) == {"train": 9, "val": 3}
 
 
-def test_wrapped_in_one_folder(tmp_path):
-    small(tmp_path / "archive")
+def test_archive_with_one_top_folder(tmp_path):
+    make_folder(tmp_path / "archive")
     assert sizes(load(tmp_path)) == {"train": 6, "test": 6}
 
 
-def test_merged_ignored_and_hidden(tmp_path):
-    small(tmp_path)
-    picture(tmp_path / "train" / "Happiness" / "z.webp", 9)
-    picture(tmp_path / "train" / "loose.png")
-    picture(tmp_path / "extra" / "x.png")
+def test_merged_ignored_and_hidden_folders(tmp_path):
+    make_folder(tmp_path)
+    write_image(tmp_path / "train" / "Happiness" / "z.webp", 9)
+    write_image(tmp_path / "train" / "loose.png")
+    write_image(tmp_path / "extra" / "x.png")
     (tmp_path / "train" / "sad" / "readme.txt").write_text("x")
     (tmp_path / "train" / "sad" / ".hidden.png").write_text("x")
     (tmp_path / "train" / ".cache").mkdir()
@@ -199,23 +199,23 @@ def test_merged_ignored_and_hidden(tmp_path):
 
 
 def test_numbered_folders_are_noted(tmp_path):
-    tree(tmp_path, ["0/a.png", "3/a.png"])
+    write_tree(tmp_path, ["0/a.png", "3/a.png"])
     source = load(tmp_path)
     assert source.classes == ["angry", "happy"]
     assert any("0 = angry" in note for note in source.notes)
 
 
 def test_strict_labels(tmp_path):
-    small(tmp_path)
-    picture(tmp_path / "train" / "hapy" / "1.png", 77)
+    make_folder(tmp_path)
+    write_image(tmp_path / "train" / "hapy" / "1.png", 77)
     assert load(tmp_path).classes == ["happy", "sad", "hapy"]
     text = message(tmp_path, strict_labels=True)
     assert "train/hapy" in text and "Did you mean 'happy'" in text
 
 
 def test_class_without_train_images(tmp_path):
-    small(tmp_path)
-    picture(tmp_path / "test" / "Contempt" / "1.png")
+    make_folder(tmp_path)
+    write_image(tmp_path / "test" / "Contempt" / "1.png")
     for splits in (("train",), ("test",)):
         text = message(tmp_path, splits)
         assert "test/Contempt" in text and "data.exclude=[contempt]" in text
@@ -226,13 +226,13 @@ def test_class_without_train_images(tmp_path):
 
 
 def test_only_a_test_folder(tmp_path):
-    tree(tmp_path, ["test/happy/1.png", "test/sad/1.png"])
+    write_tree(tmp_path, ["test/happy/1.png", "test/sad/1.png"])
     assert sizes(load(tmp_path)) == {"test": 2}
-    with pytest.raises(UserError, match="split 'train' is missing in .*; found: test"):
+    with pytest.raises(UserError, match=r"split 'train' is missing in .*; found: test"):
         load_data({"name": "image_folder", "path": str(tmp_path)}, ("train", "val"))
 
 
-def test_wrong_places(tmp_path):
+def test_invalid_paths(tmp_path):
     assert "does not exist" in message(tmp_path / "none")
     (tmp_path / "fer2013.csv").write_text("x")
     assert "data=fer2013" in message(tmp_path / "fer2013.csv")
@@ -241,32 +241,32 @@ def test_wrong_places(tmp_path):
     assert "No images" in message(tmp_path / "empty")
     (tmp_path / "hollow" / "happy").mkdir(parents=True)
     assert "No images" in message(tmp_path / "hollow")
-    picture(tmp_path / "flat" / "1.png")
+    write_image(tmp_path / "flat" / "1.png")
     assert "no class folders" in message(tmp_path / "flat")
-    tree(tmp_path / "twice", ["val/happy/1.png", "valid/happy/1.png"])
+    write_tree(tmp_path / "twice", ["val/happy/1.png", "valid/happy/1.png"])
     assert "stand for the val split" in message(tmp_path / "twice")
     assert "Unknown data.on_decode_error 'ignore'" in message(
         tmp_path / "twice", on_decode_error="ignore"
     )
 
 
-def test_bad_file_is_raised_or_skipped(tmp_path):
-    small(tmp_path)
-    bad = tmp_path / "train" / "happy" / "bad.jpg"
-    bad.write_bytes(b"not an image")
+def test_invalid_file_is_raised_or_skipped(tmp_path):
+    make_folder(tmp_path)
+    invalid = tmp_path / "train" / "happy" / "bad.jpg"
+    invalid.write_bytes(b"not an image")
     text = message(tmp_path)
-    assert str(bad) in text and "data.on_decode_error=skip" in text
+    assert str(invalid) in text and "data.on_decode_error=skip" in text
     source = load(tmp_path, on_decode_error="skip")
     assert sizes(source) == {"train": 6, "test": 6}
-    assert source.skipped == [str(bad)]
-    assert any("skipped 1 bad files" in note and str(bad) in note for note in source.notes)
+    assert source.skipped == [str(invalid)]
+    assert any("skipped 1 bad files" in note and str(invalid) in note for note in source.notes)
     for path in (tmp_path / "train" / "sad").iterdir():
         path.write_bytes(b"")
     assert "train/sad has no images in train" in message(tmp_path, on_decode_error="skip")
 
 
 def test_other_splits_stay_closed(tmp_path):
-    small(tmp_path)
+    make_folder(tmp_path)
     for path in (tmp_path / "test").rglob("*.png"):
         path.write_bytes(b"broken")
     cfg = {"name": "image_folder", "path": str(tmp_path), "val_fraction": 0.4}
@@ -275,13 +275,13 @@ def test_other_splits_stay_closed(tmp_path):
 
 
 def test_store(tmp_path):
-    small(tmp_path)
+    make_folder(tmp_path)
     store = load(tmp_path).splits["train"].store
     assert store.size_hint() == 6 * 144
-    again = pickle.loads(pickle.dumps(store))
-    fresh = FileStore(store.paths)
-    fresh.compute_digests()
+    unpickled = pickle.loads(pickle.dumps(store))
+    unhashed = FileStore(store.paths)
+    unhashed.compute_digests()
     for index in range(6):
         assert len(store.digest(index)) == 16
-        assert store.digest(index) == again.digest(index) == fresh.digest(index)
+        assert store.digest(index) == unpickled.digest(index) == unhashed.digest(index)
     assert len({store.digest(index) for index in range(6)}) == 6

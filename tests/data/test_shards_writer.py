@@ -1,4 +1,4 @@
-"""Converting: complete or not there at all, the same bytes twice, mistakes in one line."""
+"""The shard command: atomic and reproducible output, error messages."""
 
 from __future__ import annotations
 
@@ -11,39 +11,30 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.data.shards.writer import open_all_splits, write_shards
 from tests.conftest import command
-from tests.data.test_datamodule import BASE
+from tests.data.helpers import BASE, error_message, write_images
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder of 24 pictures and one file that is none."""
-    rng = np.random.default_rng(0)
-    root = tmp_path / "some faces"
-    for split in ("train", "test"):
-        for name in ("happy", "sad"):
-            (root / split / name).mkdir(parents=True)
-            for i in range(6):
-                pixels = rng.integers(0, 256, (24, 24), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    """Return an image folder of 24 images and one invalid file."""
+    root = write_images(tmp_path / "some faces", ("train", "test"), ("happy", "sad"), 6, 24)
     (root / "train" / "sad" / "broken.png").write_bytes(b"no image")
     return root
 
 
-def test_the_command(folder: Path, tmp_path: Path) -> None:
-    """It is read by train and evaluate; a bad file is left out only when asked."""
-    given = ["data=image_folder", f"data.path={folder}", "out=my stream", "hydra.run.dir=log"]
-    refused = command(*given, module="emotion_lab.shard", cwd=tmp_path)
-    assert refused.returncode == 2 and "Bad image" in refused.stderr
-    assert refused.stderr.count("\n") == 1 and not (tmp_path / "my stream").exists()
+def test_shard_command(folder: Path, tmp_path: Path) -> None:
+    """Shards are readable by train; an invalid file is skipped only if requested."""
+    overrides = ["data=image_folder", f"data.path={folder}", "out=my stream", "hydra.run.dir=log"]
+    failed = command(*overrides, module="emotion_lab.shard", cwd=tmp_path)
+    assert failed.returncode == 2 and "Bad image" in failed.stderr
+    assert failed.stderr.count("\n") == 1 and not (tmp_path / "my stream").exists()
     done = command(
-        *given,
+        *overrides,
         "data.on_decode_error=skip",
         "licence=ours",
         module="emotion_lab.shard",
@@ -58,42 +49,53 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     assert list(meta["splits"]) == ["train", "test"]
     assert meta["splits"]["train"]["fingerprint"]["counts"] == {"happy": 6, "sad": 6}
     assert str(tmp_path) not in json.dumps(meta)
-    again = command(*given, module="emotion_lab.shard", cwd=tmp_path)
-    assert again.returncode == 2 and "exists, and nothing is replaced" in again.stderr
-    train = ["data=stream", "data.path=my stream", "model=senet", "model.widths=[8,8,8,8]"]
-    train += ["model.stem=8", "trainer=cpu", "trainer.max_epochs=1", "logger=none", "test=true"]
+    repeated = command(*overrides, module="emotion_lab.shard", cwd=tmp_path)
+    assert repeated.returncode == 2 and "exists, and nothing is replaced" in repeated.stderr
+    train_overrides = [
+        "data=stream",
+        "data.path=my stream",
+        "model=senet",
+        "model.widths=[8,8,8,8]",
+    ]
+    train_overrides += [
+        "model.stem=8",
+        "trainer=cpu",
+        "trainer.max_epochs=1",
+        "logger=none",
+        "test=true",
+    ]
     trained = command(
-        *train, "hydra.run.dir=run", "trainer.enable_progress_bar=false", cwd=tmp_path
+        *train_overrides, "hydra.run.dir=run", "trainer.enable_progress_bar=false", cwd=tmp_path
     )
     assert trained.returncode == 0, trained.stderr
     assert "stream of image_folder, 2 shards; licence: ours" in trained.stdout
     assert (tmp_path / "outputs" / "test_ledger.jsonl").read_text().count("\n") == 1
 
 
-def told(*overrides: str) -> str:
+def refused(*overrides: str) -> str:
     from emotion_lab import shard
     from emotion_lab.config import compose
 
-    with pytest.raises(UserError) as caught:
+    def validate() -> None:
         shard.validate(compose.precheck("shard", list(overrides)), list(overrides))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+
+    return error_message(validate)
 
 
-def test_mistakes(folder: Path, tmp_path: Path) -> None:
+def test_invalid_arguments(folder: Path, tmp_path: Path) -> None:
     where = ("data=image_folder", f"data.path={folder}")
-    assert "out is missing" in told(*where)
-    assert "exists, and nothing is replaced" in told(*where, f"out={tmp_path}")
-    assert "is inside the data" in told(*where, f"out={folder}/new/stream")
-    assert "is an address" in told(*where, "out=s3://bucket/x")
-    assert "data.path=nowhere does not exist" in told("data.path=nowhere", "out=new")
-    assert "data=stream cannot be sharded" in told("data=stream", "out=new")
-    assert "data.folds, data.drop_csv cannot be written" in told(
+    assert "out is missing" in refused(*where)
+    assert "exists, and nothing is replaced" in refused(*where, f"out={tmp_path}")
+    assert "is inside the data" in refused(*where, f"out={folder}/new/stream")
+    assert "is an address" in refused(*where, "out=s3://bucket/x")
+    assert "data.path=nowhere does not exist" in refused("data.path=nowhere", "out=new")
+    assert "data=stream cannot be sharded" in refused("data=stream", "out=new")
+    assert "data.folds, data.drop_csv cannot be written" in refused(
         *where, "out=new", "data.folds=5", "data.drop_csv=drop.csv"
     )
     (tmp_path / "file").touch()
-    assert "is not a writable folder" in told(*where, f"out={tmp_path}/file/new")
-    assert "shard_mib=0 is not valid" in told(*where, "out=new", "shard_mib=0")
+    assert "is not a writable folder" in refused(*where, f"out={tmp_path}/file/new")
+    assert "shard_mib=0 is not valid" in refused(*where, "out=new", "shard_mib=0")
 
 
 def write(out: Path, **more: Any) -> dict[str, Any]:
@@ -112,19 +114,19 @@ def test_the_same_data_gives_the_same_bytes(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_nothing_is_left_of_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import webdataset
 
     original, calls = webdataset.TarWriter.write, []
 
-    def full(self: Any, sample: dict[str, Any]) -> int:
+    def write_until_full(self: Any, sample: dict[str, Any]) -> int:
         calls.append(1)
         if len(calls) == 40:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return original(self, sample)
 
-    monkeypatch.setattr(webdataset.TarWriter, "write", full)
-    with pytest.raises(UserError, match="No space left on device.; nothing was left behind"):
+    monkeypatch.setattr(webdataset.TarWriter, "write", write_until_full)
+    with pytest.raises(UserError, match=r"No space left on device.; nothing was left behind"):
         write(tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 
@@ -149,7 +151,7 @@ write(Path(sys.argv[1]))
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"])
-def test_an_interrupted_conversion_is_no_stream(name: str, tmp_path: Path) -> None:
+def test_interrupted_write_leaves_no_stream(name: str, tmp_path: Path) -> None:
     out = tmp_path / "a"
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(out), name],
@@ -167,19 +169,21 @@ def test_an_interrupted_conversion_is_no_stream(name: str, tmp_path: Path) -> No
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
-def test_one_at_a_time(tmp_path: Path) -> None:
+def test_two_writers_of_one_folder(tmp_path: Path) -> None:
     from filelock import FileLock
 
-    with FileLock(tmp_path / ".a.part.lock"):
-        with pytest.raises(UserError, match="another process is writing"):
-            write(tmp_path / "a")
+    with (
+        FileLock(tmp_path / ".a.part.lock"),
+        pytest.raises(UserError, match="another process is writing"),
+    ):
+        write(tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 
-def test_a_file_that_changes_meanwhile(folder: Path, tmp_path: Path) -> None:
+def test_source_file_changed_during_write(folder: Path, tmp_path: Path) -> None:
     cfg = {**BASE, "name": "image_folder", "path": str(folder), "on_decode_error": "skip"}
     source = open_all_splits(cfg)
     (folder / "test" / "sad" / "0.png").write_bytes(b"other")
-    with pytest.raises(UserError, match="0.png changed while the data was sharded"):
+    with pytest.raises(UserError, match=r"0.png changed while the data was sharded"):
         write_shards(source, "image_folder", tmp_path / "a", 2**20)
     assert not (tmp_path / "a").exists()

@@ -1,4 +1,4 @@
-"""Every loss against an independent numpy reference, hard and soft targets."""
+"""Losses compared with an independent numpy reference, hard and soft targets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
 
 
 def reference(name: str, cfg: dict, logits: np.ndarray, label: np.ndarray) -> float:
-    """Sample by sample, in plain numpy, from the papers' formulas."""
+    """Compute the loss sample by sample from the formulas of the papers."""
     log_p = log_softmax(logits)
     k = logits.shape[1]
     weight = np.ones(k)
@@ -34,19 +34,19 @@ def reference(name: str, cfg: dict, logits: np.ndarray, label: np.ndarray) -> fl
     if name == "class_balanced":
         weight = np.array([(1 - cfg["beta"]) / (1 - cfg["beta"] ** n) for n in COUNTS])
         weight = weight / weight.sum() * k
-    total, carried = 0.0, 0.0
+    total, total_weight = 0.0, 0.0
     for row, y in zip(log_p, label, strict=True):
         if name == "label_smoothing":
             s = cfg["label_smoothing"]
             target = np.full(k, s / k)
             target[y] += 1 - s
             total += -(target * row).sum()
-            carried += 1
+            total_weight += 1
             continue
         modulation = (1 - np.exp(row[y])) ** cfg["gamma"] if "focal" in name else 1.0
         total += -weight[y] * modulation * row[y]
-        carried += weight[y]
-    return total / carried
+        total_weight += weight[y]
+    return total / total_weight
 
 
 @pytest.fixture
@@ -82,29 +82,40 @@ def test_gradient_is_finite_at_extremes(name: str) -> None:
     assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
 
 
-def test_torch_agrees(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_matches_torch(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     logits, label = batch
-    ours = build_loss(loss_cfg("weighted_ce"), 7, WEIGHTS, COUNTS)(logits, label)
-    theirs = torch.nn.functional.cross_entropy(logits, label, torch.tensor(WEIGHTS))
-    torch.testing.assert_close(ours, theirs)
-    ours = build_loss(loss_cfg("label_smoothing"), 7, WEIGHTS, COUNTS)(logits, label)
-    theirs = torch.nn.functional.cross_entropy(logits, label, label_smoothing=0.1)
-    torch.testing.assert_close(ours, theirs)
+    value = build_loss(loss_cfg("weighted_ce"), 7, WEIGHTS, COUNTS)(logits, label)
+    expected = torch.nn.functional.cross_entropy(logits, label, torch.tensor(WEIGHTS))
+    torch.testing.assert_close(value, expected)
+    value = build_loss(loss_cfg("label_smoothing"), 7, WEIGHTS, COUNTS)(logits, label)
+    expected = torch.nn.functional.cross_entropy(logits, label, label_smoothing=0.1)
+    torch.testing.assert_close(value, expected)
 
 
 def test_focal_without_gamma_is_cross_entropy(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     cfg = {"name": "weighted_focal", "gamma": 0.0}
-    ours = build_loss(cfg, 7, WEIGHTS, COUNTS)(*batch)
-    theirs = build_loss({"name": "weighted_ce"}, 7, WEIGHTS, COUNTS)(*batch)
-    torch.testing.assert_close(ours, theirs)
+    value = build_loss(cfg, 7, WEIGHTS, COUNTS)(*batch)
+    expected = build_loss({"name": "weighted_ce"}, 7, WEIGHTS, COUNTS)(*batch)
+    torch.testing.assert_close(value, expected)
 
 
 def test_yaml_for_every_loss() -> None:
     assert {p.stem for p in (CONF / "loss").glob("*.yaml")} == set(LOSSES.names())
 
 
-def test_errors() -> None:
+def test_invalid_arguments() -> None:
     with pytest.raises(UserError, match="Did you mean 'focal'"):
         build_loss({"name": "focla"}, 7, WEIGHTS, COUNTS)
     with pytest.raises(UserError, match="loss=ce"):
         build_loss({"name": "ce", "gamma": 1}, 7, WEIGHTS, COUNTS)
+
+
+def test_builder_gets_only_the_values_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(class_weights: torch.Tensor, scale: float) -> torch.nn.Module:
+        loss = torch.nn.CrossEntropyLoss(class_weights)
+        loss.scale = scale
+        return loss
+
+    monkeypatch.setitem(LOSSES._items, "scaled", build)
+    loss = build_loss({"name": "scaled", "scale": 2.0}, 7, WEIGHTS, COUNTS)
+    assert loss.scale == 2.0 and loss.weight.tolist() == pytest.approx(WEIGHTS)

@@ -1,4 +1,4 @@
-"""What is frozen stays frozen, and every parameter has its rate."""
+"""Frozen stages and optimizer parameter groups."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def loss(net: EmotionNet, x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_policies(name: str) -> None:
+def test_freeze_policies(name: str) -> None:
     net = build(name)
     count = len(net.backbone.stages)
     apply_freeze(net, "backbone", None)
@@ -55,20 +55,20 @@ def test_training_a_frozen_network(name: str) -> None:
     net.train()
     frozen_batchnorm_eval(net)
     state = net.backbone.net.state_dict()
-    before = {key: value.clone() for key, value in state.items()}
+    original = {key: value.clone() for key, value in state.items()}
     optimizer = torch.optim.SGD(param_groups(net, 0.1, 0.01, 0.5, False))
     total = loss(net, images(net, 4))
     total.backward()
-    # ReLU and zero-initialised gains may give a zero gradient, never a missing one.
+    # ReLU and zero-initialised gains may give a zero gradient, but never None.
     for parameter_name, parameter in net.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, parameter_name
     optimizer.step()
     first = len(net.backbone.stages) - 1
-    moved = {key for key, value in state.items() if not torch.equal(value, before[key])}
-    assert moved
-    assert all(net.backbone.stage_index(key) >= first for key in moved)
+    changed = {key for key, value in state.items() if not torch.equal(value, original[key])}
+    assert changed
+    assert all(net.backbone.stage_index(key) >= first for key in changed)
     if name != "vit":
-        assert any("running_mean" in key for key in moved)
+        assert any("running_mean" in key for key in changed)
     unfreeze_all(net)
     net.train()
     loss(net, images(net, 4)).backward()
@@ -97,7 +97,7 @@ def test_groups_hold_every_parameter_once(name: str, layer_decay: float) -> None
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_layer_decay_falls_towards_the_stem(name: str) -> None:
+def test_layer_decay_decreases_towards_the_stem(name: str) -> None:
     net = build(name)
     backbone = net.backbone
     rate = {
@@ -119,13 +119,13 @@ def test_vit_embeddings_do_not_decay() -> None:
     assert id(net.backbone.net.blocks[0].attn.qkv.weight) in decayed
 
 
-def test_mistakes() -> None:
+def test_invalid_arguments() -> None:
     net = build("cnn")
     with pytest.raises(UserError, match="Did you mean 'backbone'"):
         apply_freeze(net, "backbon", None)
-    for bad in (-1, 1.5, True):
+    for value in (-1, 1.5, True):
         with pytest.raises(UserError, match="from 0 to 4"):
-            apply_freeze(net, "none", bad)
-    for bad in (0.0, 1.5):
-        with pytest.raises(UserError, match="model.layer_decay"):
-            param_groups(net, 0.1, 0.0, bad, False)
+            apply_freeze(net, "none", value)
+    for value in (0.0, 1.5):
+        with pytest.raises(UserError, match=r"model.layer_decay"):
+            param_groups(net, 0.1, 0.0, value, False)

@@ -1,4 +1,4 @@
-"""Every registered network: input, shapes, parts."""
+"""Every registered network: input, output, stages and heads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torchvision
 from omegaconf import OmegaConf
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.models import MODELS, EmotionNet, build_model, input_spec
+from emotion_lab.models import MODELS, Backbone, EmotionNet, build_model, input_spec
 from emotion_lab.models.cnn import CNN
 from emotion_lab.models.senet import SqueezeExcite
 
@@ -28,7 +28,7 @@ NAMES = MODELS.names()
 
 
 def compose(name: str, **overrides: Any) -> dict[str, Any]:
-    """Return conf/model/<name>.yaml on top of base.yaml, at full size."""
+    """Return conf/model/<name>.yaml merged into base.yaml."""
     merged = OmegaConf.merge(
         OmegaConf.load(CONF / "base.yaml"), OmegaConf.load(CONF / f"{name}.yaml")
     )
@@ -39,7 +39,7 @@ def compose(name: str, **overrides: Any) -> dict[str, Any]:
 
 
 def small(name: str, **overrides: Any) -> dict[str, Any]:
-    """Return the config of a network small enough for a test."""
+    """Return the config of a small network for tests."""
     return compose(name, **{"image_size": 48, **SMALL.get(name, {}), **overrides})
 
 
@@ -50,7 +50,7 @@ def _prototype(name: str, num_classes: int, overrides: str) -> EmotionNet:
 
 
 def build(name: str, num_classes: int = 7, **overrides: Any) -> EmotionNet:
-    """Return a small network with fixed weights; copying one is quicker than building it."""
+    """Return a small network with fixed weights; copying is faster than building."""
     return copy.deepcopy(_prototype(name, num_classes, json.dumps(overrides)))
 
 
@@ -62,8 +62,8 @@ def images(net: EmotionNet, batch: int = 2) -> torch.Tensor:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", NAMES)
 def test_forward(name: str, channels: int) -> None:
-    own = compose(name)
-    extra = {} if own["channels"] == channels else {"mean": None, "std": None}
+    cfg = compose(name)
+    extra = {} if cfg["channels"] == channels else {"mean": None, "std": None}
     if extra and name in ("cnn", "senet"):
         extra = {"mean": [0.5], "std": [0.25]}
     net = build(name, channels=channels, **extra)
@@ -86,7 +86,7 @@ def test_googlenet_returns_both_auxiliary_heads() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_parts_exist_and_are_disjoint(name: str) -> None:
+def test_stages_and_heads_are_disjoint(name: str) -> None:
     backbone = build(name).backbone
     prefixes = [prefix for stage in backbone.stages for prefix in stage] + [*backbone.head_names]
     assert len(backbone.stages) > 1
@@ -94,19 +94,19 @@ def test_parts_exist_and_are_disjoint(name: str) -> None:
     assert len(set(prefixes)) == len(prefixes)
     for prefix in prefixes:
         assert next(backbone.net.get_submodule(prefix).parameters(), None) is not None
-    loose = {
+    unassigned = {
         parameter
         for parameter, _ in backbone.net.named_parameters()
         if not any(parameter.startswith(prefix + ".") for prefix in prefixes)
     }
-    assert loose <= {"cls_token", "pos_embed"}
+    assert unassigned <= {"cls_token", "pos_embed"}
     heads = {
         n
         for n, _ in backbone.net.named_parameters()
         if backbone.stage_index(n) == len(backbone.stages)
     }
     assert heads
-    # The order of the stages is the order in which the image passes through them.
+    # Stages are in the order of the forward pass.
     order = []
     hooks = [
         backbone.net.get_submodule(stage[-1]).register_forward_hook(
@@ -133,7 +133,7 @@ def test_state_dict_and_config(name: str) -> None:
     assert net.backbone.conv == (name != "vit")
 
 
-def test_normalisation_is_inside() -> None:
+def test_network_normalises_its_input() -> None:
     net = build("cnn", mean=[0.4], std=[0.2]).eval()
     x = images(net)
     with torch.no_grad():
@@ -141,14 +141,14 @@ def test_normalisation_is_inside() -> None:
         torch.testing.assert_close(net(x), expected)
 
 
-def test_a_seed_gives_the_weights_it_gives_in_torchvision() -> None:
+def test_initial_weights_match_torchvision() -> None:
     for backbone in ("mobilenet_v2", "regnet_y_400mf"):
         torch.manual_seed(0)
         cfg = small("torchvision", backbone=backbone)
-        ours = build_model(cfg, 7)[0].backbone.net.state_dict()
+        weights = build_model(cfg, 7)[0].backbone.net.state_dict()
         torch.manual_seed(0)
-        theirs = torchvision.models.get_model(backbone, weights=None, num_classes=7).state_dict()
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+        reference = torchvision.models.get_model(backbone, weights=None, num_classes=7).state_dict()
+        assert all(torch.equal(weights[key], reference[key]) for key in reference)
 
 
 def test_default_inputs() -> None:
@@ -161,13 +161,13 @@ def test_default_inputs() -> None:
     assert input_spec(compose("cnn")).image_size == 48
 
 
-def test_googlenet_normalises_as_torchvision_does() -> None:
+def test_googlenet_normalisation_matches_torchvision() -> None:
     from torchvision.models import googlenet
 
     x = torch.rand(2, 3, 48, 48)
-    theirs = googlenet(weights=None, aux_logits=True, transform_input=True, init_weights=False)
+    reference = googlenet(weights=None, aux_logits=True, transform_input=True, init_weights=False)
     imagenet = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).reshape(2, 1, 3, 1, 1)
-    expected = theirs._transform_input((x - imagenet[0]) / imagenet[1])
+    expected = reference._transform_input((x - imagenet[0]) / imagenet[1])
     torch.testing.assert_close((x - 0.5) / 0.5, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -215,7 +215,7 @@ def test_unknown_model() -> None:
         build_model({**small("cnn"), "name": "snet"}, 7)
 
 
-def test_squeeze_excite_against_convolutions() -> None:
+def test_squeeze_excite_matches_convolutions() -> None:
     se = SqueezeExcite(32, 4)
     x = torch.randn(2, 32, 5, 5)
     conv = torch.nn.functional.conv2d
@@ -224,8 +224,8 @@ def test_squeeze_excite_against_convolutions() -> None:
     torch.testing.assert_close(se(x), x * gate.sigmoid())
 
 
-def test_senet_branches_are_awake_from_the_start() -> None:
-    """With one block a stage, a branch that starts at zero leaves training standing still."""
+def test_senet_residual_branches_are_not_zero() -> None:
+    """With one block per stage, a residual branch that starts at zero prevents training."""
     net = build("senet", blocks=[2, 1, 1, 1]).eval()
     block = net.backbone.net.stages[0][1]
     x = torch.rand(2, 8, 6, 6)
@@ -235,3 +235,14 @@ def test_senet_branches_are_awake_from_the_start() -> None:
 def test_cnn_default_size() -> None:
     net = CNN(1, [64, 128, 256, 512], 0.4, 7)
     assert sum(p.numel() for p in net.parameters()) == 4_689_735
+
+
+def test_any_module_can_be_a_backbone() -> None:
+    """A builder may return a plain module; the last layer is its head."""
+    layers = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(7)
+    )
+    layers(torch.zeros(1, 1, 8, 8))
+    backbone = Backbone.wrap(layers)
+    assert backbone.head_names == ("3",) and backbone.stages == [["0"]] and backbone.conv
+    assert backbone(torch.zeros(2, 1, 8, 8)).shape == (2, 7)

@@ -1,4 +1,4 @@
-"""Weights load whole or not at all, and nothing in a file is ever run."""
+"""Pretrained weights: layouts, errors, adaptation, download."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_safetensors(tmp_path: Path) -> None:
         load_local(target.backbone, path)
 
 
-def test_only_the_head_may_differ(tmp_path: Path) -> None:
+def test_head_may_differ(tmp_path: Path) -> None:
     source, target = different(build("cnn", num_classes=10)), build("cnn")
     torch.save(source.backbone.net.state_dict(), tmp_path / "x.pth")
     report = load_local(target.backbone, tmp_path / "x.pth")
@@ -87,8 +87,8 @@ def test_only_the_head_may_differ(tmp_path: Path) -> None:
     assert "new: classifier.weight" in load_local(target.backbone, tmp_path / "x.pth")
 
 
-def test_another_network_is_refused_and_nothing_changes(tmp_path: Path) -> None:
-    net, before = build("senet"), build("senet")
+def test_weights_of_another_network_load_nothing(tmp_path: Path) -> None:
+    net, original = build("senet"), build("senet")
     path = tmp_path / "x.pth"
     plain = different(build("senet")).backbone.net.state_dict()
     for change, message in [
@@ -103,11 +103,11 @@ def test_another_network_is_refused_and_nothing_changes(tmp_path: Path) -> None:
     torch.save(build("cnn").state_dict(), path)
     with pytest.raises(UserError, match=r"missing .* more; unexpected .* more"):
         load_local(net.backbone, path)
-    assert same(net, before)
+    assert same(net, original)
 
 
-class Boom:
-    """Unpickled carelessly, it leaves a file behind."""
+class CreatesFolder:
+    """An object that creates a folder when unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -117,9 +117,9 @@ class Boom:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_code_in_a_pickle_is_not_run(tmp_path: Path, zipped: bool) -> None:
+def test_pickled_code_is_not_executed(tmp_path: Path, zipped: bool) -> None:
     path, trace = tmp_path / "x.pth", tmp_path / "ran"
-    data = {"weight": torch.ones(1), "boom": Boom(trace)}
+    data = {"weight": torch.ones(1), "object": CreatesFolder(trace)}
     if zipped:
         torch.save(data, path)
     else:
@@ -129,7 +129,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path, zipped: bool) -> None:
     assert not trace.exists()
 
 
-def test_files_that_are_no_weights(tmp_path: Path) -> None:
+def test_invalid_weights_files(tmp_path: Path) -> None:
     backbone = build("cnn").backbone
     path = tmp_path / "x.pth"
     with pytest.raises(UserError, match="No weights file at"):
@@ -137,9 +137,14 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No weights file at"):
         load_local(backbone, tmp_path)
     torch.save(backbone.net.state_dict(), path)
-    whole = path.read_bytes()
-    for content in (whole[: len(whole) // 2], whole[:100], b"", b"version https://git-lfs\n" * 9):
-        path.write_bytes(content)
+    content = path.read_bytes()
+    for invalid in (
+        content[: len(content) // 2],
+        content[:100],
+        b"",
+        b"version https://git-lfs\n" * 9,
+    ):
+        path.write_bytes(invalid)
         with pytest.raises(UserError, match="truncated or not a weights file") as caught:
             load_local(backbone, path)
         assert "\n" not in str(caught.value)
@@ -204,16 +209,16 @@ def test_offline(hub: Path, monkeypatch: pytest.MonkeyPatch, name: str, host: st
     assert not hub.exists()
 
 
-def test_a_name_look_up_that_hangs(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_dns_lookup(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights_module, "DEADLINE_S", 0.2)
     monkeypatch.setattr(weights_module.urllib.request, "urlopen", lambda *_, **__: time.sleep(3))
     start = time.monotonic()
-    with pytest.raises(UserError, match="Cannot reach example.org"):
+    with pytest.raises(UserError, match=r"Cannot reach example.org"):
         fetch("https://example.org/x.pth", None, "x")
     assert time.monotonic() - start < 2
 
 
-def test_fetch_verifies_and_keeps(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_verifies_and_caches(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = b"weights" * 1000
     digest = hashlib.sha256(content).hexdigest()
     sent = [content]
@@ -227,7 +232,7 @@ def test_fetch_verifies_and_keeps(hub: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not list(hub.iterdir())
     sent.append(content)
     assert fetch(url, None, "x").read_bytes() == content
-    sent.append(b"not asked again")
+    sent.append(b"not requested")
     assert fetch(url, digest, "x").read_bytes() == content
     # A damaged copy is replaced.
     (hub / f"net-{digest[:8]}.pth").write_bytes(content[:10])
@@ -236,14 +241,16 @@ def test_fetch_verifies_and_keeps(hub: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(list(hub.iterdir())) == 1
 
 
-def test_fetch_into_a_folder_that_cannot_be(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.write_text("in the way")
+def test_fetch_into_unwritable_folder(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.write_text("a file")
     monkeypatch.setattr(weights_module.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"x"))
     with pytest.raises(UserError, match="Cannot write the weights of x"):
         fetch("https://example.org/x.pth", None, "x")
 
 
-def test_a_file_wins_over_pretrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_file_has_priority_over_pretrained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(weights_module.urllib.request, "urlopen", lambda *_, **__: 1 / 0)
     for name in ("mobilenetv3", "timm"):
         torch.save(build(name).state_dict(), tmp_path / "x.pth")

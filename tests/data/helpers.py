@@ -1,0 +1,71 @@
+"""Helpers of the data tests: a small config, data modules, image folders, error messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from emotion_lab.core.errors import UserError
+from emotion_lab.data.datamodule import EmotionData
+from emotion_lab.data.samplers import ResumableRandomSampler
+from emotion_lab.data.torch_dataset import Batch
+
+#: conf/data/base.yaml with the keys of data=synthetic: 80 images of 24x24 pixels.
+BASE: dict[str, Any] = {
+    **{"name": "synthetic", "n": 80, "size": 24, "channels": 1, "seed": 0, "difficulty": 1.0},
+    **{"path": None, "batch_size": 16, "num_workers": 0, "limit": None, "exclude": []},
+    **{"sampler": "shuffle", "class_weights": "inverse", "effective_beta": 0.9999},
+    **{"folds": None, "fold": 0, "val_fraction": 0.1, "split_seed": 0, "cache": "auto"},
+    **{"cache_limit_mib": 2048, "on_decode_error": "raise", "strict_labels": False},
+    **{"download": False},
+}
+
+
+def make_data(
+    augment: str = "none", splits: tuple[str, ...] = ("train", "val"), **cfg: Any
+) -> EmotionData:
+    """Return a data module of ``BASE`` for a 32-pixel grey network."""
+    data = EmotionData({**BASE, **cfg}, splits, 0, augment)
+    data.prepare_for(32, 1)
+    return data
+
+
+def batches_equal(first: Iterable[Batch], second: Iterable[Batch]) -> bool:
+    """Return whether images, labels and positions of all batches are equal."""
+    pairs = list(zip(first, second, strict=True))
+    return bool(pairs) and all(
+        torch.equal(a, b) for x, y in pairs for a, b in zip(x[:3], y[:3], strict=True)
+    )
+
+
+def all_positions(sampler: ResumableRandomSampler) -> list[int]:
+    """Return the positions of all batches, in order."""
+    return [position for batch in sampler for _, position in batch]
+
+
+def error_message(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
+    """Return the message of the UserError that a call raises; it must be a single line."""
+    with pytest.raises(UserError) as caught:
+        function(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def write_images(
+    root: Path, splits: Iterable[str], classes: Iterable[str], n: int, size: int
+) -> Path:
+    """Write ``n`` random grey images of size x size pixels for each class of each split."""
+    rng = np.random.default_rng(0)
+    for split in splits:
+        for name in classes:
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            for i in range(n):
+                pixels = rng.integers(0, 256, (size, size), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    return root
