@@ -99,7 +99,7 @@ def summary(report: dict[str, Any]) -> list[str | TextTable]:
         label_issues = report["label_issues"]
         lines.append(
             f"label issues: {label_issues['n']:,} of {sum(label_issues['predicted'].values()):,} "
-            "predicted images have a probably wrong label (suspects.csv), "
+            "images with a prediction (suspects.csv), "
             f"{label_issues['relabel']:,} of them in train (relabel.csv)"
         )
     lines.append(f"images proposed to drop: {report['proposed']['total']:,} (drop.csv)")
