@@ -55,13 +55,7 @@ def test_fused_optimisers_train_with_all_options(
 
 
 def steps(optim: str, fused: bool, contiguous: bool = False) -> torch.Tensor:
-    """Return a channels_last weight after three steps.
-
-    Args:
-        optim: Optimiser name.
-        fused: Whether to use the fused kernel.
-        contiguous: Whether the optimiser states become contiguous after the first step.
-    """
+    """Return a channels_last weight after three steps; its states may become contiguous."""
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(8, 4, 3, 3).to(memory_format=torch.channels_last))
     cfg = {"name": optim, "lr": 0.1, "momentum": 0.9}

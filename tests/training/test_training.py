@@ -83,10 +83,11 @@ def test_every_backbone_with_every_loss(model: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model", ["cnn", "googlenet", "mobilenetv3", "efficientnet_b3", "vit"])
 def test_every_backbone_fits(model: str, tmp_path: Path) -> None:
-    """Train one epoch on 64 images; the checkpoint evaluates to the scores of the history."""
+    """Train two steps; the checkpoint evaluates to the scores of the history."""
     cfg = composed(
         *TINY[:3], "data.limit=64", *TINY[6:], *small_model(model), "trainer.max_epochs=1"
     )
+    cfg["trainer"]["limit_train_batches"] = 2
     metrics = run_training(cfg, tmp_path)
     assert metrics["val"]["n"] == 8 and metrics["epochs"] == 1
     (row,) = history(tmp_path)
