@@ -57,7 +57,7 @@ ENTRIES: dict[str, type[Section]] = {
 
 
 def _section(group: str, choice: str | None = None) -> type[Section]:
-    """Return the schema of a group, given what was chosen for it."""
+    """Return the schema of a group for the name that was chosen for it."""
     return CHOICES.get((group, str(choice)), GROUPS[group])
 
 
@@ -69,8 +69,8 @@ def find(key: str, entry: str, choice: str | None = None) -> FieldInfo | None:
         entry: Entry point, for instance ``train``.
         choice: Name chosen for the key's group, where the schema depends on it.
     """
-    found = _find(key, [ENTRIES[entry]], choice)
-    return found[1] if found else None
+    match = _find(key, [ENTRIES[entry]], choice)
+    return match[1] if match else None
 
 
 def _find(
@@ -79,7 +79,7 @@ def _find(
     group, _, rest = key.partition(".")
     if rest and group in GROUPS:
         return field_of(_section(group, choice), rest)
-    return next((found for section in sections if (found := field_of(section, key))), None)
+    return next((match for section in sections if (match := field_of(section, key))), None)
 
 
 def role(key: str) -> Role:
@@ -87,9 +87,9 @@ def role(key: str) -> Role:
     group = key.partition(".")[0]
     variants = (name for kind, name in CHOICES if kind == group)
     for choice in (None, *variants):
-        found = _find(key, dict.fromkeys(ENTRIES.values()), choice)
-        if found:
-            return role_of(*found)
+        match = _find(key, dict.fromkeys(ENTRIES.values()), choice)
+        if match:
+            return role_of(*match)
     return GROUPS[group].role if group in GROUPS else Role.IDENTITY
 
 

@@ -1,8 +1,8 @@
 """Migration of configs and overrides written by earlier versions to today's config keys.
 
-Checkpoints, run directories and sweep directories keep the names of the version that wrote them.
-Everything that reads them calls one of the functions here, so the rest of the code knows one name
-for each key. The same table gives the suggestion for an old key typed on the command line.
+Files of checkpoints, runs and sweeps keep the key names of the version that wrote them. Their
+readers call one of the functions here, so that the rest of the code uses one name per key. The same
+table gives the suggestion for an old key on the command line.
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ def differences(run: Run, facts: dict[str, Any]) -> list[str]:
         lines.append("commit: there were uncommitted changes, so the code may differ")
     lines += _changes(then.get("versions", {}), facts.get("versions", {}))
     hardware = [
-        {name: found.get("hardware", {}).get(name, "none") for name in _HARDWARE}
-        for found in (then, facts)
+        {name: record.get("hardware", {}).get(name, "none") for name in _HARDWARE}
+        for record in (then, facts)
     ]
     return lines + _changes(*hardware)
 
