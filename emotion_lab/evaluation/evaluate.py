@@ -99,7 +99,8 @@ def previous_accesses(
         return []
     previous = test_ledger.openings(entry.ledger, data.fingerprint["hash"])
     setup = test_ledger.setup(predictor.card, predictor.tta)
-    configurations = test_ledger.configurations([*previous, setup])
+    opening = {**setup, "checkpoint": identity(predictor.checkpoints)}
+    configurations = test_ledger.configurations([*previous, opening])
     print(
         f"test split opened: {len(previous)} times before, {configurations} configurations in all"
     )
