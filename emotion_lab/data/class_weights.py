@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from emotion_lab.core.errors import UserError, unknown
+from emotion_lab.core.errors import UserError
 from emotion_lab.data.types import Split
 
 
@@ -24,8 +24,6 @@ def _sqrt_inverse(counts: np.ndarray, beta: float) -> np.ndarray:
 
 
 def _effective_number(counts: np.ndarray, beta: float) -> np.ndarray:
-    if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0 <= beta < 1:
-        raise UserError(f"data.effective_beta is {beta}, expected 0 or more and less than 1.")
     if beta == 0:
         return np.ones_like(counts)
     # (1 - beta) / (1 - beta^n); expm1 keeps the digits when beta is close to 1.
@@ -54,8 +52,6 @@ def class_weights(counts: np.ndarray, method: str = "inverse", beta: float = 0.9
     Returns:
         float32 (K,) with ``sum(weights * counts) / sum(counts) == 1``.
     """
-    if method not in _METHODS:
-        raise unknown("class weighting", method, _METHODS, "Set data.class_weights=<name>.")
     counts = np.asarray(counts, dtype=np.float64)
     empty = np.flatnonzero(counts <= 0)
     if not len(counts) or len(empty):

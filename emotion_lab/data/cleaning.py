@@ -83,7 +83,7 @@ def read_rows(key: str, file: str) -> list[CleaningRow]:
         fields = {name: value.strip() for name, value in raw.items()}
         split = fields.get("split", "").lower() or "train"
         if split not in SPLITS:
-            raise unknown("split", split, SPLITS, f"It stands in row {number} of {where}.")
+            raise unknown("split", split, SPLITS, f"See row {number} of {where}.")
         if not fields.get("path"):
             raise UserError(f"{where}, row {number}: the path is missing.")
         label = fields.get(label_column, "") if label_column else ""
@@ -137,9 +137,7 @@ class SplitCleaner:
         if not row.label or class_key(row.label) in self._excluded:
             return None
         if class_key(row.label) not in self._label:
-            raise unknown(
-                "label", row.label, self.classes, f"It stands in row {row.number} of {where}."
-            )
+            raise unknown("label", row.label, self.classes, f"See row {row.number} of {where}.")
         return self._label[class_key(row.label)]
 
     def _match(

@@ -7,11 +7,9 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from emotion_lab.core.errors import UserError, unknown
+from emotion_lab.core.errors import UserError
 from emotion_lab.models.base import EmotionNet
 from emotion_lab.models.network import Network
-
-FREEZE = ("none", "backbone")
 
 
 def apply_freeze(net: EmotionNet, freeze: str, unfreeze_last: int | None) -> None:
@@ -25,11 +23,9 @@ def apply_freeze(net: EmotionNet, freeze: str, unfreeze_last: int | None) -> Non
     """
     backbone = net.backbone
     num_stages = len(backbone.stages)
-    if freeze not in FREEZE:
-        raise unknown("freeze policy", freeze, FREEZE, "Set it with model.freeze=<name>.")
     if unfreeze_last is None:
         first = 0 if freeze == "none" else num_stages
-    elif type(unfreeze_last) is not int or not 0 <= unfreeze_last <= num_stages:
+    elif unfreeze_last > num_stages:
         raise UserError(
             f"model.unfreeze_last must be a whole number from 0 to {num_stages}, the number of "
             f"stages of this model, got {unfreeze_last}."
@@ -85,8 +81,6 @@ def param_groups(
         Groups with keys ``params``, ``lr``, ``weight_decay`` and ``name`` (unique), from input to
         output.
     """
-    if not 0 < layer_decay <= 1:
-        raise UserError(f"model.layer_decay must be above 0 and at most 1, got {layer_decay}.")
     backbone = net.backbone
     num_stages = len(backbone.stages)
     exempt_hook = getattr(backbone.net, "no_weight_decay", None)  # timm's convention

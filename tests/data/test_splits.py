@@ -73,12 +73,6 @@ def test_carve_val_keeps_rare_classes_in_both_splits():
     assert np.bincount(train.labels).tolist() == [90, 1, 2]
 
 
-@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, "a", None, True])
-def test_carve_val_invalid_fraction(fraction):
-    with pytest.raises(UserError, match=r"data.val_fraction"):
-        carve_val(make_split(), fraction, 0)
-
-
 def test_carve_val_too_few_images():
     with pytest.raises(UserError, match="Cannot cut a val split"):
         carve_val(make_split((1, 1), duplicates=0), 0.1, 0)
@@ -122,11 +116,8 @@ def test_duplicates_across_train_and_val_stay_together():
 @pytest.mark.parametrize(
     "k, index, message",
     [
-        (1, 0, "data.folds is 1"),
-        (2.5, 0, "data.folds is 2.5"),
         (5, 5, "data.fold is 5, expected 0 to 4"),
         (5, -1, "data.fold is -1"),
-        (5, None, "data.fold is None"),
         (13, 0, "Class disgust has 12 different images, fewer than data.folds=13"),
     ],
 )
@@ -164,9 +155,6 @@ def test_subsample(n):
 def test_subsample_invalid_arguments():
     split = make_split()
     assert subsample(split, None, 0) is split
-    for n in (0, -1, 2.5, True):
-        with pytest.raises(UserError, match=r"data.limit is"):
-            subsample(split, n, 0)
     with pytest.raises(UserError, match=r"data.limit=3 or more"):
         subsample(split, 2, 0)
 

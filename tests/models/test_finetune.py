@@ -117,15 +117,3 @@ def test_vit_embeddings_do_not_decay() -> None:
     decayed = {id(p) for g in groups if g["weight_decay"] for p in g["params"]}
     assert id(net.backbone.net.pos_embed) not in decayed
     assert id(net.backbone.net.blocks[0].attn.qkv.weight) in decayed
-
-
-def test_invalid_arguments() -> None:
-    net = build("cnn")
-    with pytest.raises(UserError, match="Did you mean 'backbone'"):
-        apply_freeze(net, "backbon", None)
-    for value in (-1, 1.5, True):
-        with pytest.raises(UserError, match="from 0 to 4"):
-            apply_freeze(net, "none", value)
-    for value in (0.0, 1.5):
-        with pytest.raises(UserError, match=r"model.layer_decay"):
-            param_groups(net, 0.1, 0.0, value, False)

@@ -73,7 +73,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
             continue
         if split in folders:
             raise UserError(
-                f"Both {folders[split]} and {folder} stand for the {split} split; "
+                f"Both {folders[split]} and {folder} are folders of the {split} split; "
                 f"rename or merge one of them."
             )
         folders[split] = folder
@@ -184,7 +184,7 @@ def _list(root: Path, strict: bool) -> _Listing:
         )
     others = [p.name for p in subfolders(root) if p not in splits.values()] if splits else []
     if others:
-        listing.notes.append(f"ignored folders beside the splits: {', '.join(others[:5])}")
+        listing.notes.append(f"ignored folders next to the splits: {', '.join(others[:5])}")
     if listing.moved:
         listing.notes.append("files named PublicTest_ are val, PrivateTest_ test, Training_ train")
     if ignored:
@@ -295,11 +295,6 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
         Splits sorted by class, then path. The classes are the folder names of all splits and do
         not depend on ``splits``.
     """
-    on_error = cfg.get("on_decode_error") or "raise"
-    if on_error not in ("raise", "skip"):
-        raise unknown(
-            "data.on_decode_error", on_error, ("raise", "skip"), "Set data.on_decode_error=<name>."
-        )
     root = _resolve_root(cfg)
     try:
         listing = _list(root, bool(cfg.get("strict_labels")))
@@ -314,7 +309,7 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
     skipped: list[tuple[str, str]] = []
 
     def on_invalid(path: str, reason: str) -> None:
-        if on_error == "raise":
+        if cfg.get("on_decode_error") != "skip":
             raise UserError(
                 f"Bad image {path}: {reason}. Remove it, or set data.on_decode_error=skip to leave "
                 f"bad files out."
