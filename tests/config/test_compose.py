@@ -1,4 +1,4 @@
-"""The configs and what a user is told about a command line, without starting anything."""
+"""Composition of the configs, and the errors for invalid command lines."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ ENTRIES = (
 
 
 def parse(*argv: str, entry: str = "train") -> Any:
-    """Do what ``app.run`` does before it hands over to Hydra."""
+    """Compose a command line as ``app.run`` does."""
     overrides, multirun, _ = command_line.flags(command_line.quote_paths(list(argv)))
     return compose.precheck(entry, overrides, multirun)
 
 
 def refused(*argv: str, entry: str = "train") -> str:
-    """Return the one line a command line is refused with."""
+    """Return the error message of an invalid command line."""
     with pytest.raises(UserError) as caught:
         parse(*argv, entry=entry)
     assert "\n" not in str(caught.value)
@@ -60,13 +60,13 @@ def test_every_file_composes(group: str) -> None:
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_file_says_what_it_is(group: str) -> None:
+def test_every_file_has_a_description(group: str) -> None:
     for path in (compose.CONF / group).glob("*.yaml"):
         first = path.read_text(encoding="utf-8").splitlines()[0]
         assert first.startswith("# ") and len(first) > 4, path
 
 
-def test_experiments_set_what_they_say() -> None:
+def test_experiments_override_groups_and_keys() -> None:
     for name in compose.options("experiment"):
         cfg = parse(f"experiment={name}")
         own = OmegaConf.load(compose.CONF / "experiment" / f"{name}.yaml")
@@ -78,7 +78,7 @@ def test_experiments_set_what_they_say() -> None:
         for key in compose.leaves(own):
             if not OmegaConf.is_config(OmegaConf.select(own, key)):
                 assert OmegaConf.select(cfg, key) == OmegaConf.select(own, key), key
-    # What is typed wins over the experiment.
+    # The command line overrides the experiment.
     assert parse("experiment=fer2013_senet", "optim.lr=0.5").optim.lr == 0.5
 
 
@@ -107,7 +107,7 @@ def test_help_names_every_group_choice_and_key(entry: str, capsys: Any) -> None:
             assert (f"\n    {name} " in text) == offered
     with initialize_config_dir(version_base="1.3", config_dir=str(compose.CONF)):
         cfg = hydra.compose(entry)
-        # A search takes all that train takes, and leads there instead of saying it again.
+        # The help of sweep refers to that of train for the keys of train.
         elsewhere = [*hydra.compose("train")] if entry == "sweep" else []
     for key in compose.leaves(cfg):
         group = key.split(".")[0]
@@ -170,7 +170,7 @@ def test_any_mix_of_special_characters_comes_back() -> None:
             assert read_back(f"resume={command_line.quote(path + 'x}')}") == path + "x}"
 
 
-def test_what_is_left_alone() -> None:
+def test_values_that_are_not_quoted() -> None:
     kept = ["data.path='a b'", 'ckpt="a=b"', "data.path=null", "data.path=", "seed=1,2", "loss=ce"]
     assert command_line.quote_paths(kept) == kept
     sweep = ["-m", "data.path=/a,/b"]
@@ -195,7 +195,7 @@ def test_paths_reach_the_config() -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "message"),
     [
         ("model=senett", "Unknown model 'senett'. Did you mean 'senet'? Available: cnn, eff"),
         ("logger=[csv,wandbb]", "Unknown logger 'wandbb'. Did you mean 'wandb'?"),
@@ -244,8 +244,8 @@ def test_paths_reach_the_config() -> None:
         ("trainer.precision=bf16-mixed", "Did you mean 'bf16'?"),
     ],
 )
-def test_one_line_for_a_mistake(typed: str, said: str) -> None:
-    assert said in refused(typed)
+def test_one_line_for_a_mistake(typed: str, message: str) -> None:
+    assert message in refused(typed)
 
 
 def test_an_unknown_choice_lists_all_and_says_how() -> None:
@@ -261,7 +261,7 @@ def test_mistakes_of_evaluate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "message"),
     [
         ("model=cnn,senett", "Unknown model 'senett'"),
         ("model=choice(cnn,senett)", "Unknown model 'senett'"),
@@ -272,11 +272,11 @@ def test_mistakes_of_evaluate() -> None:
         ("optim.lr=interval(0,1)", "cannot be swept: list the values"),
     ],
 )
-def test_every_value_of_a_sweep_is_checked(typed: str, said: str) -> None:
-    assert said in refused("-m", typed)
+def test_every_value_of_a_sweep_is_checked(typed: str, message: str) -> None:
+    assert message in refused("-m", typed)
 
 
-def test_what_is_allowed() -> None:
+def test_valid_overrides() -> None:
     assert set(parse("logger=[tensorboard,wandb]").logger) == {"tensorboard", "wandb"}
     cfg = parse("logger=none", "model.mean=null", "model.channels=null", "data.exclude=[disgust]")
     assert not cfg.logger and cfg.model.mean is None and cfg.data.exclude == ["disgust"]
@@ -289,7 +289,7 @@ def test_what_is_allowed() -> None:
     assert str(cfg.hydra.mode).endswith("MULTIRUN")
 
 
-# --- what train checks before a run folder is made ------------------------------------------
+# --- checks of train before the run directory is created ------------------------------------------
 
 
 @functools.cache
@@ -298,7 +298,7 @@ def composed(*overrides: str) -> Any:
 
 
 def prepared(*argv: str, **changes: Any) -> list[str]:
-    """Call ``train.prepare`` on a default config with ``changes``; it sees ``argv`` as typed."""
+    """Call ``train.validate`` on a default config with ``changes`` and the overrides ``argv``."""
     cfg = copy.deepcopy(composed())
     for key, value in changes.items():
         OmegaConf.update(cfg, key.replace("__", "."), value)
@@ -328,7 +328,7 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
     assert prepared(hydra__run__dir=str(run)) == []
     (run / "checkpoints" / "last.ckpt").touch()
     assert "already holds a run" in not_prepared(hydra__run__dir=str(run))
-    # Resuming it goes into the same folder, and changes nothing of what it is.
+    # Resuming uses the same directory and changes no identifying key.
     mode = parse("-m", "seed=1,2").hydra.mode
     for place in (str(run), str(run / "checkpoints" / "last.ckpt")):
         typed = (f"resume={place}", "trainer.max_epochs=9", "data.path=x", "test=true")
@@ -340,10 +340,10 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
     assert "no such run" in not_prepared(resume=str(tmp_path / "none"))
 
 
-def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_run_folder_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "cannot make the run folder" in not_prepared(hydra__run__dir=f"{tmp_path}/file/x")
-    if Path("/proc/self").exists():  # nothing can be made there, by root neither
+    if Path("/proc/self").exists():  # not writable, even for root
         assert "cannot make the run folder" in not_prepared(hydra__run__dir="/proc/new/x")
     if os.geteuid():
         tmp_path.chmod(0o500)
@@ -351,7 +351,7 @@ def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
 
 
-def test_resume_takes_over_what_may_change() -> None:
+def test_resume_merges_allowed_overrides() -> None:
     def without_hydra(cfg: Any) -> Any:
         return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
 
