@@ -126,12 +126,12 @@ class Data(Section):
     drop_not_face: bool
     download: Annotated[bool, Role.EXECUTION]
     crop_margin: NonNegative
-    # data=synthetic
-    n: int
-    size: int
-    channels: int
-    seed: int
-    difficulty: float
+    # data=synthetic: val and test contain every class, so 3 x 7 images at least
+    n: Annotated[int, Ge(21)]
+    size: Annotated[int, Ge(16), Le(4096)]
+    channels: Channels
+    seed: WholeNumber
+    difficulty: Annotated[float, Ge(0), Le(2)]
     # data=stream
     shuffle_buffer_shards: Count
     cache_size_mib: Annotated[Count, Role.EXECUTION]
