@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from emotion_lab.config.schema import check_group
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data.datasets.synthetic import FER2013_COUNTS, class_counts, load, split_sizes
@@ -102,7 +103,7 @@ def test_class_distribution_matches_fer2013() -> None:
 )
 def test_invalid_value_is_a_one_line_error_with_the_key(key: str, value: object) -> None:
     with pytest.raises(UserError, match=f"data.{key}") as caught:
-        load(config(**{key: value}), ("train",))
+        check_group("data", {"name": "synthetic", **config(**{key: value})})
     assert "\n" not in str(caught.value)
 
 

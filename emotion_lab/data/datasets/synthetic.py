@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data.types import DATASETS, SPLITS, ArrayStore, LoadedDataset, Split
 from emotion_lab.synthetic.render import draw_face
@@ -20,28 +18,6 @@ FER2013_COUNTS: tuple[int, ...] = (3995, 436, 4097, 7215, 4830, 3171, 4965)
 
 #: Show a progress bar above this number of images.
 PROGRESS_THRESHOLD = 20_000
-
-
-def _number(
-    cfg: dict[str, Any],
-    key: str,
-    low: float,
-    high: float,
-    example: object,
-    *,
-    integer: bool = True,
-) -> float:
-    """Return ``cfg[key]`` if it is a number in [low, high]."""
-    value = cfg.get(key)
-    types = (int,) if integer else (int, float)
-    if isinstance(value, bool) or not isinstance(value, types) or not low <= value <= high:
-        kind = "a whole number" if integer else "a number"
-        bounds = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
-        raise UserError(
-            f"data.{key} must be {kind} {bounds}, not {value!r}. Set for instance "
-            f"data.{key}={example}."
-        )
-    return value
 
 
 def split_sizes(n: int) -> dict[str, int]:
@@ -110,17 +86,11 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
     Returns:
         Splits that depend on ``cfg`` only, not on which of them were requested.
     """
-    n = int(_number(cfg, "n", 3 * len(EMOTIONS), math.inf, 4000))
-    size = int(_number(cfg, "size", 16, 4096, 48))
-    seed = int(_number(cfg, "seed", 0, math.inf, 0))
-    difficulty = float(_number(cfg, "difficulty", 0, 2, 1.0, integer=False))
-    channels = int(_number(cfg, "channels", 1, 3, 1))
-    if channels == 2:
-        raise UserError("data.channels must be 1 (grey) or 3 (RGB), not 2. Set data.channels=1.")
+    n, size, seed, difficulty = cfg["n"], cfg["size"], cfg["seed"], cfg["difficulty"]
     sizes = split_sizes(n)
     progress = n > PROGRESS_THRESHOLD
     drawn = {
-        name: _draw_split(name, sizes[name], seed, size, channels, difficulty, progress)
+        name: _draw_split(name, sizes[name], seed, size, cfg["channels"], difficulty, progress)
         for name in SPLITS
         if name in splits
     }
