@@ -47,7 +47,10 @@ def _throughput(benchmark: str, result: dict[str, Any], rounds: int) -> Blocks:
             (f"{row['n']:,}", f"{row['seconds']:.3f}", row["us_per_image"])
             for row in result["epoch"]
         ]
-        blocks += ["", TextTable(("images", "s/epoch", "us/image"), epochs, left=())]
+        blocks += [
+            "loading one epoch:",
+            TextTable(("images", "s/epoch", "us/image"), epochs, left=()),
+        ]
     blocks += [
         f"reading {row['images']:,} files of 224 px without a cache: peak memory "
         f"{row['peak_memory_mib']:,.0f} MiB"

@@ -137,8 +137,9 @@ def report(result: dict[str, Any]) -> list[str | TextTable]:
         f"\ndeploy: milliseconds per call, median of {result['rounds']} rounds; vs eager: speedup "
         "over eager PyTorch fp32",
         table(rows, result["pareto"]),
-        "* Pareto front: no other row is better in "
-        f"{'accuracy, ' if has_accuracy else ''}latency and size",
+        "* Pareto front of accuracy, latency and size"
+        if has_accuracy
+        else "* Pareto front of latency and size",
     ]
     blocks += [
         f"left out: {row['model']}, {row['runtime']} {row['precision']}: {row['why']}"
