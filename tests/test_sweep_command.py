@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from emotion_lab.experiments.tuning import search, study
 from emotion_lab.experiments.tuning import space as spaces
 from emotion_lab.experiments.tuning.spec import STUDY, SearchSpec
 from tests.conftest import TINY, command
-from tests.experiments.test_tuning import table
+from tests.experiments.test_sweep import table, wait_for
 
 SPEC = SearchSpec([], [], compose.defaults("sweep", "optuna"), "val/macro_f1", "max")
 
@@ -122,8 +121,8 @@ def test_help_describes_the_default_space(capsys: pytest.CaptureFixture[str]) ->
     assert f"sweep=halving {compose.defaults('sweep', 'halving')['trials']}" in text
 
 
-def _rows(file: Path) -> int:
-    return len(file.read_text().splitlines()) - 1 if file.is_file() else 0
+def epochs_in(history: Path) -> int:
+    return len(history.read_text().splitlines()) - 1
 
 
 def test_second_process_in_the_same_folder_is_rejected(tmp_path: Path) -> None:
@@ -143,17 +142,14 @@ def test_search_survives_sigkill(tmp_path: Path) -> None:
         stderr=subprocess.DEVNULL,
     )
     history = tmp_path / "s" / "0" / "history.csv"
-    end = time.monotonic() + 120
-    while _rows(history) < 3:
-        assert time.monotonic() < end and child.poll() is None
-        time.sleep(0.02)
+    wait_for(history, lines=4)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    done = _rows(history)
+    done = epochs_in(history)
     assert 3 <= done < 15
     again = command("resume=s", module="emotion_lab.sweep", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert _rows(history) == 15
+    assert epochs_in(history) == 15
     # It is resumed from its last checkpoint: its first epochs are not trained again.
     epochs = [line for line in again.stdout.splitlines() if line.startswith("[trial 0] epoch")]
     assert 0 < len(epochs) <= 15 - done + 1

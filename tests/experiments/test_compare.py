@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import subprocess
@@ -13,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emotion_lab import compare as entry
 from emotion_lab.core.errors import UserError
 from emotion_lab.evaluation import test_ledger
+from emotion_lab.evaluation.predictions_file import write_predictions
 from emotion_lab.evaluation.statistics import intervals, paired, paired_seeds
 from emotion_lab.experiments.compare import report
 from emotion_lab.experiments.compare.load import parse_runs, read_pairs, short_names
@@ -47,19 +46,20 @@ def write_run(
 ) -> Path:
     """Write predictions and ``metrics.json`` of a run."""
     folder.mkdir(parents=True, exist_ok=True)
-    k = len(classes)
-    with (folder / (file or f"predictions_{split}.csv")).open("w", newline="") as out:
-        writer = csv.writer(out)
-        writer.writerow(["path", "true", "predicted", *(f"p_{name}" for name in classes)])
-        for i in range(len(names)) if order is None else order:
-            row = np.full(k, 0.4 / (k - 1))
-            row[predicted[i]] = 0.6
-            names_of = (names[i], classes[labels[i]], classes[predicted[i]])
-            writer.writerow([*names_of, *(f"{p:.8g}" for p in row)])
-    part: dict[str, Any] = {
-        "n": len(names),
-        "accuracy": float((predicted == labels)[: len(names)].mean()),
-    }
+    if order is None:
+        order = np.arange(len(names))
+    probabilities = np.full((len(predicted), len(classes)), 0.4 / (len(classes) - 1))
+    probabilities[np.arange(len(predicted)), predicted] = 0.6
+    write_predictions(
+        folder / (file or f"predictions_{split}.csv"),
+        [names[i] for i in order],
+        labels[order],
+        predicted[order],
+        probabilities[order],
+        classes,
+    )
+    accuracy = float((predicted == labels)[: len(names)].mean())
+    part: dict[str, Any] = {"n": len(names), "accuracy": accuracy}
     if fingerprint is not None:
         part["fingerprint"] = {"n": len(names), "hash": fingerprint, "known_as": None}
     metrics = {split: part, "commit": "abc"} | ({} if seed is None else {"seed": seed})
@@ -288,13 +288,6 @@ def test_openings_of_the_test_split(tmp_path: Path) -> None:
 # --- the command ----------------------------------------------------------------------------------
 
 
-def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setattr(sys, "argv", ["compare", *arguments])
-    entry.main()
-
-
 #: The last line on stderr lists the heavy modules that were imported.
 SCRIPT = """
 import sys
@@ -340,36 +333,3 @@ def test_names_are_escaped_on_the_page(tmp_path: Path) -> None:
     report.write_page(tmp_path, result, {"light": b"", "dark": b""})
     page = (tmp_path / "compare.html").read_text()
     assert "<b>x" not in page and "<i>0" not in page and "&lt;b&gt;x" in page
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((), "a is missing"),
-        (("run_a={a}",), "run_b is missing"),
-        (("run_a={a}", "run_b=nowhere"), "no such run: nowhere"),
-        (("run_a={a}", "run_b={a}"), "given twice"),
-        (("run_a={a}", "run_b={b}", "split=test"), "no predictions of test"),
-        (("run_a={a}", "run_b={b}", "split=all"), "expected one of train, val, test"),
-        (("run_a={a}", "run_b={b}", "splt=val"), "Unknown option 'splt'"),
-        (("run_a=[{a},{a}]", "run_b={b}"), "given twice"),
-    ],
-)
-def test_errors_are_one_line_and_create_no_folder(
-    arguments: tuple[str, ...],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: Any,
-) -> None:
-    a = write_run(tmp_path / "a", guesses(0.3, 0))
-    b = write_run(tmp_path / "b", guesses(0.8, 1))
-    here = tmp_path / "here"
-    here.mkdir()
-    with pytest.raises(SystemExit) as stopped:
-        call(monkeypatch, here, *(text.format(a=a, b=b) for text in arguments))
-    assert stopped.value.code == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
-    assert message in err
-    assert not any(here.iterdir()), "a run folder was created"

@@ -14,7 +14,9 @@ import yaml
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
+from emotion_lab.core.tables import write_csv
 from emotion_lab.evaluation import test_ledger
+from emotion_lab.evaluation.predictions_file import write_predictions
 from emotion_lab.evaluation.statistics import count
 from emotion_lab.experiments.leaderboard import grouping, report
 from emotion_lab.experiments.leaderboard.table import build_leaderboard
@@ -77,15 +79,11 @@ def write_run(
         typed = [f"{key.removesuffix('.name')}={value}" for key, value in values.items()]
     (folder / ".hydra").mkdir()
     (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([*typed, f"seed={seed}"]))
-    rows = []
-    for label, guess in zip(LABELS, predicted, strict=True):
-        shares = np.full(3, 0.2)
-        shares[guess] = 0.6
-        rows.append([f"{len(rows)}.png", classes[label], classes[guess], *shares])
-    with (folder / "predictions_val.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "true", "predicted", *(f"p_{name}" for name in classes)])
-        writer.writerows(rows)
+    probabilities = np.full((len(LABELS), 3), 0.2)
+    probabilities[np.arange(len(LABELS)), predicted] = 0.6
+    names = [f"{i}.png" for i in range(len(LABELS))]
+    path = folder / "predictions_val.csv"
+    write_predictions(path, names, LABELS, predicted, probabilities, classes)
     counts = count(LABELS, predicted, 3)
     val: dict[str, Any] = {"n": len(LABELS), "classes": classes}
     val |= {key: float(getattr(counts, key)) for key in ("accuracy", "macro_f1")}
@@ -98,11 +96,12 @@ def write_run(
     metrics |= {"monitor": {"name": "val/macro_f1", "best": val["macro_f1"]}}
     metrics["fingerprints"] = prints
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    lines = ["epoch,val/loss,val/accuracy,val/macro_f1,best"]
-    for epoch, share in enumerate((0.6, 1, 0.9)):
-        scores = ",".join(str(val[key] * share) for key in ("accuracy", "macro_f1"))
-        lines.append(f"{epoch},{2 - share},{scores},{share == 1}")
-    (folder / "history.csv").write_text("\n".join(lines) + "\n")
+    history = [
+        {"epoch": epoch, "val/loss": 2 - share, "best": share == 1}
+        | {f"val/{key}": val[key] * share for key in ("accuracy", "macro_f1")}
+        for epoch, share in enumerate((0.6, 1, 0.9))
+    ]
+    write_csv(folder / "history.csv", list(history[0]), history)
     return folder
 
 

@@ -300,20 +300,25 @@ def test_command_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ((), "run_a is missing"),
+        (("run_a={a}",), "run_b is missing"),
+        (("run_a={a}", "run_b=nowhere"), "no such run: nowhere"),
+        (("run_a={a}", "run_b={a}"), "given twice"),
+        (("run_a={a}", "run_b={b}", "split=test"), "no predictions of test"),
+        (("run_a={a}", "run_b={b}", "split=all"), "expected one of train, val, test"),
+        (("run_a={a}", "run_b={b}", "splt=val"), "Unknown option 'splt'"),
+        (("run_a=[{a},{a}]", "run_b={b}"), "given twice"),
+        (("run_a={a}", "run_b={b}", "sort_by=accuracy"), "applies to a leaderboard only"),
         (("runs=nowhere",), "no such run folder: nowhere"),
-        (("runs={runs_dir}", "run_a={runs_dir}/1"), "runs= ranks many runs"),
-        (("runs={runs_dir}", "run_b={runs_dir}/1"), "runs= ranks many runs"),
-        (("runs={runs_dir}/1",), "a leaderboard needs two or more"),
-        (("runs=[{runs_dir}/1,{runs_dir}/1]",), "a leaderboard needs two or more"),
+        (("runs={runs_dir}", "run_a={a}"), "runs= ranks many runs"),
+        (("runs={runs_dir}", "run_b={b}"), "runs= ranks many runs"),
+        (("runs={a}",), "a leaderboard needs two or more"),
+        (("runs=[{a},{a}]",), "a leaderboard needs two or more"),
         (("runs={runs_dir}", "split=test"), "ranks on val, not on test"),
         (("runs={runs_dir}", "sort_by=loss"), "expected one of accuracy, macro_f1"),
         (("runs={runs_dir}", "latency=true"), "latency=true needs the checkpoints"),
         (("runs={runs_dir}", "latency=1"), "expected true or false"),
         (("runs=[{runs_dir},{other}]",), "not scored on the same val split"),
-        (
-            ("run_a={runs_dir}/1", "run_b={runs_dir}/2", "sort_by=accuracy"),
-            "sort_by= applies to a leaderboard only",
-        ),
     ],
 )
 def test_errors_are_one_line_and_create_no_folder(
@@ -323,16 +328,16 @@ def test_errors_are_one_line_and_create_no_folder(
     monkeypatch: pytest.MonkeyPatch,
     capsys: Any,
 ) -> None:
-    runs_dir = tmp_path / "few"
-    for seed in (1, 2):
-        write_run(runs_dir / str(seed), 0.5, seed)
-    other = write_run(tmp_path / "other", 0.5, val_hash="f" * 32)
-    here = tmp_path / "here"
+    runs_dir, here = tmp_path / "runs", tmp_path / "here"
+    paths = {
+        "runs_dir": runs_dir,
+        "a": write_run(runs_dir / "1", 0.5, 1),
+        "b": write_run(runs_dir / "2", 0.5, 2),
+        "other": write_run(tmp_path / "other", 0.5, val_hash="f" * 32),
+    }
     here.mkdir()
     with pytest.raises(SystemExit) as stopped:
-        call(
-            monkeypatch, here, *(text.format(runs_dir=runs_dir, other=other) for text in arguments)
-        )
+        call(monkeypatch, here, *(text.format(**paths) for text in arguments))
     assert stopped.value.code == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1

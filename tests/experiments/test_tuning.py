@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import shlex
@@ -16,10 +15,12 @@ import yaml
 
 from emotion_lab.config import compose
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.tables import write_csv
 from emotion_lab.experiments.sweep import subprocess_job
 from emotion_lab.experiments.tuning import figures, search
 from emotion_lab.experiments.tuning import spec as search_spec
 from emotion_lab.experiments.tuning import study as studies
+from tests.experiments.test_sweep import table
 
 FIXED = ("data=synthetic", "model=cnn", "trainer.max_epochs=9")
 LR = "optim.lr=tag(log,interval(1e-4,1))"
@@ -65,10 +66,7 @@ class FakeTrainings:
         for epoch in range(epochs):
             value = (1 - abs(math.log10(lr) + 2) / 4) * (epoch + 1) / epochs
             rows.append({"epoch": epoch, "val/macro_f1": value, "best": True})
-            with (folder / "history.csv").open("w", encoding="utf-8", newline="") as stream:
-                writer = csv.DictWriter(stream, list(rows[0]))
-                writer.writeheader()
-                writer.writerows(rows)
+            write_csv(folder / "history.csv", list(rows[0]), rows)
             self.epochs[folder.name] = epoch + 1
             error = self.interrupt(folder.name, epoch)
             if error is not None:
@@ -113,12 +111,6 @@ def resume(folder: Path, *typed: str) -> dict[str, Any]:
 def summary(folder: Path) -> dict[str, Any]:
     """Return ``summary.json``."""
     return json.loads((folder / "summary.json").read_text())
-
-
-def table(folder: Path) -> list[dict[str, str]]:
-    """Return the rows of ``summary.csv``."""
-    with (folder / "summary.csv").open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def space(*texts: str) -> str:
