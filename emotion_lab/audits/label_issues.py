@@ -60,14 +60,14 @@ def find_predictions(paths: list[str]) -> list[Path]:
             files.
     """
     files: list[Path] = []
-    for given in paths:
-        path = Path(given).expanduser()
+    for text in paths:
+        path = Path(text).expanduser()
         if path.is_dir():
             in_runs = sorted(path.glob(f"*/{PREDICTIONS}"))
             run_files = [path / PREDICTIONS] if (path / PREDICTIONS).is_file() else in_runs
             if not run_files:
                 raise UserError(
-                    f"predictions={given}: no {PREDICTIONS} in this folder or its subfolders. Give "
+                    f"predictions={text}: no {PREDICTIONS} in this folder or its subfolders. Give "
                     "run folders of train, or the folder of a sweep over data.fold."
                 )
             files += run_files
@@ -77,10 +77,10 @@ def find_predictions(paths: list[str]) -> list[Path]:
                 ("test", "the test split is sealed"),
             ):
                 if path.stem.lower() == f"predictions_{split}":
-                    raise UserError(f"predictions={given}: {reason}. Give {PREDICTIONS} files.")
+                    raise UserError(f"predictions={text}: {reason}. Give {PREDICTIONS} files.")
             files.append(path)
         else:
-            raise UserError(f"predictions={given}: no such folder or file.")
+            raise UserError(f"predictions={text}: no such folder or file.")
     return files
 
 

@@ -66,20 +66,20 @@ def test_yolo_head_matches_plain_python(tmp_path: Path, dims: int, transposed: b
     thresholds = {"score_threshold": 0.6, "nms_threshold": 0.3}
     detector = build_detector(config("yolo", file=str(path), size=SIDE, **thresholds))
     # 100 x 50 on 64 x 64: scaled by 0.64 to 64 x 32, with 16 grey rows above and below.
-    found = detector(np.zeros((50, 100, 3), np.uint8))
-    assert len(found) >= 5
+    detections = detector(np.zeros((50, 100, 3), np.uint8))
+    assert len(detections) >= 5
     # Boxes with a centre in the grey bars are removed before suppression.
     inside = head.copy()
     cx, cy = inside[0, 0] / 0.64, (inside[0, 1] - 16) / 0.64
     inside[0, 4, (cx < 0) | (cx > 100) | (cy < 0) | (cy > 50)] = 0
     expected = reference(inside, 0.64, 0, 16, 0.6, 0.3, dims)
-    assert len(found) == len(expected)
-    np.testing.assert_allclose(found.scores, [f[0] for f in expected], atol=1e-5)
-    np.testing.assert_allclose(found.boxes, [f[1] for f in expected], atol=1e-3)
+    assert len(detections) == len(expected)
+    np.testing.assert_allclose(detections.scores, [f[0] for f in expected], atol=1e-5)
+    np.testing.assert_allclose(detections.boxes, [f[1] for f in expected], atol=1e-3)
     if dims:
-        np.testing.assert_allclose(found.landmarks, [f[2] for f in expected], atol=1e-3)
+        np.testing.assert_allclose(detections.landmarks, [f[2] for f in expected], atol=1e-3)
     else:
-        assert found.landmarks is None
+        assert detections.landmarks is None
 
 
 def test_yolo_output_with_built_in_nms(tmp_path: Path) -> None:
@@ -90,17 +90,17 @@ def test_yolo_output_with_built_in_nms(tmp_path: Path) -> None:
     rows[0, 2] = [40, 20, 60, 40, 0.3, 0, *np.arange(15)]
     meta = {"names": {0: "face"}, "kpt_shape": [5, 3]}
     path = save_onnx(tmp_path / "end.onnx", [rows], **meta)
-    found = build_detector(config("yolo", file=str(path)))(np.zeros((128, 128, 3), np.uint8))
-    np.testing.assert_allclose(found.boxes, [[16, 32, 32, 32], [18, 32, 32, 32]], atol=1e-4)
+    detections = build_detector(config("yolo", file=str(path)))(np.zeros((128, 128, 3), np.uint8))
+    np.testing.assert_allclose(detections.boxes, [[16, 32, 32, 32], [18, 32, 32, 32]], atol=1e-4)
     expected = np.arange(15).reshape(5, 3)[:, :2] * 2
-    np.testing.assert_allclose(found.landmarks[0], expected, atol=1e-4)
+    np.testing.assert_allclose(detections.landmarks[0], expected, atol=1e-4)
     # Two classes, one of them a face.
     rows = np.zeros((1, 300, 6), np.float32)
     rows[0, 0] = [8, 16, 24, 32, 0.9, 0]
     rows[0, 1] = [30, 20, 50, 40, 0.8, 1]
     path = save_onnx(tmp_path / "two.onnx", [rows], names={0: "body", 1: "Face"})
-    found = build_detector(config("yolo", file=str(path)))(np.zeros((64, 64, 3), np.uint8))
-    np.testing.assert_allclose(found.boxes, [[30, 20, 20, 20]], atol=1e-4)
+    detections = build_detector(config("yolo", file=str(path)))(np.zeros((64, 64, 3), np.uint8))
+    np.testing.assert_allclose(detections.boxes, [[30, 20, 20, 20]], atol=1e-4)
 
 
 def test_yolo_raw_heads_match_torch() -> None:
@@ -209,17 +209,19 @@ def test_retinaface_decodes_encoded_faces(tmp_path: Path, anchors: int, landmark
     # Any order is accepted; older files have a batch dimension.
     maps = [m[None] if i % 2 else m for i, m in enumerate(maps[::-1])]
     path = save_onnx(tmp_path / "scrfd.onnx", maps, side=128)
-    found = build_detector(config("retinaface", file=str(path)))(np.zeros((256, 200, 3), np.uint8))
-    assert len(found) == 3
-    np.testing.assert_allclose(found.scores, [0.9, 0.8, 0.7], atol=1e-6)
+    detections = build_detector(config("retinaface", file=str(path)))(
+        np.zeros((256, 200, 3), np.uint8)
+    )
+    assert len(detections) == 3
+    np.testing.assert_allclose(detections.scores, [0.9, 0.8, 0.7], atol=1e-6)
     # The image is at the top left of the canvas, at half the size.
-    for box, (_, (x1, y1, x2, y2), _) in zip(found.boxes, faces, strict=True):
+    for box, (_, (x1, y1, x2, y2), _) in zip(detections.boxes, faces, strict=True):
         np.testing.assert_allclose(box, np.array([x1, y1, x2 - x1, y2 - y1]) * 2, atol=1e-3)
     if landmarks:
         expected = [np.array(points) * 2 for _, _, points in faces]
-        np.testing.assert_allclose(found.landmarks, expected, atol=1e-3)
+        np.testing.assert_allclose(detections.landmarks, expected, atol=1e-3)
     else:
-        assert found.landmarks is None
+        assert detections.landmarks is None
 
 
 def test_retinaface_input_and_unsupported_layout(tmp_path: Path) -> None:

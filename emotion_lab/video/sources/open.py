@@ -231,9 +231,6 @@ def open_source(cfg: dict[str, Any]) -> FrameSource:
             ``seed`` (of synthetic), ``loop``, ``realtime`` (play a file at its nominal rate and
             drop late frames), ``max_frames``, ``reconnect_s`` (time limit for reconnecting to a
             camera or stream, default 30).
-
-    Raises:
-        UserError: If the source does not exist or returns no picture.
     """
     source = str("" if cfg.get("source") is None else cfg["source"]).strip()
     realtime, max_frames = bool(cfg.get("realtime", False)), cfg.get("max_frames")
