@@ -115,7 +115,7 @@ def test_help_describes_the_default_space(capsys: pytest.CaptureFixture[str]) ->
     show("sweep")
     text = " ".join(capsys.readouterr().out.split())
     space = compose.defaults("sweep", "optuna")
-    assert f"{space['trials']} trials are trained" in text and "sweep.space is searched" in text
+    assert f"A search has {space['trials']} trials" in text and "sweep.space is searched" in text
     for low, high in (("1e-4", "1e-2"), ("1e-5", "1e-1")):
         assert f"from {low} to {high}" in text and f"({low},{high})" in str(space["space"])
     assert f"sweep=halving {compose.defaults('sweep', 'halving')['trials']}" in text

@@ -211,11 +211,7 @@ def test_overlapping_and_incomplete_folds(tmp_path: Path) -> None:
     (folders[1] / "predictions_val.csv").write_text(original.replace(first + ",", name + ",", 1))
     assert f"folds 0 and 1 overlap: both hold out '{name}'" in error(folders)
     (folders[1] / "predictions_val.csv").write_text(original)
-    change(
-        folders[2],
-        "metrics.json",
-        lambda m: m["fingerprints"]["train"]["counts"].update(sad=5),
-    )
+    change(folders[2], "metrics.json", lambda m: m["fingerprints"]["train"]["counts"].update(sad=5))
     message = error(folders)
     assert (
         f"{folders[2]} has 15 images of sad in train and val" in message

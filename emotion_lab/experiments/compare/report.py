@@ -77,8 +77,8 @@ def pair_lines(result: dict[str, Any]) -> list[str]:
         seed_a, seed_b = pair["seeds"]
         seed = f"seed {seed_a}: " if seed_a is not None and seed_a == seed_b else ""
         lines.append(
-            f"{seed}b ({pair['b']}) - a ({pair['a']}): accuracy {_difference(pair, 'accuracy')}, macro "
-            f"F1 {_difference(pair, 'macro_f1')}, McNemar p = {pair['mcnemar_p']:.2g}, "
+            f"{seed}b ({pair['b']}) - a ({pair['a']}): accuracy {_difference(pair, 'accuracy')}, "
+            f"macro F1 {_difference(pair, 'macro_f1')}, McNemar p = {pair['mcnemar_p']:.2g}, "
             f"{pair['verdict']}"
         )
     return lines

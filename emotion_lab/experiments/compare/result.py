@@ -108,34 +108,20 @@ def verdict_sentence(difference: dict[str, Any], a: str, b: str, n: int, seeds: 
     return f"b ({b}) and a ({a}) are {verdict} at n = {n}: {values}"
 
 
-def _pairs(
-    runs_a: list[SavedPredictions],
-    runs_b: list[SavedPredictions],
-    predictions: np.ndarray,
-    names: list[str],
-) -> list[dict[str, Any]]:
-    """Compare each run of a with the run of b at the same position.
-
-    Args:
-        runs_a: S runs.
-        runs_b: S runs.
-        predictions: Predicted classes of a and b, int64 (2S, N).
-        names: Names of a and b.
-    """
-    reference, seeds = runs_a[0], len(runs_a)
-    pairs = []
-    for i, (a, b) in enumerate(zip(runs_a, runs_b, strict=True)):
-        difference = paired(
-            reference.labels,
-            predictions[i],
-            predictions[seeds + i],
-            len(reference.classes),
-            ROUNDS,
-            SEED,
+def _notes(seeds: int, support: dict[str, int]) -> list[str]:
+    """Return notes on the number of seeds and on classes without samples."""
+    notes = []
+    if seeds == 1:
+        notes.append(
+            "One run per side: the verdict is about these two trained models. Another seed can "
+            "change it; to compare training methods give several seeds, run_a=[...] run_b=[...]."
         )
-        pair = {"a": names[i], "b": names[seeds + i], "seeds": [a.seed, b.seed]}
-        pairs.append({**pair, **_by_class_name(difference, reference.classes)})
-    return pairs
+    elif seeds < 5:
+        notes.append(
+            f"{seeds} seeds give a rough estimate of the variance over seeds: the interval is wide."
+        )
+    absent = [name for name, n in support.items() if not n]
+    return [*notes, f"No samples: {', '.join(absent)}."] if absent else notes
 
 
 def compare(a: list[Path], b: list[Path], split: str, ledger: Path) -> dict[str, Any]:
@@ -156,32 +142,22 @@ def compare(a: list[Path], b: list[Path], split: str, ledger: Path) -> dict[str,
     runs_a, runs_b, notes = read_pairs(a, b, split)
     reference, seeds = runs_a[0], len(runs_a)
     labels, classes, n = reference.labels, reference.classes, len(reference.names)
+    k = len(classes)
     runs = [*runs_a, *runs_b]
     names = short_names([saved.run for saved in runs])
     predictions = np.stack([aligned_predictions(reference, saved) for saved in runs])
     side_a = _side(runs_a, predictions[:seeds], names[:seeds], reference)
     side_b = _side(runs_b, predictions[seeds:], names[seeds:], reference)
-    pairs = _pairs(runs_a, runs_b, predictions, names)
-    if seeds == 1:
-        difference = pairs[0]
-        notes.append(
-            "One run per side: the verdict is about these two trained models. Another seed can "
-            "change it; to compare training methods give several seeds, run_a=[...] run_b=[...]."
-        )
-    else:
-        values = paired_seeds(
-            labels, predictions[:seeds], predictions[seeds:], len(classes), ROUNDS, SEED
-        )
+    pairs = []
+    for i in range(seeds):
+        values = paired(labels, predictions[i], predictions[seeds + i], k, ROUNDS, SEED)
+        pair = {"a": names[i], "b": names[seeds + i], "seeds": [runs_a[i].seed, runs_b[i].seed]}
+        pairs.append({**pair, **_by_class_name(values, classes)})
+    difference = pairs[0]
+    if seeds > 1:
+        values = paired_seeds(labels, predictions[:seeds], predictions[seeds:], k, ROUNDS, SEED)
         difference = _by_class_name(values, classes)
-        if seeds < 5:
-            notes.append(
-                f"{seeds} seeds give a rough estimate of the variance over seeds: the interval is "
-                "wide."
-            )
     support = {name: int((labels == i).sum()) for i, name in enumerate(classes)}
-    absent = [name for name in classes if not support[name]]
-    if absent:
-        notes.append(f"No samples: {', '.join(absent)}.")
     result = {
         "verdict": difference["verdict"],
         "line": verdict_sentence(difference, side_a["name"], side_b["name"], n, seeds),
@@ -196,7 +172,7 @@ def compare(a: list[Path], b: list[Path], split: str, ledger: Path) -> dict[str,
         "difference": difference,
         "pairs": pairs,
         "bootstrap": {"rounds": ROUNDS, "seed": SEED},
-        "notes": notes,
+        "notes": notes + _notes(seeds, support),
         "warnings": [],
     }
     if split == "test":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from emotion_lab.experiments.ensemble.selection import (
     nll,
     score,
 )
-
-if TYPE_CHECKING:
-    from emotion_lab.models.load import LoadedCheckpoint
 
 
 @dataclass(frozen=True)
@@ -181,15 +178,6 @@ def summary(candidates: EnsembleCandidates, selection: EnsembleSelection) -> dic
     }
 
 
-def _check_crop_margins(checkpoints: list[LoadedCheckpoint]) -> None:
-    margins = {checkpoint.card["input"]["crop_margin"] for checkpoint in checkpoints}
-    if len(margins) > 1:
-        raise UserError(
-            f"the members were trained with different values of data.crop_margin "
-            f"({', '.join(map(str, sorted(margins)))}), so live cannot crop faces for all of them."
-        )
-
-
 def _calibration(
     candidates: EnsembleCandidates, selection: EnsembleSelection, classes: list[str]
 ) -> dict[str, Any]:
@@ -244,7 +232,12 @@ def write_checkpoint(
     # Loading and combining reports damaged files and incompatible members before writing.
     checkpoints = load([candidates.checkpoints[i] for i in selected])
     net, card = combine(checkpoints, weights)
-    _check_crop_margins(checkpoints)
+    margins = {checkpoint.card["input"]["crop_margin"] for checkpoint in checkpoints}
+    if len(margins) > 1:
+        raise UserError(
+            f"the members were trained with different values of data.crop_margin "
+            f"({', '.join(map(str, sorted(margins)))}), so live cannot crop faces for all of them."
+        )
     calibration = _calibration(candidates, selection, card["classes"])
     card = {
         **card,

@@ -79,9 +79,7 @@ def measure_checkpoint(checkpoint: Path) -> dict[str, Any]:
     return {**rounded, "forwards": len(times)}
 
 
-def measure(
-    configurations: Sequence[Configuration],
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def measure(configurations: Sequence[Configuration]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Measure each distinct network once.
 
     Returns:

@@ -60,11 +60,7 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def compare_with_best(
-    labels: np.ndarray,
-    best: dict[int, np.ndarray],
-    other: dict[int, np.ndarray],
-    k: int,
-    by: str,
+    labels: np.ndarray, best: dict[int, np.ndarray], other: dict[int, np.ndarray], k: int, by: str
 ) -> dict[str, Any]:
     """Compare a configuration with the best one; every difference is other - best.
 
@@ -100,13 +96,7 @@ def compare_with_best(
         p = p_value(result[by], interval, over_seeds)
         if verdict == SAME and p < ALPHA:
             p = 1.0  # fewer than six images differ: no exact test can be significant
-    return {
-        "seeds": pairs,
-        "difference": result[by],
-        "ci95": interval,
-        "p": p,
-        "alone": verdict,
-    }
+    return {"seeds": pairs, "difference": result[by], "ci95": interval, "p": p, "alone": verdict}
 
 
 def add_holm(comparisons: list[dict[str, Any]]) -> None:
