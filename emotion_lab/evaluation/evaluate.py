@@ -57,6 +57,11 @@ class Predictor:
         paths = (checkpoints,) if isinstance(checkpoints, Path) else tuple(checkpoints)
         return cls(*restore_all(paths), paths, device, tta)
 
+    @property
+    def setup(self) -> dict[str, Any]:
+        """Identity of the configuration, see :func:`test_ledger.setup`."""
+        return test_ledger.setup(self.card, self.tta)
+
     def predict(self, data: CheckpointData) -> Predictions:
         """Predict all readable images of a split."""
         title = f"{data.split} "
@@ -98,12 +103,9 @@ def previous_accesses(
     if data.split != "test" or entry is None:
         return []
     previous = test_ledger.openings(entry.ledger, data.fingerprint["hash"])
-    setup = test_ledger.setup(predictor.card, predictor.tta)
-    opening = {**setup, "checkpoint": identity(predictor.checkpoints)}
-    configurations = test_ledger.configurations([*previous, opening])
-    print(
-        f"test split opened: {len(previous)} times before, {configurations} configurations in all"
-    )
+    opening = {**predictor.setup, "checkpoint": identity(predictor.checkpoints)}
+    count = test_ledger.configurations([*previous, opening])
+    print(f"test split opened: {len(previous)} earlier accesses, configurations so far: {count}")
     return previous
 
 
@@ -197,12 +199,13 @@ def evaluate(
     finally:
         # Record the access even if scoring fails.
         if data.split == "test" and entry is not None:
-            setup, checkpoint = (
-                test_ledger.setup(card, predictor.tta),
-                identity(predictor.checkpoints),
-            )
             test_ledger.record(
-                entry.ledger, entry.run_dir, checkpoint, setup, data.fingerprint, accuracy
+                entry.ledger,
+                entry.run_dir,
+                identity(predictor.checkpoints),
+                predictor.setup,
+                data.fingerprint,
+                accuracy,
             )
     if "skipped" in scores:
         notes.append(f"{scores['skipped']} images could not be read and are left out")

@@ -203,12 +203,7 @@ def _per_class(f1: np.ndarray, f1_ci95: list[list[float]], support: np.ndarray) 
 
 
 def paired(
-    labels: np.ndarray,
-    a: np.ndarray,
-    b: np.ndarray,
-    k: int,
-    rounds: int = ROUNDS,
-    seed: int = 0,
+    labels: np.ndarray, a: np.ndarray, b: np.ndarray, k: int, rounds: int = ROUNDS, seed: int = 0
 ) -> dict[str, Any]:
     """Compare two models on the same rows; every difference is b - a.
 
@@ -278,12 +273,7 @@ def _widened(mean: float, rows: list[float], over_seeds: np.ndarray) -> list[flo
 
 
 def paired_seeds(
-    labels: np.ndarray,
-    a: np.ndarray,
-    b: np.ndarray,
-    k: int,
-    rounds: int = ROUNDS,
-    seed: int = 0,
+    labels: np.ndarray, a: np.ndarray, b: np.ndarray, k: int, rounds: int = ROUNDS, seed: int = 0
 ) -> dict[str, Any]:
     """Compare two training configurations over the same seeds; every difference is b - a.
 

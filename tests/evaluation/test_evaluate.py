@@ -199,9 +199,13 @@ def test_test_access_writes_one_line(
     assert line["fingerprint"] == scores["fingerprint"]["hash"]
     assert line["checkpoint"] == file_hash(checkpoint)
     assert line["config"] == test_ledger.config_hash(cfg) and line["run"] == str(tmp_path)
-    assert "test split opened: 0 times before, 1 configurations" in capsys.readouterr().out
+    assert (
+        "test split opened: 0 earlier accesses, configurations so far: 1" in capsys.readouterr().out
+    )
     evaluate_checkpoint(checkpoint, cfg["data"], "test", entry=LedgerEntry(ledger, tmp_path))
-    assert "test split opened: 1 times before, 1 configurations" in capsys.readouterr().out
+    assert (
+        "test split opened: 1 earlier accesses, configurations so far: 1" in capsys.readouterr().out
+    )
     assert len(ledger.read_text().splitlines()) == 2
     assert len(test_ledger.openings(ledger, line["fingerprint"])) == 2
 
