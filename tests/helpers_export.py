@@ -96,9 +96,8 @@ def random_reference(n: int = 2000) -> ReferencePredictions:
 
 def write_checkpoint(path: Path, channels: int, seed: int = 0, **changes: Any) -> Path:
     """Write a checkpoint of a network that is not trained and whose predictions vary by image."""
-    cfg = composed(
-        *TINY, f"model.image_size={SIZE}", f"model.channels={channels}", "data.crop_margin=0.25"
-    )
+    options = (f"model.image_size={SIZE}", f"model.channels={channels}", "data.crop_margin=0.25")
+    cfg = composed(*TINY, *options)
     torch.manual_seed(seed)
     net, spec = build_model(cfg["model"], len(NAMES))
     for module in net.modules():

@@ -49,18 +49,6 @@ def _summary_line(certificate: dict[str, Any], checkpoint_ms: dict[str, float]) 
     return f"{certificate['file']}: {text}, {certificate['size_mb']:.1f} MB"
 
 
-def _val_images(
-    cfg: dict[str, Any], card: dict[str, Any], data_cfg: dict[str, Any], quantizes: bool
-) -> ValImages:
-    """Read the images of the certificates and print the notes about them."""
-    foreign = cfg["data"]["name"] != "checkpoint"
-    num_calibration = cfg["calibration"] if quantizes else 0
-    images = val_images(card, data_cfg, foreign, cfg["num_images"], num_calibration)
-    for note in images.notes:
-        print(f"  {note}")
-    return images
-
-
 def _measure_latency(
     certificates: list[dict[str, Any]], files: dict[str, Path], torch_run: Run, images: ValImages
 ) -> dict[str, float]:
@@ -152,7 +140,11 @@ def export_checkpoint(cfg: dict[str, Any], run_dir: Path) -> None:
     # An interrupted export leaves files without a certificate.
     paths.check_fresh(run_dir, *(name for pair in pairs for name in writer.file_names(card, *pair)))
     data_cfg = data_config(cfg["data"], card.get("members", [card])[0])
-    images = _val_images(cfg, card, data_cfg, any(precision == "int8" for _, precision in pairs))
+    num_calibration = cfg["calibration"] if any(p == "int8" for _, p in pairs) else 0
+    foreign = cfg["data"]["name"] != "checkpoint"
+    images = val_images(card, data_cfg, foreign, cfg["num_images"], num_calibration)
+    for note in images.notes:
+        print(f"  {note}")
     licence = cfg["licence"] or LICENCES.get(data_cfg["name"], UNKNOWN_LICENCE)
     sha256 = file_hash(path)
     load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -236,6 +236,6 @@ def speedup_verdict(quantized: dict[str, float], fp32: dict[str, float]) -> str 
     if max(speedups["b1"], speedups["b8"]) >= MIN_SPEEDUP:
         return None
     return (
-        f"not worth it here: {quantized['b1']:.2f} ms a face and {quantized['b8']:.2f} ms for 8, "
-        f"fp32 takes {fp32['b1']:.2f} and {fp32['b8']:.2f}"
+        f"not worth it here: {quantized['b1']:.2f} ms per face and {quantized['b8']:.2f} ms for 8 "
+        f"faces, fp32 takes {fp32['b1']:.2f} and {fp32['b8']:.2f}"
     )

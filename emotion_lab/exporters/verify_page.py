@@ -32,16 +32,12 @@ def _checks(certificate: dict[str, Any]) -> list[tuple[str, str, str]]:
     n, precision = certificate["n"], certificate["precision"]
     flips = certificate["label_flips"]
     any_value = "any"
-    max_flips = f"{MAX_FLIPS[precision]:.1%}" if precision in MAX_FLIPS else any_value
-    max_drift = f"{MAX_DRIFT:g}" if precision == "fp32" else any_value
-    max_loss = f"{-100 * MAX_ACCURACY_LOSS:g} points" if precision == "int8" else any_value
+    max_flips = f"at most {MAX_FLIPS[precision]:.1%}" if precision in MAX_FLIPS else any_value
+    max_drift = f"at most {MAX_DRIFT:g}" if precision == "fp32" else any_value
+    max_loss = f"at least {-100 * MAX_ACCURACY_LOSS:g}" if precision == "int8" else any_value
     return [
         ("Different labels", f"{flips:,} of {n:,} ({flips / n:.2%})", max_flips),
-        (
-            "Largest difference of a probability",
-            f"{certificate['max_drift']:.2g}",
-            max_drift,
-        ),
+        ("Largest difference of a probability", f"{certificate['max_drift']:.2g}", max_drift),
         ("Mean difference of a probability", f"{certificate['mean_drift']:.2g}", any_value),
         ("Accuracy, change in points", _points(certificate, "accuracy"), max_loss),
         ("Macro F1, change in points", _points(certificate, "macro_f1"), any_value),

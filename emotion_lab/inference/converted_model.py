@@ -1,4 +1,4 @@
-"""Run a checkpoint with ONNX Runtime or OpenVINO from a cached export of it.
+"""Backends ONNX Runtime and OpenVINO: they run a cached export of the checkpoint.
 
 The export is the same as that of ``python -m emotion_lab.export``, without resizing and softmax in
 the graph: OpenCV resizes faster. It contains PyTorch's logits of a few probe images. Each start
@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +20,18 @@ from scipy.special import softmax
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import cache_root
-from emotion_lab.inference.base import BackendUnavailableError, InferenceBackend, ModelSource
+from emotion_lab.inference.base import (
+    BACKENDS,
+    BackendUnavailableError,
+    InferenceBackend,
+    ModelSource,
+    not_installed,
+    supported_option,
+)
 from emotion_lab.inference.conversion.base import FORMATS
 from emotion_lab.inference.conversion.writer import export, move_into_place, package_versions
 from emotion_lab.inference.loader import RunOptions, open_graph
+from emotion_lab.inference.openvino_core import computes_bf16, import_openvino
 from emotion_lab.models.base import InputSpec
 from emotion_lab.models.network import Network
 
@@ -187,3 +196,65 @@ def open_converted(
     folders = f"neither {source.path.parent} nor {paths[-1].parent}"
     backend.notes.append(f"not cached, {folders} can be written")
     return backend
+
+
+@BACKENDS.register("onnx")
+@BACKENDS.register("onnxruntime")
+def build_onnxruntime(cfg: dict[str, Any], source: ModelSource) -> InferenceBackend:
+    """Run with ONNX Runtime; ``onnx`` is a second name of it.
+
+    Raises:
+        BackendUnavailableError: If it is not installed, cannot run this network, or
+            ``backend.device=cuda`` and this build has no GPU support.
+    """
+    supported_option(cfg, "precision", "fp32")
+    device = supported_option(cfg, "device", "cpu", "cuda")
+    try:
+        import onnx  # noqa: F401 (needed by the conversion, checked before it starts)
+        import onnxruntime as ort
+        import onnxscript  # noqa: F401 (likewise)
+    except ImportError as error:
+        raise not_installed(cfg["name"], "onnxruntime onnx onnxscript", error) from error
+    has_gpu = "CUDAExecutionProvider" in ort.get_available_providers()
+    if device == "cuda" and not has_gpu:
+        raise BackendUnavailableError(
+            "backend.device=cuda: this onnxruntime has no GPU support. pip install "
+            "onnxruntime-gpu in its place, or set backend.device=cpu."
+        )
+    device = "cuda" if has_gpu and device != "cpu" else "cpu"
+    name = f"onnxruntime {ort.__version__} fp32 on {device}"
+    return open_converted(source, "onnx", name, RunOptions(cfg["threads"], "fp32", device))
+
+
+@BACKENDS.register("openvino")
+def build_openvino(cfg: dict[str, Any], source: ModelSource) -> InferenceBackend:
+    """Run with OpenVINO; ``backend.precision=auto`` is bf16 if the CPU supports it, else fp32.
+
+    Raises:
+        BackendUnavailableError: If it is not installed, cannot run this network, or
+            ``backend.precision=bf16`` and the CPU has no instructions for it.
+    """
+    precision = supported_option(cfg, "precision", "fp32", "bf16")
+    supported_option(cfg, "device", "cpu")
+    try:
+        version = import_openvino().__version__.split("-")[0]
+    except ImportError as error:
+        raise not_installed("openvino", "openvino", error) from error
+
+    def run_in(precision: str) -> InferenceBackend:
+        name = f"openvino {version} {precision} on cpu"
+        return open_converted(source, "openvino", name, RunOptions(cfg["threads"], precision))
+
+    if precision == "bf16" and not computes_bf16():
+        raise BackendUnavailableError(
+            "backend.precision=bf16: this CPU has no bfloat16 instructions (AMX or AVX512-BF16). "
+            "Set backend.precision=auto."
+        )
+    if precision != "auto" or not computes_bf16():
+        return run_in("fp32" if precision == "auto" else precision)
+    try:
+        return run_in("bf16")
+    except BackendUnavailableError as error:
+        backend = run_in("fp32")
+        backend.notes.insert(0, f"not bf16: {error}")
+        return backend

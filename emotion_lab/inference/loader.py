@@ -21,7 +21,7 @@ import numpy as np
 from emotion_lab.core.errors import UserError
 from emotion_lab.data.transforms import Resize
 from emotion_lab.inference import openvino_core
-from emotion_lab.inference.metadata import ENTRY, LARGEST, parse, xml_text, zip_text
+from emotion_lab.inference.metadata import ENTRY, LARGEST, parse_metadata, xml_text, zip_text
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -153,7 +153,7 @@ def open_graph(path: Path, options: RunOptions) -> tuple[dict[str, Any], Run]:
         The metadata, and the function that runs the graph.
     """
     text, start = _OPENERS[path.suffix](path, options)
-    meta = parse(path, text)
+    meta = parse_metadata(path, text)
     return meta, start(meta)
 
 

@@ -84,7 +84,7 @@ def zip_text(path: Path) -> str | None:
         return archive.read(name).decode() if name else None
 
 
-def parse(path: Path, text: str | None) -> dict[str, Any]:
+def parse_metadata(path: Path, text: str | None) -> dict[str, Any]:
     """Parse the metadata of a file and verify both hashes.
 
     Raises:

@@ -91,9 +91,6 @@ def fakes(run: Path, monkeypatch: pytest.MonkeyPatch) -> FakeBackends:
     return backends
 
 
-# --- selection ------------------------------------------------------------------------------
-
-
 def test_fastest_is_chosen_and_remembered(fakes: FakeBackends, run: Path) -> None:
     source = read_source(run)
     start_time = time.perf_counter()
@@ -211,9 +208,6 @@ def test_version_of_a_package_that_cannot_be_imported(monkeypatch: pytest.Monkey
     assert auto_select.package_version("onnxruntime") is None
 
 
-# --- the installed backends -----------------------------------------------------------------
-
-
 def test_installed_backends(run: Path, capsys: Any) -> None:
     """The choice agrees with PyTorch and prints one line; the second start is fast."""
     torch_threads = torch.get_num_threads()
@@ -237,9 +231,6 @@ def test_onnx_is_a_second_name_of_onnxruntime(run: Path) -> None:
         pytest.importorskip(package)
     names = {open_backend(run, name, 1)[1].name for name in ("onnx", "onnxruntime")}
     assert len(names) == 1 and names.pop().startswith("onnxruntime ")
-
-
-# --- evaluate -------------------------------------------------------------------------------
 
 
 def test_a_backend_replaces_the_network(cfg: dict[str, Any], run: Path) -> None:

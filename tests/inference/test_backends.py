@@ -75,9 +75,6 @@ def torch_logits(run: Path, images: list[np.ndarray]) -> torch.Tensor:
         return net(torch.from_numpy(resized.copy()))
 
 
-# --- equal to training ----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("channels", "backend"),  # grey ONNX is left out: the export is slow and adds no coverage
     [(1, "torch"), (1, "openvino"), (3, "torch"), (3, "openvino"), (3, "onnx")],
@@ -145,9 +142,6 @@ def test_other_arrays_are_rejected(grey_run: Path) -> None:
             classifier([face, bad])
 
 
-# --- OpenVINO -------------------------------------------------------------------------------------
-
-
 def test_openvino_sends_no_telemetry(tmp_path: Path) -> None:
     skip_without("openvino")
     code = (
@@ -177,9 +171,6 @@ def test_signal_after_two_classifiers_are_destroyed(grey_run: Path) -> None:
     command = [sys.executable, "-c", code, str(grey_run)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0 and "received" in done.stdout, done.stderr
-
-
-# --- bad input ------------------------------------------------------------------------------------
 
 
 def test_every_backend_has_a_config_file() -> None:

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 
-from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core import paths
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import EXPORT_SUFFIXES
@@ -20,23 +19,18 @@ from emotion_lab.inference.conversion.base import FORMATS
 from emotion_lab.inference.conversion.writer import export
 from emotion_lab.inference.exported_model import to_rgb_batch
 from emotion_lab.models.load import restore
-from tests.conftest import TINY, command, composed, make_checkpoint
-from tests.helpers_export import skip_without
+from tests.conftest import command
+from tests.helpers_export import skip_without, write_checkpoint
 
 skip_without("onnx", "onnxscript", "onnxruntime", "openvino")
 
-NAMES = ["wütend", "平静", "glad & <still>"]
+NAMES = ["wütend", "平静", "glad & <still>", "fear", "happy"]
 
 
 def export_run(folder: Path, channels: int) -> Path:
     """Return a run directory with a checkpoint and its exports in ``files``."""
-    cfg = composed(
-        *TINY, "model.image_size=32", f"model.channels={channels}", "data.crop_margin=0.3"
-    )
-    path = make_checkpoint(cfg, folder / "checkpoints" / "best.ckpt", NAMES)
-    content = ckpt.read(path)
-    content[ckpt.CARD]["temperature"] = 1.7
-    ckpt.write(path, content)
+    path = folder / "checkpoints" / "best.ckpt"
+    write_checkpoint(path, channels, classes=NAMES, temperature=1.7)
     net, card = restore(path)
     for format in FORMATS.names():
         name = f"net{FORMATS.get(format).suffix}"
@@ -77,19 +71,19 @@ def test_exported_file_equals_checkpoint(
     package = exported_model.BACKEND_NAMES[Path(name).suffix][0]
     assert output.startswith(f"classifier: {package} ") and output.count("\n") == 1
     assert f"fp32 on cpu (the exported file {name}, fp32)" in output
-    assert from_file.classes == NAMES and from_file.crop_margin == 0.3
+    assert from_file.classes == NAMES and from_file.crop_margin == 0.25
     assert from_file.spec == from_checkpoint.spec
     expected = from_checkpoint(crops())
     assert expected.std(0).max() > 0.01
     np.testing.assert_allclose(from_file(crops()), expected, atol=1e-5)
-    assert from_file([]).shape == (0, 3)
+    assert from_file([]).shape == (0, 5)
     with pytest.raises(ValueError, match="expected a face as uint8"):
         from_file([np.zeros((5, 5, 4), np.uint8)])
 
 
 def test_probability_of_zero_stays_finite(grey_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def certain(self: Any, images: np.ndarray) -> np.ndarray:
-        return np.float32([[1, 0, 0]]).repeat(len(images), axis=0)
+        return np.float32([[1, 0, 0, 0, 0]]).repeat(len(images), axis=0)
 
     monkeypatch.setattr(loader.Model, "run", certain)
     classifier = load_classifier(grey_run / "files" / "net.onnx", threads=1)
@@ -133,7 +127,7 @@ def test_which_commands_accept_it(grey_run: Path, tmp_path: Path) -> None:
         file = str(grey_run / "files" / f"net{suffix}")
         paths.check_checkpoint(file, exported=True)
         for value in (file, [file]):
-            with pytest.raises(UserError, match="needs the checkpoint"):
+            with pytest.raises(UserError, match="but a checkpoint is needed"):
                 paths.check_checkpoint(value, several=True)
     with pytest.raises(UserError, match=r"name a file, ckpt=.*four.onnx"):
         paths.check_checkpoint(str(grey_run / "files"), exported=True)

@@ -20,6 +20,7 @@ import torch
 from emotion_lab.core.errors import UserError
 from emotion_lab.exporters.verify import eager, predict_all
 from emotion_lab.inference import loader, metadata
+from emotion_lab.inference.conversion.base import FORMATS
 from emotion_lab.inference.conversion.writer import export
 from emotion_lab.inference.loader import load
 from emotion_lab.models.base import build_model
@@ -29,12 +30,7 @@ from tests.models.test_models import small
 skip_without("onnx", "onnxscript", "onnxruntime", "openvino")
 
 NAMES = ["neutral", "zest", "fear"]
-SUFFIXES = {
-    "onnx": ".onnx",
-    "torchscript": ".torchscript",
-    "openvino": ".xml",
-    "torch_export": ".pt2",
-}
+SUFFIXES = {name: FORMATS.get(name).suffix for name in FORMATS.names()}
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +69,6 @@ def check_error(path: Path, message: str) -> None:
     with pytest.raises(UserError) as caught:
         load(path)
     assert message in str(caught.value) and "\n" not in str(caught.value), caught.value
-
-
-# --- use ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES.values())
@@ -165,9 +158,6 @@ print([name for name in ("torch", "hydra", "openvino_telemetry") if sys.modules.
     words = [sys.executable, "-c", code, str(tmp_path / "face.npy"), *files]
     done = subprocess.run(words, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0 and done.stdout.strip() == "[]", done.stdout + done.stderr
-
-
-# --- bad files ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["cnn.onnx", "cnn.torchscript", "cnn.pt2", "cnn.xml", "cnn.bin"])
@@ -279,17 +269,17 @@ def test_appended_data(copies: Path) -> None:
     import onnx
 
     file = copies / "cnn.onnx"
-    whole = file.read_bytes()
+    content = file.read_bytes()
     for part in ("graph", "entry"):
         tail = onnx.ModelProto()
         if part == "graph":
             tail.graph.doc_string = "x"
         else:
             tail.metadata_props.add(key="note", value="x")
-        file.write_bytes(whole + tail.SerializeToString())
+        file.write_bytes(content + tail.SerializeToString())
         check_error(file, "its graph was changed after the export")
     # The original file passes, and its metadata has protobuf's encoding.
-    file.write_bytes(whole)
+    file.write_bytes(content)
     text = onnx.load(file).metadata_props[0].value
     tail = onnx.ModelProto()
     tail.metadata_props.add(key=metadata.ENTRY, value=text)
@@ -320,9 +310,6 @@ def test_empty_folder_of_a_removed_runtime(
     check_error(
         exports / f"cnn{suffix}", f"which is not installed (module '{package}' has no attribute"
     )
-
-
-# --- bad input ------------------------------------------------------------------------------
 
 
 def test_invalid_faces(exports: Path) -> None:
