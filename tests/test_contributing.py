@@ -1,0 +1,50 @@
+"""The examples of CONTRIBUTING.md work word for word."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, TINY
+
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+CODE = re.findall(r"^```(python|yaml)\n(.*?)^```", TEXT, re.M | re.S)
+FILES = re.findall(r"`((?:emotion_lab|conf)/[\w/]+/(?:tiny|poly|center)\.(?:py|yaml))`", TEXT)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the package and the configs with the example files in place."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for name in ("emotion_lab", "conf"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, copy / name, ignore=ignored)
+    names = ["emotion_lab/models/tiny.py", *FILES]
+    assert len(names) == len(CODE) == 6
+    for name, (_, code) in zip(names, CODE, strict=True):
+        assert not (copy / name).exists()
+        (copy / name).write_text(code, encoding="utf-8")
+    return copy
+
+
+def run(checkout: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", *arguments]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_backbone_a_loss_and_a_detector_are_added(checkout: Path) -> None:
+    tiny = [word for word in TINY if not word.startswith("model")]
+    options = [*tiny, "trainer.max_epochs=1", "model=tiny", "loss=poly", "loss.epsilon=0.5"]
+    run(checkout, "emotion_lab.train", *options, "hydra.run.dir=run")
+    live = ["ckpt=run", "source=synthetic", "max_frames=3", "display=none", "backend=torch"]
+    run(checkout, "emotion_lab.live", *live, "detector=center", "log=live.jsonl")
+    assert (checkout / "live.jsonl").read_text().count('"box"') >= 3
+    help_text = run(checkout, "emotion_lab.train", "--help")
+    assert "a small network of two convolutions" in help_text and "loss.epsilon" in help_text
