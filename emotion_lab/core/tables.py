@@ -58,13 +58,16 @@ class TextTable:
 
 
 def show(*blocks: str | TextTable) -> None:
-    """Print lines and tables to stdout, in the form that suits a terminal or a pipe."""
+    """Print lines and tables to stdout, with borders on a terminal that is wide enough."""
     console = Console()
     for block in blocks:
         if console.is_terminal and isinstance(block, TextTable):
-            console.print(block._build(terminal=True))
-        else:
-            print(block, flush=True)
+            table = block._build(terminal=True)
+            # A narrow terminal would fold or truncate the cells.
+            if console.measure(table).maximum < console.width:
+                console.print(table)
+                continue
+        print(block, flush=True)
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -24,6 +24,10 @@ def test_borders_are_printed_on_a_terminal_only(
     show("2 jobs", TABLE)
     assert capsys.readouterr().out == f"2 jobs\n{TABLE}\n"
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "300")
     show("2 jobs", TABLE)
     printed = capsys.readouterr().out
     assert printed.startswith("2 jobs\n") and "╭" in printed and "\x1b[" in printed
+    monkeypatch.setenv("COLUMNS", "80")
+    show(TABLE)
+    assert capsys.readouterr().out == f"{TABLE}\n"
