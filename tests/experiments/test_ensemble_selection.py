@@ -72,29 +72,24 @@ def test_each_step_is_the_best_candidate(metric: str) -> None:
     probabilities, labels = library((0.1, 0.25, 0.3, 0.28, 0.0))
     steps = greedy(probabilities, labels, metric, 6)
     selected: list[int] = []
+
+    def next_scores() -> list[float]:
+        """Return the score of the average with each candidate added."""
+        added = [np.bincount([*selected, i], minlength=5) for i in range(5)]
+        return [float(score(mix(probabilities, n)[None], labels, metric)[0]) for n in added]
+
     for step in steps:
-        values = [
-            score(mix(probabilities, counts_of([*selected, i], 5))[None], labels, metric)[0]
-            for i in range(5)
-        ]
-        assert step.score == pytest.approx(max(values), abs=1e-9)
-        assert values[step.member] == pytest.approx(max(values), abs=1e-9)
+        scores = next_scores()
+        assert step.score == pytest.approx(max(scores), abs=1e-9)
+        assert scores[step.member] == pytest.approx(max(scores), abs=1e-9)
         selected.append(step.member)
     path = [step.score for step in steps]
     assert path == sorted(path) and len(set(path)) == len(path) > 1
     if len(steps) < 6:  # it stopped, because no candidate improves the score
-        after = [
-            score(mix(probabilities, counts_of([*selected, i], 5))[None], labels, metric)[0]
-            for i in range(5)
-        ]
-        assert max(after) <= path[-1] + 1e-9
+        assert max(next_scores()) <= path[-1] + 1e-9
     weights = counts(steps, 5)
     assert weights.sum() == len(steps)
     assert steps[-1].nll == pytest.approx(float(nll(mix(probabilities, weights), labels)))
-
-
-def counts_of(members: list[int], size: int) -> np.ndarray:
-    return np.bincount(members, minlength=size)
 
 
 def test_first_member_replacement_and_stopping() -> None:

@@ -23,21 +23,13 @@ def test_comparison_with_the_best_agrees_with_compare(tmp_path: Path) -> None:
             runs = [Path(run["folder"]) for run in row["runs"]]
             expected = compare(best, runs, "val", runs_dir / "none")["difference"]
             comparison = row["against_best"]
-            assert (
-                comparison["difference"] == expected[by]
-                and comparison["ci95"] == expected[f"{by}_ci95"]
-            )
+            assert comparison["difference"] == expected[by]
+            assert comparison["ci95"] == expected[f"{by}_ci95"]
             verdict = expected["verdict" if by == "accuracy" else "macro_f1_verdict"]
-            assert comparison["alone"] == verdict and comparison["seeds"] == [
-                [1, 1],
-                [2, 2],
-                [3, 3],
-            ]
-        assert [report.verdict(row) for row in result["groups"]] == [
-            "best",
-            "not distinguishable",
-            "worse",
-        ]
+            assert comparison["alone"] == verdict
+            assert comparison["seeds"] == [[1, 1], [2, 2], [3, 3]]
+        verdicts = [report.verdict(row) for row in result["groups"]]
+        assert verdicts == ["best", "not distinguishable", "worse"]
 
 
 @pytest.mark.parametrize(
@@ -62,10 +54,8 @@ def test_common_seeds_are_paired(
     else:
         expected = paired(LABELS, best[pairs[0][0]], other[pairs[0][1]], 3)
         assert comparison["p"] == expected["mcnemar_p"]
-    assert (
-        comparison["ci95"] == expected["accuracy_ci95"]
-        and comparison["alone"] == expected["verdict"]
-    )
+    assert comparison["ci95"] == expected["accuracy_ci95"]
+    assert comparison["alone"] == expected["verdict"]
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3, 5])
@@ -81,9 +71,8 @@ def test_p_and_the_interval_agree(seeds: int) -> None:
             comparison = paired_seeds(LABELS, np.stack(best), np.stack(other), 3)
         scores = [[count(LABELS, row, 3).macro_f1 for row in side] for side in (best, other)]
         low, high = comparison["macro_f1_ci95"]
-        p = significance.p_value(
-            comparison["macro_f1"], (low, high), np.subtract(scores[1], scores[0])
-        )
+        over_seeds = np.subtract(scores[1], scores[0])
+        p = significance.p_value(comparison["macro_f1"], (low, high), over_seeds)
         assert 0 < p <= 1
         assert (p < 0.05) == (low > 0 or high < 0)
         significant.append(p < 0.05)
@@ -142,8 +131,5 @@ def test_few_differing_images_are_not_significant_in_macro_f1(tmp_path: Path) ->
     write_run(tmp_path / "a", 0, predicted=LABELS)
     write_run(tmp_path / "b", 0, predicted=other, loss__name="focal")
     comparison = ranked(tmp_path)["groups"][1]["against_best"]
-    assert (
-        comparison["ci95"][1] < 0
-        and comparison["p"] == 1
-        and comparison["verdict"] == "not distinguishable"
-    )
+    assert comparison["ci95"][1] < 0 and comparison["p"] == 1
+    assert comparison["verdict"] == "not distinguishable"

@@ -218,11 +218,8 @@ def test_groups_over_seeds_are_ranked_by_their_mean(tmp_path: Path) -> None:
     write_job(tmp_path, 10, ["model=vit", "seed=2"], None, status="running")
     result = summary.write(tmp_path)
     assert result["jobs"] == {"all": 6, "finished": 4, "failed": 1, "killed": 1}
-    assert [group["overrides"] for group in result["groups"]] == [
-        ["model=senet"],
-        ["model=cnn"],
-        ["model=vit"],
-    ]
+    overrides = [group["overrides"] for group in result["groups"]]
+    assert overrides == [["model=senet"], ["model=cnn"], ["model=vit"]]
     senet, cnn, vit = result["groups"]
     assert cnn["n"] == 2 and cnn["seeds"] == [1, 2] and cnn["seconds"] == 20
     assert cnn["value"]["mean"] == pytest.approx(0.6)
