@@ -137,6 +137,17 @@ def _split(parsed: list[Any], top: DictConfig, multirun: bool) -> tuple[list[str
     return groups, keys
 
 
+def _check_complete(cfg: DictConfig) -> None:
+    """Refuse a model without the keys that all models share, for instance that of a plug-in."""
+    name = cfg.model.get("name") if isinstance(cfg.get("model"), DictConfig) else None
+    missing = [key for key in defaults("model", "base") if key not in cfg.model] if name else []
+    if missing:
+        raise UserError(
+            f"model={name} lacks {', '.join(missing)}: begin {CONF / 'model' / name}.yaml with "
+            "defaults: [base, _self_]."
+        )
+
+
 def _check_keys(keys: list[Any], base: DictConfig, entry: str) -> None:
     """Refuse keys that ``base`` does not have and invalid values, also of a sweep."""
     known = list(leaves(base))
@@ -194,7 +205,9 @@ def precheck(entry: str, overrides: list[str], multirun: bool = False) -> DictCo
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         top = _compose_groups(entry, (), CONF)
         groups, keys = _split(parsed, top, multirun)
-        _check_keys(keys, _compose_groups(entry, tuple(groups), CONF), entry)
+        base = _compose_groups(entry, tuple(groups), CONF)
+        _check_complete(base)
+        _check_keys(keys, base, entry)
         merged = groups + [first(override) for override in keys] + mode
         cfg = _compose(entry, merged, return_hydra_config=True)
     check_values(cfg, entry)

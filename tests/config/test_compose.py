@@ -6,6 +6,7 @@ import copy
 import functools
 import itertools
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -373,3 +374,13 @@ def test_resume_keeps_the_plan_of_a_schedule(schedule: str) -> None:
     typed = ["resume=x", "trainer.max_epochs=9"]
     with pytest.raises(UserError, match="cannot change on resume"):
         resume.resumed_config(without_hydra(parse(*typed)), typed, {"config": saved})
+
+
+def test_model_without_base_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The yaml of a plug-in must include the keys that all models share."""
+    conf = Path(shutil.copytree(compose.CONF, tmp_path / "conf"))
+    (conf / "model" / "mine.yaml").write_text("name: mine\nimage_size: 48\n")
+    monkeypatch.setattr(compose, "CONF", conf)
+    for override in ("seed=1", "model.freeze=backbone"):
+        with pytest.raises(UserError, match=r"model=mine lacks .*weights.*: begin .*mine.yaml"):
+            compose.precheck("train", ["model=mine", override])
