@@ -11,13 +11,13 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from emotion_lab.config import schema
-from emotion_lab.config.fields import Role, allows_null, describe
+from emotion_lab.config.fields import Role, describe
 from emotion_lab.config.overrides import choices, first, override_key, parse
 from emotion_lab.core.errors import UserError, unknown, unknown_key
 from emotion_lab.core.migrate import RENAMED_VALUES
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-#: Directory of the configs: inside the package in a wheel, beside it in a checkout.
+#: Directory of the configs: inside the package in a wheel, next to it in a checkout.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 #: Groups that take several names, ``logger=[csv,wandb]``.
 LISTS = ("logger",)
@@ -62,8 +62,9 @@ def _check_type(key: str, default: Any, value: Any) -> None:
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind in (int, float)):
         words: dict[type, str] = {dict: "keys", list: "a list"}
         expected = words.get(kind) or describe(kind)
+        shown = "null" if value is None else value
         raise UserError(
-            f"{key}={value} is not valid: expected {expected}, for instance {key}={default}."
+            f"{key}={shown} is not valid: expected {expected}, for instance {key}={default}."
         )
 
 
@@ -139,11 +140,13 @@ def _split(parsed: list[Any], top: DictConfig, multirun: bool) -> tuple[list[str
 
 def _check_complete(cfg: DictConfig) -> None:
     """Refuse a model without the keys that all models share, for instance that of a plug-in."""
-    name = cfg.model.get("name") if isinstance(cfg.get("model"), DictConfig) else None
-    missing = [key for key in defaults("model", "base") if key not in cfg.model] if name else []
+    if not isinstance(cfg.get("model"), DictConfig) or "name" not in cfg.model:
+        return
+    missing = [key for key in defaults("model", "base") if key not in cfg.model]
     if missing:
+        path = CONF / "model" / f"{cfg.model.name}.yaml"
         raise UserError(
-            f"model={name} lacks {', '.join(missing)}: begin {CONF / 'model' / name}.yaml with "
+            f"model={cfg.model.name} lacks {', '.join(missing)}: begin {path} with "
             "defaults: [base, _self_]."
         )
 
@@ -159,16 +162,11 @@ def _check_keys(keys: list[Any], base: DictConfig, entry: str) -> None:
             raise unknown_key(name, known)
         group = base.get(name.partition(".")[0])
         choice = group.get("name") if isinstance(group, DictConfig) else None
-        field = schema.find(name, entry, choice)
+        declared = schema.find(name, entry, choice)
         for value in choices(override):
-            if _refers(value):
-                continue
-            if value is None:
-                if not (allows_null(field) if field else default is None):
-                    raise UserError(f"{name}=null is not valid: expected a value.")
-            elif field:
+            if declared and not _refers(value):
                 schema.check_value(name, value, entry, choice)
-            elif not added:
+            elif not (added or _refers(value)):
                 _check_type(name, default, value)
 
 

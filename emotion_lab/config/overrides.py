@@ -120,7 +120,7 @@ def check_different(overrides: list[str]) -> None:
         repeated = next((text for text in texts if texts.count(text) > 1), None)
         if repeated is not None:
             raise UserError(
-                f"'{override.input_line}' names {repeated} twice: equal runs add no evidence. "
+                f"'{override.input_line}' has {repeated} twice: identical runs add no information. "
                 "Name every value once."
             )
 

@@ -1,95 +1,85 @@
 """Config schema: allowed values and role of every config key.
 
-There is one pydantic model for each config group (:mod:`.groups`) and entry point
-(:mod:`.entries`). The functions here look up a key, check values and select the keys that
-identify a run. Nothing here imports torch.
+There is one pydantic model for each config group and entry point, see :mod:`.keys`. The functions
+here look up a key, check values and select the keys that identify a run. Nothing here imports
+torch.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
-from collections.abc import Collection, Iterator
+import operator
+import typing
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from emotion_lab.config import entries, groups
-from emotion_lab.config.fields import Role, Section, field_of, first_error, role_of
+from emotion_lab.config.fields import Role, Section, describe
+from emotion_lab.config.keys import CHOICES, ENTRIES, GROUPS
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.migrate import RENAMED_VALUES
 
-#: Config group -> schema.
-GROUPS: dict[str, type[Section]] = {
-    "augment": groups.Augment,
-    "backend": groups.Backend,
-    "data": groups.Data,
-    "detector": groups.Detector,
-    "logger": groups.Logger,
-    "loss": groups.Loss,
-    "model": groups.Model,
-    "optim": groups.Optim,
-    "schedule": groups.Schedule,
-    "smoothing": groups.Smoothing,
-    "sweep": groups.Sweep,
-    "trainer": groups.Trainer,
-}
-#: (group, choice) -> schema, where it differs from that of the group.
-CHOICES: dict[tuple[str, str], type[Section]] = {
-    ("data", "checkpoint"): groups.CheckpointData,
-    ("model", "timm"): groups.LibraryModel,
-    ("model", "torchvision"): groups.LibraryModel,
-}
-#: Entry point -> schema of its own keys.
-ENTRIES: dict[str, type[Section]] = {
-    "train": entries.Train,
-    "sweep": entries.Train,
-    "evaluate": entries.Evaluate,
-    "compare": entries.Compare,
-    "crossval": entries.Ensemble,
-    "ensemble": entries.Ensemble,
-    "audit": entries.Audit,
-    "shard": entries.Export,
-    "export": entries.Export,
-    "live": entries.Live,
-    "predict": entries.Live,
-    "bench": entries.Bench,
-}
+
+def _locate(key: str, entry: str, choice: str | None) -> tuple[type[Section], str, str]:
+    """Return the schema of a dotted key, the prefix of its group, and the rest of the key."""
+    group, _, rest = key.partition(".")
+    if rest and group in GROUPS:
+        return CHOICES.get((group, str(choice)), GROUPS[group]), f"{group}.", rest
+    return ENTRIES[entry], "", key
 
 
-def _section(group: str, choice: str | None = None) -> type[Section]:
-    """Return the schema of a group for the name that was chosen for it."""
-    return CHOICES.get((group, str(choice)), GROUPS[group])
-
-
-def find(key: str, entry: str, choice: str | None = None) -> FieldInfo | None:
-    """Return the field of a dotted key, None for a key that no schema declares.
+def find(key: str, entry: str, choice: str | None = None) -> tuple[type[Section], FieldInfo] | None:
+    """Return the section and field of a dotted key, None for a key that no schema declares.
 
     Args:
         key: For instance ``trainer.max_epochs``.
         entry: Entry point, for instance ``train``.
         choice: Name chosen for the key's group, where the schema depends on it.
     """
-    match = _find(key, [ENTRIES[entry]], choice)
-    return match[1] if match else None
+    section, _, rest = _locate(key, entry, choice)
+    path = _fields(section, rest.split("."))
+    return path[-1] if len(path) == rest.count(".") + 1 else None
 
 
-def _find(
-    key: str, sections: Collection[type[Section]], choice: str | None = None
-) -> tuple[type[Section], FieldInfo] | None:
-    group, _, rest = key.partition(".")
-    if rest and group in GROUPS:
-        return field_of(_section(group, choice), rest)
-    return next((match for section in sections if (match := field_of(section, key))), None)
+def _fields(
+    section: type[Section], path: Iterable[int | str]
+) -> list[tuple[type[Section], FieldInfo]]:
+    """Return section and field of each name of a path, up to the first that is not declared."""
+    result = []
+    for name in path:
+        field = section.model_fields.get(str(name))
+        if field is None:
+            break
+        result.append((section, field))
+        inner = _inner(field)
+        if inner is None:
+            break
+        section = inner
+    return result
 
 
+def _inner(field: FieldInfo) -> type[Section] | None:
+    """Return the section of a key that holds further keys, else None."""
+    kind = field.annotation
+    # In Python 3.10, list[str] is an instance of type, but no argument for issubclass.
+    if isinstance(kind, type) and typing.get_origin(kind) is None and issubclass(kind, Section):
+        return kind
+    return None
+
+
+@functools.cache
 def role(key: str) -> Role:
     """Return the role of a dotted config key; keys of plugins have that of their group."""
     group = key.partition(".")[0]
-    variants = (name for kind, name in CHOICES if kind == group)
-    for choice in (None, *variants):
-        match = _find(key, dict.fromkeys(ENTRIES.values()), choice)
-        if match:
-            return role_of(*match)
+    choices = (None, *(choice for kind, choice in CHOICES if kind == group))
+    for entry, choice in itertools.product(ENTRIES, choices):
+        if match := find(key, entry, choice):
+            section, field = match
+            return next((item for item in field.metadata if isinstance(item, Role)), section.role)
     return GROUPS[group].role if group in GROUPS else Role.IDENTITY
 
 
@@ -118,7 +108,7 @@ def _leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def check(config: dict[str, Any], entry: str) -> None:
     """Check every value of a composed config; keys without a schema are not checked."""
     own = {key: value for key, value in config.items() if key not in GROUPS}
-    _raise_first(ENTRIES[entry], own)
+    _validate(ENTRIES[entry], own)
     for group, values in config.items():
         if group in GROUPS and isinstance(values, dict):
             check_group(group, values)
@@ -126,28 +116,45 @@ def check(config: dict[str, Any], entry: str) -> None:
 
 def check_group(group: str, values: dict[str, Any]) -> None:
     """Check the values of one group, for instance ``model``."""
-    _raise_first(_section(group, values.get("name")), values, f"{group}.")
+    section = CHOICES.get((group, str(values.get("name"))), GROUPS[group])
+    _validate(section, values, f"{group}.")
 
 
 def check_value(key: str, value: Any, entry: str, choice: str | None = None) -> None:
     """Check the value of one dotted key; see :func:`find` for the arguments."""
-    group, _, rest = key.partition(".")
-    section, prefix = ENTRIES[entry], ""
-    if rest and group in GROUPS:
-        section, prefix, key = _section(group, choice), f"{group}.", rest
-    for name in reversed(key.split(".")):
+    section, prefix, rest = _locate(key, entry, choice)
+    for name in reversed(rest.split(".")):
         value = {name: value}
-    _raise_first(section, value, prefix)
+    _validate(section, value, prefix)
 
 
-def _raise_first(section: type[Section], values: dict[str, Any], prefix: str = "") -> None:
-    error = first_error(section, values, prefix)
-    if error is None:
+def _validate(section: type[Section], values: dict[str, Any], prefix: str = "") -> None:
+    """Raise a one-line error for the first invalid value; ``prefix`` is that of its key."""
+    try:
+        section.model_validate(values)
+    except ValidationError as error:
+        path = error.errors(include_url=False, include_context=False)[0]["loc"]
+    else:
         return
-    key, value, expected = error
+    # A path ends with list indices and names of union members, which are not part of the key.
+    fields = _fields(section, path)
+    names = [str(name) for name in path[: len(fields)]]
+    value = functools.reduce(operator.getitem, names, values)
+    key = prefix + ".".join(names)
     renamed = RENAMED_VALUES.get(key, {}).get(str(value))
     hint = f" Did you mean '{renamed}'?" if renamed else ""
+    expected = _expected(key, value, fields[-1][1])
     raise UserError(f"{key}={_typed(value)} is not valid: expected {expected}.{hint}")
+
+
+def _expected(key: str, value: Any, field: FieldInfo) -> str:
+    inner = _inner(field)
+    if inner is not None:
+        return f"keys, for instance {key}.{next(iter(inner.model_fields))}=<value>"
+    words = field.description or describe(field.annotation)
+    if words.startswith("a list") and not (field.description or isinstance(value, list)):
+        return f"a list, for instance {key}=[{value}]"
+    return words
 
 
 def _typed(value: Any) -> str:

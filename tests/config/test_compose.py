@@ -219,7 +219,7 @@ def test_paths_reach_the_config() -> None:
         ("trainer.max_epochs=true", "expected a whole number"),
         ("trainer.devices=0", "expected a whole number of 1 or more, or -1"),
         ("trainer.max_time=1h", "expected DD:HH:MM:SS"),
-        ("trainer.limit_train_batches=0", "expected a whole number of 1 or more, or a share"),
+        ("trainer.limit_train_batches=0", "expected a whole number of 1 or more, or a fraction"),
         ("trainer.enable_progress_bar=maybe", "expected auto, true or false"),
         ("data.exclude=disgust", "expected a list, for instance data.exclude=[disgust]."),
         ("data.batch_size=0", "data.batch_size=0 is not valid: expected a whole number of 1 or"),
@@ -343,12 +343,12 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_a_run_folder_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert "cannot make the run folder" in not_prepared(hydra__run__dir=f"{tmp_path}/file/x")
+    assert "cannot make the run directory" in not_prepared(hydra__run__dir=f"{tmp_path}/file/x")
     if Path("/proc/self").exists():  # not writable, even for root
-        assert "cannot make the run folder" in not_prepared(hydra__run__dir="/proc/new/x")
+        assert "cannot make the run directory" in not_prepared(hydra__run__dir="/proc/new/x")
     if os.geteuid():
         tmp_path.chmod(0o500)
-        assert "cannot make the run folder" in not_prepared(hydra__run__dir=f"{tmp_path}/y")
+        assert "cannot make the run directory" in not_prepared(hydra__run__dir=f"{tmp_path}/y")
         tmp_path.chmod(0o700)
 
 

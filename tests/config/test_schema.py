@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pytest
-from annotated_types import Ge, Gt, Lt
 from omegaconf import OmegaConf
 from pydantic import BaseModel
 
 from emotion_lab.config import compose, schema
-from emotion_lab.config.fields import Role, Section, describe
+from emotion_lab.config.fields import AutoOrBool, Role, Section, describe, number, whole
 from emotion_lab.core.errors import UserError
 
 
@@ -95,11 +94,13 @@ def test_identity_leaves_out_all_other_roles() -> None:
     ("annotation", "words"),
     [
         (int, "a whole number"),
-        (Annotated[int, Ge(2)], "a whole number of 2 or more"),
-        (Annotated[float, Gt(0), Lt(1)] | None, "a number above 0 and below 1"),
-        (Literal["auto"] | bool, "auto, true or false"),
+        (whole(2), "a whole number of 2 or more"),
+        (whole(0, 64), "a whole number from 0 to 64"),
+        (number(gt=0, lt=1) | None, "a number above 0 and below 1"),
+        (AutoOrBool, "auto, true or false"),
         (Literal["a", "b"] | None, "one of a, b"),
-        (list[Annotated[int, Ge(1)]], "a list of whole numbers of 1 or more"),
+        (list[whole(1)], "a list of whole numbers of 1 or more"),
+        (float | list[float] | None, "a number, or a list of numbers"),
         (list[str] | None, "a list of names"),
     ],
 )
