@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -11,6 +11,9 @@ from emotion_lab.cli import app
 from emotion_lab.config import compose
 from emotion_lab.core import paths
 from emotion_lab.core.errors import UserError
+
+if TYPE_CHECKING:
+    from emotion_lab.data.types import LoadedDataset
 
 RESULTS = ("audit.json",)
 
@@ -40,16 +43,19 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
 
 
 def _predictions(
-    cfg: dict[str, Any], classes: list[str], run_dir: Path
+    cfg: dict[str, Any], source: LoadedDataset, run_dir: Path
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the predictions from ``ckpt`` or ``predictions``, and the files they come from."""
     from emotion_lab.audits import label_issues
 
     if cfg["ckpt"] is not None:
-        table = label_issues.predict_val(cfg["ckpt"], cfg["data"], classes, run_dir / "val")
+        arguments = (cfg["ckpt"], cfg["data"], source.classes, run_dir / "val", source.notes)
+        table = label_issues.predict_val(*arguments)
         return [table], [str(cfg["ckpt"])]
     files = label_issues.find_predictions(paths.as_list(cfg["predictions"]))
-    return [label_issues.read_predictions(file, classes) for file in files], [str(f) for f in files]
+    return [label_issues.read_predictions(file, source.classes) for file in files], [
+        str(f) for f in files
+    ]
 
 
 def audit(cfg: DictConfig) -> float:
@@ -74,7 +80,7 @@ def audit(cfg: DictConfig) -> float:
     source = open_all_splits(container["data"])
     for note in source.notes:
         print(f"  {note}")
-    predictions, files = _predictions(container, source.classes, run_dir)
+    predictions, files = _predictions(container, source, run_dir)
     stats = scan_images(source, container["data"])
     label_issues = find_label_issues(stats, predictions, files) if files else None
     result = audit_result.run_checks(stats, container, label_issues, detector)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ class LabelIssue:
     """A label that is probably wrong.
 
     Attributes:
-        index: Image index.
         suggested: Label of the most probable class.
         quality: Self-confidence 0..1, the predicted probability of the given label.
         certainty: Predicted probability of the suggested class.
@@ -42,8 +42,6 @@ class LabelIssues:
     Attributes:
         ranked: Label issues, lowest self-confidence first.
         predicted: Split -> number of its images with a prediction.
-        files: The prediction files.
-        notes: Notes to print.
     """
 
     ranked: list[LabelIssue]
@@ -68,13 +66,13 @@ def find_predictions(paths: list[str]) -> list[Path]:
             if not run_files:
                 raise UserError(
                     f"predictions={text}: no {PREDICTIONS} in this folder or its subfolders. Give "
-                    "run folders of train, or the folder of a sweep over data.fold."
+                    "run directories of train, or the directory of a sweep over data.fold."
                 )
             files += run_files
         elif path.is_file():
             for split, reason in (
                 ("train", "predictions of training images hide wrong labels"),
-                ("test", "the test split is sealed"),
+                ("test", "the test split must not influence training"),
             ):
                 if path.stem.lower() == f"predictions_{split}":
                     raise UserError(f"predictions={text}: {reason}. Give {PREDICTIONS} files.")
@@ -119,15 +117,19 @@ def read_predictions(file: Path, classes: list[str]) -> dict[str, np.ndarray]:
 
 
 def predict_val(
-    ckpt_path: str, data_cfg: dict[str, Any], classes: list[str], out: Path
+    ckpt_path: str,
+    data_cfg: dict[str, Any],
+    classes: list[str],
+    out: Path,
+    printed: Collection[str] = (),
 ) -> dict[str, np.ndarray]:
     """Predict the val split of a checkpoint: images that are not in its training set.
 
     Args:
         ckpt_path: A checkpoint or run directory.
         data_cfg: The ``data`` group of the audit; its path replaces that of the checkpoint.
-        classes: Class names of the data.
         out: New folder for the prediction file.
+        printed: Notes on the data that were printed before.
 
     Returns:
         Same format as :func:`read_predictions`.
@@ -148,7 +150,8 @@ def predict_val(
     out.mkdir(parents=True, exist_ok=True)
     cfg = {**defaults("data", cfg["name"]), **cfg}
     cfg["path"] = data_cfg.get("path") or cfg["path"]
-    result = evaluate_checkpoint(file, cfg, "val", choose_accelerator("auto"))
+    device = choose_accelerator("auto")
+    result = evaluate_checkpoint(file, cfg, "val", device, printed=printed)
     save_results(out, result, PREDICTIONS)
     order = [result.classes.index(name) for name in classes]
     probabilities = result.probabilities[:, order].astype(np.float64)
@@ -192,7 +195,6 @@ def find_label_issues(
     thresholds; they are ranked by self-confidence.
 
     Args:
-        stats: Image statistics.
         predictions: Out-of-sample predictions, see :func:`read_predictions`.
         files: The files they come from, for the report.
     """
@@ -226,5 +228,5 @@ def find_label_issues(
     if num_unknown:
         notes.append(f"{num_unknown:,} predictions match no image of this data")
     if num_test:
-        notes.append(f"{num_test:,} predictions of the test split are ignored: it is sealed")
+        notes.append(f"{num_test:,} predictions of the test split are not used")
     return LabelIssues(ranked, {s: n for s, n in counts.items() if n}, files, notes)

@@ -67,10 +67,12 @@ def fit_ensemble_weights(
     Returns:
         The weights, and the predictions of the weighted ensemble on val.
     """
-    results = []
+    results, printed = [], list[str]()
     for member in members:
         predictor = Predictor(member.net, member.card, (member.path,), device, tta)
-        results.append(evaluate(predictor, CheckpointData.open(member.card, data_cfg, "val")))
+        data = CheckpointData.open(member.card, data_cfg, "val")
+        results.append(evaluate(predictor, data, printed=printed))
+        printed += results[-1].notes
     classes = results[0].classes
     orders = [[result.classes.index(name) for name in classes] for result in results]
     probabilities = [

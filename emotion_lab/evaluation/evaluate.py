@@ -1,6 +1,6 @@
 """Evaluate a checkpoint on one split: load, prepare the data, predict, score.
 
-:func:`evaluate_checkpoint` runs all steps. Its parts can be called one by one:
+:func:`evaluate_checkpoint` runs all steps. Its parts can be called separately:
 :class:`Predictor` (network and prediction settings),
 :class:`~emotion_lab.data.checkpoint_data.CheckpointData` (the images), :func:`evaluate`.
 """
@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,7 @@ def evaluate(
     data: CheckpointData,
     entry: LedgerEntry | None = None,
     predictions: Predictions | None = None,
+    printed: Collection[str] = (),
 ) -> EvaluationResult:
     """Predict and score a split; print class mapping, notes and test accesses.
 
@@ -182,13 +183,15 @@ def evaluate(
         data: The images, opened for ``predictor.card``.
         entry: Where the access is recorded; required for the test split.
         predictions: Predictions of the split, if already computed.
+        printed: Notes that were printed before; they are not repeated.
     """
     card = predictor.card
     notes = [*data.notes, *selection_bias_warning(card, data.fingerprint)]
     for row in data.mapping:
         print(f"  {row['from']} -> {row['to'] or 'left out'} ({row['n']:,} images)")
     for note in notes:
-        print(f"  {note}")
+        if note not in printed:
+            print(f"  {note}")
     previous = previous_accesses(predictor, data, entry)
     accuracy = None
     try:
@@ -234,6 +237,7 @@ def evaluate_checkpoint(
     tta: str = "none",
     foreign: bool = False,
     entry: LedgerEntry | None = None,
+    printed: Collection[str] = (),
 ) -> EvaluationResult:
     """Load a checkpoint and evaluate it on one split.
 
@@ -245,6 +249,7 @@ def evaluate_checkpoint(
         tta: Test-time augmentation, see :mod:`emotion_lab.evaluation.tta`.
         foreign: Whether the config names other data than that of the checkpoint.
         entry: Where the access is recorded; required for the test split.
+        printed: Notes that were printed before; they are not repeated.
 
     Returns:
         Predictions and scores.
@@ -252,4 +257,4 @@ def evaluate_checkpoint(
     predictor = Predictor.load(checkpoints, device, tta)
     check_ledger(split, entry)
     data = CheckpointData.open(predictor.card, data_cfg, split, foreign)
-    return evaluate(predictor, data, entry)
+    return evaluate(predictor, data, entry, printed=printed)

@@ -150,7 +150,7 @@ def test_predictions_of_test_are_ignored(noisy: Noisy, sweep: Path) -> None:
     result = label_issues.find_label_issues(stats, [*tables, test], ["a", "b"])
     assert "test" not in result.predicted
     assert all(stats.split_name(issue.index) != "test" for issue in result.ranked)
-    assert result.notes == ["160 predictions of the test split are ignored: it is sealed"]
+    assert result.notes == ["160 predictions of the test split are not used"]
 
 
 def test_invalid_prediction_files(noisy: Noisy, tmp_path: Path) -> None:
@@ -206,11 +206,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
 
 
 def test_checkpoint_predicts_its_val_split(
-    checkpoint: tuple[Path, dict[str, Any]], tmp_path: Path
+    checkpoint: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, cfg = checkpoint
-    stats = image_stats.scan_images(image_stats.open_all_splits(cfg), cfg)
-    table = label_issues.predict_val(str(path), cfg, stats.classes, tmp_path / "val")
+    source = image_stats.open_all_splits(cfg)
+    stats = image_stats.scan_images(source, cfg)
+    arguments = (str(path), cfg, stats.classes, tmp_path / "val")
+    table = label_issues.predict_val(*arguments, source.notes)
+    # The audit has printed the notes on the data.
+    assert source.notes and source.notes[0] not in capsys.readouterr().out
     assert list(table) == [n for n in stats.names if n.startswith("synthetic:val:")]
     saved = label_issues.read_predictions(
         tmp_path / "val" / label_issues.PREDICTIONS, stats.classes

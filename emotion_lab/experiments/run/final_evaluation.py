@@ -25,9 +25,11 @@ def finish_run(cfg: dict[str, Any], run_dir: Path, fitted: FitResult) -> float:
     device = choose_accelerator(cfg["trainer"]["accelerator"])
     entry = LedgerEntry(Path(cfg["test_ledger"]), run_dir)
     scores: dict[str, Any] = {}
+    printed = list(fitted.data.source.notes)
     pictures: dict[str, Path] = {}
     for split in ("val", "test") if cfg["test"] else ("val",):
-        result = evaluate_checkpoint(best, cfg["data"], split, device, entry=entry)
+        result = evaluate_checkpoint(best, cfg["data"], split, device, entry=entry, printed=printed)
+        printed += result.notes
         pictures |= save_results(run_dir, result, f"predictions_{split}.csv")
         scores[split] = result.scores
         if split == "val":
