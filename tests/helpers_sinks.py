@@ -28,10 +28,7 @@ def face(
 
 
 def result(
-    index: int = 0,
-    time_s: float = 0.0,
-    faces: list[Face] | None = None,
-    source: str = "clip.mp4",
+    index: int = 0, time_s: float = 0.0, faces: list[Face] | None = None, source: str = "clip.mp4"
 ) -> FrameResult:
     return FrameResult(source, index, time_s, 1.7e9 + time_s, (320, 240), faces or [], 4.5)
 

@@ -44,7 +44,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a synthetic clip of 60 frames with a face that Haar detects."""
     from emotion_lab.synthetic.video import render_video
 
-    path = tmp_path_factory.mktemp("clip") / "drawn face=1 [x].mp4"
+    path = tmp_path_factory.mktemp("clip") / "synthetic face=1 [x].mp4"
     render_video(path, [(1.2, "happy"), (1.2, "sad")], fps=25, size=(320, 240), seed=1)
     return path
 

@@ -33,7 +33,6 @@ class DropProposal:
     """An image proposed for removal from training.
 
     Attributes:
-        path: Sample name.
         split: ``train``, or ``val`` for an unreadable file.
         label: Class name; empty for an unreadable file.
         reason: A key of :data:`REASONS`.
@@ -56,8 +55,6 @@ def propose_drops(
     ones. A near duplicate is proposed only if its counterpart is in val or test.
 
     Args:
-        stats: Image statistics.
-        duplicates: Their duplicates.
         blank: bool (N,), blank images.
     """
     proposals: dict[int, tuple[str, int | None]] = {}  # image -> reason, image it repeats

@@ -133,7 +133,6 @@ def near_pairs(
     people, but hardly any with a correlation of at least 0.92 (manual check, see docs/audit.md).
 
     Args:
-        stats: Image statistics.
         indices: int64 (M,), ascending: one image of each content.
         max_distance: Maximum Hamming distance of the hashes.
         min_correlation: Minimum correlation of the thumbnails.
@@ -160,10 +159,7 @@ def find_duplicates(
     """Return all duplicates.
 
     Args:
-        stats: Image statistics.
         blank: bool (N,), blank images; they are not compared for near duplicates.
-        max_distance: See :func:`near_pairs`.
-        min_correlation: See :func:`near_pairs`.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

@@ -43,12 +43,7 @@ HEADINGS: dict[str, str] = {
 
 
 class Thumbnails:
-    """Thumbnails as data URIs, up to a total size.
-
-    Args:
-        stats: Image statistics.
-        max_bytes: Maximum bytes of all thumbnails.
-    """
+    """Thumbnails as data URIs, up to a total size."""
 
     def __init__(self, stats: ImageStats, max_bytes: int = MAX_BYTES) -> None:
         self.stats, self.remaining = stats, max_bytes
@@ -97,7 +92,6 @@ class ImageSection:
     """A heading with groups of images.
 
     Attributes:
-        title: Heading.
         note: A sentence below it, or an empty string.
         total: Number of groups, shown or not.
         groups: The shown groups; each a list of dicts ``uri``, ``name``, ``lines``, ``mark``.
@@ -199,10 +193,6 @@ def write_page(
     """Write the page.
 
     Args:
-        path: ``audit.html``.
-        result: Results of all checks.
-        report: Content of ``audit.json``.
-        figures: Name -> PNG.
         num_shown: Maximum number of groups under one heading.
     """
     thumbnails = Thumbnails(result.stats)

@@ -32,7 +32,6 @@ class UnreadableFile:
 
     Attributes:
         path: Sample name: the path relative to the data for a file.
-        split: Split of the file.
         reason: Message of the decoder.
         index: Image index, or None if the loader skipped the file.
     """
@@ -48,8 +47,6 @@ class ImageStats:
     """Statistics of the N images of all splits, concatenated.
 
     Attributes:
-        source: The dataset with all its splits.
-        splits: Split names, in order.
         split: int64 (N,), positions in ``splits``.
         position: int64 (N,), positions within the split.
         label: int64 (N,), positions in ``source.classes``.
@@ -117,9 +114,6 @@ def open_all_splits(cfg: dict) -> LoadedDataset:
     """Open every split of the data; unreadable files are skipped and listed.
 
     No val split is cut from train, unless ``data.folds`` requests one.
-
-    Args:
-        cfg: The ``data`` group as a plain dict.
     """
     cfg = {**cfg, "on_decode_error": "skip"}
     # A loader called without splits lists the available ones.

@@ -27,12 +27,7 @@ BORDER = 0.25
 
 
 def build_face_detector(name: str, file: str | None) -> Detector | None:
-    """Return the detector ``name`` with its default config, or None for ``none``.
-
-    Args:
-        name: ``none``, ``haar`` or ``yunet``.
-        file: Model file, or None for the default one.
-    """
+    """Return the detector ``name`` with its default config, or None for ``none``."""
     if name == "none":
         return None
     if name not in DETECTORS:
@@ -54,13 +49,7 @@ def enlarge(image: np.ndarray) -> np.ndarray:
 
 
 def images_without_face(stats: ImageStats, detector: Detector, blank: np.ndarray) -> list[int]:
-    """Return the indices of the images without a detection.
-
-    Args:
-        stats: Image statistics.
-        detector: See :func:`build_face_detector`.
-        blank: bool (N,), blank images; they are skipped.
-    """
+    """Return the indices of the images without a detection."""
     indices = np.flatnonzero(stats.readable & ~blank).tolist()
     progress = track(indices, f"detecting faces ({detector.name})")
     return [i for i in progress if not len(detector(enlarge(stats.image(i))))]

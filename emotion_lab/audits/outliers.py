@@ -24,8 +24,6 @@ class ImageIssue:
     Attributes:
         kind: ``constant``, ``almost_constant``, ``tiny``, ``dark``, ``bright``, ``low_contrast``,
             ``high_contrast``, ``narrow``, ``grey_as_rgb``, ``no_face``.
-        index: Image index.
-        detail: The measured value as text.
     """
 
     kind: str
@@ -50,7 +48,6 @@ def find_image_issues(stats: ImageStats, blank_threshold: float, tiny: int) -> l
     """Return all issues that need no face detector, grouped by kind, the most severe first.
 
     Args:
-        stats: Image statistics.
         blank_threshold: Contrast (standard deviation of the grey levels) of a blank image.
         tiny: An image whose shorter side has fewer pixels is tiny.
     """
@@ -81,10 +78,7 @@ def find_image_issues(stats: ImageStats, blank_threshold: float, tiny: int) -> l
         indices = np.flatnonzero(mask)
         for i in indices[np.argsort(sort_key[indices], kind="stable")].tolist():
             detail = text.format(
-                std=contrast[i],
-                light=brightness[i],
-                width=stats.width[i],
-                height=stats.height[i],
+                std=contrast[i], light=brightness[i], width=stats.width[i], height=stats.height[i]
             )
             issues.append(ImageIssue(kind, i, detail))
     return issues

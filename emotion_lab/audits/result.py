@@ -15,12 +15,7 @@ from emotion_lab.audits.duplicates import Duplicates, count_duplicates, find_dup
 from emotion_lab.audits.image_stats import ImageStats
 from emotion_lab.audits.label_issues import LabelIssues
 from emotion_lab.audits.no_face import images_without_face
-from emotion_lab.audits.outliers import (
-    ImageIssue,
-    blank_images,
-    distributions,
-    find_image_issues,
-)
+from emotion_lab.audits.outliers import ImageIssue, blank_images, distributions, find_image_issues
 from emotion_lab.data.fingerprint import fingerprint
 from emotion_lab.data.types import SPLITS
 from emotion_lab.video.types import Detector
@@ -46,11 +41,7 @@ class AuditResult:
     """Results of all checks.
 
     Attributes:
-        stats: Image statistics.
         blank: bool (N,), blank images.
-        duplicates: Exact and near duplicates.
-        image_issues: Issues of single images.
-        label_issues: Label issues, or None without predictions.
         proposals: Rows of ``drop.csv``.
     """
 
@@ -68,14 +59,7 @@ def run_checks(
     label_issues: LabelIssues | None,
     detector: Detector | None,
 ) -> AuditResult:
-    """Run all checks on the image statistics.
-
-    Args:
-        stats: Image statistics.
-        cfg: ``conf/audit.yaml`` as a plain dict.
-        label_issues: Label issues, or None without predictions.
-        detector: Face detector, or None.
-    """
+    """Run all checks on the image statistics."""
     blank = blank_images(stats, cfg["blank"])
     duplicates = find_duplicates(stats, blank, cfg["near_distance"], cfg["near_correlation"])
     issues = find_image_issues(stats, cfg["blank"], cfg["tiny"])

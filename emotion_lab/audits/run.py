@@ -20,7 +20,6 @@ def write_run(run_dir: Path, result: AuditResult, report: dict[str, Any], num_sh
         run_dir: An existing folder; receives ``audit.json``, ``audit.html``, ``drop.csv``,
             ``relabel.csv``, ``suspects.csv`` (with label issues), ``duplicates.csv``,
             ``findings.csv`` and two PNGs.
-        result: Results of all checks.
         report: Content of ``audit.json``.
         num_shown: Maximum number of image groups under one heading of the page.
     """

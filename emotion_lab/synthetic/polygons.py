@@ -86,7 +86,6 @@ class PolygonCanvas:
         """Return (layer, fixed-point polygon int32 (N, 2), colour) in drawing order.
 
         Args:
-            spec: Provides the pose.
             unit: Pixels per face unit.
             centre: Pixel position of the face origin.
         """

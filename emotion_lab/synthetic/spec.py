@@ -18,7 +18,7 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class FaceSpec:
-    """All parameters of a drawn face; equal specs give equal images.
+    """All parameters of a synthetic face; equal specs give equal images.
 
     Lengths are in face units (half the height of the head), angles in radians, colours RGB 0..255,
     action units 0 (absent) to 1 (maximal).
@@ -157,8 +157,6 @@ def sample_face(
     """Sample a face with an emotion.
 
     Args:
-        rng: Source of all random numbers.
-        emotion: One of `emotion_lab.core.labels.EMOTIONS`.
         difficulty: Variation of pose, framing, lighting, noise and occlusion, and weakness of the
             expression: 0 for clean frontal faces, 1 is the default of the dataset, 2 is twice that.
         intensity: Strength of the expression 0..1; None samples it.
@@ -218,6 +216,5 @@ def blend(spec_a: FaceSpec, spec_b: FaceSpec, t: float) -> FaceSpec:
     All other parameters are those of ``spec_a``.
     """
     return replace(
-        spec_a,
-        **{n: (1 - t) * getattr(spec_a, n) + t * getattr(spec_b, n) for n in ACTION_UNITS},
+        spec_a, **{n: (1 - t) * getattr(spec_a, n) + t * getattr(spec_b, n) for n in ACTION_UNITS}
     )

@@ -1,4 +1,4 @@
-"""Drawn video of one person whose emotion follows a timeline, with ground truth."""
+"""Synthetic video of one person whose emotion follows a timeline, with ground truth."""
 
 from __future__ import annotations
 
@@ -61,13 +61,11 @@ def render_video(
     seed: int = 0,
     transition_s: float = 0.3,
 ) -> list[dict]:
-    """Write an MP4 (MPEG-4 part 2) of one drawn person.
+    """Write an MP4 (MPEG-4 part 2) of one synthetic person.
 
     Args:
         path: Output file in an existing folder.
         timeline: ``(seconds, emotion)`` of each segment.
-        fps: Frames per second.
-        size: Width and height in pixels.
         seed: Random seed of the person and the background.
         transition_s: Duration of a change of expression in seconds, centred at the boundary.
 

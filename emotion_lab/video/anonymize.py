@@ -7,10 +7,8 @@ from collections.abc import Iterable, Sequence
 import cv2
 import numpy as np
 
-from emotion_lab.core.errors import unknown
 from emotion_lab.video.types import FrameResult
 
-MODES = ("none", "blur")
 #: Cells along the longer side of a hidden face: too few to recognize a person.
 CELLS = 6
 #: Added on every side, as a fraction of the box: detectors cut off hair, ears and chin.
@@ -57,17 +55,12 @@ def blur_faces(
 class Anonymizer:
     """Hides the faces of a stream.
 
-    The last box of a face stays hidden for ``hold_s`` after its last detection: detectors miss
-    faces now and then, and one clear frame is enough to recognize a person.
-
-    Args:
-        mode: ``none`` or ``blur``.
-        hold_s: Seconds, in the time of the source.
+    The last box of a face stays hidden for ``hold_s`` seconds of the source after its last
+    detection: detectors miss faces now and then, and one clear frame is enough to recognize a
+    person.
     """
 
     def __init__(self, mode: str = "none", hold_s: float = HOLD_S) -> None:
-        if mode not in MODES:
-            raise unknown("anonymize", mode, MODES, "Set it with anonymize=<name>.")
         self.mode = mode
         self.hold_s = hold_s
         self._source = ""

@@ -20,8 +20,7 @@ class Pipeline:
     """Detects faces every few frames, tracks them in between, classifies all faces in one batch.
 
     Args:
-        detector: Face detector.
-        classifier: Loaded checkpoint; provides the class names and the crop margin.
+        classifier: Provides the class names and the crop margin.
         smoothing: ``conf/smoothing/<name>.yaml`` as a dict.
         tracking: See :class:`FaceTracker`; ``scene_cut_threshold``: see
             :class:`SceneCutDetector` (default 0.25).

@@ -23,12 +23,10 @@ class RunStats:
     """Counters of a run.
 
     Attributes:
-        frames: Processed frames.
         dropped: Frames of a live source that were replaced by newer ones.
         ids: Number of different track ids.
         with_faces: Frames with at least one face.
         last_faces: Number of faces in the last frame.
-        seconds: Duration of the run.
         fps: Frames per second, averaged over about a second.
     """
 
@@ -59,8 +57,7 @@ class PipelineRunner:
     """Runs the frames of a source through a pipeline and writes the results to sinks.
 
     Args:
-        source: Frames; closed at the end of the run.
-        pipeline: Processes each frame.
+        source: Closed at the end of the run.
         overlay: Draws the result if a sink needs a picture.
         sinks: Receive every result, in this order; always closed at the end of the run.
     """

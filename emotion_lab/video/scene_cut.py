@@ -42,12 +42,7 @@ class SceneCutDetector:
         return 1.0 - float(cv2.matchTemplate(self._last, inner, cv2.TM_CCOEFF_NORMED).max())
 
     def __call__(self, image: np.ndarray, time_s: float) -> bool:
-        """Return whether the frame at ``time_s`` is the first of a new scene.
-
-        Args:
-            image: uint8 (H, W, 3).
-            time_s: Seconds.
-        """
+        """Return whether uint8 (H, W, 3) at ``time_s`` seconds is the first of a new scene."""
         if self.threshold is None:
             return False
         pixels = thumbnail(image)

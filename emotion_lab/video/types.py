@@ -80,7 +80,6 @@ class Detector(Protocol):
 
     def __call__(self, image: np.ndarray) -> Detections:
         """Detect faces in uint8 (H, W, 3) RGB of any size; the detector resizes if it needs to."""
-        ...
 
 
 @dataclass
@@ -108,13 +107,7 @@ class Smoother(Protocol):
     """Smooths the class probabilities of one face over time; one instance per track."""
 
     def update(self, probabilities: np.ndarray, time_s: float) -> np.ndarray:
-        """Return the smoothed probabilities.
-
-        Args:
-            probabilities: float (K,), sum 1.
-            time_s: Time of the frame in seconds, increasing.
-        """
-        ...
+        """Smooth float (K,) that sum to 1; ``time_s`` is increasing."""
 
 
 @dataclass
@@ -122,9 +115,7 @@ class Face:
     """One face in one frame.
 
     Attributes:
-        id: Track id.
         box: x, y, width, height in source pixels.
-        score: Detector score.
         probabilities: float32 (K,) of this frame only.
         smoothed: float32 (K,), smoothed over time.
         label: Index of the displayed class (after hysteresis), or None while uncertain.

@@ -328,7 +328,7 @@ def test_tukey_fences() -> None:
 
 
 def test_images_without_face(tmp_path: Path) -> None:
-    """Haar finds most of seven drawn faces and hardly any in seven textures."""
+    """Haar finds most of seven synthetic faces and hardly any in seven textures."""
     from emotion_lab.audits.no_face import build_face_detector, images_without_face
 
     cfg = {**composed("data=synthetic")["data"], "n": 21, "size": 64, "difficulty": 0.0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import pytest
 
 from tests.helpers_sources import capture_threads
+
+if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn", "httpx")):
+    collect_ignore_glob = ["test_web*.py"]
 
 
 @pytest.fixture

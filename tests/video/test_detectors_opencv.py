@@ -1,4 +1,4 @@
-"""Haar and SSD detectors: model files, input format, faces of a drawn video."""
+"""Haar and SSD detectors: model files, input format, faces of a synthetic video."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers_detectors import config
 # --- haar -----------------------------------------------------------------------------------------
 
 
-def test_haar_finds_a_drawn_face(tmp_path: Path) -> None:
+def test_haar_finds_a_synthetic_face(tmp_path: Path) -> None:
     if not hasattr(cv2, "CascadeClassifier"):
         pytest.skip("this OpenCV has no Haar cascades")
     path = tmp_path / "face.mp4"

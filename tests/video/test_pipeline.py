@@ -54,13 +54,7 @@ class BrightnessClassifier:
 def make_pipeline(boxes: list[list[Box]], *overrides: str, stills: bool = False) -> Pipeline:
     smoothing = composed(*overrides, entry="live")["smoothing"]
     classifier = BrightnessClassifier()
-    return Pipeline(
-        FakeDetector(boxes),
-        classifier,
-        smoothing,
-        {"detect_every": 1},
-        stills=stills,
-    )
+    return Pipeline(FakeDetector(boxes), classifier, smoothing, {"detect_every": 1}, stills=stills)
 
 
 def grey_frames(values: list[int], step_s: float = 0.1) -> list[Frame]:

@@ -17,13 +17,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.video.sources import open
 from emotion_lab.video.sources.open import open_source
 from emotion_lab.video.sources.threaded import FrameSource
-from tests.helpers_sources import (
-    capture_threads,
-    media,
-    number,
-    read_single_image,
-    write_clip,
-)
+from tests.helpers_sources import capture_threads, media, number, read_single_image, write_clip
 
 pytestmark = pytest.mark.usefixtures("no_capture_threads")
 
@@ -266,7 +260,7 @@ def test_synthetic_clip_has_ground_truth(
     assert starts[0] == 0 and all(1.2 < b - a < 2.8 for a, b in itertools.pairwise(starts))
     ends = np.cumsum([seconds for seconds, _ in open.timeline(3)])
     assert starts[1:] == pytest.approx(ends[:-1], abs=0.25)  # the first frame after it
-    assert "Drawing a synthetic clip" in capsys.readouterr().err
+    assert "Rendering a synthetic clip" in capsys.readouterr().err
 
     with open_source({**cfg, "max_frames": 9}) as again:
         assert again.truth == tuple(part for part in source.truth if part[0] < 9 / 4)

@@ -12,10 +12,6 @@ import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip("starlette")
-pytest.importorskip("uvicorn")
-pytest.importorskip("httpx")
-
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.video.overlay.primitives import class_colours
 from emotion_lab.video.sinks.base import Sink

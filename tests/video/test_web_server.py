@@ -17,10 +17,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("starlette")
-pytest.importorskip("uvicorn")
-pytest.importorskip("httpx")
-
 from emotion_lab.core.errors import UserError
 from emotion_lab.video.runner import PipelineRunner
 from emotion_lab.video.web import server

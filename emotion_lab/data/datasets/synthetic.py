@@ -1,4 +1,4 @@
-"""Synthetic dataset of drawn faces; no download, exact labels."""
+"""Synthetic faces; no download, exact labels."""
 
 from __future__ import annotations
 
@@ -94,5 +94,5 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
         for name in SPLITS
         if name in splits
     }
-    note = f"{n} drawn faces of {size} x {size} pixels, seed {seed}, difficulty {difficulty:g}"
+    note = f"{n} synthetic faces of {size} x {size} pixels, seed {seed}, difficulty {difficulty:g}"
     return LoadedDataset(list(EMOTIONS), drawn, f"synthetic (n={n}, seed={seed})", [note])

@@ -27,7 +27,7 @@ from emotion_lab.data.types import DATASETS, SPLITS, LoadedDataset, Split, exclu
 #: Dataset name -> licence of the images.
 LICENCES: dict[str, str] = {
     "fer2013": "FER2013 (ICML 2013 challenge): the terms of the copy it came from apply",
-    "synthetic": "drawn by emotion_lab; shows no person",
+    "synthetic": "synthetic, rendered by emotion_lab; shows no person",
 }
 UNKNOWN_LICENCE = "not stated"
 
@@ -62,9 +62,7 @@ def _write_tar_files(
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Write the images of a split to tar files of about ``shard_bytes``; train is shuffled.
 
-    Returns:
-        The index, ``INDEX`` (N,) in the order of ``split``, and ``file`` and ``bytes`` of each
-        shard.
+    Returns ``INDEX`` (N,) in the order of ``split``, and ``file`` and ``bytes`` of each shard.
     """
     from webdataset import TarWriter
 
@@ -142,11 +140,7 @@ def _write_split(
 
 
 def open_all_splits(cfg: dict[str, Any]) -> LoadedDataset:
-    """Open every split of a dataset, without folds, carving or cleaning.
-
-    Args:
-        cfg: The ``data`` group; ``exclude`` and ``limit`` are applied.
-    """
+    """Open every split of a dataset; only ``data.exclude`` and ``data.limit`` are applied."""
     load = DATASETS.get(str(cfg["name"]))
     names = load(cfg, ()).available_splits or list(SPLITS)
     source = exclude_classes(load(cfg, tuple(names)), excluded_classes(cfg))
@@ -187,7 +181,7 @@ def _new_folder(out: Path) -> Iterator[Path]:
         temporary.replace(out)
     except OSError as error:
         raise UserError(
-            f"cannot write {out} ({error.strerror or error}); nothing was left behind. Free some "
+            f"cannot write {out} ({error.strerror or error}); no partial output is left. Free some "
             "space, or name another folder."
         ) from None
     finally:
@@ -204,7 +198,7 @@ def write_shards(
     Args:
         source: All splits to write.
         name: Name of the dataset.
-        out: Folder to create; it must not exist.
+        out: Folder to create.
         shard_bytes: Approximate size of a shard.
         licence: Licence of the images; None uses ``LICENCES``.
 

@@ -16,7 +16,7 @@ class FullFrame:
     name = "full_frame"
 
     def __init__(self, cfg: dict[str, Any]) -> None:
-        del cfg
+        pass
 
     def __call__(self, image: np.ndarray) -> Detections:
         """Return uint8 (H, W, 3) as one face."""

@@ -15,7 +15,7 @@ from emotion_lab.video.detectors.weights import find_weights
 from emotion_lab.video.types import DETECTORS, Detections
 
 CASCADE = "haarcascade_frontalface_default.xml"
-#: Last-stage weight that maps to a score of 0.63; drawn and photographed faces score 0.5 to 0.9.
+#: Last-stage weight that maps to a score of 0.63; synthetic and real faces score 0.5 to 0.9.
 SCALE = 5.0
 
 
@@ -25,9 +25,6 @@ class Haar:
 
     A cascade has no probability output. The score is 1 - exp(-w / 5) of the last stage's weight
     w, suitable for ranking only.
-
-    Args:
-        cfg: ``conf/detector/haar.yaml`` as a plain dict.
     """
 
     name = "haar"

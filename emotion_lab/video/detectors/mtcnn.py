@@ -46,16 +46,12 @@ class _Stage(nn.Module):
 
     Args:
         body: Convolutional layers by name.
-        dense: (name, in_features, out_features) of the hidden linear layer; None for the fully
-            convolutional first network.
+        dense: Name, in_features and out_features of the hidden linear layer, if any.
         heads: Name -> output channels: scores (no face, face), box regression, landmarks.
     """
 
     def __init__(
-        self,
-        body: dict[str, nn.Module],
-        dense: tuple[str, int, int] | None,
-        heads: dict[str, int],
+        self, body: dict[str, nn.Module], dense: tuple[str, int, int] | None, heads: dict[str, int]
     ) -> None:
         super().__init__()
         self.body = list(body)
@@ -181,11 +177,7 @@ def _crops(image: np.ndarray, boxes: Tensor, side: int) -> np.ndarray:
 
 @DETECTORS.register("mtcnn")
 class Mtcnn:
-    """Cascade of three networks (Zhang et al. 2016, "Joint Face Detection and Alignment").
-
-    Args:
-        cfg: ``conf/detector/mtcnn.yaml`` as a plain dict.
-    """
+    """Cascade of three networks (Zhang et al. 2016, "Joint Face Detection and Alignment")."""
 
     name = "mtcnn"
 

@@ -46,7 +46,6 @@ def postprocess(
     changes the aspect ratio, which distorts the face when it is resized for the classifier.
 
     Args:
-        letterboxed: Input of the network.
         corners: (N, 4) left, top, right, bottom in letterboxed pixels.
         scores: (N,) 0..1.
         landmarks: (N, 5, 2) in letterboxed pixels, or None.

@@ -11,11 +11,7 @@ import cv2
 import numpy as np
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.video.detectors.resize import (
-    LetterboxedImage,
-    letterbox,
-    resize_longest_side,
-)
+from emotion_lab.video.detectors.resize import LetterboxedImage, letterbox, resize_longest_side
 
 #: Coarsest stride of YOLO and SCRFD: input sides must be multiples of it.
 MULTIPLE = 32
@@ -25,11 +21,9 @@ class OnnxNet:
     """Detection network with one image input (1, 3, H, W) and any number of outputs.
 
     Args:
-        path: The ``.onnx`` file.
         size: Longest input side in pixels; ignored by networks with a fixed input size.
 
     Attributes:
-        path: The ``.onnx`` file.
         size: Fixed (width, height) of the input, or None if any multiple of 32 is accepted.
         longest_side: Longest side of the input in pixels.
         metadata: Custom metadata of the file; empty with OpenCV.

@@ -45,9 +45,7 @@ def resize_longest_side(
     """Resize so that the longest side is ``size``, then pad with black on the right and bottom.
 
     Args:
-        image: uint8 (H, W, 3).
         size: Longest side in pixels; None keeps the image size.
-        enlarge: Whether to enlarge an image smaller than ``size``.
         multiple: Both sides of the result are multiples of this.
         min_side: Minimum of both sides of the result, in pixels.
     """
@@ -70,12 +68,9 @@ def letterbox(
     """Resize an image to fit a canvas of a fixed size, keeping its aspect ratio.
 
     Args:
-        image: uint8 (H, W, 3).
-        width: Canvas width in pixels.
-        height: Canvas height in pixels.
+        width, height: Size of the canvas in pixels.
         pad: Grey level 0..255 of the padding; YOLO networks are trained with 114.
         centre: Centre the image on the canvas, else align it to the top left corner.
-        enlarge: Whether to enlarge an image smaller than the canvas.
     """
     inner = _resized_size(image, width, height, enlarge)
     offset = ((width - inner[0]) // 2, (height - inner[1]) // 2) if centre else (0, 0)

@@ -30,8 +30,6 @@ def decode(
     Args:
         maps: Scores of the three strides, then distances, then landmarks (optional);
             each (cells * anchors, 1 | 4 | 10).
-        width: Input width in pixels.
-        height: Input height in pixels.
 
     Returns:
         (N, 4) left, top, right, bottom in input pixels, (N,) scores, (N, 5, 2) landmarks or None.
@@ -54,11 +52,7 @@ def decode(
 
 @DETECTORS.register("retinaface")
 class RetinaFace:
-    """SCRFD or RetinaFace from an ONNX file.
-
-    Args:
-        cfg: ``conf/detector/retinaface.yaml`` as a plain dict.
-    """
+    """SCRFD or RetinaFace from an ONNX file."""
 
     name = "retinaface"
 

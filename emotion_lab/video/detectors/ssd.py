@@ -62,11 +62,7 @@ def _find_partner(path: Path) -> Path:
 
 @DETECTORS.register("ssd")
 class Ssd:
-    """Single-shot detector with a ResNet-10 (Liu et al. 2016; OpenCV's face_detector sample).
-
-    Args:
-        cfg: ``conf/detector/ssd.yaml`` as a plain dict.
-    """
+    """Single-shot detector with a ResNet-10 (Liu et al. 2016; OpenCV's face_detector sample)."""
 
     name = "ssd"
 

@@ -13,14 +13,7 @@ from emotion_lab.core.io import atomic_write, cache_root, file_hash
 
 
 def configured_path(cfg: dict[str, Any], key: str, what: str, allow_dir: bool = False) -> Path:
-    """Return ``cfg[key]`` as the path of a readable file.
-
-    Args:
-        cfg: The detector's config.
-        key: ``"file"`` or ``"config"``.
-        what: Description of the file for the error message.
-        allow_dir: Whether a directory is accepted.
-    """
+    """Return ``cfg[key]`` as a path of a readable file; messages call it ``what``."""
     name = cfg["name"]
     if not cfg.get(key):
         raise UserError(f"detector={name} needs {what}. Set detector.{key}=<path>.")
@@ -45,7 +38,6 @@ def find_weights(
     Args:
         cfg: The detector's config; uses ``name``, ``file`` and ``sha256`` (null: not checked).
         what: Description of the file for error messages.
-        url: Official address, or None.
         allow_dir: Whether ``file`` may be a directory, which is not hashed.
     """
     sha256 = cfg.get("sha256")

@@ -24,7 +24,6 @@ def join_heads(heads: list[np.ndarray], width: int, classes: int) -> np.ndarray:
         heads: Each (1, 4 * 16 + classes + points * 3, h, w): distributions of the distances to
             left, top, right and bottom in strides, class logits, landmarks in half strides.
         width: Input width in pixels.
-        classes: Number of classes.
 
     Returns:
         (4 + classes + points * 3, sum of h * w): box as centre x, centre y, width, height in
@@ -60,9 +59,6 @@ class Yolo:
     Supported outputs: (1, 4 + classes + landmarks, cells) and its transpose, (1, N, 6 +
     landmarks) of an export with built-in NMS, and raw heads. Five landmarks of two or three
     values each are returned; any other number of landmarks is ignored.
-
-    Args:
-        cfg: ``conf/detector/yolo.yaml`` as a plain dict.
     """
 
     name = "yolo"

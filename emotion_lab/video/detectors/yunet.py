@@ -103,12 +103,6 @@ class YuNet:
     """YuNet (Wu et al. 2023, "YuNet: A Tiny Millisecond-level Face Detector").
 
     OpenVINO is about twice as fast as OpenCV, with the same boxes.
-
-    Args:
-        cfg: ``conf/detector/yunet.yaml`` as a plain dict.
-
-    Attributes:
-        backend: ``opencv`` or ``openvino``.
     """
 
     name = "yunet"

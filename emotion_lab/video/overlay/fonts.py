@@ -14,21 +14,8 @@ from emotion_lab.video.overlay.translations import Translations, english
 
 #: Parts of the file names of common fonts for scripts that DejaVu lacks; they are tried first.
 _PREFERRED = (
-    "notosanscjk",
-    "notosansdevanagari",
-    "wqy",
-    "msyh",
-    "yugoth",
-    "pingfang",
-    "hiragino",
-    "nirmala",
-    "mangal",
-    "lohit",
-    "devanagari",
-    "ipag",
-    "takao",
-    "fallback",
-    "unifont",
+    *("notosanscjk", "notosansdevanagari", "wqy", "msyh", "yugoth", "pingfang", "hiragino"),
+    *("nirmala", "mangal", "lohit", "devanagari", "ipag", "takao", "fallback", "unifont"),
 )
 #: Fonts that list every character but contain no usable glyphs.
 _EXCLUDED = ("lastresort", "adobeblank", "emoji")
@@ -94,7 +81,6 @@ def choose_font(
     """Return the translations and a font for them; English with a note if there is no font.
 
     Args:
-        translations: The words to draw.
         classes: Class names, which are the English words.
         font: A font file, or None to search the installed fonts.
     """

@@ -11,7 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from emotion_lab.core.errors import unknown
 from emotion_lab.video.anonymize import Anonymizer
 from emotion_lab.video.overlay.fonts import choose_font, default_font
 from emotion_lab.video.overlay.primitives import (
@@ -41,7 +40,6 @@ DEFAULTS: dict[str, Any] = {
     "scale": 1.0,  # of text and lines; 1 is 13 px text on a frame of 640x360
     "font": None,  # font file, if no installed font covers the language
 }
-BARS = ("auto", "all", "top3", "none")
 _MAX_OVERLAP = 0.2  # share of a bar panel that may hide something else with bars=auto
 _BAR_BACKGROUND: Colour = (70, 70, 70)
 
@@ -52,7 +50,6 @@ class _Canvas:
 
     Attributes:
         image: uint8 (H, W, 3) RGB, drawn in place.
-        scale: Text and line sizes.
         debug: Whether detector scores, stage times and unsmoothed probabilities are drawn.
         area: Width and height of the part available for labels (without the timeline).
         occupied: Rectangles that labels should not hide, with weights.
@@ -70,7 +67,6 @@ class Overlay:
 
     Args:
         cfg: Any of :data:`DEFAULTS`.
-        classes: Class names in the checkpoint's order.
         language: Code or file, see
             :func:`emotion_lab.video.overlay.translations.load_translations`.
         anonymize: ``none``, or ``blur`` to hide the faces below the drawing. Sinks store only
@@ -78,7 +74,6 @@ class Overlay:
 
     Attributes:
         translations: The drawn words; their notes have been printed on standard error.
-        colours: RGB of each class.
     """
 
     def __init__(
@@ -88,12 +83,7 @@ class Overlay:
         language: str = "en",
         anonymize: str = "none",
     ) -> None:
-        for key in cfg:
-            if key not in DEFAULTS:
-                raise unknown("overlay key", key, DEFAULTS, "Set it with overlay.<key>=<value>.")
         settings = {**DEFAULTS, **cfg}
-        if settings["bars"] not in BARS:
-            raise unknown("overlay.bars", settings["bars"], BARS, "Set it with overlay.bars=.")
         self.classes = list(classes)
         self.bars = settings["bars"]
         self.scale = float(settings["scale"])
@@ -130,7 +120,6 @@ class Overlay:
 
         Args:
             image: uint8 (H, W, 3) RGB, not modified.
-            result: Pipeline output for this frame.
             fps: Frames per second; None for a photo, which has no speed.
             detector: Name of the detector, drawn with ``debug``.
             debug: Also draw stage times, detector scores and unsmoothed probabilities.
@@ -220,7 +209,7 @@ class Overlay:
         return rect
 
     def _panel(self, canvas: _Canvas, face: Face, num_faces: int) -> None:
-        """Draw the probabilities as bars beside the face; ``auto`` drops bars without space."""
+        """Draw the probabilities as bars next to the face; ``auto`` drops bars without space."""
         scale = canvas.scale
         every = list(range(len(self.classes)))
         top3 = sorted(every, key=lambda k: -float(face.smoothed[k]))[:3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,22 +46,14 @@ _MAX_BITMAPS = 3000
 
 def class_colours(classes: Sequence[str]) -> list[Colour]:
     """Return one distinct RGB colour per class, in class order."""
-    colours: list[Colour] = []
-    extra = 0
-    for name in classes:
-        if name in COLOURS:
-            colours.append(COLOURS[name])
-            continue
-        if extra < len(EXTRA_COLOURS):
-            colours.append(EXTRA_COLOURS[extra])
-        else:
-            # The golden ratio spreads any number of hues evenly.
-            hue = ((extra - len(EXTRA_COLOURS)) * 0.618034) % 1
-            value = 0.95 - 0.05 * ((extra - len(EXTRA_COLOURS)) % 8)
-            red, green, blue = colorsys.hsv_to_rgb(hue, 0.55, value)
-            colours.append((round(red * 255), round(green * 255), round(blue * 255)))
-        extra += 1
-    return colours
+    extra = itertools.chain(EXTRA_COLOURS, map(_generated_colour, itertools.count()))
+    return [COLOURS[name] if name in COLOURS else next(extra) for name in classes]
+
+
+def _generated_colour(i: int) -> Colour:
+    # The golden ratio spreads any number of hues evenly.
+    red, green, blue = colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.55, 0.95 - 0.05 * (i % 8))
+    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def text_colour_on(background: Colour) -> Colour:
@@ -215,9 +208,7 @@ def place_label(
 
     Args:
         candidates: Upper left corners in order of preference; each is moved inside the area.
-        size: Width and height of the label.
         area: Width and height of the area available for labels.
-        occupied: Rectangles to avoid, with their weights.
         previous: Index chosen in the previous frame. It is kept while it is nearly as good, so
             that labels do not jump.
 

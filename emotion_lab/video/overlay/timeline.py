@@ -71,11 +71,7 @@ def draw_strip(
     """Draw the strip in place; the current time is at its right end.
 
     Args:
-        image: uint8 (H, W, 3) RGB.
-        scale: Sizes for this image.
-        renderer: Renders the text.
         history: Already contains ``result``.
-        result: The current frame.
         label_style: Label (None while uncertain) -> its text and colour.
 
     Returns:

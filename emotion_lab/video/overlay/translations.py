@@ -19,8 +19,6 @@ class Translations:
     """Texts drawn on a frame.
 
     Attributes:
-        language: Language code or file.
-        labels: One word per class, in class order.
         uncertain: Drawn instead of a label.
         no_face: Drawn when a frame contains no face.
         notes: Messages for the user, such as missing translations.
@@ -57,7 +55,6 @@ def load_translations(language: str, classes: Sequence[str]) -> Translations:
     Args:
         language: A code of :func:`languages`, or a YAML or JSON file with ``class name: word``
             entries (and ``uncertain``, ``no_face``).
-        classes: Class names in the checkpoint's order.
 
     Returns:
         The texts. Entries missing in the file stay English and are listed in ``notes``.

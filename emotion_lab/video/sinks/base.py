@@ -32,7 +32,6 @@ class Sink(Closeable):
         Args:
             frame: As captured. A sink that stores pictures must use ``drawn`` instead, because
                 faces may have to be hidden.
-            result: Pipeline output.
             drawn: uint8 (H, W, 3) RGB from the overlay.
 
         Raises:
@@ -70,8 +69,6 @@ def write_error(path: Path, error: OSError, state: str) -> UserError:
     """Return the error for a failed write, such as on a full disk.
 
     Args:
-        path: The file.
-        error: Why the write failed.
         state: Sentence about what the file contains now.
     """
     reason = error.strerror or type(error).__name__

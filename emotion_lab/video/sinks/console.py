@@ -11,12 +11,7 @@ from emotion_lab.video.types import Frame, FrameResult
 
 
 class ConsoleSink(Sink):
-    """Prints name, label and confidence of each image, up to ``limit`` images.
-
-    Args:
-        classes: Class names in the checkpoint's order.
-        limit: Maximum number of printed images.
-    """
+    """Prints name, label and confidence of each image, up to ``limit`` images."""
 
     def __init__(self, classes: Sequence[str], limit: int = 50) -> None:
         self.classes, self.limit, self.count = list(classes), limit, 0

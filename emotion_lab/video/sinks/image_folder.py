@@ -11,12 +11,7 @@ from emotion_lab.video.types import Frame, FrameResult
 
 
 class ImageFolderSink(Sink):
-    """Writes ``<folder>/<image name>.png`` and keeps sub-folders.
-
-    Args:
-        folder: Output folder; created if missing.
-        overwrite: Whether existing files may be replaced.
-    """
+    """Writes ``<folder>/<image name>.png`` and keeps sub-folders."""
 
     wants_picture = True
 

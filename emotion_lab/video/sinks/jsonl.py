@@ -51,15 +51,6 @@ class JsonlSink(Sink):
     """Writes :func:`result_to_dict` of every frame as one line.
 
     Each line is one unbuffered system call, so a killed process leaves only complete lines.
-
-    Args:
-        path: Output file.
-        classes: Class names in the checkpoint's order.
-        overwrite: Whether an existing file may be replaced.
-
-    Attributes:
-        path: The file.
-        rows: Number of written lines.
     """
 
     def __init__(self, path: str | Path, classes: Sequence[str], overwrite: bool = False) -> None:

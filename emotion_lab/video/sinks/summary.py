@@ -26,7 +26,6 @@ class FaceSummary:
 
     Attributes:
         runs: [start_s, end_s, label] in time of the source; a gap between runs is an absence.
-        frames: Frames with this face.
         counts: Number of frames by label.
         switches: Changes from one label to another; "uncertain" in between does not count.
     """
@@ -66,14 +65,6 @@ class SummarySink(Sink):
 
     A frame counts for the time until the next frame of the source, the last one for as long as the
     one before it. Memory use grows with the number of label changes, not of frames.
-
-    Args:
-        folder: Output folder; created if missing.
-        classes: Class names in the checkpoint's order.
-        overwrite: Whether existing files may be replaced.
-
-    Attributes:
-        faces: Track id -> :class:`FaceSummary`.
     """
 
     def __init__(self, folder: str | Path, classes: Sequence[str], overwrite: bool = False) -> None:

@@ -59,11 +59,8 @@ class VideoSink(Sink):
             pixel, because video codecs need even sides; pictures of another size are letterboxed.
         live: Whether the source has a varying frame rate.
         audio_from: File whose audio is copied on closing, if ffmpeg is installed.
-        overwrite: Whether an existing file may be replaced.
 
     Attributes:
-        path: The file.
-        frames: Number of written frames.
         codec: FourCC, once open.
     """
 

@@ -70,14 +70,12 @@ class WindowSink(Sink):
     """Shows the drawn frames; snapshots store what is shown, so hidden faces stay hidden.
 
     Args:
-        title: Window title; some toolkits support only ASCII.
         folder: Snapshot folder; created by the first snapshot.
         checked: Whether the caller has already called :func:`window_problem`.
 
     Attributes:
         stopped: The user pressed q or Esc or closed the window.
         debug: The user switched the debug details on.
-        snapshots: Written files.
     """
 
     wants_picture = True

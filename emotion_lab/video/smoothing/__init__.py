@@ -12,24 +12,14 @@ from emotion_lab.video.types import SMOOTHERS, Smoother
 
 
 def build_smoother(cfg: dict[str, Any], num_classes: int) -> Smoother:
-    """Build a smoother for one track.
-
-    Args:
-        cfg: ``conf/smoothing/<name>.yaml`` as a plain dict.
-        num_classes: K.
-    """
+    """Build the smoother of ``conf/smoothing/<name>.yaml`` for one track."""
     smoother = SMOOTHERS.get(cfg["name"])
     schema.check_group("smoothing", cfg)
     return smoother(cfg, num_classes)
 
 
 class TrackSmoother:
-    """Smoothed probabilities and displayed label of one track.
-
-    Args:
-        cfg: ``conf/smoothing/<name>.yaml`` as a plain dict.
-        num_classes: K.
-    """
+    """Smoothed probabilities and displayed label of one track."""
 
     def __init__(self, cfg: dict[str, Any], num_classes: int) -> None:
         self._smoother = build_smoother(cfg, num_classes)

@@ -20,7 +20,6 @@ class Ema:
 
     Args:
         cfg: ``tau_s`` (seconds, above 0), ``space`` of the average (logit or probability).
-        num_classes: K.
     """
 
     def __init__(self, cfg: dict[str, Any], num_classes: int) -> None:

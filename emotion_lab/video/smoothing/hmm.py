@@ -27,7 +27,6 @@ class Hmm:
     Args:
         cfg: ``transition_rate_hz`` and ``observation_rate_hz`` (1/s, above 0), ``prior`` (K
             relative class frequencies of the training data, or null for equal ones).
-        num_classes: K.
     """
 
     def __init__(self, cfg: dict[str, Any], num_classes: int) -> None:

@@ -21,7 +21,6 @@ class LabelHysteresis:
     Args:
         cfg: ``threshold`` (0..1), ``switch_evidence_s`` (seconds of a lead of 1; a lead of 0.2
             takes five times as long).
-        num_classes: K.
     """
 
     def __init__(self, cfg: dict[str, Any], num_classes: int) -> None:
@@ -37,12 +36,7 @@ class LabelHysteresis:
         self._evidence = np.zeros(self.num_classes)  # integrated lead of each class, seconds
 
     def update(self, smoothed: np.ndarray, time_s: float) -> int | None:
-        """Return the label index at ``time_s``, None while uncertain.
-
-        Args:
-            smoothed: float (K,), sums to 1.
-            time_s: Seconds, non-decreasing.
-        """
+        """Return the label index for ``smoothed``, float (K,), at ``time_s``; None if uncertain."""
         values = distribution(smoothed, self.num_classes)
         top = int(values.argmax())
         is_first = self._time_s is None

@@ -26,7 +26,6 @@ class OneEuro:
     Args:
         cfg: ``min_cutoff`` (Hz, above 0; smaller is smoother), ``beta`` (0 or above; larger has
             less lag), ``d_cutoff`` (Hz, above 0, of the speed), ``space`` (logit or probability).
-        num_classes: K.
     """
 
     def __init__(self, cfg: dict[str, Any], num_classes: int) -> None:

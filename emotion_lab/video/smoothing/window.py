@@ -17,7 +17,6 @@ class MovingAverage:
 
     Args:
         cfg: ``window_s``: seconds, above 0; a frame of exactly this age is excluded.
-        num_classes: K.
     """
 
     def __init__(self, cfg: dict[str, Any], num_classes: int) -> None:

@@ -89,9 +89,7 @@ class CameraReader(FrameReader):
 
     Args:
         target: Camera index, or address of a stream.
-        name: Source name of the frames.
         width: Requested width of a camera in pixels, or None for its default.
-        height: Requested height, likewise.
         fps: Requested frames per second of a camera, or None.
         reconnect_s: Time limit of the reconnection attempts.
 

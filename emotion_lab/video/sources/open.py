@@ -19,12 +19,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data.images import read_image
 from emotion_lab.synthetic.video import render_video
-from emotion_lab.video.sources.camera import (
-    CameraReader,
-    cameras_hint,
-    list_cameras,
-    open_address,
-)
+from emotion_lab.video.sources.camera import CameraReader, cameras_hint, list_cameras, open_address
 from emotion_lab.video.sources.threaded import FrameReader, FrameSource
 from emotion_lab.video.sources.video_file import SOURCE_HINT, VideoFileReader, print_stderr
 from emotion_lab.video.types import Frame
@@ -52,7 +47,6 @@ class ImageReader(FrameReader):
     """One image, or the images of a folder and its subfolders, sorted by path.
 
     Args:
-        path: Image file or folder.
         realtime: Show the images one second apart; otherwise ``time_s`` is always 0.
 
     Raises:
@@ -149,14 +143,7 @@ def timeline(seed: int) -> list[tuple[float, str]]:
 
 
 class SyntheticReader(VideoFileReader):
-    """A drawn clip with ground truth, rendered to a temporary file first.
-
-    Args:
-        size: (width, height).
-        fps: Frames per second.
-        seed: Random seed of the person and the timeline.
-        max_frames: Maximum number of frames, or None.
-    """
+    """A synthetic clip with ground truth, rendered to a temporary file first."""
 
     def __init__(
         self, size: tuple[int, int], fps: float, seed: int, max_frames: int | None
@@ -169,7 +156,7 @@ class SyntheticReader(VideoFileReader):
                 remaining -= seconds
         frames = round(sum(seconds for seconds, _ in segments) * fps)
         print_stderr(
-            f"Drawing a synthetic clip of {frames} frames ({size[0]}x{size[1]}, seed {seed}) ..."
+            f"Rendering a synthetic clip of {frames} frames ({size[0]}x{size[1]}, seed {seed}) ..."
         )
         # Deleted at exit at the latest.
         self._folder = tempfile.TemporaryDirectory(

@@ -145,7 +145,6 @@ class FrameSource(Closeable):
         reader: An open reader; the source closes it.
         loop: Restart after the last frame; index and time continue to increase.
         realtime: Return each frame at its media time, as if it were captured now.
-        max_frames: Maximum number of frames.
 
     Attributes:
         name, kind, fps, size, truth: Those of the reader.

@@ -67,9 +67,7 @@ class VideoFileReader(FrameReader):
     """A local or remote video file, rotated according to its metadata.
 
     Args:
-        path: File or address.
         name: Source name of the frames; default: the path.
-        kind: clip or synthetic.
 
     Raises:
         UserError: If it cannot be decoded.

@@ -33,7 +33,6 @@ class AuthMiddleware:
     browsers set and pages cannot change, the second.
 
     Args:
-        app: The wrapped application.
         token: Expected as ``?token=`` or in a cookie set by the first visit; None: no token.
         allowed_hosts: Accepted host names, or None to accept any.
         cookie: Cookie name. It should contain the port, because cookies are shared between ports.

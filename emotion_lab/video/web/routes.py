@@ -35,12 +35,8 @@ from emotion_lab.video.web.sessions import (
 from emotion_lab.video.web.uploads import safe_filename
 
 STATIC = Path(__file__).parent
-_MEDIA_TYPES = {
-    "page.css": "text/css",
-    "page.js": "text/javascript",
-    "timeline.js": "text/javascript",
-    "uploads.js": "text/javascript",
-}
+_SCRIPTS = ("page.js", "timeline.js", "uploads.js")
+_MEDIA_TYPES = {"page.css": "text/css", **dict.fromkeys(_SCRIPTS, "text/javascript")}
 #: How long a request waits for the next frame; the page then asks again.
 WAIT_S = 10.0
 UPLOAD_LIMIT, FRAME_LIMIT = 2**30, 8 * 2**20  # bytes
@@ -72,21 +68,10 @@ def complete_lines(path: Path) -> Iterator[bytes]:
 
 
 class Routes:
-    """Request handlers.
-
-    Args:
-        manager: The sessions.
-        shut_down: Called to end the program.
-        token: Access token, or None.
-        cookie: Name of the cookie that stores the token.
-    """
+    """Request handlers."""
 
     def __init__(
-        self,
-        manager: SessionManager,
-        shut_down: Callable[[], None],
-        token: str | None,
-        cookie: str,
+        self, manager: SessionManager, shut_down: Callable[[], None], token: str | None, cookie: str
     ) -> None:
         self.manager, self.shut_down = manager, shut_down
         self.token, self.cookie = token, cookie
@@ -233,11 +218,8 @@ def build_app(
     """Build the ASGI application.
 
     Args:
-        manager: The sessions.
         shut_down: Called when the user ends the program from the page.
-        token: Access token, or None.
         allowed_hosts: Accepted host names, or None to accept any.
-        port: Port of the server.
     """
     cookie = f"emotion_lab_{port}"
     routes = Routes(manager, shut_down, token, cookie)

@@ -48,7 +48,6 @@ def open_socket(host: str, port: int) -> socket.socket:
     """Bind and listen.
 
     Args:
-        host: Host name or IP address of this machine.
         port: Port number; 0 selects a free one.
     """
     try:

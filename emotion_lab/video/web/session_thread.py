@@ -55,7 +55,6 @@ class WebSession(Sink):
     rate and lose no frame, also over a pause; a live source drops the frames of a pause.
 
     Args:
-        runner: Not started yet.
         name: Identifies the session in URLs and file names.
         folder: Output folder of snapshots and recordings.
         rows: The file written by the runner's JSON lines sink.
@@ -68,7 +67,6 @@ class WebSession(Sink):
         saved: Snapshots and recordings, by file name.
         message: Last error message for the page.
         error: Exception that ended the run, else None.
-        over: Whether the run has ended.
     """
 
     # Drawing is cheap compared with the networks, and the next browser gets a picture at once.

@@ -82,8 +82,6 @@ class SessionManager:
 
         Args:
             path: The upload, a file in ``temp_dir``; deleted when the session ends.
-            name: The user's file name.
-            temp_dir: Deleted when the session is closed.
         """
         try:
             source = open_upload(path, name)

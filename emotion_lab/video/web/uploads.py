@@ -29,12 +29,7 @@ def safe_filename(name: str) -> str:
 
 
 def open_upload(path: Path, name: str) -> FrameSource:
-    """Open an uploaded photo or video.
-
-    Args:
-        path: Uploaded file.
-        name: The user's file name, for frames and messages.
-    """
+    """Open an uploaded photo or video."""
     reader: FrameReader
     try:
         try:
@@ -55,7 +50,6 @@ class BrowserCameraReader(FrameReader):
     """Frames that a page posts one by one; only the newest is kept.
 
     Args:
-        name: Name of the source.
         is_closed: Checked while waiting for a frame; True ends the source.
     """
 
@@ -68,11 +62,7 @@ class BrowserCameraReader(FrameReader):
         self._newest: tuple[np.ndarray, float] | None = None
 
     def put(self, data: bytes) -> None:
-        """Replace the newest frame.
-
-        Args:
-            data: JPEG or another format that OpenCV decodes.
-        """
+        """Replace the newest frame."""
         wall = time.time()
         image = None
         # OpenCV raises for images with too many pixels.
