@@ -24,7 +24,6 @@ def _scale_to(draws: Any, low: float, high: float) -> Any:
 
 
 def _to_device_of(images: Tensor, draws: Tensor) -> Tensor:
-    """Copy draws to the device of the images without synchronising."""
     return draws.to(images.device, non_blocking=True)
 
 
@@ -79,9 +78,8 @@ class BatchAugment:
     def sample_boxes(self, n: int) -> tuple[Tensor, Tensor]:
         """Draw n rectangles for random erasing (Zhong et al. 2017, arXiv:1708.04896).
 
-        Returns:
-            Top, left, bottom and right as fractions of the side, (4, n), empty for images that
-            are not erased; and the fill value in grey levels, (n,).
+        They are top, left, bottom and right as fractions of the side, (4, n), empty for images
+        that are not erased; the second value is the fill value in grey levels, (n,).
         """
         applied = torch.rand(n) < self.cfg["erase_p"]
         sides = _scale_to(torch.rand(2, n), *self.cfg["erase_size"])
@@ -167,13 +165,7 @@ class BatchAugment:
 
 
 def _to_pixels(matrices: Tensor, source: tuple[int, ...], size: int) -> np.ndarray:
-    """Convert sampling matrices from -1..1 coordinates to pixels, float64 (n, 2, 3).
-
-    Args:
-        matrices: (n, 2, 3) of :func:`affine_matrices`.
-        source: Height and width of the sampled image.
-        size: Side of the output.
-    """
+    """Convert :func:`affine_matrices` to pixels, float64 (n, 2, 3); ``source`` is (h, w)."""
     maps = matrices.numpy().astype(np.float64)
     sides = np.array([source[1], source[0]], np.float64)[:, None]
     # Centres are half a pixel in: x = ((u + 1) * side - 1) / 2 and u = (2 x' + 1) / size - 1.

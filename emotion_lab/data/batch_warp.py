@@ -16,7 +16,7 @@ import numpy as np
 #: Maximum rows of a stack of images for one ``cv2.remap``. OpenCV accepts 32,767; float32
 #: coordinates lose precision before that.
 MAX_STACK_ROWS = 16384
-#: Largest margin in sides of the image; images that need more are warped one by one.
+#: Largest margin in sides of the image; images that need more are warped individually.
 MAX_MARGIN_SIDES = 2
 
 #: Multiplications per ``np.matmul`` below which OpenBLAS stays on one thread. Its threads would

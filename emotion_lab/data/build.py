@@ -98,17 +98,13 @@ def load_data(cfg: dict[str, Any], splits: tuple[str, ...], carve: bool = True) 
 
     Args:
         cfg: The ``data`` group as a plain dict.
-        splits: Some of ``train``, ``val`` and ``test``.
+        splits: Some of ``train``, ``val`` and ``test``; exactly these are returned.
         carve: If the dataset has no val split: True carves ``val_fraction`` out of train, False
             uses all of train as val (for data that no model was trained on).
-
-    Returns:
-        The dataset with exactly the requested splits.
     """
-    for name in splits:
-        if name not in SPLITS:
-            raise unknown("split", name, SPLITS)
     requested = set(splits)
+    for name in requested.difference(SPLITS):
+        raise unknown("split", name, SPLITS)
     source, needed = _open(cfg, requested)
     if len(source.classes) < 2 and carve:
         raise UserError(

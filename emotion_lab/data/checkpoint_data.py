@@ -17,11 +17,9 @@ from emotion_lab.data.types import LoadedDataset, Split
 
 
 def data_config(data_cfg: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
-    """Return the ``data`` group to read: that of the checkpoint for ``data=checkpoint``.
+    """Return the ``data`` group to read: for ``data=checkpoint`` that of the card of a checkpoint.
 
-    Args:
-        data_cfg: The ``data`` group of the command; set keys override those of the checkpoint.
-        card: Metadata of the checkpoint.
+    Keys that are set in ``data_cfg``, the group of the command, override those of the card.
     """
     if data_cfg["name"] != "checkpoint":
         return data_cfg
@@ -45,10 +43,10 @@ def match_classes(
     Args:
         part: The split, labelled by position in ``data_classes``.
         data_classes: Class names of the data.
-        classes: Class names of the checkpoint.
+        classes: Class names of the checkpoint; images of other classes are left out.
 
     Returns:
-        The images whose class the checkpoint has, and one note for each class without a match.
+        The new split and one note for each class without a match.
     """
     target = {name: index for index, name in enumerate(classes)}
     mapping = np.array([target.get(name, -1) for name in data_classes], dtype=np.int64)
@@ -85,9 +83,7 @@ def class_mapping(
 ) -> list[dict[str, Any]]:
     """Return how each class of the data maps to the classes of a checkpoint.
 
-    Returns:
-        For each class of the data: ``from`` (its name in the data), ``to`` (the class of the
-        checkpoint, None if missing) and ``n``, the number of images in the split.
+    Keys: ``from`` (name in the data), ``to`` (class of the checkpoint, or None), ``n`` (images).
     """
     return [
         {
@@ -102,12 +98,12 @@ def class_mapping(
 def leakage_warnings(
     fingerprints: Sequence[dict[str, Any]], split: str, fingerprint: dict[str, Any], foreign: bool
 ) -> list[str]:
-    """Return warnings if the images may have been used for training.
+    """Return warnings if the images of ``split`` may have been used for training.
 
     Args:
         fingerprints: For each trained network, split name -> fingerprint of its data.
         split: Name of the split to evaluate.
-        fingerprint: Fingerprint of the images to evaluate.
+        fingerprint: Fingerprint of its images.
         foreign: Whether the data is known to differ from the training data.
     """
     hashes = {prints["train"]["hash"] for prints in fingerprints if "train" in prints}
@@ -118,14 +114,15 @@ def leakage_warnings(
         if known is not None and known["hash"] != fingerprint["hash"]:
             return [
                 f"warning: {split} differs from the {split} split of the training run "
-                f"({fingerprint['n']} images, then {known['n']}): it may contain training images"
+                f"(now {fingerprint['n']} images, then {known['n']}): "
+                "it may contain training images"
             ]
     return []
 
 
 @dataclass
 class CheckpointData:
-    """One split of a data set, ready for the network of a checkpoint.
+    """One split of a dataset, ready for the network of a checkpoint.
 
     Attributes:
         module: The data module; it holds only this split.
@@ -147,13 +144,9 @@ class CheckpointData:
     def open(
         cls, card: dict[str, Any], data_cfg: dict[str, Any], split: str, foreign: bool = False
     ) -> CheckpointData:
-        """Load a split and adapt it to a checkpoint.
+        """Load a split and adapt it to the checkpoint of ``card``.
 
-        Args:
-            card: Metadata of the checkpoint.
-            data_cfg: The ``data`` group to read, see :func:`data_config`.
-            split: ``train``, ``val`` or ``test``.
-            foreign: Whether the config names other data than that of the checkpoint.
+        ``foreign`` is whether :func:`data_config` names other data than that of the checkpoint.
         """
         classes = list(card["classes"])
         module = EmotionData(data_cfg, (split,), card["seed"], carve=not foreign)

@@ -31,8 +31,8 @@ _UNUSED_ROWS: dict[str, str] = {
     "no label": "{} rows without a new label",
     "excluded": "{} rows with a label that data.exclude leaves out",
     "unreadable": "{} rows name files that are unreadable and left out anyway",
-    "val": "{} rows name images that are val here, which stays as it is",
-    "other": "{} rows give another label_now than the data and are not followed",
+    "val": "{} rows name images of val, which is not changed",
+    "other": "{} rows with a label_now that differs from the data are skipped",
     "test": "{} rows of the test split are skipped: test is never cleaned",
     "unmatched": "{} rows match no image here",
 }
@@ -40,21 +40,16 @@ _UNUSED_ROWS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class CleaningRow:
-    """One row of a list.
+    """One row of a list; the header is row 1.
 
-    Attributes:
-        number: Row number in the file; the header is row 1.
-        path: Name of the image.
-        split: ``train``, ``val`` or ``test``.
-        now: Label at the time the list was made, or an empty string.
-        label: New label, or an empty string.
+    ``now`` is the label at the time the list was made, ``label`` the new one; both may be empty.
     """
 
     number: int
     path: str
     split: str
-    now: str = ""
-    label: str = ""
+    now: str
+    label: str
 
 
 def read_rows(key: str, file: str) -> list[CleaningRow]:
@@ -98,13 +93,9 @@ def _path_suffixes(path: str) -> list[str]:
 
 
 class SplitCleaner:
-    """Applies cleaning lists to the opened splits.
+    """Applies cleaning lists: :meth:`relabel` and :meth:`drop` replace entries of ``splits``.
 
-    Args:
-        splits: The opened splits; :meth:`relabel` and :meth:`drop` replace entries of this dict.
-        classes: Class names; the position is the label.
-        excluded: Names of the classes removed by ``data.exclude``.
-        unreadable: Paths of the files that the loader skipped.
+    ``excluded`` are the classes of ``data.exclude``, ``unreadable`` the files that were skipped.
     """
 
     def __init__(
@@ -143,11 +134,9 @@ class SplitCleaner:
     def _match(
         self, where: str, rows: list[CleaningRow]
     ) -> tuple[dict[tuple[str, int], CleaningRow], Counter[str]]:
-        """Match rows to images.
+        """Return (split, position) -> row for images that may change, and counts of other rows.
 
-        Returns:
-            (split, position) -> row for images that may change, and the number of other rows by
-            reason, see ``_UNUSED_ROWS``.
+        The keys of the counts are those of ``_UNUSED_ROWS``.
         """
         matches: dict[tuple[str, int], CleaningRow] = {}
         unmatched: list[CleaningRow] = []
@@ -172,8 +161,12 @@ class SplitCleaner:
             elif row.now and class_key(row.now) != class_key(now):
                 unused["other"] += 1
             else:
-                self._check_conflict(matches.get(match), row, where)
-                matches[match] = row
+                first = matches.setdefault(match, row)
+                if class_key(first.label) != class_key(row.label):
+                    raise UserError(
+                        f"{where}: rows {first.number} and {row.number} give {row.path} the labels "
+                        f"'{first.label}' and '{row.label}'; keep one."
+                    )
         candidates = len(rows) - unused["test"]
         if "train" in self.splits and unmatched and len(unmatched) == candidates:
             raise UserError(
@@ -189,15 +182,6 @@ class SplitCleaner:
                 "it was made for other data."
             )
         return matches, unused
-
-    @staticmethod
-    def _check_conflict(first: CleaningRow | None, row: CleaningRow, where: str) -> None:
-        """Refuse two rows that assign different labels to one image."""
-        if first is not None and class_key(first.label) != class_key(row.label):
-            raise UserError(
-                f"{where}: rows {first.number} and {row.number} give {row.path} the labels "
-                f"'{first.label}' and '{row.label}'; keep one."
-            )
 
     def relabel(self, file: str) -> str:
         """Change the labels of the listed images; return the line to print."""
@@ -234,16 +218,13 @@ class SplitCleaner:
             emptied = set(split.labels.tolist()) - set(split.labels[kept].tolist())
             if emptied:
                 names = ", ".join(self.classes[label] for label in sorted(emptied))
-                raise UserError(f"{where} takes every {name} image of {names}.")
+                raise UserError(f"{where} removes every {name} image of {names}.")
             self.splits[name] = split.subset(kept)
             dropped[name] = len(positions)
         return self._summary("data.drop_csv", "left out", dropped, unused)
 
     def _summary(self, key: str, action: str, changed: Counter[str], unused: Counter[str]) -> str:
-        """Return the line to print: changed images by split, unused rows by reason.
-
-        It is empty if train is not open and nothing changed.
-        """
+        """Return the line to print; it is empty if train is not open and nothing changed."""
         if "train" not in self.splits and not changed:
             return ""
         counts = " and ".join(f"{changed[name]:,} of {name}" for name in SPLITS if changed[name])
@@ -255,24 +236,18 @@ class SplitCleaner:
 def clean(
     splits: dict[str, Split], cfg: dict[str, Any], classes: list[str], unreadable: list[str]
 ) -> tuple[dict[str, Split], list[str]]:
-    """Apply ``data.relabel_csv``, then ``data.drop_csv``.
+    """Apply ``data.relabel_csv``, then ``data.drop_csv``; return new splits and lines to print.
 
     Args:
         splits: The opened splits, after folds or carving val.
         cfg: The ``data`` group: ``drop_csv``, ``relabel_csv`` and ``exclude``.
         classes: Class names; the position is the label.
         unreadable: Paths of the files that ``data.on_decode_error=skip`` skipped.
-
-    Returns:
-        The splits (test is the same object) and lines to print.
     """
     relabel, drop = cfg.get("relabel_csv"), cfg.get("drop_csv")
     if not (relabel or drop) or not set(splits) & {"train", "val"}:
         return splits, []
     cleaner = SplitCleaner(dict(splits), classes, excluded_classes(cfg), unreadable)
-    notes = []
-    if relabel:
-        notes.append(cleaner.relabel(str(relabel)))
-    if drop:
-        notes.append(cleaner.drop(str(drop)))
+    notes = [cleaner.relabel(str(relabel))] if relabel else []
+    notes += [cleaner.drop(str(drop))] if drop else []
     return cleaner.splits, [note for note in notes if note]

@@ -13,7 +13,7 @@ from emotion_lab.data.build import load_data
 from emotion_lab.data.class_weights import class_counts, class_weights, sample_weights
 from emotion_lab.data.fingerprint import fingerprint
 from emotion_lab.data.samplers import ResumableRandomSampler, SequentialDistributedSampler
-from emotion_lab.data.shards.sampler import make_shard_sampler
+from emotion_lab.data.shards.sampler import ShardSampler, shard_stores
 from emotion_lab.data.torch_dataset import SplitDataset, make_loader
 from emotion_lab.data.transforms import Augment, Resize
 from emotion_lab.data.types import LoadedDataset, Split
@@ -48,7 +48,7 @@ class EmotionData(L.LightningDataModule):
         self._sampler: ResumableRandomSampler | None = None
         # Epoch and number of its batches already trained on; a resumed run starts here.
         self._position = (0, 0)
-        # Global batch size of the resumed run, which may have had another number of processes.
+        # Of the resumed run, which may have had another number of processes.
         self._resumed_batch_size: int | None = None
 
     @property
@@ -60,7 +60,7 @@ class EmotionData(L.LightningDataModule):
         """Return an opened split; a split that was not requested is an error."""
         if name not in self.source.splits:
             raise UserError(
-                f"the {name} split is sealed here: only {list(self.source.splits)} opened"
+                f"the {name} split is not loaded: only {list(self.source.splits)} opened"
             )
         return self.source.splits[name]
 
@@ -126,9 +126,8 @@ class EmotionData(L.LightningDataModule):
         """Images of a step over all processes; a resumed run keeps it on other devices."""
         return self._resumed_batch_size or self.cfg["batch_size"] * self._rank_and_world_size()[1]
 
-    def _local_batch_size(self) -> int:
+    def _local_batch_size(self, world_size: int) -> int:
         """Return the images of a step for this process."""
-        _, world_size = self._rank_and_world_size()
         if self.global_batch_size % world_size:
             raise UserError(
                 f"this run trains on {self.global_batch_size} images per step, which {world_size} "
@@ -148,9 +147,12 @@ class EmotionData(L.LightningDataModule):
         if self.cfg["sampler"] == "weighted":
             weights = sample_weights(data.split.labels, len(self.classes))
         rank, world_size = self._rank_and_world_size()
-        arguments = (self._local_batch_size(), self.seed, weights, rank, world_size)
-        sampler = make_shard_sampler(data.split, self.cfg, *arguments)
-        if sampler is None:
+        arguments = (self._local_batch_size(world_size), self.seed, weights, rank, world_size)
+        sampler: ResumableRandomSampler
+        if shard_stores(data.split.store):
+            buffer_shards = self.cfg["shuffle_buffer_shards"]
+            sampler = ShardSampler(data.split, buffer_shards, *arguments)
+        else:
             sampler = ResumableRandomSampler(len(data), *arguments)
         sampler.epoch, sampler.start = self._position
         self._sampler = sampler

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 from pathlib import Path
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.timeout import call_with_timeout
 
 #: A public copy of the challenge's CSV; other copies hold folders of JPEG files.
 KAGGLE_DATASET = "deadskull7/fer2013"
@@ -28,24 +28,20 @@ def _download_error(reason: str, into: Path) -> UserError:
 def _connection_problem() -> str | None:
     """Return why Kaggle cannot be reached, or None if it can.
 
-    kagglehub retries for minutes, and a DNS lookup has no timeout: the request runs in a daemon
-    thread that is abandoned after the timeout.
+    kagglehub itself retries for minutes.
     """
-    result: list[str | None] = []
+    import requests
 
     def request() -> None:
-        import requests
+        requests.head("https://www.kaggle.com", timeout=(5, 6), allow_redirects=False)
 
-        try:
-            requests.head("https://www.kaggle.com", timeout=(5, 6), allow_redirects=False)
-            result.append(None)
-        except requests.RequestException as error:
-            result.append(type(error).__name__)
-
-    thread = threading.Thread(target=request, daemon=True)
-    thread.start()
-    thread.join(_CONNECT_TIMEOUT_S)
-    return result[0] if result else "no answer"
+    try:
+        call_with_timeout(request, _CONNECT_TIMEOUT_S)
+    except requests.RequestException as error:
+        return type(error).__name__
+    except TimeoutError:
+        return "no answer"
+    return None
 
 
 def download_fer2013(into: Path) -> Path:

@@ -67,10 +67,7 @@ class FerPlusVotes:
     def for_split(self, split: Split, name: str, check_usage: bool) -> np.ndarray:
         """Return the votes for the images of a FER2013 split, int64 (N, C).
 
-        Args:
-            split: The split; its names end in the row number.
-            name: ``train``, ``val`` or ``test``.
-            check_usage: Check that both files assign the rows to the same split.
+        ``check_usage`` compares the split that both files assign to each row.
         """
         rows = np.array([int(text.rpartition(":")[2]) for text in split.names], dtype=np.int64)
         if len(rows) and rows.max() >= len(self.counts):
@@ -88,12 +85,10 @@ class FerPlusVotes:
 
 
 def majority_labels(votes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the class with most votes, int64 (N,).
+    """Return the class with most of ``votes`` (N, K), int64 (N,).
 
-    Args:
-        votes: int (N, K).
-        labels: int64 (N,), original labels. They win ties and are kept for images without votes;
-            other ties go to the first class.
+    The original ``labels`` win ties and are kept for images without votes; other ties go to the
+    first class.
     """
     is_maximum = votes[np.arange(len(votes)), labels] == votes.max(1)
     return np.where(is_maximum, labels, votes.argmax(1)).astype(np.int64)
@@ -109,10 +104,7 @@ def vote_distribution(votes: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def apply_ferplus(source: LoadedDataset, cfg: dict[str, Any]) -> LoadedDataset:
     """Add the votes to every split and set the labels that ``data.label_source`` selects.
 
-    Args:
-        source: FER2013, after splitting and subsampling.
-        cfg: The ``data`` group: ``ferplus_csv`` (path), ``label_source`` (``original``,
-            ``majority``, ``soft``) and ``drop_not_face`` (removes images from train only).
+    ``data.drop_not_face`` removes images from train only.
     """
     if cfg["name"] != "fer2013":
         raise UserError(f"data.ferplus_csv belongs to data=fer2013, not to data={cfg['name']}.")

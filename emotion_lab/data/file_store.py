@@ -29,12 +29,7 @@ def thread_pool() -> ThreadPoolExecutor:
 
 
 class FileStore:
-    """Image files, decoded on access.
-
-    Args:
-        paths: Image files.
-        digests: Content hashes of the files, 16 bytes each; None computes them on access.
-    """
+    """Image files, decoded on access, with content hashes of 16 bytes (None: hashed on access)."""
 
     def __init__(self, paths: list[str], digests: list[bytes] | None = None) -> None:
         self.paths = paths

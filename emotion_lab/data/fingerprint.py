@@ -22,10 +22,6 @@ _KNOWN: dict[str, tuple[int, ...]] = {
 def fingerprint(split: Split, classes: list[str]) -> dict[str, Any]:
     """Return the identity of a split; two runs with equal fingerprints used the same data.
 
-    Args:
-        split: Any split.
-        classes: Class names; the position is the label.
-
     Returns:
         Builtins only: ``n``, ``counts`` (class -> images), ``hash`` (32 hex digits over content
         and class name of every image, independent of their order) and ``known_as`` (the FER2013

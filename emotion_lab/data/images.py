@@ -47,14 +47,7 @@ def _to_uint8(array: np.ndarray, mode: str) -> np.ndarray:
 
 
 def to_array(image: Image.Image) -> np.ndarray:
-    """Convert a Pillow image to an array; the EXIF orientation is applied.
-
-    Args:
-        image: Image of any mode.
-
-    Returns:
-        uint8 (H, W, 1) for grey images, else RGB (H, W, 3).
-    """
+    """Return uint8 (H, W, 1) for grey images, else RGB (H, W, 3); EXIF orientation is applied."""
     image.load()
     with contextlib.suppress(*_DECODE_ERRORS):  # the pixels are usable without the metadata
         image = ImageOps.exif_transpose(image)
@@ -77,19 +70,13 @@ def to_array(image: Image.Image) -> np.ndarray:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an image file.
+    """Read an image file as uint8 (H, W, 1) for grey files, else RGB (H, W, 3).
 
     The EXIF orientation is applied, transparent pixels become mid-grey, higher bit depths are
     scaled to 8 bits, and only the first frame of an animation is read.
 
-    Args:
-        path: Image file.
-
-    Returns:
-        uint8 (H, W, 1) for grey files, else RGB (H, W, 3).
-
     Raises:
-        UserError: If the file is missing, truncated or not an image; with its path.
+        UserError: If the file is missing, truncated or not an image.
     """
     try:
         # An open file instead of its name, which some decoders cannot handle.

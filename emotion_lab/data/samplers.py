@@ -26,7 +26,7 @@ class ResumableRandomSampler(Sampler[BatchKeys]):
         seed: Seed of the run.
         weights: float (N,) sampling weights for drawing with replacement; None shuffles.
         rank: Rank of this process.
-        world_size: Number of processes; each takes every ``world_size``-th image.
+        world_size: Number of processes; each takes every ``world_size``-th image of the order.
 
     Attributes:
         epoch: Current epoch.

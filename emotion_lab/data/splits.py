@@ -55,7 +55,7 @@ def duplicate_groups(split: Split) -> np.ndarray:
 
 
 def stratified_position(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """Return a position in [0, 1) for each image; every class is spread evenly, in random order.
+    """Return a position in [0, 1), float64 (N,); every class is spread evenly, in random order.
 
     Images with a position inside a sub-interval form a stratified sample of that size: the
     fraction is equal for all classes, up to one group.
@@ -65,9 +65,6 @@ def stratified_position(labels: np.ndarray, groups: np.ndarray, seed: int) -> np
         groups: int (N,); images of one group get the same position. A group with several labels
             counts as its smallest label.
         seed: Seed of the order within each class.
-
-    Returns:
-        float64 (N,) in [0, 1).
     """
     labels = np.asarray(labels, dtype=np.int64)
     unique, inverse = np.unique(np.asarray(groups), return_inverse=True)
@@ -83,17 +80,9 @@ def stratified_position(labels: np.ndarray, groups: np.ndarray, seed: int) -> np
 
 
 def carve_val(train: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Split train into train and a stratified val split.
+    """Split train into train and a stratified val split; both keep the order of ``train``.
 
-    Every class with at least two different images is in both.
-
-    Args:
-        train: The split to divide.
-        fraction: Fraction of images for val, between 0 and 1.
-        seed: Seed of the selection.
-
-    Returns:
-        The new train and val; both keep the order of ``train``.
+    Every class with at least two different images is in both. ``fraction`` of the images are val.
     """
     groups = duplicate_groups(train)
     position = stratified_position(train.labels, groups, seed)
@@ -131,12 +120,7 @@ def concat_splits(first: Split, second: Split | None) -> Split:
 
 
 def kfold_split(
-    train: Split,
-    val: Split | None,
-    k: int,
-    index: int,
-    seed: int,
-    classes: list[str] | None = None,
+    train: Split, val: Split | None, k: int, index: int, seed: int, classes: list[str]
 ) -> tuple[Split, Split]:
     """Return train and val of one fold of stratified k-fold cross-validation.
 
@@ -146,7 +130,7 @@ def kfold_split(
         k: Number of folds, at least 2.
         index: Fold used as val, 0 to k - 1.
         seed: Seed of the assignment to folds.
-        classes: Class names for error messages; None shows the labels.
+        classes: Class names for error messages.
     """
     if not 0 <= index < k:
         raise UserError(f"data.fold is {index}, expected 0 to {k - 1} for data.folds={k}.")
@@ -155,7 +139,7 @@ def kfold_split(
     for label in np.unique(pooled.labels):
         num_distinct = len(np.unique(groups[pooled.labels == label]))
         if num_distinct < k:
-            name = classes[label] if classes else str(label)
+            name = classes[label]
             raise UserError(
                 f"Class {name} has {num_distinct} different images, fewer than data.folds={k}; "
                 f"use fewer folds or data.exclude=[{name}]."
@@ -166,15 +150,9 @@ def kfold_split(
 
 
 def subsample(split: Split, n: int | None, seed: int) -> Split:
-    """Return a stratified subsample of ``n`` images, in the order of the split.
+    """Return a stratified subsample of exactly ``n`` images, in the order of the split.
 
-    Args:
-        split: The split to subsample.
-        n: Number of images; None or more than available keeps all.
-        seed: Seed of the selection.
-
-    Returns:
-        Exactly ``n`` images (or all), with at least one of every class present.
+    At least one image of every class is present; None or too large ``n`` keeps all images.
     """
     if n is None or n >= len(split):
         return split
@@ -198,21 +176,14 @@ def subsample(split: Split, n: int | None, seed: int) -> Split:
 
 
 def exclude_classes(source: LoadedDataset, names: Sequence[str]) -> LoadedDataset:
-    """Return the dataset without some classes; labels are renumbered.
-
-    Args:
-        source: The dataset, not modified.
-        names: Class names or synonyms.
-    """
+    """Return the dataset without some classes (names or synonyms); labels are renumbered."""
     if not names:
         return source
     by_key = {class_key(name): name for name in source.classes}
-    excluded = set()
     for name in names:
-        key = class_key(name)
-        if key not in by_key:
+        if class_key(name) not in by_key:
             raise unknown("class", name, source.classes, "Set data.exclude=[<names>].")
-        excluded.add(by_key[key])
+    excluded = {by_key[class_key(name)] for name in names}
     kept = [name for name in source.classes if name not in excluded]
     if len(kept) < 2:
         raise UserError(

@@ -85,13 +85,13 @@ class SplitDataset(Dataset):
         first = self._decode(0)
         if first is None:
             return [None, *(self._decode(i) for i in range(1, len(self)))]
+        # One array is filled directly: stacking a list would need twice the memory.
         images = np.empty((len(self), *first.shape), np.uint8)
         images[0] = first
         for i in range(1, len(self)):
             image = self._decode(i)
             if image is None or image.shape != first.shape:
-                remaining = [self._decode(j) for j in range(i + 1, len(self))]
-                return [*images[:i], image, *remaining]
+                return [*images[:i], image, *(self._decode(j) for j in range(i + 1, len(self)))]
             images[i] = image
         return images
 

@@ -30,10 +30,7 @@ def excluded_classes(cfg: dict[str, Any]) -> list[str]:
 
 
 def data_path(cfg: dict[str, Any]) -> tuple[str, str]:
-    """Return the location of the data and the setting it comes from.
-
-    It is ``data.path``, else ``$EMOTION_LAB_DATA``, else ``data``.
-    """
+    """Return the location of the data and the setting it comes from."""
     if cfg.get("path"):
         return str(cfg["path"]), "data.path"
     if os.environ.get("EMOTION_LAB_DATA"):

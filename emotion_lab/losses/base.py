@@ -46,11 +46,7 @@ def build_loss(
 ) -> nn.Module:
     """Build the loss of the config group ``loss``.
 
-    Args:
-        cfg: The ``loss`` group: ``name`` and the arguments of that loss.
-        num_classes: K.
-        class_weights: K class weights of the training split (method ``data.class_weights``).
-        class_counts: K image counts of the training split.
+    ``class_weights`` and ``class_counts`` (K each) are those of the training split.
 
     Returns:
         A module: (logits (B, K), target (B,) int64 or (B, K) float) -> scalar.

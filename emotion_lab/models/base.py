@@ -119,14 +119,10 @@ class Backbone(nn.Module):
         return max(matches)[1] if matches else 0
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """Classify normalised images.
+        """Return logits (B, K) of normalised images, float (B, C, S, S).
 
-        Args:
-            x: float (B, C, S, S).
-
-        Returns:
-            Logits (B, K). In training mode, a network with auxiliary heads returns the logits
-            and a list of auxiliary logits (B, K).
+        In training mode, a network with auxiliary heads returns the logits and a list of auxiliary
+        logits (B, K).
         """
         out = self.net(x)
         if isinstance(out, tuple):
@@ -139,10 +135,6 @@ class EmotionNet(nn.Module):
     """Normalisation and backbone: the network that is trained, saved and exported.
 
     Normalisation is part of the network, so it is the same in training, export and live use.
-
-    Args:
-        backbone: The network.
-        spec: Input of the network.
     """
 
     mean: Tensor
@@ -161,10 +153,7 @@ class EmotionNet(nn.Module):
         self.register_buffer("std", torch.tensor(spec.std).reshape(shape), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """Classify images.
-
-        Args:
-            images: uint8 or float (B, C, S, S), values 0..255, RGB or grey as in the spec.
+        """Classify images, uint8 or float (B, C, S, S), values 0..255, RGB or grey as in the spec.
 
         Returns:
             As :meth:`Backbone.forward`.
@@ -235,10 +224,6 @@ def build_model(cfg: dict[str, Any], num_classes: int) -> tuple[EmotionNet, Inpu
 
     ``model.weights`` (a file) has priority over ``model.pretrained`` (published ImageNet
     weights). The source of the weights is logged and stored in ``EmotionNet.weights_report``.
-
-    Args:
-        cfg: The ``model`` group as a plain dict.
-        num_classes: Number of logits.
     """
     spec = input_spec(cfg)
     cfg = {**cfg, **asdict(spec)}

@@ -26,11 +26,7 @@ def init_weights(net: nn.Module) -> None:
 class CNN(nn.Module):
     """Stages of two 3x3 convolutions and a max pooling, then global average pooling.
 
-    Args:
-        channels: Input channels.
-        widths: Channels of each stage; each stage halves the resolution.
-        dropout: Dropout probability before the classifier.
-        num_classes: Number of logits.
+    ``widths`` are the channels of each stage; each stage halves the resolution.
     """
 
     def __init__(self, channels: int, widths: list[int], dropout: float, num_classes: int) -> None:

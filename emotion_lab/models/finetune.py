@@ -18,8 +18,7 @@ def apply_freeze(net: EmotionNet, freeze: str, unfreeze_last: int | None) -> Non
     Args:
         net: The network.
         freeze: ``none`` or ``backbone`` (only the classifier head is trained).
-        unfreeze_last: Train only the head and this many of the last stages, independently of
-            ``freeze``. None uses ``freeze``.
+        unfreeze_last: Train only the head and this many of the last stages; None uses ``freeze``.
     """
     backbone = net.backbone
     num_stages = len(backbone.stages)
@@ -56,11 +55,7 @@ def frozen_batchnorm_eval(net: EmotionNet) -> None:
 
 
 def param_groups(
-    net: EmotionNet,
-    lr: float,
-    weight_decay: float,
-    layer_decay: float,
-    decay_norm_and_bias: bool,
+    net: EmotionNet, lr: float, weight_decay: float, layer_decay: float, decay_norm_and_bias: bool
 ) -> list[dict[str, Any]]:
     """Return optimizer parameter groups for all parameters.
 

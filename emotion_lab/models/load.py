@@ -22,13 +22,7 @@ PREFIX = "model."
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """Content of a checkpoint.
-
-    Attributes:
-        path: The checkpoint file.
-        net: The network: float32, on the CPU, in eval mode.
-        card: Metadata of the checkpoint.
-    """
+    """Network of a checkpoint (float32, on the CPU, in eval mode) and its metadata."""
 
     path: Path
     net: Network
@@ -58,7 +52,6 @@ def _build_network(path: Path, state: dict[str, Tensor] | None, card: dict[str, 
 
 
 def _class_order(card: dict[str, Any], classes: Sequence[str]) -> list[int]:
-    """Return the output position of each of ``classes`` in the network of a card."""
     return [card["classes"].index(name) for name in classes]
 
 
@@ -80,11 +73,7 @@ def _build_ensemble(path: Path, content: dict[str, Any]) -> Ensemble:
 
 
 def restore(path: Path) -> tuple[Network, dict[str, Any]]:
-    """Load the network of a checkpoint or of a saved ensemble.
-
-    Returns:
-        The network (float32, CPU, eval mode) and the card of the checkpoint.
-    """
+    """Load the network (float32, CPU, eval mode) and the card of a checkpoint or ensemble."""
     content = ckpt.read(path)
     if "members" in content:
         return _build_ensemble(path, content), content[ckpt.CARD]
@@ -134,10 +123,7 @@ def combine(
         return first.net, first.card
     _check_compatible(checkpoints)
     classes = first.card["classes"]
-    nets: list[EmotionNet] = []
-    orders: list[list[int]] = []
-    member_weights: list[float] = []
-    cards: list[dict[str, Any]] = []
+    nets, orders, member_weights, cards = [], [], [], []
     equal = [1 / len(checkpoints)] * len(checkpoints)
     for checkpoint, weight in zip(checkpoints, equal if weights is None else weights, strict=True):
         net, order = checkpoint.net, _class_order(checkpoint.card, classes)
@@ -147,7 +133,6 @@ def combine(
             member_weights += [weight * inner for inner in net.weights.tolist()]
             cards += checkpoint.card["members"]
         else:
-            assert isinstance(net, EmotionNet)
             nets.append(net)
             orders.append(order)
             member_weights.append(weight)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import pickle
 import pickletools
 import re
 import tempfile
-import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,13 @@ from torch import Tensor, nn
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
+from emotion_lab.core.timeout import call_with_timeout
 
 if TYPE_CHECKING:
     from emotion_lab.models.base import Backbone
 
 TIMEOUT_S = 10  # of one read or connect
-DEADLINE_S = 15  # of the whole connection, because a DNS lookup has no timeout of its own
+DEADLINE_S = 15  # of the whole connection
 #: Prefix of the network in checkpoints of this package.
 CHECKPOINT_PREFIX = "model.backbone.net."
 #: Prefixes that other programs put before the names of the network.
@@ -56,7 +58,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"No weights file at {path}. Set model.weights=<file>.")
-    corrupt = UserError(f"{path} is truncated or not a weights file. Fetch or save it again.")
+    corrupt = UserError(f"{path} is truncated or not a weights file. Download or save it again.")
     if path.suffix == ".safetensors":
         try:
             from safetensors import SafetensorError
@@ -91,26 +93,20 @@ def _tensors(data: dict[Any, Any]) -> dict[str, Tensor]:
 def _state_dict(data: dict[str, Any], names: set[str], path: object) -> dict[str, Tensor]:
     """Return the tensors of the network in a file, with the prefixes removed.
 
-    Args:
-        data: Content of the file.
-        names: Names in the state_dict of the network.
-        path: The file, for error messages.
+    ``names`` are those in the state_dict of the network.
     """
     if "emotion_lab" in data and isinstance(data.get("state_dict"), dict):
         # A checkpoint of this package also contains the state of metrics and loss.
+        tensors = _tensors(data["state_dict"])
+        tensors = {key.replace("_orig_mod.", ""): value for key, value in tensors.items()}
         state = {
-            key.replace("_orig_mod.", "").removeprefix(CHECKPOINT_PREFIX): value
-            for key, value in data["state_dict"].items()
-            if key.replace("_orig_mod.", "").startswith(CHECKPOINT_PREFIX)
+            key.removeprefix(CHECKPOINT_PREFIX): value
+            for key, value in tensors.items()
+            if key.startswith(CHECKPOINT_PREFIX)
         }
-        state = _tensors(state)
     else:
-        state = data
-        for key in ("state_dict", "model_state_dict", "model"):
-            if isinstance(data.get(key), dict):
-                state = data[key]
-                break
-        state = _tensors(state)
+        candidates = [data.get(key) for key in ("state_dict", "model_state_dict", "model")]
+        state = _tensors(next((c for c in candidates if isinstance(c, dict)), data))
         # Stop as soon as names match: "net." may be part of a name in the network.
         while not names & state.keys():
             prefix = next((p for p in PREFIXES if any(k.startswith(p) for k in state)), None)
@@ -141,12 +137,9 @@ def first_conv(net: nn.Module) -> str | None:
 def _adapt_to_input(
     backbone: Backbone, state: dict[str, Tensor], target: dict[str, Tensor]
 ) -> list[str]:
-    """Adapt the first convolution and the position embeddings in ``state`` to the network.
+    """Adapt first convolution and position embeddings in ``state`` to the state_dict ``target``.
 
-    Args:
-        backbone: The network.
-        state: Tensors of the file, changed in place.
-        target: The state_dict of the network.
+    ``state`` is changed in place.
 
     Returns:
         One note for each adapted tensor.
@@ -223,47 +216,30 @@ def load_local(backbone: Backbone, path: str | Path) -> str:
 
 def open_url(url: str) -> http.client.HTTPResponse:
     """Open ``url`` or raise an exception within DEADLINE_S."""
-    result: list[Any] = []
-
-    def connect() -> None:
-        try:
-            result.append(urllib.request.urlopen(url, timeout=TIMEOUT_S))
-        except Exception as error:  # raised again in the waiting thread
-            result.append(error)
-
-    # A daemon thread, so that a hanging DNS lookup does not block the exit of the program.
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(DEADLINE_S)
-    if not result:
-        raise TimeoutError(f"no answer in {DEADLINE_S} s")
-    if isinstance(result[0], Exception):
-        raise result[0]
-    return result[0]
+    return call_with_timeout(lambda: urllib.request.urlopen(url, timeout=TIMEOUT_S), DEADLINE_S)
 
 
 def unreachable_error(url: str, name: str) -> UserError:
     """Return the error for weights at ``url`` that cannot be downloaded."""
     host = urllib.parse.urlsplit(url).netloc
     return UserError(
-        f"Cannot reach {host} for the ImageNet weights of {name}. Fetch {url} elsewhere and set "
+        f"Cannot reach {host} for the ImageNet weights of {name}. Download {url} elsewhere and set "
         "model.weights=<file>, or set model.pretrained=false."
     )
 
 
 def check_reachable(url: str, name: str) -> None:
     """Raise :func:`unreachable_error` unless the host answers within seconds."""
-    try:
+    # After an HTTP error the host is reachable; the hub uses several file names for weights.
+    with _network_access(url, name), contextlib.suppress(urllib.error.HTTPError):
         open_url(url).close()
-    except urllib.error.HTTPError:
-        return  # the host is reachable; the hub uses several file names for weights
-    except (OSError, http.client.HTTPException) as error:
-        raise unreachable_error(url, name) from error
 
 
-def _read(response: http.client.HTTPResponse, url: str, name: str) -> bytes:
+@contextlib.contextmanager
+def _network_access(url: str, name: str) -> Iterator[None]:
+    """Convert connection errors to :func:`unreachable_error`."""
     try:
-        return response.read(1 << 20)
+        yield
     except (OSError, http.client.HTTPException) as error:
         raise unreachable_error(url, name) from error
 
@@ -286,11 +262,8 @@ def fetch(url: str, sha256: str | None, name: str) -> Path:
     if target.is_file() and file_hash(target).startswith(sha256.lower()):
         return target
     # Connect before creating the folder.
-    try:
+    with _network_access(url, name):
         response = open_url(url)
-    except (OSError, http.client.HTTPException) as error:
-        raise unreachable_error(url, name) from error
-    digest = hashlib.sha256()
     temporary = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -300,13 +273,14 @@ def fetch(url: str, sha256: str | None, name: str) -> Path:
             tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file,
         ):
             temporary = Path(file.name)
-            while block := _read(response, url, name):
-                digest.update(block)
-                file.write(block)
-        if not digest.hexdigest().startswith(sha256.lower()):
+            with _network_access(url, name):
+                content = response.read()
+            file.write(content)
+        digest = hashlib.sha256(content).hexdigest()
+        if not digest.startswith(sha256.lower()):
             raise UserError(
-                f"{url} did not send the file expected (sha256 {digest.hexdigest()[:16]}, "
-                f"expected {sha256}). Try again, or fetch it elsewhere and set "
+                f"{url} did not send the file expected (sha256 {digest[:16]}, "
+                f"expected {sha256}). Try again, or download it elsewhere and set "
                 "model.weights=<file>."
             )
         temporary.replace(target)

@@ -16,11 +16,8 @@ class SqueezeExcite(nn.Module):
     """Channel gate computed from the channel means (Hu et al. 2018).
 
     It uses linear layers on (B, C) instead of 1x1 convolutions on (B, C, 1, 1): the result is the
-    same, and on a CPU the overhead of such a convolution exceeds its computation.
-
-    Args:
-        channels: Channels in and out.
-        reduction: The hidden layer has ``channels / reduction`` units, at least 8.
+    same, and on a CPU the overhead of such a convolution exceeds its computation. The hidden layer
+    has ``channels / reduction`` units, at least 8.
     """
 
     def __init__(self, channels: int, reduction: int) -> None:
@@ -67,44 +64,27 @@ class SENet(nn.Module):
     """Stem, stages of :class:`SEBlock`, global average pooling, classifier.
 
     Args:
-        channels: Input channels.
-        stem: Channels after the 3x3 stem.
-        stem_stride: Stride of the stem.
-        widths: Channels of each stage.
-        blocks: Blocks of each stage.
-        strides: Stride of the first block of each stage.
-        reduction: See :class:`SqueezeExcite`.
-        dropout: Dropout probability before the classifier.
+        cfg: The keys of ``conf/model/senet.yaml``.
         num_classes: Number of logits.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        stem: int,
-        stem_stride: int,
-        widths: list[int],
-        blocks: list[int],
-        strides: list[int],
-        reduction: int,
-        dropout: float,
-        num_classes: int,
-    ) -> None:
+    def __init__(self, cfg: dict[str, Any], num_classes: int) -> None:
         super().__init__()
+        width_in = cfg["stem"]
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, stem, 3, stem_stride, padding=1, bias=False),
-            nn.BatchNorm2d(stem),
+            nn.Conv2d(cfg["channels"], width_in, 3, cfg["stem_stride"], padding=1, bias=False),
+            nn.BatchNorm2d(width_in),
             nn.ReLU(inplace=True),
         )
-        stages, width_in = [], stem
-        for width, count, stride in zip(widths, blocks, strides, strict=True):
+        stages = []
+        for width, count, stride in zip(cfg["widths"], cfg["blocks"], cfg["strides"], strict=True):
             stage = []
             for i in range(count):
-                stage.append(SEBlock(width_in, width, stride if i == 0 else 1, reduction))
+                stage.append(SEBlock(width_in, width, stride if i == 0 else 1, cfg["reduction"]))
                 width_in = width
             stages.append(nn.Sequential(*stage))
         self.stages = nn.Sequential(*stages)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(cfg["dropout"])
         self.classifier = nn.Linear(width_in, num_classes)
         init_weights(self)
         # The last batch norm of a block keeps gamma 1: with one block per stage, the shortcuts
@@ -130,15 +110,5 @@ def build(cfg: dict[str, Any], num_classes: int) -> Backbone:
             "model.widths, model.blocks and model.strides need one value for each stage, got "
             f"{len(widths)}, {len(blocks)} and {len(strides)}."
         )
-    net = SENet(
-        cfg["channels"],
-        cfg["stem"],
-        cfg["stem_stride"],
-        widths,
-        blocks,
-        strides,
-        cfg["reduction"],
-        cfg["dropout"],
-        num_classes,
-    )
+    net = SENet(cfg, num_classes)
     return Backbone(net, ["classifier"], [["stem"], *([f"stages.{i}"] for i in range(len(widths)))])

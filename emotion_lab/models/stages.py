@@ -25,10 +25,7 @@ def named_stages(net: nn.Module, heads: Sequence[str]) -> list[list[str]]:
 
     A normalisation layer belongs to the stage before it, single layers before the first block
     form the stem, and layers between the last block and the head belong to the last stage.
-
-    Args:
-        net: The network.
-        heads: Module prefixes of the classifier heads, which belong to no stage.
+    ``heads`` are the module prefixes of the classifier heads, which belong to no stage.
 
     Returns:
         Module prefixes of each stage, from input to output.

@@ -125,14 +125,9 @@ def timm_backbone(
 ) -> Backbone:
     """Build a timm network with named stages and heads.
 
-    Published weights are loaded by timm, which adapts them to channels and image size.
-
-    Args:
-        name: Name in timm.
-        cfg: Model config; if ``weights`` is set, ``pretrained`` downloads nothing.
-        num_classes: Number of logits.
-        conv: Whether the network is convolutional, see :class:`Backbone`.
-        kwargs: Passed to ``timm.create_model``.
+    Published weights are loaded by timm, which adapts them to channels and image size. If
+    ``model.weights`` is set, ``model.pretrained`` downloads nothing. ``kwargs`` are passed to
+    ``timm.create_model``.
     """
     source = _timm().get_pretrained_cfg(name)
     if source is not None and source.fixed_input_size:

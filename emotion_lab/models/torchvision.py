@@ -31,13 +31,9 @@ TENSORFLOW_PORTS = ("googlenet", "inception_v3")
 def unknown_backbone_error(
     name: object, names: Sequence[str], list_command: str, fallback: Iterable[str]
 ) -> UserError:
-    """Return the error for a backbone name; it lists similar names only.
+    """Return the error for a backbone name; it lists similar names only, else ``fallback``.
 
-    Args:
-        name: The unknown name.
-        names: All names.
-        list_command: Shell command that prints all names.
-        fallback: Names to list if none is similar.
+    ``list_command`` is a shell command that prints all ``names``.
     """
     similar = difflib.get_close_matches(str(name), names, n=6, cutoff=0.5) or list(fallback)
     hint = f"Set it with model.backbone=<name>; all {len(names)}: {list_command}"

@@ -38,7 +38,7 @@ FILE_NAMES: tuple[str, ...] = (
 )
 
 _HINT = (
-    "Set data.path=<file or folder>, or data.download=true to fetch it, "
+    "Set data.path=<file or folder>, or data.download=true to download it, "
     "or data=synthetic to try without data."
 )
 

@@ -104,10 +104,7 @@ def _resolve_root(cfg: dict[str, Any]) -> Path:
 def _list_class(folder: Path, root: Path, ignored: Counter[str]) -> list[str]:
     """Return the image files below ``folder``, relative to ``root``, sorted.
 
-    Args:
-        folder: The class folder.
-        root: Folder that the result is relative to.
-        ignored: Extension -> number of other files, updated.
+    ``ignored``, the number of other files by extension, is updated.
     """
     files = []
     for parent, folders, names in os.walk(folder):
@@ -154,12 +151,7 @@ def _list_split(
 
 
 def _list(root: Path, strict: bool) -> _Listing:
-    """Find splits, classes and files without opening any file.
-
-    Args:
-        root: Folder that contains the split or class folders.
-        strict: Refuse class names that are none of the seven emotions.
-    """
+    """Find splits, classes and files; ``strict`` refuses class names other than the emotions."""
     listing = _Listing(root)
     splits = _split_folders(root)
     ignored: Counter[str] = Counter()
@@ -211,13 +203,7 @@ def _no_images(root: Path, num_loose: int) -> UserError:
 
 
 def _check_train(listing: _Listing, counts: dict[str, int], cfg: dict[str, Any]) -> None:
-    """Refuse a class without train images.
-
-    Args:
-        listing: The listed folders.
-        counts: Train images of each class.
-        cfg: The ``data`` group, for ``exclude``.
-    """
+    """Refuse a class without train images that ``data.exclude`` does not name."""
     names = excluded_classes(cfg)
     excluded = {class_key(name) for name in names}
     for name in class_order(listing.folders):
@@ -244,11 +230,7 @@ def _check_and_hash(paths: list[str]) -> list[tuple[str | None, bytes]]:
 def _scan(
     paths: list[str], on_invalid: Callable[[str, str], None]
 ) -> tuple[list[int], list[bytes]]:
-    """Check and hash all files in parallel; each is read once.
-
-    Returns:
-        Positions of the valid files, and their digests.
-    """
+    """Return positions and digests of the valid files; each file is read once, in parallel."""
     valid: list[int] = []
     digests: list[bytes] = []
     chunks = [paths[start : start + CHUNK_SIZE] for start in range(0, len(paths), CHUNK_SIZE)]

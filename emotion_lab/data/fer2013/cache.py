@@ -7,6 +7,7 @@ partial cache, and two processes may build it at the same time.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -24,7 +25,7 @@ from emotion_lab.core.io import cache_root
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data.fer2013.csv_reader import SIZE, Arrays
 
-#: Version of the layout; increase it if the files change meaning.
+#: Version of the layout.
 FORMAT = 1
 
 _TEMPORARY = ".tmp-"
@@ -33,17 +34,12 @@ _ARRAYS = ("images", "labels", "rows")
 
 
 class CacheCorruptedError(Exception):
-    """The cache folder exists, but its content is not what was written."""
+    """The cache folder exists, but its content has changed since it was written."""
 
 
 @dataclass
 class CachedSplits:
-    """Splits of the CSV.
-
-    Attributes:
-        splits: The requested splits that exist.
-        counts: Split -> images of each class, 7 numbers, for every split of the file.
-    """
+    """The requested splits, and split -> 7 image counts for every split of the file."""
 
     splits: dict[str, Arrays]
     counts: dict[str, list[int]]
@@ -57,8 +53,7 @@ def class_counts(arrays: Arrays) -> list[int]:
 def folders(source: Path) -> list[Path]:
     """Return the candidate cache folders of ``source``, preferred first.
 
-    The key is part of the folder name: a changed file gets another folder, so a valid cache is
-    never overwritten while another process reads it.
+    A changed file gets another folder: a valid cache is never overwritten while it is read.
     """
     key = _key(source.stat())
     # cache_root() is shared by files of many folders, so the path is part of the name there.
@@ -77,19 +72,13 @@ def _name(source: Path, key: dict[str, Any]) -> str:
     return f"{source.name}-{hashlib.blake2b(text, digest_size=6).hexdigest()}"
 
 
-def _crc(path: Path) -> int:
-    value = 0
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            value = zlib.crc32(block, value)
-    return value
+def _checksum(path: Path) -> dict[str, int]:
+    """Return size and CRC-32 of a file that is not empty."""
+    return {"bytes": path.stat().st_size, "crc32": zlib.crc32(np.memmap(path, np.uint8, "r").data)}
 
 
 def read(folder: Path, source: Path, splits: tuple[str, ...]) -> CachedSplits | None:
-    """Open the requested splits only.
-
-    Returns:
-        The arrays (images memory-mapped), or None if there is no cache.
+    """Open the requested splits only, images memory-mapped; return None if there is no cache.
 
     Raises:
         CacheCorruptedError: If sizes, checksums or shapes differ from what was written.
@@ -104,11 +93,8 @@ def read(folder: Path, source: Path, splits: tuple[str, ...]) -> CachedSplits | 
         if meta["key"] != _key(source.stat()):
             raise CacheCorruptedError("meta.json belongs to another file")
         counts = {name: entry["counts"] for name, entry in meta["splits"].items()}
-        opened = {
-            name: _read_split(folder, name, meta["splits"][name])
-            for name in splits
-            if name in meta["splits"]
-        }
+        entries = {name: meta["splits"][name] for name in splits if name in meta["splits"]}
+        opened = {name: _read_split(folder, name, entry) for name, entry in entries.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CacheCorruptedError(str(error)) from error
     return CachedSplits(opened, counts)
@@ -117,8 +103,7 @@ def read(folder: Path, source: Path, splits: tuple[str, ...]) -> CachedSplits | 
 def _read_split(folder: Path, name: str, entry: dict[str, Any]) -> Arrays:
     for array in _ARRAYS:
         path = folder / f"{name}_{array}.npy"
-        written = entry["files"][array]
-        if path.stat().st_size != written["bytes"] or _crc(path) != written["crc32"]:
+        if _checksum(path) != entry["files"][array]:
             raise CacheCorruptedError(f"{path.name} was changed")
     images, labels, rows = (
         np.load(folder / f"{name}_{array}.npy", mmap_mode="r" if array == "images" else None)
@@ -131,12 +116,10 @@ def _read_split(folder: Path, name: str, entry: dict[str, Any]) -> Arrays:
 
 
 def write(folder: Path, stat: os.stat_result, splits: dict[str, Arrays]) -> None:
-    """Write all ``splits`` to ``folder`` atomically.
+    """Write all ``splits`` to ``folder`` atomically; a damaged cache of that name is replaced.
 
     Args:
-        folder: Final name; a damaged cache of that name is replaced.
         stat: ``stat`` of the source, taken before it was parsed.
-        splits: Arrays of every split of the file.
 
     Raises:
         OSError: If the folder cannot be written.
@@ -150,12 +133,9 @@ def write(folder: Path, stat: os.stat_result, splits: dict[str, Arrays]) -> None
             for array in _ARRAYS:
                 path = temporary / f"{name}_{array}.npy"
                 np.save(path, getattr(arrays, array))
-                files[array] = {"bytes": path.stat().st_size, "crc32": _crc(path)}
-            meta["splits"][name] = {
-                "n": len(arrays.labels),
-                "counts": class_counts(arrays),
-                "files": files,
-            }
+                files[array] = _checksum(path)
+            n, counts = len(arrays.labels), class_counts(arrays)
+            meta["splits"][name] = {"n": n, "counts": counts, "files": files}
         (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
         temporary.chmod(0o755)  # mkdtemp creates 0700, but other users may read the data folder
         _publish(temporary, folder)
@@ -182,21 +162,13 @@ def _publish(temporary: Path, folder: Path) -> None:
 
 def remove_stale(folder: Path, source: Path) -> None:
     """Remove caches of older versions of ``source`` and of killed processes next to ``folder``."""
+    # In cache_root() the same name may belong to another file that is called fer2013.csv.
     next_to_source = folder.parent.parent == source.parent
-    try:
-        others = list(folder.parent.iterdir())
-    except OSError:
-        return
-    for other in others:
-        if other == folder or not other.is_dir():
-            continue
-        try:
-            old = time.time() - other.stat().st_mtime > _STALE_SECONDS
-        except OSError:
-            continue
-        stale_build = other.name.startswith(_TEMPORARY) and old
-        # In cache_root() the same name may belong to another file that is called fer2013.csv.
-        stem, _, key = other.name.rpartition("-")
-        outdated = next_to_source and stem == source.name and len(key) == 12
-        if stale_build or outdated:
-            shutil.rmtree(other, ignore_errors=True)
+    pattern = f"{glob.escape(source.name)}-{'?' * 12}"
+    outdated = set(folder.parent.glob(pattern)) - {folder} if next_to_source else set()
+    for build in folder.parent.glob(f"{_TEMPORARY}*"):
+        with contextlib.suppress(OSError):  # another process removed it
+            if time.time() - build.stat().st_mtime > _STALE_SECONDS:
+                outdated.add(build)
+    for path in outdated:
+        shutil.rmtree(path, ignore_errors=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -52,8 +52,7 @@ class Arrays:
     rows: np.ndarray
 
 
-@dataclass
-class _Header:
+class _Header(NamedTuple):
     """Positions of the three columns in a row of ``num_fields`` fields."""
 
     emotion: int
@@ -71,10 +70,10 @@ def _zip_member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
         and not info.filename.startswith("__MACOSX/")
         and not info.filename.rsplit("/", 1)[-1].startswith(".")
     ]
+    by_name = {info.filename.rsplit("/", 1)[-1].lower(): info for info in reversed(members)}
     for name in ("fer2013.csv", "icml_face_data.csv"):
-        for info in members:
-            if info.filename.rsplit("/", 1)[-1].lower() == name:
-                return info
+        if name in by_name:
+            return by_name[name]
     if len(members) == 1:
         return members[0]
     if members:
@@ -107,7 +106,7 @@ def _open(path: Path) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
             with gzip.open(raw, "rb") as stream:
                 yield _buffered(stream), raw.tell
         else:
-            yield _buffered(raw), raw.tell
+            yield raw, raw.tell
 
 
 def _buffered(stream: Any) -> IO[bytes]:
@@ -227,13 +226,13 @@ def parse(path: Path) -> dict[str, Arrays]:
                 if count % 500 == 0:
                     show(bytes_read())
     except _CORRUPT_ARCHIVE as error:
-        raise UserError(f"{path} is truncated or damaged ({error}); fetch it again.") from error
+        raise UserError(f"{path} is truncated or damaged ({error}); download it again.") from error
     except (OSError, NotImplementedError) as error:
         raise UserError(f"Cannot read {path}: {error}. Set data.path=<file or folder>.") from error
     if header is None:
-        raise UserError(f"{path} is empty; fetch it again or set data.path=<file or folder>.")
+        raise UserError(f"{path} is empty; download it again or set data.path=<file or folder>.")
     if not count:
-        raise UserError(f"{path} has a header and no rows; fetch it again or set data.path.")
+        raise UserError(f"{path} has a header and no rows; download it again or set data.path.")
     return {
         name: Arrays(
             np.frombuffer(images[name], dtype=np.uint8).reshape(-1, SIZE, SIZE, 1),

@@ -13,11 +13,11 @@ from emotion_lab.data.splits import ConcatImageStore
 from emotion_lab.data.types import ImageStore, Split
 
 
-def _shard_stores(store: ImageStore) -> list[ShardStore]:
+def shard_stores(store: ImageStore) -> list[ShardStore]:
     """Return the shard stores of a store; empty if any part of it is another store."""
     stores = store.stores if isinstance(store, ConcatImageStore) else [store]
-    shard_stores = [part for part in stores if isinstance(part, ShardStore)]
-    return shard_stores if len(shard_stores) == len(stores) else []
+    matching = [part for part in stores if isinstance(part, ShardStore)]
+    return matching if len(matching) == len(stores) else []
 
 
 class ShardSampler(ResumableRandomSampler):
@@ -35,7 +35,7 @@ class ShardSampler(ResumableRandomSampler):
 
     def __init__(self, split: Split, buffer_shards: int, *args: Any) -> None:
         super().__init__(len(split), *args)
-        stores = _shard_stores(split.store)
+        stores = shard_stores(split.store)
         shard_of_image, num_shards = [], 0
         for store in stores:
             shard_of_image.append(store.index["shard"].astype(np.int64) + num_shards)
@@ -72,18 +72,3 @@ class ShardSampler(ResumableRandomSampler):
                     storage.prefetch([shard])
                 next_group = group + 2
             yield batch
-
-
-def make_shard_sampler(
-    split: Split, cfg: dict[str, Any], *args: Any
-) -> ResumableRandomSampler | None:
-    """Return the sampler of a split in shards, or None for any other split.
-
-    Args:
-        split: The training split.
-        cfg: The ``data`` group.
-        args: Arguments of :class:`ResumableRandomSampler` after ``size``.
-    """
-    if not _shard_stores(split.store):
-        return None
-    return ShardSampler(split, cfg["shuffle_buffer_shards"], *args)

@@ -6,49 +6,31 @@ import contextlib
 import errno
 import hashlib
 import os
-import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import cache_root
+from emotion_lab.core.timeout import call_with_timeout
 from emotion_lab.data.types import data_path
 
 META = "stream.json"
 
-#: Seconds to wait for an address; a DNS lookup has no timeout of its own.
+#: Seconds to wait for an address.
 CONNECT_TIMEOUT_S = 15.0
 #: Age in seconds after which a partial download is considered abandoned.
 _STALE_SECONDS = 3600
 _INSTALL = 'pip install "emotion_lab[stream]"'
 
 
-class Storage(Protocol):
-    """Files of a stream, by relative name. Picklable (DataLoader workers)."""
-
-    #: Name in error messages.
-    name: str
-    #: Whether files are downloaded.
-    remote: bool
-
-    def read_meta(self) -> bytes:
-        """Return the content of ``stream.json``."""
-        ...
-
-    def file(self, name: str, size: int) -> Path:
-        """Return a local path of a file of ``size`` bytes."""
-        ...
-
-    def prefetch(self, files: Iterable[tuple[str, int]]) -> None:
-        """Start downloading files that will be needed soon."""
-        ...
-
-
 class LocalStorage:
-    """A stream in a folder."""
+    """A stream in a folder.
+
+    Both storages are picklable (DataLoader workers).
+    """
 
     remote = False
 
@@ -70,11 +52,7 @@ class LocalStorage:
             raise UserError(f"Cannot read {self.root / META}: {error.strerror}.") from error
 
     def file(self, name: str, size: int) -> Path:
-        """Return the path of a file.
-
-        Raises:
-            UserError: If it is missing or has another size.
-        """
+        """Return the path of a file of ``size`` bytes."""
         path = self.root / name
         try:
             actual_size = path.stat().st_size
@@ -137,36 +115,24 @@ class S3Storage:
 
     def read_meta(self) -> bytes:
         """Download ``stream.json`` and select the cache folder that belongs to its content."""
-        result: list[bytes] = []
-        errors: list[Exception] = []
 
-        def download() -> None:
-            try:
-                client, _ = self._client_and_pool()
-                response = client.get_object(Bucket=self.bucket, Key=self._key(META))
-                result.append(response["Body"].read())
-            except Exception as error:  # raised again in the waiting thread
-                errors.append(error)
+        def download() -> bytes:
+            client, _ = self._client_and_pool()
+            return client.get_object(Bucket=self.bucket, Key=self._key(META))["Body"].read()
 
-        thread = threading.Thread(target=download, daemon=True)
-        thread.start()
-        thread.join(CONNECT_TIMEOUT_S)
-        if errors and isinstance(errors[0], UserError):
-            raise errors[0]
-        if not result:
-            timeout = TimeoutError(f"no answer in {CONNECT_TIMEOUT_S:.0f} s")
-            raise self._read_error(META, errors[0] if errors else timeout) from None
+        try:
+            content = call_with_timeout(download, CONNECT_TIMEOUT_S)
+        except UserError:
+            raise
+        except Exception as error:  # botocore creates exception classes at run time
+            raise self._read_error(META, error) from None
         # A different stream at the same address gets a different folder.
-        identity = hashlib.blake2b(self.name.encode() + result[0], digest_size=8).hexdigest()
+        identity = hashlib.blake2b(self.name.encode() + content, digest_size=8).hexdigest()
         self.cache = cache_root() / "streams" / identity
-        return result[0]
+        return content
 
     def file(self, name: str, size: int) -> Path:
-        """Return the path of a file in the cache; download it if missing.
-
-        Raises:
-            UserError: If the file cannot be downloaded or stored, or has another size.
-        """
+        """Return the path of a file in the cache; download it if missing."""
         from filelock import FileLock
 
         assert self.cache is not None, "call read_meta() first"
@@ -260,6 +226,9 @@ class S3Storage:
             pool.submit(download, name, size)
 
 
+Storage: TypeAlias = LocalStorage | S3Storage
+
+
 def _client() -> Any:
     """Return an S3 client with short timeouts; without credentials it reads public buckets."""
     try:
@@ -289,5 +258,5 @@ def open_storage(cfg: dict[str, Any]) -> Storage:
     if path.startswith("s3://"):
         return S3Storage(path, int(cfg["cache_size_mib"]))
     if "://" in path:
-        raise UserError(f"data.path={path} is not understood: give a folder or s3://<bucket>/...")
+        raise UserError(f"data.path={path} is not valid: expected a folder or s3://<bucket>/...")
     return LocalStorage(Path(path).expanduser(), setting)

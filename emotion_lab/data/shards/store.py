@@ -48,12 +48,7 @@ _MAX_OPEN_SHARDS = 64
 
 
 class ShardNames(SampleNames):
-    """Sample names, decoded on access.
-
-    Args:
-        ends: uint64 (N,), end of each name in ``text``.
-        text: uint8, all names concatenated, UTF-8.
-    """
+    """Sample names, decoded on access: UTF-8 ``text``, uint8, and their ends in it, uint64 (N,)."""
 
     def __init__(self, ends: np.ndarray, text: np.ndarray) -> None:
         self.ends, self.text = ends, text
@@ -70,7 +65,7 @@ class ShardStore:
     """Images of one split.
 
     Args:
-        storage: Storage of the shards.
+        storage: Folder or S3 address of the stream.
         shards: (name, bytes) of each shard.
         index: ``INDEX`` (N,).
         digest_of: Input of the content hashes: ``file`` (encoded bytes) or ``pixels``.
@@ -120,8 +115,7 @@ class ShardStore:
             "shard the data again."
         )
 
-    def read_encoded(self, index: int) -> bytes:
-        """Return the encoded image file."""
+    def _read_encoded(self, index: int) -> bytes:
         row = self.index[index]
         try:
             file = self._file(int(row["shard"]))
@@ -135,19 +129,15 @@ class ShardStore:
 
     def _verify(self, index: int, data: bytes) -> None:
         if hashlib.blake2b(data, digest_size=16).digest() != self.digest(index):
-            raise self._corrupted(index, "is not what was written")
+            raise self._corrupted(index, "has changed since it was written")
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Return image ``index`` as uint8 (H, W, C), C = 1 or 3.
-
-        Raises:
-            UserError: If its shard is missing or damaged.
-        """
-        data = self.read_encoded(index)
+        """Return image ``index`` as uint8 (H, W, C), C = 1 or 3."""
+        data = self._read_encoded(index)
         if self.digest_of == "pixels":
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
             if image is None:
-                raise self._corrupted(index, "is not what was written")
+                raise self._corrupted(index, "has changed since it was written")
             is_grey = image.ndim == 2
             image = image[:, :, None] if is_grey else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
             self._verify(index, image.tobytes())
@@ -171,12 +161,7 @@ class ShardStore:
 
 
 def open_split(storage: Storage, entry: dict[str, Any]) -> Split:
-    """Open a split: its index is memory-mapped, its shards are opened on access.
-
-    Args:
-        storage: Storage of the stream.
-        entry: Entry of the split in ``stream.json``.
-    """
+    """Open the split of an ``entry`` in ``stream.json``; its index is memory-mapped."""
     paths = {}
     for key in ("index", "names"):
         written = entry[key]
