@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from emotion_lab.evaluation.explain import explain, method_name, overlay
 from emotion_lab.evaluation.predict import predict
 from emotion_lab.models.base import Backbone, EmotionNet, InputSpec
-from tests.models.test_models import NAMES, build, compose
+from tests.models.test_models import NAMES, build
 
 
 def pictures(net: EmotionNet, count: int = 2) -> np.ndarray:
@@ -210,6 +210,4 @@ def test_overlay(size: int, side: int, channels: int) -> None:
 
 def test_full_size_names() -> None:
     """Method names at the image sizes of conf/."""
-    from emotion_lab.models import build_model
-
-    assert "stage 4 of 5, 6x6 map" in method_name(build_model(compose("senet"), 7)[0])
+    assert "stage 4 of 5, 6x6 map" in method_name(build("senet"))

@@ -5,20 +5,18 @@ from __future__ import annotations
 import copy
 import json
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torchvision
-from omegaconf import OmegaConf
 
+from emotion_lab.config.compose import CONF, defaults
 from emotion_lab.core.errors import UserError
-from emotion_lab.models import MODELS, Backbone, EmotionNet, build_model, input_spec
+from emotion_lab.models import MODELS, Backbone, EmotionNet, InputSpec, build_model, input_spec
 from emotion_lab.models.cnn import CNN
 from emotion_lab.models.senet import SqueezeExcite
 
-CONF = Path(__file__).parents[2] / "conf" / "model"
 SMALL: dict[str, dict[str, Any]] = {
     "vit": {"image_size": 64, "depth": 2, "embed_dim": 64, "heads": 2},
     "senet": {"stem": 8, "widths": [8, 16, 16, 32]},
@@ -27,20 +25,9 @@ SMALL: dict[str, dict[str, Any]] = {
 NAMES = MODELS.names()
 
 
-def compose(name: str, **overrides: Any) -> dict[str, Any]:
-    """Return conf/model/<name>.yaml merged into base.yaml."""
-    merged = OmegaConf.merge(
-        OmegaConf.load(CONF / "base.yaml"), OmegaConf.load(CONF / f"{name}.yaml")
-    )
-    cfg = OmegaConf.to_container(merged)
-    assert isinstance(cfg, dict)
-    assert cfg.pop("defaults") == ["base", "_self_"]
-    return {**cfg, **overrides}
-
-
 def small(name: str, **overrides: Any) -> dict[str, Any]:
     """Return the config of a small network for tests."""
-    return compose(name, **{"image_size": 48, **SMALL.get(name, {}), **overrides})
+    return {**defaults("model", name), "image_size": 48, **SMALL.get(name, {}), **overrides}
 
 
 @cache
@@ -62,11 +49,8 @@ def images(net: EmotionNet, batch: int = 2) -> torch.Tensor:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", NAMES)
 def test_forward(name: str, channels: int) -> None:
-    cfg = compose(name)
-    extra = {} if cfg["channels"] == channels else {"mean": None, "std": None}
-    if extra and name in ("cnn", "senet"):
-        extra = {"mean": [0.5], "std": [0.25]}
-    net = build(name, channels=channels, **extra)
+    grey = {"mean": [0.5], "std": [0.25]} if name in ("cnn", "senet") else {}
+    net = build(name, channels=channels, **grey)
     x = images(net)
     assert isinstance(net.train()(x), tuple) == (name == "googlenet")
     with torch.no_grad():
@@ -81,8 +65,7 @@ def test_forward(name: str, channels: int) -> None:
 def test_googlenet_returns_both_auxiliary_heads() -> None:
     net = build("googlenet").train()
     logits, aux = net(images(net))
-    assert logits.shape == (2, 7)
-    assert [tuple(a.shape) for a in aux] == [(2, 7), (2, 7)]
+    assert [tuple(a.shape) for a in (logits, *aux)] == [(2, 7)] * 3
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,18 +77,12 @@ def test_stages_and_heads_are_disjoint(name: str) -> None:
     assert len(set(prefixes)) == len(prefixes)
     for prefix in prefixes:
         assert next(backbone.net.get_submodule(prefix).parameters(), None) is not None
-    unassigned = {
-        parameter
-        for parameter, _ in backbone.net.named_parameters()
-        if not any(parameter.startswith(prefix + ".") for prefix in prefixes)
-    }
+    starts = tuple(f"{prefix}." for prefix in prefixes)
+    names = [name for name, _ in backbone.net.named_parameters()]
+    unassigned = {name for name in names if not name.startswith(starts)}
     assert unassigned <= {"cls_token", "pos_embed"}
-    heads = {
-        n
-        for n, _ in backbone.net.named_parameters()
-        if backbone.stage_index(n) == len(backbone.stages)
-    }
-    assert heads
+    indices = {backbone.stage_index(n) for n, _ in backbone.net.named_parameters()}
+    assert len(backbone.stages) in indices
     # Stages are in the order of the forward pass.
     order = []
     hooks = [
@@ -127,9 +104,8 @@ def test_stages_and_heads_are_disjoint(name: str) -> None:
 def test_state_dict_and_config(name: str) -> None:
     net = build(name)
     assert all(key.startswith("backbone.net.") for key in net.state_dict())
-    first, *_ = (CONF / f"{name}.yaml").read_text().splitlines()
-    assert first.startswith("# ")
-    assert compose(name)["name"] == name
+    assert (CONF / "model" / f"{name}.yaml").read_text().startswith("# ")
+    assert defaults("model", name)["name"] == name
     assert net.backbone.conv == (name != "vit")
 
 
@@ -152,13 +128,16 @@ def test_initial_weights_match_torchvision() -> None:
 
 
 def test_default_inputs() -> None:
-    grey = input_spec(compose("torchvision", channels=1))
+    def spec(name: str, **overrides: Any) -> InputSpec:
+        return input_spec({**defaults("model", name), **overrides})
+
+    grey = spec("torchvision", channels=1)
     assert (grey.image_size, grey.channels) == (224, 1)
     assert grey.mean == pytest.approx((0.449,), abs=1e-6)
-    assert input_spec(compose("googlenet")).mean == (0.5, 0.5, 0.5)
-    assert input_spec(compose("timm", backbone="inception_v3")).image_size == 299
-    assert input_spec(compose("mobilenetv3", mean=[0.3])).mean == (0.3, 0.3, 0.3)
-    assert input_spec(compose("cnn")).image_size == 48
+    assert spec("googlenet").mean == (0.5, 0.5, 0.5)
+    assert spec("timm", backbone="inception_v3").image_size == 299
+    assert spec("mobilenetv3", mean=[0.3]).mean == (0.3, 0.3, 0.3)
+    assert spec("cnn").image_size == 48
 
 
 def test_googlenet_normalisation_matches_torchvision() -> None:
@@ -182,11 +161,7 @@ def test_googlenet_normalisation_matches_torchvision() -> None:
         ("cnn", {"std": "x"}, "model.std=x is not valid: expected a number above 0, or a list"),
         ("cnn", {"dropout": 1.0}, "model.dropout"),
         ("cnn", {"widths": [8] * 6}, "6 stages"),
-        (
-            "cnn",
-            {"widths": []},
-            "model.widths=[] is not valid: expected a list of whole numbers of 1",
-        ),
+        ("cnn", {"widths": []}, "model.widths=[] is not valid: expected a list of whole numbers"),
         ("senet", {"blocks": [1]}, "one value for each stage"),
         ("senet", {"reduction": 0}, "model.reduction"),
         ("vit", {"image_size": 70}, "Set model.image_size=64 or 80."),

@@ -132,28 +132,21 @@ def test_pickled_code_is_not_executed(tmp_path: Path, zipped: bool) -> None:
 def test_invalid_weights_files(tmp_path: Path) -> None:
     backbone = build("cnn").backbone
     path = tmp_path / "x.pth"
-    with pytest.raises(UserError, match="No weights file at"):
-        load_local(backbone, path)
-    with pytest.raises(UserError, match="No weights file at"):
-        load_local(backbone, tmp_path)
+    for missing in (path, tmp_path):
+        with pytest.raises(UserError, match="No weights file at"):
+            load_local(backbone, missing)
     torch.save(backbone.net.state_dict(), path)
     content = path.read_bytes()
-    for invalid in (
-        content[: len(content) // 2],
-        content[:100],
-        b"",
-        b"version https://git-lfs\n" * 9,
-    ):
+    pointer = b"version https://git-lfs\n" * 9
+    for invalid in (content[: len(content) // 2], content[:100], b"", pointer):
         path.write_bytes(invalid)
         with pytest.raises(UserError, match="truncated or not a weights file") as caught:
             load_local(backbone, path)
         assert "\n" not in str(caught.value)
-    torch.save([1, 2], path)
-    with pytest.raises(UserError, match="holds a list, not a state_dict"):
-        load_local(backbone, path)
-    torch.save({"epoch": 1}, path)
-    with pytest.raises(UserError, match="no tensors"):
-        load_local(backbone, path)
+    for data, message in (([1, 2], "holds a list, not a state_dict"), ({"epoch": 1}, "no tensors")):
+        torch.save(data, path)
+        with pytest.raises(UserError, match=message):
+            load_local(backbone, path)
 
 
 @pytest.mark.parametrize("name", ["mobilenetv3", "googlenet", "timm", "vit"])
@@ -176,10 +169,9 @@ def test_vit_positions_are_resampled(tmp_path: Path) -> None:
     old, new = (net.backbone.net.pos_embed.detach() for net in (source, target))
     torch.testing.assert_close(new[:, :1], old[:, :1])
     grids = [p[0, 1:].T.reshape(64, side, side) for p, side in ((old, 4), (new, 6))]
-    expected = torch.nn.functional.interpolate(
-        grids[0][None], size=(6, 6), mode="bicubic", antialias=True
-    )[0]
-    torch.testing.assert_close(grids[1], expected)
+    interpolate = torch.nn.functional.interpolate
+    expected = interpolate(grids[0][None], size=(6, 6), mode="bicubic", antialias=True)
+    torch.testing.assert_close(grids[1], expected[0])
     other = build("vit", image_size=96, embed_dim=32)
     with pytest.raises(UserError, match="another network"):
         load_local(other.backbone, tmp_path / "x.pth")
@@ -204,7 +196,7 @@ def test_offline(hub: Path, monkeypatch: pytest.MonkeyPatch, name: str, host: st
         build_model(small(name, pretrained=True), 7)
     message = str(caught.value)
     assert message.startswith(f"Cannot reach {host} for the ImageNet weights of ")
-    assert "Fetch https://" in message and "model.weights=<file>" in message
+    assert "Download https://" in message and "model.weights=<file>" in message
     assert message.endswith("or set model.pretrained=false.") and "\n" not in message
     assert not hub.exists()
 
@@ -221,12 +213,11 @@ def test_hanging_dns_lookup(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fetch_verifies_and_caches(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = b"weights" * 1000
     digest = hashlib.sha256(content).hexdigest()
-    sent = [content]
+    sent = [b"an error page"]
     monkeypatch.setattr(
         weights_module.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(sent[-1])
     )
     url = f"https://example.org/net-{digest[:8]}.pth"
-    sent.append(b"an error page")
     with pytest.raises(UserError, match="did not send the file expected"):
         fetch(url, None, "x")
     assert not list(hub.iterdir())
