@@ -21,7 +21,7 @@ from emotion_lab.core.errors import UserError
 BINS = 15
 #: Range of the temperature.
 LOWEST, HIGHEST = 0.05, 20.0
-COVERAGES = tuple(share / 20 for share in range(20, 0, -1))
+COVERAGES = tuple(fraction / 20 for fraction in range(20, 0, -1))
 #: The largest float32 below 1: torchmetrics puts a confidence of exactly 1 into an extra bin.
 _BELOW_ONE = 1 - 2.0**-24
 
@@ -126,15 +126,15 @@ def coverage(
     together, so a coverage can exceed its target of 1.0, 0.95, ... 0.05.
 
     Returns:
-        ``coverage`` (share of images kept), ``accuracy`` (among those), ``threshold``.
+        ``coverage`` (fraction of images kept), ``accuracy`` (among those), ``threshold``.
     """
     confidence, correct = _confidence(logits, labels, temperature)
     size = len(confidence)
     ranked = np.sort(confidence)[::-1]
     rows: list[dict[str, float]] = []
-    for share in COVERAGES:
+    for fraction in COVERAGES:
         # round: 0.15 * 20 is a little more than 3.
-        threshold = ranked[int(np.ceil(round(share * size, 6))) - 1]
+        threshold = ranked[int(np.ceil(round(fraction * size, 6))) - 1]
         kept = confidence >= threshold
         row = {
             "coverage": float(kept.mean()),
@@ -152,10 +152,6 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     The temperature scales the confidence of all classes; predicted classes do not change. The NLL
     has one minimum over log T. If it lies outside 0.05 to 20, a temperature near that limit is
     returned (a network without errors has T = 0). If T has no effect, 1 is returned.
-
-    Args:
-        logits: float (N, K).
-        labels: int64 (N,).
     """
     check(logits, labels)
     optimum = minimize_scalar(

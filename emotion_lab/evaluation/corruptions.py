@@ -67,9 +67,9 @@ def bright(image: np.ndarray, severity: int, generator: np.random.Generator) -> 
 
 def low_contrast(image: np.ndarray, severity: int, generator: np.random.Generator) -> np.ndarray:
     """Scale the contrast, the distance from the mean of the image, to 65 to 15 %."""
-    share = np.float32((0.65, 0.45, 0.32, 0.22, 0.15)[severity - 1])
+    factor = np.float32((0.65, 0.45, 0.32, 0.22, 0.15)[severity - 1])
     mean = image.mean(dtype=np.float32)
-    return _to_uint8(mean + share * (image - mean), image)
+    return _to_uint8(mean + factor * (image - mean), image)
 
 
 def occlusion(image: np.ndarray, severity: int, generator: np.random.Generator) -> np.ndarray:

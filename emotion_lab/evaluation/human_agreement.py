@@ -8,7 +8,7 @@ import numpy as np
 
 from emotion_lab.evaluation.result import EvaluationResult
 
-#: Lower limits of the bins of agreement, the share of votes of the most voted class.
+#: Lower limits of the bins of agreement, the fraction of votes of the most voted class.
 BINS = (1.0, 0.9, 0.7, 0.5, 0.0)
 
 
@@ -20,7 +20,7 @@ def agreement(result: EvaluationResult) -> dict[str, Any] | None:
     Returns:
         None if the split has no votes. Otherwise ``n`` and:
 
-        - ``bins``: for each level of agreement ``from`` (lowest share of votes of the most voted
+        - ``bins``: for each level of agreement ``from`` (lowest fraction of votes of the most voted
           class), ``n``, ``accuracy`` (labels) and ``accuracy_majority`` (most voted class), both
           None in an empty bin
         - ``model``: probability that the prediction equals the vote of a random voter
@@ -32,17 +32,18 @@ def agreement(result: EvaluationResult) -> dict[str, Any] | None:
         return None
     votes = votes[result.predictions.positions.numpy()]
     total = votes.sum(1)
-    known = total > 0
-    votes, total = votes[known].astype(np.float64), total[known]
-    predicted, labels = result.predicted[known], result.labels[known]
+    has_votes = total > 0
+    votes, total = votes[has_votes].astype(np.float64), total[has_votes]
+    predicted, labels = result.predicted[has_votes], result.labels[has_votes]
     if not len(votes):
         return None
-    share = votes.max(1) / total
+    fraction = votes.max(1) / total
+    votes_of_predicted = votes[np.arange(len(votes)), predicted]
     # In a tie, a prediction of any of the most voted classes agrees with the majority.
-    with_majority = votes[np.arange(len(votes)), predicted] == votes.max(1)
-    bins, above = [], np.inf
-    for low in BINS:
-        inside = (share >= low) & (share < above)
+    with_majority = votes_of_predicted == votes.max(1)
+    bins = []
+    for low, above in zip(BINS, (np.inf, *BINS), strict=False):
+        inside = (fraction >= low) & (fraction < above)
         count = int(inside.sum())
         bins.append(
             {
@@ -52,13 +53,12 @@ def agreement(result: EvaluationResult) -> dict[str, Any] | None:
                 "accuracy_majority": float(with_majority[inside].mean()) if count else None,
             }
         )
-        above = low
     has_pair = total > 1
     pairs = (votes * (votes - 1)).sum(1)[has_pair] / (total * (total - 1))[has_pair]
     return {
         "n": len(votes),
         "bins": bins,
-        "model": float((votes[np.arange(len(votes)), predicted] / total).mean()),
-        "ceiling": float(share.mean()),
+        "model": float((votes_of_predicted / total).mean()),
+        "ceiling": float(fraction.mean()),
         "person": float(pairs.mean()) if has_pair.any() else None,
     }

@@ -45,16 +45,14 @@ def score(predictions: Predictions, classes: list[str]) -> dict[str, Any]:
 def score_against(predictions: Predictions, labels: np.ndarray) -> dict[str, Any]:
     """Return ``n``, ``accuracy`` and ``macro_f1`` for another set of labels.
 
-    Args:
-        predictions: Predictions of the split.
-        labels: int64 (N,), by position in the split; images with -1 are left out.
+    ``labels``, int64 (N,), are ordered by position in the split; images with -1 are left out.
     """
     targets = torch.from_numpy(labels)[predictions.positions]
-    known = targets >= 0
-    logits = predictions.logits[known]
-    values = scalar_metrics(logits.shape[1])(logits, targets[known]) if known.any() else {}
+    has_label = targets >= 0
+    logits = predictions.logits[has_label]
+    values = scalar_metrics(logits.shape[1])(logits, targets[has_label]) if has_label.any() else {}
     scalars = {name: float(values[name]) for name in ("accuracy", "macro_f1") if name in values}
-    return {"n": int(known.sum()), **scalars}
+    return {"n": int(has_label.sum()), **scalars}
 
 
 def report_text(scores: dict[str, Any], split: str) -> str:

@@ -74,13 +74,7 @@ def write_predictions(
 ) -> None:
     """Write predictions to a CSV file for :func:`read_predictions`.
 
-    Args:
-        path: The file.
-        names: N image names.
-        labels: True classes, int64 (N,).
-        predicted: Predicted classes, int64 (N,).
-        probabilities: float (N, K).
-        classes: K names.
+    The arrays are those of :class:`SavedPredictions`.
     """
     out = io.StringIO(newline="")
     writer = csv.writer(out)
@@ -107,9 +101,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _files(run: Path, metrics: dict[str, Any]) -> dict[str, Path]:
-    """Return split -> predictions file of a run folder."""
-    files = {split: run / f"predictions_{split}.csv" for split in SPLITS}
-    files = {split: path for split, path in files.items() if path.is_file()}
+    """Return split -> predictions file of a run directory."""
+    paths = {split: run / f"predictions_{split}.csv" for split in SPLITS}
+    files = {split: path for split, path in paths.items() if path.is_file()}
     evaluated = run / "predictions.csv"
     if evaluated.is_file():
         scored = [split for split in SPLITS if isinstance(metrics.get(split), dict)]
@@ -127,21 +121,19 @@ def restore_hint(run: Path, split: str) -> str:
     """Return the command that recreates the predictions of a run."""
     required = [run / "config.yaml", run / "metrics.json", run / "checkpoints" / "best.ckpt"]
     if split == "val" and all(file.is_file() for file in required):
-        command = shlex.join(
-            ["python", "-m", "emotion_lab.evaluate", f"ckpt={run}", "rescore=true"]
-        )
-        return f"Recreate them with {command}"
+        ckpt = shlex.quote(f"ckpt={run}")
+        return f"Recreate them with python -m emotion_lab.evaluate {ckpt} rescore=true"
     if split == "test":
         return "Only evaluate split=test opens the test split."
-    return f"Run python -m emotion_lab.evaluate split={split} and give its run folder."
+    return f"Run python -m emotion_lab.evaluate split={split} and give its run directory."
 
 
 def find_predictions(run: Path, split: str) -> tuple[Path, dict[str, Any]]:
     """Return (predictions file of a split, metrics of the run) without reading the predictions."""
     if not run.exists():
-        raise UserError(f"no such run: {run}. Give the run folder of train or evaluate.")
+        raise UserError(f"no such run: {run}. Give the run directory of train or evaluate.")
     if not run.is_dir():
-        raise UserError(f"{run} is a file: give the run folder of train or evaluate.")
+        raise UserError(f"{run} is a file: give the run directory of train or evaluate.")
     metrics = {**_json(run / "report.json"), **_json(run / "metrics.json")}
     files = _files(run, metrics)
     if split not in files:
@@ -188,10 +180,9 @@ def _check_probabilities(
             "a probability is NaN or infinite": ~np.isfinite(values).all(1),
             "a probability is negative": (values < 0).any(1),
             "the probabilities do not sum to 1": np.abs(values.sum(1) - 1) > _ROUNDING,
-            "the predicted class is not the most probable one": values[
-                np.arange(len(values)), predicted
-            ]
-            < values.max(1) - _ROUNDING,
+            "the predicted class is not the most probable one": (
+                values[np.arange(len(values)), predicted] < values.max(1) - _ROUNDING
+            ),
         }
     for message, bad in checks.items():
         if bad.any():

@@ -77,10 +77,10 @@ def robustness(
     There is no test-time augmentation.
 
     Args:
-        result: The network and the split; unreadable images are not part of it.
+        result: Unreadable images are not part of it.
         n: Maximum number of images.
         device: ``cpu``, ``cuda`` or ``mps``.
-        seed: Seed of the choice of images and of their noise, 0 or more.
+        seed: 0 or more.
 
     Returns:
         ``n``; ``clean``, the accuracy on the uncorrupted images; and for each corruption its

@@ -1,5 +1,8 @@
 """Confidence intervals of scores and comparison of models: bootstrap, McNemar, several seeds.
 
+Labels and predicted classes are int64 (N,), ``k`` is the number of classes, ``rounds`` the number
+of bootstrap samples, ``seed`` their random seed.
+
 Sources:
     Efron, Tibshirani 1993, An Introduction to the Bootstrap (percentile intervals).
     McNemar 1947; Dietterich 1998, Neural Computation 10(7) (two classifiers on one test set).
@@ -57,13 +60,7 @@ class Counts:
 
 
 def count(labels: np.ndarray, predicted: np.ndarray, k: int) -> Counts:
-    """Count correct predictions, predictions and samples of each class.
-
-    Args:
-        labels: True classes, int64 (N,).
-        predicted: Predicted classes, int64 (N,).
-        k: Number of classes.
-    """
+    """Count correct predictions, predictions and samples of each class."""
     if not len(labels):
         raise UserError("there are no predictions to score: the split is empty.")
     return Counts(
@@ -83,11 +80,7 @@ def resample(
     multinomial. This is the same distribution as that of drawing row indices, but faster.
 
     Args:
-        labels: True classes, int64 (N,).
         predictions: Predicted classes of M models, int64 (M, N).
-        k: Number of classes.
-        rounds: Number of bootstrap samples.
-        seed: Random seed.
 
     Returns:
         Counts whose ``correct`` and ``predicted`` are float64 (M, rounds, K).
@@ -134,31 +127,24 @@ def intervals(
     The intervals cover the choice of images, not the training seed. If all draws are equal (no
     error at all, or a single predicted class), accuracy has Wilson's interval and F1 has none.
 
-    Args:
-        labels: True classes, int64 (N,).
-        predicted: Predicted classes, int64 (N,).
-        k: Number of classes.
-        rounds: Number of bootstrap samples.
-        seed: Random seed.
-
     Returns:
         ``n``, ``accuracy``, ``accuracy_ci95`` ([low, high]), ``macro_f1``, ``macro_f1_ci95``, and
         by class ``f1`` and ``f1_ci95``, lists of K with None for a class without samples or an
         interval without width.
     """
     observed = count(labels, predicted, k)
-    drawn = resample(labels, predicted[None], k, rounds, seed)
+    samples = resample(labels, predicted[None], k, rounds, seed)
     present = observed.support > 0
-    f1, drawn_f1 = observed.f1, drawn.f1[0]
+    f1, f1_samples = observed.f1, samples.f1[0]
     return {
         "n": len(labels),
         "accuracy": float(observed.accuracy),
-        "accuracy_ci95": _spread(drawn.accuracy[0])
+        "accuracy_ci95": _spread(samples.accuracy[0])
         or wilson(int(observed.correct.sum()), len(labels)),
         "macro_f1": float(observed.macro_f1),
-        "macro_f1_ci95": _spread(drawn.macro_f1[0]),
+        "macro_f1_ci95": _spread(samples.macro_f1[0]),
         "f1": [float(f1[i]) if present[i] else None for i in range(k)],
-        "f1_ci95": [_spread(drawn_f1[:, i]) if present[i] else None for i in range(k)],
+        "f1_ci95": [_spread(f1_samples[:, i]) if present[i] else None for i in range(k)],
     }
 
 
@@ -168,8 +154,8 @@ def mcnemar(only_a: int, only_b: int) -> float:
     Null hypothesis: a row on which exactly one model is right is right for either with p = 0.5.
 
     Args:
-        only_a: Number of rows on which a is right and b is wrong.
-        only_b: Number of rows on which b is right and a is wrong.
+        only_a: Number of rows on which only a is right.
+        only_b: Number of rows on which only b is right.
     """
     if only_a + only_b == 0:
         return 1.0
@@ -177,16 +163,12 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 
 def verdict(difference: Sequence[float], p: float | None = None) -> str:
-    """Return "better", "worse" or "not distinguishable" for a difference.
+    """Return "better", "worse" or "not distinguishable" for a difference [low, high].
 
     A difference needs a 95 % interval without 0 and, if given, a p value of McNemar's test below
     0.05. Both usually agree. They differ if the models disagree on few rows: the percentile
     interval is then too narrow, while the exact test keeps its level; the test ignores classes and
     the size of the difference. Requiring both keeps the false positive rate below 5 %.
-
-    Args:
-        difference: [low, high].
-        p: p value of McNemar's test.
     """
     low, high = difference
     if p is not None and p >= ALPHA:
@@ -194,9 +176,19 @@ def verdict(difference: Sequence[float], p: float | None = None) -> str:
     return BETTER if low > 0 else WORSE if high < 0 else SAME
 
 
-def _per_class(f1: np.ndarray, f1_ci95: list[list[float]], support: np.ndarray) -> dict[str, Any]:
-    """Return F1 differences by class, None for classes without samples."""
+def _differences(
+    accuracy: tuple[float, list[float]],
+    macro_f1: tuple[float, list[float]],
+    f1: np.ndarray,
+    f1_ci95: list[list[float]],
+    support: np.ndarray,
+) -> dict[str, Any]:
+    """Return differences with their intervals; F1 is None for classes without samples."""
     return {
+        "accuracy": accuracy[0],
+        "accuracy_ci95": accuracy[1],
+        "macro_f1": macro_f1[0],
+        "macro_f1_ci95": macro_f1[1],
         "f1": [float(x) if n else None for x, n in zip(f1, support, strict=True)],
         "f1_ci95": [ci if n else None for ci, n in zip(f1_ci95, support, strict=True)],
     }
@@ -207,14 +199,6 @@ def paired(
 ) -> dict[str, Any]:
     """Compare two models on the same rows; every difference is b - a.
 
-    Args:
-        labels: True classes, int64 (N,).
-        a: Classes predicted by a, int64 (N,).
-        b: Classes predicted by b, int64 (N,).
-        k: Number of classes.
-        rounds: Number of bootstrap samples.
-        seed: Random seed.
-
     Returns:
         ``accuracy`` and ``accuracy_ci95``, ``macro_f1`` and ``macro_f1_ci95``, by class ``f1`` and
         ``f1_ci95`` (None without samples), ``only_a_right``, ``only_b_right``, ``mcnemar_p``;
@@ -222,19 +206,17 @@ def paired(
         McNemar's test applies to accuracy only; it needs six rows on which the models differ.
     """
     observed = [count(labels, predicted, k) for predicted in (a, b)]
-    drawn = resample(labels, np.stack([a, b]), k, rounds, seed)
+    samples = resample(labels, np.stack([a, b]), k, rounds, seed)
     only_a = int(((a == labels) & (b != labels)).sum())
     only_b = int(((b == labels) & (a != labels)).sum())
     p = mcnemar(only_a, only_b)
-    accuracy = interval(drawn.accuracy[1] - drawn.accuracy[0])
-    macro_f1 = interval(drawn.macro_f1[1] - drawn.macro_f1[0])
-    f1 = drawn.f1[1] - drawn.f1[0]
+    accuracy = interval(samples.accuracy[1] - samples.accuracy[0])
+    macro_f1 = interval(samples.macro_f1[1] - samples.macro_f1[0])
+    f1 = samples.f1[1] - samples.f1[0]
     return {
-        "accuracy": float(observed[1].accuracy - observed[0].accuracy),
-        "accuracy_ci95": accuracy,
-        "macro_f1": float(observed[1].macro_f1 - observed[0].macro_f1),
-        "macro_f1_ci95": macro_f1,
-        **_per_class(
+        **_differences(
+            (float(observed[1].accuracy - observed[0].accuracy), accuracy),
+            (float(observed[1].macro_f1 - observed[0].macro_f1), macro_f1),
             observed[1].f1 - observed[0].f1,
             [interval(f1[:, i]) for i in range(k)],
             observed[0].support,
@@ -283,12 +265,8 @@ def paired_seeds(
     compares two fixed models, not configurations.
 
     Args:
-        labels: True classes, int64 (N,).
         a: Classes predicted by the runs of a, int64 (S, N), S at least 2.
         b: Classes predicted by the runs of b, in the same order of seeds.
-        k: Number of classes.
-        rounds: Number of bootstrap samples.
-        seed: Random seed.
 
     Returns:
         ``accuracy``, ``macro_f1`` (means of the differences), their ``..._ci95``, by class ``f1``
@@ -296,28 +274,24 @@ def paired_seeds(
     """
     size = len(a)
     observed = [[count(labels, row, k) for row in side] for side in (a, b)]
-    drawn = resample(labels, np.concatenate([a, b]), k, rounds, seed)
+    samples = resample(labels, np.concatenate([a, b]), k, rounds, seed)
 
     def differences(name: str) -> tuple[np.ndarray, np.ndarray]:
         """Return (differences per seed (S, ...), bootstrap draws of their mean (rounds, ...))."""
         seeds = [getattr(y, name) - getattr(x, name) for x, y in zip(*observed, strict=True)]
-        values = getattr(drawn, name)
+        values = getattr(samples, name)
         return np.array(seeds), values[size:].mean(0) - values[:size].mean(0)
 
     def mean_of(seeds: np.ndarray, draws: np.ndarray) -> tuple[float, list[float]]:
         mean = float(seeds.mean())
         return mean, _widened(mean, interval(draws), seeds)
 
-    accuracy, accuracy_ci95 = mean_of(*differences("accuracy"))
-    macro_f1, macro_f1_ci95 = mean_of(*differences("macro_f1"))
+    accuracy = mean_of(*differences("accuracy"))
+    macro_f1 = mean_of(*differences("macro_f1"))
     seeds, draws = differences("f1")
     f1 = [mean_of(seeds[:, i], draws[:, i])[1] for i in range(k)]
     return {
-        "accuracy": accuracy,
-        "accuracy_ci95": accuracy_ci95,
-        "macro_f1": macro_f1,
-        "macro_f1_ci95": macro_f1_ci95,
-        **_per_class(seeds.mean(0), f1, drawn.support),
-        "verdict": verdict(accuracy_ci95),
-        "macro_f1_verdict": verdict(macro_f1_ci95),
+        **_differences(accuracy, macro_f1, seeds.mean(0), f1, samples.support),
+        "verdict": verdict(accuracy[1]),
+        "macro_f1_verdict": verdict(macro_f1[1]),
     }

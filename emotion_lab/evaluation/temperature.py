@@ -32,13 +32,8 @@ def fit_checkpoint_temperature(result: EvaluationResult) -> dict[str, Any]:
 
 
 def store(checkpoint: Path, calibration: dict[str, Any]) -> None:
-    """Write a fitted temperature into a checkpoint file; the weights do not change.
-
-    Args:
-        checkpoint: The file.
-        calibration: See :func:`fit_checkpoint_temperature`.
-    """
+    """Write a fitted temperature into a checkpoint file; the weights do not change."""
     content = ckpt.read(checkpoint)
-    fitted = {"temperature": calibration["temperature"], "calibration": calibration}
-    card = {**content[ckpt.CARD], **fitted}
+    temperature = calibration["temperature"]
+    card = {**content[ckpt.CARD], "temperature": temperature, "calibration": calibration}
     ckpt.write(checkpoint, {**content, ckpt.CARD: card})

@@ -49,9 +49,9 @@ def configurations(lines: Iterable[dict[str, Any]]) -> int:
     of_checkpoint: dict[tuple[str, str], str] = {}
     for line in lines:
         key = json.dumps([line.get(name) for name in ("config", "epoch", "tta")])
-        known = keys.setdefault(key, key)
+        first_key = keys.setdefault(key, key)
         if line.get("checkpoint"):
-            keys[key] = of_checkpoint.setdefault((line["checkpoint"], str(line.get("tta"))), known)
+            keys[key] = of_checkpoint.setdefault((line["checkpoint"], str(line.get("tta"))), first_key)
     return len(set(keys.values()))
 
 
@@ -68,9 +68,9 @@ def record(
     Args:
         ledger: The file; it is created if missing.
         run: Run directory of the command that opened the split.
-        checkpoint: Hash of the checkpoint, see :func:`emotion_lab.evaluation.evaluate.identity`.
+        checkpoint: See :func:`emotion_lab.evaluation.evaluate.identity`.
         configuration: See :func:`setup`.
-        fingerprint: Fingerprint of the split.
+        fingerprint: See :mod:`emotion_lab.data.fingerprint`.
         accuracy: None if scoring failed after the split was opened.
     """
     line = {

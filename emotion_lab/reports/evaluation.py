@@ -46,14 +46,10 @@ def calibration_numbers(result: EvaluationResult) -> dict[str, Any]:
         if fitted["hash"] == result.scores["fingerprint"]["hash"]:
             fitted_on += ", the images of this report: calibrated values are slightly optimistic"
     numbers: dict[str, Any] = {"temperature": temperature, "temperature_fitted_on": fitted_on}
-    for name, measure in (
-        ("nll", calibration.nll),
-        ("ece", calibration.ece),
-        ("brier", calibration.brier),
-    ):
-        numbers[name] = measure(logits, labels)
+    for measure in (calibration.nll, calibration.ece, calibration.brier):
         calibrated = measure(logits, labels, temperature) if temperature else None
-        numbers[f"{name}_calibrated"] = calibrated
+        numbers[measure.__name__] = measure(logits, labels)
+        numbers[f"{measure.__name__}_calibrated"] = calibrated
     numbers["coverage"] = calibration.coverage(logits, labels, temperature or 1.0)
     return numbers
 
@@ -95,7 +91,7 @@ def numbers(result: EvaluationResult, roc: dict[str, Any], pr: dict[str, Any]) -
     for i, name in enumerate(classes):
         row = scores["per_class"][name]
         if not row["support"]:
-            row = {**dict.fromkeys(("precision", "recall", "f1")), "support": 0}
+            row = {**dict.fromkeys(row), "support": 0}
         per_class[name] = {
             **row,
             "f1_ci95": bootstrap["f1_ci95"][i],
@@ -150,18 +146,12 @@ def draw_figures(
 
 
 def explanations(result: EvaluationResult, each: int) -> dict[str, Any]:
-    """Explain random right and wrong predictions of each class, at most ``each`` of both.
-
-    Returns:
-        ``explained`` and ``explained_by`` of :func:`evaluation_page.write_page`.
-    """
+    """Return the maps of at most ``each`` right and wrong predictions of each class."""
     rows = examples.class_examples(result, each)
     chosen = [example.i for row in rows for example in (*row.right, *row.wrong)]
     images = np.stack([result.image(i) for i in chosen])
     maps, method = explain_network(result.net, images, result.predicted[chosen], result.device)
-    overlays = {
-        i: overlay(image, heat) for i, image, heat in zip(chosen, images, maps, strict=True)
-    }
+    overlays = dict(zip(chosen, map(overlay, images, maps), strict=True))
     return {"explained": examples.with_overlays(rows, overlays), "explained_by": method}
 
 
@@ -192,8 +182,7 @@ def make_report(
     roc = curves.roc(probabilities, result.labels, result.classes)
     pr = curves.precision_recall(probabilities, result.labels, result.classes)
     report = {**numbers(result, roc, pr), **facts}
-    votes = agreement(result)
-    if votes:
+    if votes := agreement(result):
         report["votes"] = votes
     report["without_duplicates"] = without_duplicates(result, data_cfg)
     if options["num_robustness"]:

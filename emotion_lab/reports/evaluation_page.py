@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, TypeGuard
 from urllib.parse import quote
 
-from jinja2 import Environment
-
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import atomic_write
 from emotion_lab.reports import html
@@ -67,12 +65,12 @@ def count(value: int | None) -> str:
     return f"{value:,}" if _is_number(value) else _DASH
 
 
-def interval(pair: Sequence[float] | None, digits: int = 3, share: bool = False) -> str:
-    """Return an interval, in percent for ``share``; a dash if missing."""
+def interval(pair: Sequence[float] | None, digits: int = 3, as_percent: bool = False) -> str:
+    """Return an interval, in percent if ``as_percent``; a dash if missing."""
     if pair is None or not all(map(_is_number, pair)):
         return _DASH
-    low, high = (f"{value * (100 if share else 1):.{digits}f}" for value in pair)
-    return f"{low}{_THIN}{_DASH}{_THIN}{high}" + (f"{_THIN}%" if share else "")
+    low, high = (f"{value * (100 if as_percent else 1):.{digits}f}" for value in pair)
+    return f"{low}{_THIN}{_DASH}{_THIN}{high}" + (f"{_THIN}%" if as_percent else "")
 
 
 def words(key: str) -> str:
@@ -91,14 +89,6 @@ def format_value(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(format_value(item) for item in value)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else str(value)
-
-
-def _environment() -> Environment:
-    environment = html.environment("emotion_lab.reports")
-    for function in (percent, decimal, count, interval, words, format_value):
-        environment.filters[function.__name__] = function
-    environment.filters["link"] = quote
-    return environment
 
 
 def _shown(report: Mapping[str, Any]) -> list[str]:
@@ -135,10 +125,12 @@ def render(content: Mapping[str, Any]) -> str:
         name: {style: html.png(data) for style, data in images.items()}
         for name, images in (report["figures"] or {}).items()
     }
-    environment = _environment()
-    shown = _shown(report)
+    environment = html.environment("emotion_lab.reports")
+    for function in (percent, decimal, count, interval, words, format_value):
+        environment.filters[function.__name__] = function
+    environment.filters["link"] = quote
     template = environment.get_template("report.html")
-    return template.render(r=report, shown=shown, titles=SECTIONS, thin=_THIN)
+    return template.render(r=report, shown=_shown(report), titles=SECTIONS, thin=_THIN)
 
 
 def write_page(folder: Path, content: Mapping[str, Any]) -> Path:
@@ -148,10 +140,8 @@ def write_page(folder: Path, content: Mapping[str, Any]) -> Path:
         folder: The run directory.
         content: The content of ``report.json`` (only :data:`REQUIRED` is required), and
 
-            - ``figures``: name -> ``{"light": png, "dark": png}``, bytes; the names are
-              ``confusion_counts``, ``confusion_normalized``, ``curves``, ``roc``,
-              ``precision_recall``, ``reliability``, ``confidence``, ``coverage``, ``per_class``,
-              ``robustness``
+            - ``figures``: name -> ``{"light": png, "dark": png}``, bytes, see
+              :func:`emotion_lab.reports.evaluation.draw_figures`
             - ``mistakes``: list of :class:`emotion_lab.reports.examples.Example`;
               ``mistakes_total``: total number of wrong predictions
             - ``pairs``: list of :class:`emotion_lab.reports.examples.ConfusedPair`
@@ -159,9 +149,6 @@ def write_page(folder: Path, content: Mapping[str, Any]) -> Path:
               ``explained_by``: method of the maps, for instance ``"Grad-CAM"``
             - ``command``: the command line; ``seed``
             - ``files``: file name in the run directory -> description
-
-    Returns:
-        The file.
     """
     path = folder / "report.html"
     if path.exists():

@@ -32,8 +32,6 @@ class Example:
     Attributes:
         i: Index of the prediction in :class:`EvaluationResult`.
         name: Path or ``file:row``.
-        true: The true class.
-        predicted: The predicted class.
         confidence: Probability of the predicted class, 0 to 1, at temperature 1.
         p_true: Probability of the true class.
         top3: The three most probable classes with their probabilities, in descending order.
@@ -62,30 +60,21 @@ class ConfusedPair:
     """A pair of true and wrongly predicted class.
 
     Attributes:
-        true: The true class.
-        predicted: The predicted class.
         count: Number of images of ``true`` predicted as ``predicted``.
-        share: ``count`` as a fraction of the images of ``true``, 0 to 1.
+        fraction: ``count`` as a fraction of the images of ``true``, 0 to 1.
         examples: Some of these images, most confident first.
     """
 
     true: str
     predicted: str
     count: int
-    share: float
+    fraction: float
     examples: list[Example]
 
 
 @dataclass(frozen=True)
 class ClassExamples:
-    """Random images of one true class, for the explanation maps.
-
-    Attributes:
-        name: The class.
-        support: Number of images of the class in the split.
-        right: Correct predictions.
-        wrong: Wrong predictions.
-    """
+    """Random images of one true class; ``support`` is its number of images in the split."""
 
     name: str
     support: int
@@ -98,8 +87,7 @@ def data_uri(image: np.ndarray) -> str:
 
     Small images are enlarged by an integer factor with nearest neighbour; large ones are reduced.
 
-    Args:
-        image: uint8 (H, W, 1) grey or (H, W, 3) RGB.
+    ``image`` is uint8 (H, W, 1) grey or (H, W, 3) RGB.
     """
     picture = _picture(image)
     longer = max(picture.size)
@@ -122,13 +110,7 @@ def _picture(image: np.ndarray) -> Image.Image:
 
 
 def example(result: EvaluationResult, i: int, resized: bool = False) -> Example:
-    """Return the example of prediction ``i``.
-
-    Args:
-        result: The predictions.
-        i: Index of the prediction.
-        resized: Show the resized input of the network instead of the original image.
-    """
+    """Return the example of prediction ``i``; ``resized`` shows the input of the network."""
     classes, row = result.classes, result.probabilities[i]
     order = np.argsort(-result.logits[i], kind="stable")[:3]
     true = int(result.labels[i])
@@ -180,8 +162,8 @@ def confused_pairs(
             break
         in_pair = (result.labels[wrong] == true) & (result.predicted[wrong] == predicted)
         shown = [example(result, i) for i in wrong[in_pair][:examples]]
-        share = count / int(support[true])
-        pairs.append(ConfusedPair(classes[true], classes[predicted], count, share, shown))
+        fraction = count / int(support[true])
+        pairs.append(ConfusedPair(classes[true], classes[predicted], count, fraction, shown))
     return pairs
 
 
@@ -211,11 +193,9 @@ def class_examples(result: EvaluationResult, each: int = 4, seed: int = 0) -> li
 def with_overlays(
     rows: list[ClassExamples], overlays: Mapping[int, np.ndarray]
 ) -> list[ClassExamples]:
-    """Return the rows with explanation maps added.
+    """Return the rows of :func:`class_examples` with explanation maps added.
 
-    Args:
-        rows: See :func:`class_examples`.
-        overlays: Index of a prediction -> image blended with its map, uint8 (H, W, 3).
+    ``overlays``: index of a prediction -> image blended with its map, uint8 (H, W, 3).
     """
 
     def add(examples: list[Example]) -> list[Example]:
@@ -251,13 +231,8 @@ def write_mistakes(result: EvaluationResult, folder: Path, limit: int | None = N
     ``file`` (relative to ``folder``), ``path``, ``true``, ``predicted``, ``confidence`` and
     ``p_true``.
 
-    Args:
-        result: The predictions.
-        folder: A new folder.
-        limit: Maximum number of images, None for all.
-
     Returns:
-        The number of images.
+        The number of images, at most ``limit``.
     """
     classes, safe = result.classes, _safe_classes(result.classes)
     chosen = _wrong(result)[:limit]
@@ -270,8 +245,7 @@ def write_mistakes(result: EvaluationResult, folder: Path, limit: int | None = N
             writer = csv.writer(file)
             writer.writerow(["file", "path", "true", "predicted", "confidence", "p_true"])
             for rank, i in enumerate(chosen, 1):
-                true, predicted = int(result.labels[i]), int(result.predicted[i])
-                name = result.name(i)
+                true, predicted, name = result.labels[i], result.predicted[i], result.name(i)
                 stem = _safe(re.split(r"[/\\]", name)[-1], 40)
                 subfolder = folder / f"{safe[true]}_as_{safe[predicted]}"
                 subfolder.mkdir(exist_ok=True)

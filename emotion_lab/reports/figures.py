@@ -58,7 +58,7 @@ def confusion(
     cells: Literal["count", "percent", "both"] = "count",
     title: str | None = None,
 ) -> Figure:
-    """Draw a confusion matrix; the colour is the share of the true class.
+    """Draw a confusion matrix; the colour is the fraction of the true class.
 
     Args:
         counts: Integers (K, K), rows true, columns predicted.
@@ -67,26 +67,26 @@ def confusion(
     """
     counts = np.asarray(counts, dtype=np.int64)
     totals = counts.sum(1)
-    share = counts / np.maximum(totals, 1)[:, None]
+    fraction = counts / np.maximum(totals, 1)[:, None]
     size = len(counts)
     figure, axis = _figure(min(1.1 + 0.53 * size, WIDTH + 0.4) if size < 12 else WIDTH + 0.4)
     if title is not None:
         figure.suptitle(title, fontsize=10)
     shades = LinearSegmentedColormap.from_list("shades", style.shades)
-    image = axis.imshow(share, cmap=shades, vmin=0, vmax=1, aspect="auto")
+    image = axis.imshow(fraction, cmap=shades, vmin=0, vmax=1, aspect="auto")
     # Two lines of text need a smaller font.
     points = (9.5 if size < 9 else max(4.0, 76 / size)) * (0.8 if cells == "both" else 1)
     for i, j in np.ndindex(size, size):
         text = {
             "count": str(counts[i, j]),
-            "percent": f"{share[i, j] * 100:.0f}",
-            "both": f"{share[i, j] * 100:.0f} %\n{counts[i, j]}",
+            "percent": f"{fraction[i, j] * 100:.0f}",
+            "both": f"{fraction[i, j] * 100:.0f} %\n{counts[i, j]}",
         }[cells]
         if not totals[i] and cells == "count":
             text = "\N{EN DASH}"
         elif not totals[i]:
             text = _NO_SAMPLES if j == size // 2 else ""
-        red, green, blue, _ = image.cmap(image.norm(share[i, j]))
+        red, green, blue, _ = image.cmap(image.norm(fraction[i, j]))
         light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
         colour = "#10151b" if light else "#f7f9fb"
         axis.text(j, i, text, ha="center", va="center", color=colour, fontsize=points)
@@ -122,12 +122,7 @@ def _class_curves(
 
 
 def roc(curves: dict[str, dict[str, Any] | None], style: FigureStyle) -> Figure:
-    """Draw one-vs-rest ROC curves.
-
-    Args:
-        curves: Class -> ``fpr`` and ``tpr`` (0 to 1, ascending) and ``auc``; None without samples,
-            ``auc`` None if undefined (no other class).
-    """
+    """Draw one-vs-rest ROC curves, see :func:`emotion_lab.evaluation.curves.roc`."""
     figure, axis = _class_curves(curves, ("fpr", "tpr", "auc"), "AUC", style, "default")
     axis.plot([0, 1], [0, 1], color=style.quiet, linewidth=1, linestyle=":")
     _unit_square(axis, "false positive rate", "true positive rate")
@@ -136,11 +131,7 @@ def roc(curves: dict[str, dict[str, Any] | None], style: FigureStyle) -> Figure:
 
 
 def precision_recall(curves: dict[str, dict[str, Any] | None], style: FigureStyle) -> Figure:
-    """Draw one-vs-rest precision-recall curves.
-
-    Args:
-        curves: Class -> ``recall``, ``precision`` (0 to 1) and ``ap``; None without samples.
-    """
+    """Draw the curves of :func:`emotion_lab.evaluation.curves.precision_recall`."""
     figure, axis = _class_curves(curves, ("recall", "precision", "ap"), "AP", style, "steps-post")
     _unit_square(axis, "recall", "precision")
     _legend_below(figure, 2)
@@ -154,11 +145,10 @@ def reliability(
     ece: float | None = None,
     ece_calibrated: float | None = None,
 ) -> Figure:
-    """Draw a reliability diagram: accuracy against confidence, and the share of each bin below.
+    """Draw a reliability diagram: accuracy against confidence, and the fraction of each bin below.
 
     Args:
-        raw: Bins with ``confidence`` and ``accuracy`` (means, 0 to 1) and ``count``; empty bins
-            are skipped.
+        raw: See :func:`emotion_lab.evaluation.calibration.reliability`.
         calibrated: The bins after temperature scaling, None without a temperature.
         ece: Expected calibration error, 0 to 1.
         ece_calibrated: The error after temperature scaling.
@@ -166,11 +156,10 @@ def reliability(
     ratios = {"height_ratios": [3.4, 1]}
     figure, (top, bottom) = _figure(4.9, 2, 1, sharex=True, gridspec_kw=ratios)
     top.plot([0, 1], [0, 1], color=style.quiet, linewidth=1, linestyle=":", label="perfect")
-    series = [
+    for name, bins, error, colour, marker in (
         ("before", raw, ece, style.second, "o"),
         ("after", calibrated, ece_calibrated, style.accent, "s"),
-    ]
-    for name, bins, error, colour, marker in series:
+    ):
         filled = [row for row in bins or [] if row["count"]]
         if not filled:
             continue
@@ -180,32 +169,26 @@ def reliability(
         label += "" if error is None else f", ECE {error:.3f}"
         top.plot(x, [row["accuracy"] for row in filled], color=colour, marker=marker, markersize=4,
                  label=label)  # fmt: skip
-        share = [row["count"] / total for row in filled]
-        bottom.plot(x, share, color=colour, marker=marker, markersize=3)
-        bottom.fill_between(x, share, color=colour, alpha=0.12)
+        fraction = [row["count"] / total for row in filled]
+        bottom.plot(x, fraction, color=colour, marker=marker, markersize=3)
+        bottom.fill_between(x, fraction, color=colour, alpha=0.12)
     _unit_square(top, "", "accuracy")
     top.legend(loc="upper left")
-    bottom.set(xlabel="confidence", ylabel="share", ylim=(0, None))
+    bottom.set(xlabel="confidence", ylabel="fraction", ylim=(0, None))
     bottom.yaxis.set_major_formatter(_percent())
     bottom.grid()
     return figure
 
 
 def confidence(confidences: Any, correct: Any, style: FigureStyle) -> Figure:
-    """Draw histograms of the confidence of right and wrong predictions.
-
-    Args:
-        confidences: Probability of the predicted class (N,), 0 to 1.
-        correct: bool (N,).
-    """
+    """Draw histograms of the confidence (N,) of right and wrong predictions; 0 to 1."""
     confidences, correct = np.asarray(confidences, dtype=float), np.asarray(correct, dtype=bool)
     figure, axis = _figure(3.5)
     edges = np.linspace(0, 1, 26)
-    series = (
+    for name, values, colour in (
         ("right", confidences[correct], style.accent),
         ("wrong", confidences[~correct], style.second),
-    )
-    for name, values, colour in series:
+    ):
         mean = f", mean {values.mean():.2f}" if len(values) else ""
         label = f"{name}, n = {len(values):,}{mean}"
         axis.hist(values, edges, color=colour, alpha=0.28)
@@ -217,11 +200,7 @@ def confidence(confidences: Any, correct: Any, style: FigureStyle) -> Figure:
 
 
 def coverage(rows: list[dict[str, Any]], style: FigureStyle) -> Figure:
-    """Draw the accuracy among the most confident share of the images.
-
-    Args:
-        rows: ``coverage`` and ``accuracy``, 0 to 1; ``threshold`` is not drawn.
-    """
+    """Draw the accuracy among the most confident fraction of the images, by coverage."""
     figure, axis = _figure(3.5)
     rows = sorted((row for row in rows if row["accuracy"] is not None),
                   key=lambda row: row["coverage"])  # fmt: skip
@@ -231,7 +210,7 @@ def coverage(rows: list[dict[str, Any]], style: FigureStyle) -> Figure:
         axis.axhline(overall, color=style.quiet, linestyle=":", linewidth=1)
         axis.annotate(f"all images: {overall * 100:.1f} %", (0.02, overall), xytext=(0, 4),
                       textcoords="offset points")  # fmt: skip
-    axis.set(xlim=(0, 1.01), xlabel="coverage (share of images kept)", ylabel="accuracy")
+    axis.set(xlim=(0, 1.01), xlabel="coverage (fraction of images kept)", ylabel="accuracy")
     for dimension in (axis.xaxis, axis.yaxis):
         dimension.set_major_formatter(_percent())
     axis.grid()
@@ -253,13 +232,12 @@ def per_class(rows: dict[str, dict[str, Any]], style: FigureStyle) -> Figure:
         for step, (key, colour, strength) in enumerate(bars):
             y = position + (step - 1) * 0.25
             axis.barh(y, row[key], 0.21, color=colour, alpha=strength)
-            text = f"{row[key]:.2f}"
             end = row[key]
             if key == "f1" and row.get("f1_ci95"):
                 low, high = row["f1_ci95"]
                 axis.plot([low, high], [y, y], color=style.ink, linewidth=1.1)
                 end = max(end, high)
-            axis.text(end + 0.008, y, text, va="center", fontsize=7.5)
+            axis.text(end + 0.008, y, f"{row[key]:.2f}", va="center", fontsize=7.5)
     last = "F1, 95 % interval" if any(row.get("f1_ci95") for row in rows.values()) else "F1"
     handles = [
         Patch(color=colour, alpha=strength, linewidth=0, label=last if key == "f1" else key)
@@ -278,8 +256,7 @@ def per_class(rows: dict[str, dict[str, Any]], style: FigureStyle) -> Figure:
 def robustness(values: dict[str, Any], style: FigureStyle) -> Figure:
     """Draw accuracy against severity, one panel per corruption; the other curves are grey.
 
-    Args:
-        values: ``n``, ``clean`` (accuracy) and corruption -> accuracies at severities 1, 2, ...
+    ``values`` are those of :func:`emotion_lab.evaluation.robustness.robustness`.
     """
     clean = values["clean"]
     lines = {k: [clean, *v] for k, v in values.items() if k not in ("n", "clean")}
@@ -307,11 +284,7 @@ def robustness(values: dict[str, Any], style: FigureStyle) -> Figure:
 
 
 def curves(history: Path, style: FigureStyle, title: str | None = None) -> Figure:
-    """Draw loss, accuracy, macro F1 and learning rate by epoch; a dotted line marks the best epoch.
-
-    Args:
-        history: ``history.csv`` of a training run.
-    """
+    """Draw ``history.csv``: loss, accuracy, macro F1 and learning rate; a line marks the best."""
     with history.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     epochs = [int(row["epoch"]) + 1 for row in rows]

@@ -52,9 +52,10 @@ class ConfusionMatrixCallback(L.Callback):
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start to count, in an epoch that is due."""
-        due = self._due(trainer) and not trainer.sanity_checking
-        matrix = MulticlassConfusionMatrix(len(self._classes(trainer))) if due else None
-        self._matrix = None if matrix is None else matrix.to(pl_module.device)
+        self._matrix = None
+        if self._due(trainer) and not trainer.sanity_checking:
+            matrix = MulticlassConfusionMatrix(len(self._classes(trainer)))
+            self._matrix = matrix.to(pl_module.device)
 
     def on_validation_batch_end(
         self,
@@ -92,11 +93,7 @@ def monitoring_callbacks(cfg: Mapping[str, Any]) -> list[L.Callback]:
 
 
 def summary_metrics(metrics: Mapping[str, Any], temperature: float) -> dict[str, float]:
-    """Return the final metrics of a run for loggers.
-
-    Args:
-        metrics: The content of ``metrics.json``.
-        temperature: The calibration temperature.
+    """Return the final metrics of a run for loggers; ``metrics`` is that of ``metrics.json``.
 
     Returns:
         ``best/...`` (scores of the best checkpoint), ``test/...`` (if test was evaluated) and
@@ -115,13 +112,7 @@ def summary_metrics(metrics: Mapping[str, Any], temperature: float) -> dict[str,
 
 
 def write_explanations(result: EvaluationResult, count: int, path: Path) -> Path:
-    """Draw random images of a split, each with its explanation map, to a PNG file.
-
-    Args:
-        result: Predictions of a single network, not of an ensemble.
-        count: Maximum number of images.
-        path: The PNG file.
-    """
+    """Draw at most ``count`` random images with the explanation maps of a single network."""
     assert isinstance(result.net, EmotionNet)
     chosen = random_indices(len(result.labels), count)
     images = [result.image(i) for i in chosen]
@@ -130,8 +121,7 @@ def write_explanations(result: EvaluationResult, count: int, path: Path) -> Path
     pairs = []
     for image, heat in zip(images, maps, strict=True):
         explained = overlay(image, heat)
-        size = (explained.shape[1], explained.shape[0])
-        enlarged = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+        enlarged = cv2.resize(image, explained.shape[1::-1], interpolation=cv2.INTER_CUBIC)
         if enlarged.ndim == 2:
             enlarged = cv2.cvtColor(enlarged, cv2.COLOR_GRAY2RGB)
         pairs.append(np.hstack([enlarged, explained]))
@@ -147,12 +137,12 @@ def log_results(
     metrics: Mapping[str, float],
     checkpoint: Path,
 ) -> None:
-    """Log the figures and metrics of a finished run.
+    """Log the figures and metrics of a finished run; a logger that fails prints one line.
 
     Args:
-        loggers: The loggers of the run; a logger that fails prints one line.
+        loggers: The loggers of the run.
         pictures: Name -> PNG file.
-        val: Predictions of the best checkpoint on val.
+        val: Predictions of the best checkpoint.
         metrics: See :func:`summary_metrics`.
         checkpoint: The best checkpoint; explanation maps are written to its run directory.
     """

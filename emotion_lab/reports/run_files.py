@@ -52,10 +52,7 @@ def write_learning_curves(run_dir: Path, title: str) -> Path:
 def save_results(run_dir: Path, result: EvaluationResult, predictions: str) -> dict[str, Path]:
     """Write the predictions, the classification report, confusion matrix and random samples.
 
-    Args:
-        run_dir: The run directory.
-        result: Predictions and scores of a split.
-        predictions: File name of the predictions.
+    ``predictions`` is the file name of the predictions.
 
     Returns:
         The figures, as ``<split>/confusion`` and ``<split>/samples``.

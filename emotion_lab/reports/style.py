@@ -70,18 +70,14 @@ DARK = FigureStyle(
 Draw = Callable[[FigureStyle], Figure]
 
 
-def _fonts() -> list[str]:
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    return ["DejaVu Sans", *(name for name in _FALLBACK if name in installed)]
-
-
 def _settings(style: FigureStyle) -> dict[str, Any]:
+    installed = {font.name for font in font_manager.fontManager.ttflist}
     coloured = ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor")
     return {
         **dict.fromkeys(coloured, style.ink),
         **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), style.paper),
         **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), style.quiet),
-        "font.family": _fonts(),
+        "font.family": ["DejaVu Sans", *(name for name in _FALLBACK if name in installed)],
         "font.size": 10,
         "axes.titlesize": 10,
         "legend.fontsize": 9,

@@ -16,13 +16,7 @@ from emotion_lab.core.io import write_json
 from emotion_lab.data.checkpoint_data import CheckpointData, data_config
 from emotion_lab.evaluation import temperature
 from emotion_lab.evaluation.ensemble_weights import fit_ensemble_weights
-from emotion_lab.evaluation.evaluate import (
-    LedgerEntry,
-    Predictor,
-    check_ledger,
-    evaluate,
-    identity,
-)
+from emotion_lab.evaluation.evaluate import LedgerEntry, Predictor, check_ledger, evaluate, identity
 from emotion_lab.evaluation.metrics import report_text
 from emotion_lab.evaluation.predict import Predictions
 from emotion_lab.evaluation.result import EvaluationResult
@@ -58,7 +52,7 @@ def _load_predictor(
     from emotion_lab.inference.classifier import open_backend
 
     _, backend = open_backend(files[0], cfg["backend"])
-    print(f"runtime: {backend.name} ({'; '.join(backend.notes)})")
+    print(f"backend: {backend.name} ({'; '.join(backend.notes)})")
     return dataclasses.replace(predictor, run=backend.run), predictions, backend.name
 
 
@@ -89,8 +83,8 @@ def _write_report(
     checkpoint: LoadedCheckpoint,
 ) -> None:
     """Write the report; ``checkpoint`` gives the training data and the learning curves."""
-    own = {"name": "checkpoint"} if result.foreign else cfg["data"]
-    data_cfg = data_config(own, checkpoint.card)
+    run_data = {"name": "checkpoint"} if result.foreign else cfg["data"]
+    data_cfg = data_config(run_data, checkpoint.card)
     history = checkpoint.path.parent.parent / "history.csv"
     options = {key: cfg[key] for key in ("num_mistakes", "num_explained", "num_robustness")}
     single = "members" not in result.card and history.is_file()
@@ -103,10 +97,7 @@ def _write_report(
 def run_evaluation(cfg: dict[str, Any], overrides: list[str], run_dir: Path) -> float:
     """Evaluate ``ckpt`` on a split, write the results and return the accuracy.
 
-    Args:
-        cfg: The config of ``evaluate``, a plain dict.
-        overrides: Overrides of the command.
-        run_dir: The run directory; it exists.
+    ``overrides`` are those of the command, ``run_dir`` exists.
     """
     quiet()
     loaded = load([ckpt.find(path) for path in paths.as_list(cfg["ckpt"])])

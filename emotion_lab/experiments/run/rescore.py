@@ -23,11 +23,6 @@ def rescore(run_dir: Path, data_cfg: dict[str, Any], device: str) -> float:
 
     Nothing is written unless the images and scores are those of ``metrics.json``.
 
-    Args:
-        run_dir: A finished run of ``train``.
-        data_cfg: The ``data`` group to read.
-        device: ``cpu``, ``cuda`` or ``mps``.
-
     Returns:
         The accuracy.
     """

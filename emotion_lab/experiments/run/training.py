@@ -22,10 +22,7 @@ from emotion_lab.training.loggers import close
 def run_training(cfg: DictConfig, overrides: list[str], run_dir: Path) -> float:
     """Train, evaluate the best checkpoint and return the best monitored value.
 
-    Args:
-        cfg: The composed config.
-        overrides: Overrides of the command.
-        run_dir: The run directory; it exists.
+    ``overrides`` are those of the command, ``run_dir`` exists.
     """
     config = compose.to_container(cfg)
     checkpoint = original = check_data = None
