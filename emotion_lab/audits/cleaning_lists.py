@@ -53,9 +53,6 @@ def propose_drops(
 
     All other images of val and test are kept: their scores must stay comparable with published
     ones. A near duplicate is proposed only if its counterpart is in val or test.
-
-    Args:
-        blank: bool (N,), blank images.
     """
     proposals: dict[int, tuple[str, int | None]] = {}  # image -> reason, image it repeats
 

@@ -73,15 +73,8 @@ def has_conflicting_labels(stats: ImageStats, group: list[int]) -> bool:
 def close_hashes(a: np.ndarray, b: np.ndarray, max_distance: int) -> np.ndarray:
     """Return the pairs i < j with a Hamming distance up to ``max_distance`` of ``a[i]``, ``b[j]``.
 
-    All pairs are compared: quadratic time (36,000 images: a few seconds).
-
-    Args:
-        a: bool (N, 64).
-        b: bool (N, 64).
-        max_distance: Bits.
-
-    Returns:
-        int64 (P, 3): i, j, distance.
+    All pairs of ``a`` and ``b``, bool (N, 64), are compared: quadratic time (36,000 images: a few
+    seconds). The result is int64 (P, 3): i, j, distance.
     """
     # With bits as -1 and 1 the inner product is 64 - 2 * distance: one matrix product per block.
     left, right = (np.where(bits, 1, -1).astype(np.float32) for bits in (a, b))
@@ -98,17 +91,10 @@ def close_hashes(a: np.ndarray, b: np.ndarray, max_distance: int) -> np.ndarray:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the normalised correlation of two thumbnails, maximum over small shifts.
+    """Return the normalised correlation (-1..1) of two thumbnails, maximum over small shifts.
 
     The inner part of each is matched with the other at shifts of up to 2 pixels, because two crops
-    of one picture are rarely aligned.
-
-    Args:
-        a: uint8 (32, 32).
-        b: uint8 (32, 32).
-
-    Returns:
-        -1..1; 0 if one of them is constant.
+    of one picture are rarely aligned. The correlation with a constant image is 0.
     """
 
     def match(outer: np.ndarray, other: np.ndarray) -> float:
@@ -131,11 +117,7 @@ def near_pairs(
     The hash selects candidates, the correlation confirms them. A 64-bit hash is not specific for
     faces that fill the frame: on FER2013, one in six pairs with a distance of 6 shows different
     people, but hardly any with a correlation of at least 0.92 (manual check, see docs/audit.md).
-
-    Args:
-        indices: int64 (M,), ascending: one image of each content.
-        max_distance: Maximum Hamming distance of the hashes.
-        min_correlation: Minimum correlation of the thumbnails.
+    ``indices``, int64 (M,), are ascending: one image of each content.
     """
     pairs: dict[tuple[int, int], NearDuplicate] = {}
     for mirrored in (False, True):
@@ -156,11 +138,7 @@ def near_pairs(
 def find_duplicates(
     stats: ImageStats, blank: np.ndarray, max_distance: int, min_correlation: float
 ) -> Duplicates:
-    """Return all duplicates.
-
-    Args:
-        blank: bool (N,), blank images; they are not compared for near duplicates.
-    """
+    """Return all duplicates; ``blank`` images, bool (N,), have no near duplicates."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

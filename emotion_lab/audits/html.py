@@ -190,11 +190,7 @@ def write_page(
     figures: dict[str, Path],
     num_shown: int,
 ) -> None:
-    """Write the page.
-
-    Args:
-        num_shown: Maximum number of groups under one heading.
-    """
+    """Write the page, with up to ``num_shown`` groups under one heading."""
     thumbnails = Thumbnails(result.stats)
     # In order of importance: the first sections get their thumbnails before the size limit.
     label_section = _label_section(thumbnails, result, num_shown)

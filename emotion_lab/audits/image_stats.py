@@ -140,17 +140,11 @@ def _skipped_files(source: LoadedDataset, cfg: dict) -> list[UnreadableFile]:
 
 
 def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
-    """Return the DCT hash of each thumbnail, bit for bit equal to ImageHash's ``phash``.
+    """Return the DCT hash, bool (N, 64), of grey thumbnails, uint8 (N, 32, 32).
 
-    The 8 x 8 lowest frequencies, each compared with their median (Zauner 2010, "Implementation and
-    Benchmarking of Perceptual Image Hash Functions"). Vectorised: ImageHash, called once per
-    image, would take half of the time of the audit.
-
-    Args:
-        thumbnails: uint8 (N, 32, 32), grey, resized with a Lanczos filter.
-
-    Returns:
-        bool (N, 64).
+    It is equal to ImageHash's ``phash``: the 8 x 8 lowest frequencies, each compared with their
+    median (Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions").
+    Vectorised: ImageHash, called once per image, would take half of the time of the audit.
     """
     hashes = np.zeros((len(thumbnails), HASH_BITS), bool)
     for start in range(0, len(thumbnails), _BLOCK):
@@ -161,12 +155,7 @@ def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def scan_images(source: LoadedDataset, cfg: dict) -> ImageStats:
-    """Read every image once.
-
-    Args:
-        source: Result of :func:`open_all_splits`.
-        cfg: The ``data`` group, to find the splits of skipped files.
-    """
+    """Read every image once; ``cfg`` is the ``data`` group, to find the splits of skipped files."""
     parts = list(source.splits.values())
     n = sum(len(part) for part in parts)
     sizes = np.zeros((3, n), np.int64)

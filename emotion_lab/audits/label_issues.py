@@ -52,10 +52,8 @@ class LabelIssues:
 
 def find_predictions(paths: list[str]) -> list[Path]:
     """Return the prediction files in ``paths``; train and test predictions are refused.
-
-    Args:
-        paths: Run directories, folders of run directories (a sweep over ``data.fold``), or CSV
-            files.
+    ``paths`` are run directories, folders of run directories (a sweep over ``data.fold``), or CSV
+    files.
     """
     files: list[Path] = []
     for text in paths:
@@ -123,16 +121,13 @@ def predict_val(
     out: Path,
     printed: Collection[str] = (),
 ) -> dict[str, np.ndarray]:
-    """Predict the val split of a checkpoint: images that are not in its training set.
+    """Predict the val split of a checkpoint, in the format of :func:`read_predictions`.
 
     Args:
         ckpt_path: A checkpoint or run directory.
         data_cfg: The ``data`` group of the audit; its path replaces that of the checkpoint.
         out: New folder for the prediction file.
         printed: Notes on the data that were printed before.
-
-    Returns:
-        Same format as :func:`read_predictions`.
     """
     from emotion_lab.core import checkpoint
     from emotion_lab.core.environment import choose_accelerator
@@ -193,10 +188,7 @@ def find_label_issues(
     Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating Uncertainty in Dataset
     Labels" (JAIR 70). ``cleanlab.filter.find_label_issues`` selects the issues with per-class
     thresholds; they are ranked by self-confidence.
-
-    Args:
-        predictions: Out-of-sample predictions, see :func:`read_predictions`.
-        files: The files they come from, for the report.
+    The predictions must be out of sample. ``files`` are named in the report.
     """
     from cleanlab import filter as cleanlab_filter
     from cleanlab.rank import get_label_quality_scores

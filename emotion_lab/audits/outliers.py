@@ -46,10 +46,8 @@ def tukey_fences(values: np.ndarray) -> tuple[float, float]:
 
 def find_image_issues(stats: ImageStats, blank_threshold: float, tiny: int) -> list[ImageIssue]:
     """Return all issues that need no face detector, grouped by kind, the most severe first.
-
-    Args:
-        blank_threshold: Contrast (standard deviation of the grey levels) of a blank image.
-        tiny: An image whose shorter side has fewer pixels is tiny.
+    ``blank_threshold`` is a contrast (standard deviation of the grey levels), ``tiny`` a number of
+    pixels of the shorter side.
     """
     readable, blank = stats.readable, blank_images(stats, blank_threshold)
     brightness, contrast = stats.brightness, stats.contrast

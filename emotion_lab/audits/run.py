@@ -15,13 +15,9 @@ from emotion_lab.core.tables import TextTable
 
 def write_run(run_dir: Path, result: AuditResult, report: dict[str, Any], num_shown: int) -> None:
     """Write all files of the audit.
-
-    Args:
-        run_dir: An existing folder; receives ``audit.json``, ``audit.html``, ``drop.csv``,
-            ``relabel.csv``, ``suspects.csv`` (with label issues), ``duplicates.csv``,
-            ``findings.csv`` and two PNGs.
-        report: Content of ``audit.json``.
-        num_shown: Maximum number of image groups under one heading of the page.
+    ``run_dir`` receives ``audit.json`` (``report``), ``audit.html``, ``drop.csv``,
+    ``relabel.csv``, ``suspects.csv`` (with label issues), ``duplicates.csv``, ``findings.csv`` and
+    two PNGs. The page shows up to ``num_shown`` image groups under one heading.
     """
     stats, label_issues = result.stats, result.label_issues
     ranked = label_issues.ranked if label_issues else []
@@ -84,13 +80,7 @@ def summary(report: dict[str, Any]) -> list[str | TextTable]:
         "",
         TextTable(["images per class", *counts], [*classes, [], total]),
         "",
-        TextTable(
-            [
-                *("duplicates", "groups", "images"),
-                *("groups across splits", "groups with conflicting labels"),
-            ],
-            groups,
-        ),
+        TextTable(["duplicates", *(key.replace("_", " ") for key in keys)], groups),
         "",
         "image issues: " + (", ".join(issues) or "none"),
     ]

@@ -246,15 +246,11 @@ def _background(s: FaceSpec, height: int, width: int, channels: int) -> np.ndarr
 
 
 def draw_face(spec: FaceSpec, size: int | tuple[int, int] = 48, channels: int = 1) -> np.ndarray:
-    """Draw one face.
+    """Draw one face, uint8 (H, W, channels).
 
     Args:
-        spec: Parameters of the face; equal specs give equal images.
         size: Height and width in pixels, or ``(height, width)``.
         channels: 1 (grey) or 3 (RGB).
-
-    Returns:
-        uint8 (H, W, channels).
     """
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, got {channels}")

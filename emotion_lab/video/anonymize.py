@@ -29,9 +29,6 @@ def blur_faces(
         image: uint8 (H, W, 3) RGB.
         boxes: x, y, width, height of each face, in pixels; may extend beyond the image.
         margin: Enlarges a box on every side, as a fraction of its size.
-
-    Returns:
-        uint8 (H, W, 3); pixels outside the enlarged boxes are unchanged.
     """
     out = image.copy()
     height, width = image.shape[:2]

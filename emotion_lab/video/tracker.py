@@ -153,16 +153,13 @@ class FaceTracker:
     def update(
         self, detections: Detections | None, time_s: float, image_size: tuple[int, int]
     ) -> list[Track]:
-        """Advance to the frame at ``time_s``.
+        """Advance to ``time_s``; return tracks by id, with faces missed for up to ``coast_s``.
 
         Args:
             detections: Detections in this frame; None if the detector did not run, then the boxes
                 are extrapolated.
             time_s: Time of the frame in seconds, non-decreasing.
             image_size: (width, height) in pixels; a face whose centre is outside is removed.
-
-        Returns:
-            Tracks by id, including faces missed for up to ``coast_s``.
         """
         matched: set[int] = set()
         if detections is None:

@@ -45,7 +45,6 @@ class _Stage(nn.Module):
     """One network of the cascade; module names are those of the state dict.
 
     Args:
-        body: Convolutional layers by name.
         dense: Name, in_features and out_features of the hidden linear layer, if any.
         heads: Name -> output channels: scores (no face, face), box regression, landmarks.
     """

@@ -67,8 +67,7 @@ class Overlay:
 
     Args:
         cfg: Any of :data:`DEFAULTS`.
-        language: Code or file, see
-            :func:`emotion_lab.video.overlay.translations.load_translations`.
+        language: Code or file, see :func:`load_translations`.
         anonymize: ``none``, or ``blur`` to hide the faces below the drawing. Sinks store only
             frames returned by :meth:`draw`, so none can store a visible face by mistake.
 
@@ -116,16 +115,13 @@ class Overlay:
         detector: str = "",
         debug: bool = False,
     ) -> np.ndarray:
-        """Return a drawn copy of the frame.
+        """Return a drawn copy of the frame, uint8 (H, W, 3) RGB.
 
         Args:
             image: uint8 (H, W, 3) RGB, not modified.
             fps: Frames per second; None for a photo, which has no speed.
             detector: Name of the detector, drawn with ``debug``.
             debug: Also draw stage times, detector scores and unsmoothed probabilities.
-
-        Returns:
-            uint8 (H, W, 3) RGB.
         """
         out = np.ascontiguousarray(self.anonymizer(image, result))
         height, width = out.shape[:2]

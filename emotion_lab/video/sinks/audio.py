@@ -21,13 +21,10 @@ def _ffmpeg(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def copy_audio(video: Path, source: str | Path) -> str:
-    """Add the audio of ``source`` to ``video`` in place, without encoding the pictures again.
+    """Add the audio of ``source`` to ``video`` in place and return one line about the result.
 
-    The audio stream is copied if the container supports its codec, else encoded with the default
-    codec of the container. On any failure ``video`` is left unchanged.
-
-    Returns:
-        One line about the result.
+    The pictures are not encoded again. The audio stream is copied if the container supports its
+    codec, else encoded with its default codec. On any failure ``video`` is left unchanged.
     """
     if shutil.which("ffmpeg") is None:
         return f"{video.name} has no audio: ffmpeg is not installed"

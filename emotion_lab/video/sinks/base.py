@@ -66,11 +66,7 @@ def make_folder(folder: Path, hint: str) -> None:
 
 
 def write_error(path: Path, error: OSError, state: str) -> UserError:
-    """Return the error for a failed write, such as on a full disk.
-
-    Args:
-        state: Sentence about what the file contains now.
-    """
+    """Return the error for a failed write; ``state`` says what the file contains now."""
     reason = error.strerror or type(error).__name__
     return UserError(f"Cannot write {path}: {reason}. {state} Free disk space or use another path.")
 

@@ -59,9 +59,6 @@ class VideoSink(Sink):
             pixel, because video codecs need even sides; pictures of another size are letterboxed.
         live: Whether the source has a varying frame rate.
         audio_from: File whose audio is copied on closing, if ffmpeg is installed.
-
-    Attributes:
-        codec: FourCC, once open.
     """
 
     wants_picture = True
@@ -83,7 +80,7 @@ class VideoSink(Sink):
         self.live = live
         self.audio_from = audio_from
         self.frames = 0
-        self.codec = ""
+        self.codec = ""  # FourCC, once open
         self._writer: cv2.VideoWriter | None = None
         self._closed = False
         self._size = (0, 0)

@@ -72,10 +72,6 @@ class WindowSink(Sink):
     Args:
         folder: Snapshot folder; created by the first snapshot.
         checked: Whether the caller has already called :func:`window_problem`.
-
-    Attributes:
-        stopped: The user pressed q or Esc or closed the window.
-        debug: The user switched the debug details on.
     """
 
     wants_picture = True

@@ -13,11 +13,7 @@ from emotion_lab.video.types import SMOOTHERS
 
 @SMOOTHERS.register("window")
 class MovingAverage:
-    """Mean of the frames of the last ``window_s`` seconds, including the current one.
-
-    Args:
-        cfg: ``window_s``: seconds, above 0; a frame of exactly this age is excluded.
-    """
+    """Mean of the frames of the last ``window_s`` seconds; a frame of this age is excluded."""
 
     def __init__(self, cfg: dict[str, Any], num_classes: int) -> None:
         self.window_s = float(cfg["window_s"])

@@ -92,9 +92,6 @@ class CameraReader(FrameReader):
         width: Requested width of a camera in pixels, or None for its default.
         fps: Requested frames per second of a camera, or None.
         reconnect_s: Time limit of the reconnection attempts.
-
-    Raises:
-        UserError: If it cannot be opened or returns no picture.
     """
 
     live = True

@@ -148,7 +148,6 @@ class FrameSource(Closeable):
 
     Attributes:
         name, kind, fps, size, truth: Those of the reader.
-        live: Whether frames can be dropped.
         count: Expected number of frames, or None if unknown.
     """
 

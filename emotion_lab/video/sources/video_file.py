@@ -68,9 +68,6 @@ class VideoFileReader(FrameReader):
 
     Args:
         name: Source name of the frames; default: the path.
-
-    Raises:
-        UserError: If it cannot be decoded.
     """
 
     def __init__(self, path: str | Path, name: str = "", kind: str = "clip") -> None:

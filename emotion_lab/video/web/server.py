@@ -45,11 +45,7 @@ def _free_port(family: int, host: str) -> int:
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """Bind and listen.
-
-    Args:
-        port: Port number; 0 selects a free one.
-    """
+    """Bind and listen; port 0 selects a free one."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError, OverflowError) as error:

@@ -56,7 +56,6 @@ class WebSession(Sink):
 
     Args:
         name: Identifies the session in URLs and file names.
-        folder: Output folder of snapshots and recordings.
         rows: The file written by the runner's JSON lines sink.
         needs_watching: Whether to end after :data:`UNWATCHED_S` without a request.
         on_end: Called in the session's thread after the run.
@@ -64,7 +63,6 @@ class WebSession(Sink):
     Attributes:
         version: Incremented with every frame and every change of state.
         requested_at: ``time.monotonic()`` of the last request of a browser.
-        saved: Snapshots and recordings, by file name.
         message: Last error message for the page.
         error: Exception that ended the run, else None.
     """

@@ -41,7 +41,6 @@ class SessionManager:
 
     Args:
         runner: The main session, not started yet; must have an overlay and a JSON lines sink.
-        folder: Output folder of snapshots and recordings.
         on_end: Called in the thread of the main session after its run.
     """
 

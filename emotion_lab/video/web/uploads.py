@@ -47,11 +47,7 @@ def open_upload(path: Path, name: str) -> FrameSource:
 
 
 class BrowserCameraReader(FrameReader):
-    """Frames that a page posts one by one; only the newest is kept.
-
-    Args:
-        is_closed: Checked while waiting for a frame; True ends the source.
-    """
+    """Frames that a page posts one by one, until ``is_closed()``; only the newest is kept."""
 
     kind, live = "camera", True
 
