@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from torchvision.ops import box_iou
 
-from emotion_lab.config.compose import CONF
+from emotion_lab.config.compose import defaults
 from emotion_lab.data.images import read_image
 from emotion_lab.video.types import Detections
 from tests.conftest import SHARED
@@ -28,11 +27,8 @@ PHOTOS = {
 
 
 def config(name: str, **values: Any) -> dict[str, Any]:
-    """Return conf/detector/<name>.yaml merged with base.yaml, as Hydra composes it."""
-    cfg = yaml.safe_load((CONF / "detector" / f"{name}.yaml").read_text(encoding="utf-8"))
-    if cfg.pop("defaults", None):
-        base = yaml.safe_load((CONF / "detector" / "base.yaml").read_text(encoding="utf-8"))
-        cfg = {**base, **cfg}
+    """Return the default config of a detector with the given values."""
+    cfg = defaults("detector", name)
     assert values.keys() <= cfg.keys()
     return {**cfg, **values}
 

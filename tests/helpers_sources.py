@@ -8,12 +8,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pytest
 
 from emotion_lab.video.sources.open import open_source
-from tests.conftest import SHARED
-
-MEDIA = SHARED / "media"
 
 
 def write_clip(path: Path, frames: int = 60, fps: float = 25.0) -> Path:
@@ -52,10 +48,3 @@ def read_single_image(cfg: dict[str, Any]) -> np.ndarray:
         assert source.size == frame.image.shape[1::-1]
     assert frame.image.dtype == np.uint8 and frame.image.ndim == 3 and frame.image.shape[2] == 3
     return frame.image
-
-
-def media(name: str) -> Path:
-    path = MEDIA / name
-    if not path.is_file():
-        pytest.skip(f"{name} is missing in the shared material")
-    return path

@@ -86,6 +86,12 @@ def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
     return value
 
 
+def parse_next(content: bytes) -> tuple[dict[str, Any], bytes]:
+    """Split a response of ``/api/next`` into status and JPEG."""
+    length = struct.unpack(">I", content[:4])[0]
+    return json.loads(content[4 : 4 + length]), content[4 + length :]
+
+
 class Page:
     """A session manager, its web application and an HTTP client."""
 
@@ -107,8 +113,7 @@ class Page:
     def next(self, view: str = "live", after: int = -1) -> tuple[dict[str, Any], bytes]:
         response = self.client.get("/api/next", params={"view": view, "after": after})
         assert response.status_code == 200, response.text
-        length = struct.unpack(">I", response.content[:4])[0]
-        return json.loads(response.content[4 : 4 + length]), response.content[4 + length :]
+        return parse_next(response.content)
 
     def first(self, view: str = "live") -> tuple[dict[str, Any], bytes]:
         """Return the first response with a picture."""

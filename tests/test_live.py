@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import json
 import os
 import signal
 import socket
@@ -13,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -23,10 +21,10 @@ from emotion_lab import live
 from emotion_lab.config import compose
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
-from tests.conftest import SHARED, TINY, command, composed, make_checkpoint
+from tests.conftest import TINY, command, composed, make_checkpoint
+from tests.helpers_detectors import MEDIA, PHOTOS, YUNET, shared
+from tests.helpers_sinks import lines as read_rows
 
-MEDIA = SHARED / "media"
-YUNET = SHARED / "detectors" / "face_detection_yunet_2023mar.onnx"
 #: Needs no model file and no optional package.
 QUICK = ("detector=haar", "backend=torch", "backend.threads=1")
 
@@ -69,18 +67,10 @@ def main_error(
     return run_main
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def test_live_writes_video_log_and_summary(run: Path, clip: Path, tmp_path: Path) -> None:
     done = command(
-        f"ckpt={run}",
-        f"source={clip}",
-        *QUICK,
-        "display=none",
-        f"save={tmp_path / 'out.avi'}",
-        f"log={tmp_path / 'out.jsonl'}",
+        *(f"ckpt={run}", f"source={clip}", *QUICK, "display=none"),
+        *(f"save={tmp_path / 'out.avi'}", f"log={tmp_path / 'out.jsonl'}"),
         f"hydra.run.dir={tmp_path / 'live'}",
         module="emotion_lab.live",
         cwd=tmp_path,
@@ -132,37 +122,33 @@ def test_predict_on_a_folder(run: Path, clip: Path, tmp_path: Path) -> None:
 
 
 ERRORS = [
-    ("emotion_lab.live", ("source=0",), "ckpt is missing"),
-    ("emotion_lab.predict", ("ckpt=RUN",), "source is missing"),
-    ("emotion_lab.predict", ("ckpt=RUN", "source=0"), "emotion_lab.live source=0"),
-    ("emotion_lab.predict", ("ckpt=RUN", "source=nowhere.jpg"), "no file, folder or camera"),
-    ("emotion_lab.live", ("ckpt=[a,b]", "source=0"), 'ckpt=["a", "b"] is not valid'),
-    ("emotion_lab.live", ("ckpt=nowhere", "source=0"), "no such checkpoint"),
-    ("emotion_lab.live", ("ckpt=RUN", "source=97", "display=none"), "camera"),
-    ("emotion_lab.live", ("ckpt=RUN", "display=windw"), "expected one of auto, window, web"),
-    ("emotion_lab.live", ("ckpt=RUN", "detector=yunett"), "Did you mean 'yunet'"),
-    ("emotion_lab.live", ("ckpt=RUN", "smoothing=emma"), "Did you mean 'ema'"),
+    ("live", ("source=0",), "ckpt is missing"),
+    ("predict", ("ckpt=RUN",), "source is missing"),
+    ("predict", ("ckpt=RUN", "source=0"), "emotion_lab.live source=0"),
+    ("predict", ("ckpt=RUN", "source=nowhere.jpg"), "no file, folder or camera"),
+    ("live", ("ckpt=[a,b]", "source=0"), 'ckpt=["a", "b"] is not valid'),
+    ("live", ("ckpt=nowhere", "source=0"), "no such checkpoint"),
+    ("live", ("ckpt=RUN", "source=97", "display=none"), "camera"),
+    ("live", ("ckpt=RUN", "display=windw"), "expected one of auto, window, web"),
+    ("live", ("ckpt=RUN", "detector=yunett"), "Did you mean 'yunet'"),
+    ("live", ("ckpt=RUN", "smoothing=emma"), "Did you mean 'ema'"),
+    ("live", ("ckpt=RUN", "source=CLIP", "display=none", "detector.file=no.onnx"), "no.onnx"),
     (
-        "emotion_lab.live",
-        ("ckpt=RUN", "source=CLIP", "display=none", "detector.file=no.onnx"),
-        "no.onnx",
-    ),
-    (
-        "emotion_lab.live",
+        "live",
         ("ckpt=RUN", "source=CLIP", "display=none", "language=xx", "detector=haar"),
         "language",
     ),
     (
-        "emotion_lab.live",
+        "live",
         ("ckpt=RUN", "source=CLIP", "save=CLIP", "overwrite=true", "display=none"),
         "save and source are the same file",
     ),
     (
-        "emotion_lab.live",
+        "live",
         ("ckpt=RUN", "source=CLIP", "save=a.mp4", "log=a.mp4", "display=none"),
         "log and save are the same file",
     ),
-    ("emotion_lab.live", ("ckpt=RUN", "display=web", "web.port=99999"), "from 0 to 65535"),
+    ("live", ("ckpt=RUN", "display=web", "web.port=99999"), "from 0 to 65535"),
 ]
 
 
@@ -171,7 +157,7 @@ def test_error_is_one_line(
     module: str, arguments: tuple[str, ...], message: str, run: Path, clip: Path, tmp_path: Path
 ) -> None:
     overrides = [text.replace("RUN", str(run)).replace("CLIP", str(clip)) for text in arguments]
-    done = command(*overrides, module=module, cwd=tmp_path)
+    done = command(*overrides, module=f"emotion_lab.{module}", cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -224,34 +210,17 @@ def test_ctrl_c_completes_all_files(run: Path, clip: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [
-        ("six_faces.jpg", 6),
-        ("two_people.jpg", 2),
-        ("one_face.jpg", 1),
-        ("one_face_rgba.png", 1),
-        ("no_faces.jpg", 0),
-    ],
-)
+@pytest.mark.parametrize(("name", "count"), PHOTOS.items())
 def test_number_of_faces_in_real_photos(name: str, count: int, run: Path, tmp_path: Path) -> None:
-    if not (MEDIA / name).is_file():
-        pytest.skip("the shared photos are missing")
     done = command(
-        f"ckpt={run}",
-        f"source={MEDIA / name}",
-        f"detector.file={YUNET}",
-        "backend=torch",
-        f"out={tmp_path / 'out'}",
+        *(f"ckpt={run}", f"source={shared(MEDIA / name)}", f"detector.file={YUNET}"),
+        *("backend=torch", f"out={tmp_path / 'out'}"),
         module="emotion_lab.predict",
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     (row,) = read_rows(tmp_path / "out" / "predictions.jsonl")
     assert len(row["faces"]) == count
-
-
-# --- checks before anything is loaded -------------------------------------------------------------
 
 
 def test_missing_files_and_folders_are_reported_first(

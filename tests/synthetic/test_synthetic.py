@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import pickle
 from pathlib import Path
+from unittest.mock import Mock
 
-import cv2
 import numpy as np
 import pytest
 
@@ -18,6 +18,7 @@ from emotion_lab.data.types import DATASETS, SPLITS
 from emotion_lab.synthetic.render import draw_face
 from emotion_lab.synthetic.spec import ACTION_UNITS, blend, sample_face
 from emotion_lab.synthetic.video import render_video
+from tests.helpers_sinks import frames_of
 
 
 def config(**changes: object) -> dict:
@@ -28,11 +29,8 @@ def pixels(split) -> np.ndarray:
     return np.stack([split.image(i) for i in range(len(split))])
 
 
-def test_registered() -> None:
-    assert DATASETS.get("synthetic") is load
-
-
 def test_images_depend_on_the_seed_only() -> None:
+    assert DATASETS.get("synthetic") is load
     first, repeated, other = (load(config(seed=seed), ("val",)).splits["val"] for seed in (0, 0, 1))
     assert np.array_equal(pixels(first), pixels(repeated))
     assert np.array_equal(first.labels, repeated.labels)
@@ -52,16 +50,10 @@ def test_split_does_not_depend_on_the_others_and_splits_are_disjoint() -> None:
 def test_only_requested_splits_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     from emotion_lab.data.datasets import synthetic
 
-    drawn: list[str] = []
-    real = synthetic._draw_split
-
-    def spy(name: str, *args, **kwargs):
-        drawn.append(name)
-        return real(name, *args, **kwargs)
-
+    spy = Mock(wraps=synthetic._draw_split)
     monkeypatch.setattr(synthetic, "_draw_split", spy)
     load(config(n=21), ("val",))
-    assert drawn == ["val"]
+    assert [call.args[0] for call in spy.call_args_list] == ["val"]
 
 
 @pytest.mark.parametrize(("size", "channels"), [(16, 1), (48, 3), (65, 1)])
@@ -140,11 +132,7 @@ def test_video_frames_and_ground_truth(tmp_path: Path) -> None:
     assert [row["frame"] for row in truth] == list(range(16))
     assert [row["emotion"] for row in truth] == ["neutral"] * 5 + ["happy"] * 7 + ["angry"] * 4
     assert truth[12]["time_s"] == pytest.approx(1.2)
-    capture = cv2.VideoCapture(str(path))
-    frames = []
-    while (read := capture.read())[0]:
-        frames.append(read[1])
-    capture.release()
+    frames = list(frames_of(path))
     assert len(frames) == 16
     assert frames[0].shape == (96, 160, 3)
     assert np.abs(frames[2].astype(int) - frames[9]).mean() > 1

@@ -12,6 +12,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.synthetic.video import render_video
 from emotion_lab.video.detectors import build_detector, ssd
 from tests.helpers_detectors import config
+from tests.helpers_sinks import frames_of
 
 # --- haar -----------------------------------------------------------------------------------------
 
@@ -21,20 +22,15 @@ def test_haar_finds_a_synthetic_face(tmp_path: Path) -> None:
         pytest.skip("this OpenCV has no Haar cascades")
     path = tmp_path / "face.mp4"
     render_video(path, [(0.4, "happy"), (0.4, "neutral")], fps=10, size=(480, 270))
-    video, hits, frames = cv2.VideoCapture(str(path)), 0, 0
+    hits, frames = 0, list(frames_of(path))
     detector = build_detector(config("haar", size=320))
-    while True:
-        ok, frame = video.read()
-        if not ok:
-            break
-        frames += 1
-        faces = detector(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+    for faces in map(detector, frames):
         if len(faces):
             x, y, w, h = faces.boxes[0]
             # The head is about half as high as the frame, near its centre.
             hits += abs(x + w / 2 - 240) < 60 and abs(y + h / 2 - 135) < 45 and 60 < h < 200
             assert 0 < faces.scores[0] < 1
-    assert frames == 8 and hits >= 6
+    assert len(frames) == 8 and hits >= 6
     assert len(detector(np.zeros((1, 1, 3), np.uint8))) == 0
     assert len(detector(np.zeros((50, 700, 3), np.uint8)[:, ::2])) == 0
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
-from emotion_lab.config.compose import CONF, options
+from emotion_lab.config.compose import defaults, options
 from emotion_lab.core.errors import UserError
 from emotion_lab.video.smoothing import TrackSmoother, build_smoother
 from emotion_lab.video.smoothing.label_hysteresis import LabelHysteresis
@@ -20,13 +19,8 @@ K = 7
 
 
 def config(name: str, **changes: Any) -> dict[str, Any]:
-    """Return conf/smoothing/<name>.yaml merged with base.yaml."""
-    base, cfg = (
-        yaml.safe_load((CONF / "smoothing" / f"{file}.yaml").read_text(encoding="utf-8"))
-        for file in ("base", name)
-    )
-    cfg.pop("defaults")
-    return {**base, **cfg, **changes}
+    """Return the default config of a smoother with changes."""
+    return {**defaults("smoothing", name), **changes}
 
 
 def random_stream(seed: int, n: int, k: int = K) -> np.ndarray:

@@ -17,7 +17,8 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.video.sources import open
 from emotion_lab.video.sources.open import open_source
 from emotion_lab.video.sources.threaded import FrameSource
-from tests.helpers_sources import capture_threads, media, number, read_single_image, write_clip
+from tests.helpers_detectors import MEDIA, shared
+from tests.helpers_sources import capture_threads, number, read_single_image, write_clip
 
 pytestmark = pytest.mark.usefixtures("no_capture_threads")
 
@@ -288,7 +289,7 @@ def test_synthetic_clip_has_ground_truth(
 def test_real_clip_decodes_to_the_last_frame(
     name: str, frames: int, size: tuple[int, int], last_s: float, capfd: Any
 ) -> None:
-    with open_source({"source": media(name)}) as source:
+    with open_source({"source": shared(MEDIA / name)}) as source:
         assert source.size == size
         rows = [(frame.index, frame.time_s, frame.image.shape) for frame in source]
     assert [index for index, _, _ in rows] == list(range(frames))
@@ -302,5 +303,5 @@ def test_real_clip_decodes_to_the_last_frame(
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["six_faces.jpg", "one_face_rgba.png", "no_faces.jpg"])
 def test_real_image(name: str) -> None:
-    image = read_single_image({"source": media(name)})
+    image = read_single_image({"source": shared(MEDIA / name)})
     assert image.std() > 20

@@ -19,12 +19,10 @@ pytestmark = pytest.mark.usefixtures("no_capture_threads")
 def quadrants() -> np.ndarray:
     """Return uint8 (40, 60, 3): white and red in the top row, green and blue in the bottom row."""
     image = np.zeros((40, 60, 3), np.uint8)
-    image[:20, :30], image[:20, 30:], image[20:, :30], image[20:, 30:] = (
-        (255, 255, 255),
-        (255, 0, 0),
-        (0, 255, 0),
-        (0, 0, 255),
-    )
+    image[:20] = 255, 0, 0
+    image[:20, :30] = 255
+    image[20:, :30] = 0, 255, 0
+    image[20:, 30:] = 0, 0, 255
     return image
 
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -21,7 +20,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.video.runner import PipelineRunner
 from emotion_lab.video.web import server
 from tests.helpers_sinks import frames_of
-from tests.helpers_web import GreyFrames, make_runner, wait_for
+from tests.helpers_web import GreyFrames, make_runner, parse_next, wait_for
 
 LOCAL = {"host": "127.0.0.1", "port": 0, "token": None}
 
@@ -125,9 +124,7 @@ def test_ctrl_c_ends_at_once_with_complete_files(tmp_path: Path) -> None:
             time.sleep(0.5)
             client.post("api/pause?on=1")
             time.sleep(0.2)
-            status = client.get("/api/next").content
-            length = struct.unpack(">I", status[:4])[0]
-            version = json.loads(status[4 : 4 + length])["version"]
+            version = parse_next(client.get("/api/next").content)[0]["version"]
             waiting = socket.create_connection(("127.0.0.1", httpx.URL(address).port))
             request = f"GET /api/next?after={version} HTTP/1.1\r\nHost: localhost\r\n\r\n"
             waiting.sendall(request.encode())
