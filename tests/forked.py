@@ -44,11 +44,7 @@ def _run_module(
 def run(
     module: str, arguments: list[str], cwd: Path, timeout: float
 ) -> subprocess.CompletedProcess:
-    """Run ``python -m module arguments`` and return the completed process.
-
-    Raises:
-        TimeoutError: After ``timeout`` seconds; the process is killed.
-    """
+    """Run ``python -m module arguments`` for at most ``timeout`` seconds; return the process."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     with tempfile.TemporaryDirectory() as output_dir:

@@ -25,14 +25,9 @@ from emotion_lab.models.network import Network
 def write_folder(
     split: Split, classes: list[str], count: int, folder: Path, side: int | None = None
 ) -> None:
-    """Write images of a split as PNG files, one folder for each class.
+    """Write ``count`` images of a split as PNG files, one folder for each class.
 
-    Args:
-        split: Read from its start, repeatedly if it has fewer images than ``count``.
-        classes: Class names of the split.
-        count: Number of files.
-        folder: Output directory.
-        side: Height and width to resize to, in pixels.
+    A smaller split is repeated. With ``side``, images are resized to that many pixels.
     """
     for index, name in enumerate(classes):
         (folder / f"{index:02d}_{name}").mkdir(parents=True)
@@ -100,10 +95,7 @@ def train_epochs(batches: DataLoader, net: EmotionNet, device: str) -> Iterator[
 def load_epochs(batches: DataLoader, device: str) -> Iterator[int]:
     """Copy every batch to the device; yield the number of images after each epoch."""
     while True:
-        count = 0
-        for images, _ in batches:
-            images = images.to(device)
-            count += len(images)
+        count = sum(len(images.to(device)) for images, _ in batches)
         if device == "cuda":
             torch.cuda.synchronize()
         yield count

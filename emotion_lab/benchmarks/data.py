@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from collections.abc import Iterator
@@ -33,9 +34,8 @@ for batch in data.train_dataloader():
 
 def load_epochs(data: EmotionData, augment: BatchAugment | None, device: str) -> Iterator[int]:
     """Copy every augmented batch to the device; yield the number of images after each epoch."""
-    epoch = 0
     batches = data.train_dataloader()
-    while True:
+    for epoch in itertools.count():
         count = 0
         data.set_epoch(epoch)
         for batch in batches:
@@ -44,7 +44,6 @@ def load_epochs(data: EmotionData, augment: BatchAugment | None, device: str) ->
             count += len(images)
         if device == "cuda":
             torch.cuda.synchronize()
-        epoch += 1
         yield count
 
 

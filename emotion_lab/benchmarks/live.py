@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from emotion_lab.video.smoothing import TrackSmoother
 from emotion_lab.video.sources.open import open_source, read_photo
 from emotion_lab.video.types import Frame
 
-#: Key in ``bench.json`` -> name in the output of the sources that speed is measured on.
+#: Key in ``bench.json`` -> config key of the sources that speed is measured on.
 SOURCES = {"one_face": "clip", "six_faces": "photo"}
 #: Number of frames and frame rate of a moving photo.
 _PHOTO_FRAMES, _FPS = 150, 30.0
@@ -144,11 +144,9 @@ class LiveMeasurement:
 
 
 def measure_clip(seed: int, pipeline: Pipeline) -> LiveMeasurement:
-    """Render a clip of a person who shows every emotion in turn, and classify it.
+    """Render a clip of a person, given by the seed, who shows every emotion; classify it.
 
-    Args:
-        seed: Determines the person.
-        pipeline: A new one, without tracks; its smoothing does not matter.
+    The pipeline must have no tracks; its smoothing does not matter.
     """
     emotions = [*EMOTIONS] * _CYCLES
     with tempfile.TemporaryDirectory() as folder:
@@ -191,7 +189,7 @@ def stability(clips: list[tuple[LiveMeasurement, list[str | None]]]) -> dict[str
         ``switches_per_min``; ``flicker_per_min``, the switches without one for each followed
         change; ``delay_ms_median``, the median time until the new emotion is shown; ``followed``,
         the number of ``changes`` whose new emotion is shown before the next change; ``right``, the
-        share of frames that show the true emotion; ``frames_with_face``.
+        fraction of frames that show the true emotion; ``frames_with_face``.
     """
     switches, correct, count, seconds = 0, 0, 0, 0.0
     delays: list[float] = []
@@ -243,20 +241,11 @@ def compare_smoothing(
     for result in results.values():
         rate = result["switches_per_min"]
         result["fewer_switches"] = round(unsmoothed / rate, 2) if unsmoothed and rate else None
-    return {
-        "frames": sum(clip.frames for clip in clips),
-        "clips": len(clips),
-        "smoothing": results,
-    }
+    return {"frames": sum(clip.frames for clip in clips), "clips": len(clips), "smoothing": results}
 
 
 def bench(cfg: dict[str, Any], smoothing: dict[str, Any]) -> dict[str, Any]:
-    """Run the benchmark.
-
-    Args:
-        cfg: The composed ``bench`` config.
-        smoothing: Name -> config of every smoothing method.
-    """
+    """Run the benchmark; ``smoothing`` maps the name of every method to its config."""
     net, _ = restore(ckpt.find(cfg["ckpt"]))
     baseline_pipeline = baseline.live_pipeline(net.eval())
     first = factory.build_pipeline(cfg, stills=False)
@@ -269,22 +258,15 @@ def bench(cfg: dict[str, Any], smoothing: dict[str, Any]) -> dict[str, Any]:
         "runtime": first.classifier.runtime_name,
         "detector": first.detector.name,
     }
-    for name, path, read_frames in _sources(cfg):
-        print(f"{SOURCES[name]}: {path}", flush=True)
-        result[name] = compare(read_frames(), baseline_pipeline, make_pipeline, cfg["rounds"])
+    for name, key in SOURCES.items():
+        if cfg[key] is not None:
+            path = Path(cfg[key])
+            print(f"{key}: {path}", flush=True)
+            frames = clip_frames(path, 400) if key == "clip" else moving_photo(path)
+            result[name] = compare(frames, baseline_pipeline, make_pipeline, cfg["rounds"])
     if cfg["clip"] is not None:
         print("latency: the clip at its own frame rate", flush=True)
         result["latency"] = latency(Path(cfg["clip"]), make_pipeline(), cfg["seconds"])
         result["latency_p95_ms"] = result["latency"]["p95_ms"]
     print("smoothing: synthetic clips with known emotions", flush=True)
     return result | compare_smoothing(cfg["seed"], make_pipeline, smoothing)
-
-
-def _sources(cfg: dict[str, Any]) -> Iterator[tuple[str, Path, Callable[[], list[Frame]]]]:
-    """Yield (key, path, function that returns the frames) of the given clip and photo."""
-    if cfg["clip"] is not None:
-        clip = Path(cfg["clip"])
-        yield "one_face", clip, lambda: clip_frames(clip, 400)
-    if cfg["photo"] is not None:
-        photo = Path(cfg["photo"])
-        yield "six_faces", photo, lambda: moving_photo(photo)

@@ -25,11 +25,8 @@ from emotion_lab.training.optim import build_optimizer, supports_fused
 class InterleavedTimer(L.Callback):
     """Times each epoch of our training, and the other pipelines between the epochs.
 
-    The first round is a warm-up and is not counted.
-
-    Args:
-        images: Number of images in an epoch.
-        others: Name -> function that trains one epoch and returns its number of images.
+    The first round is a warm-up and is not counted. ``images`` is the number of images in an epoch;
+    the functions of ``others`` train one epoch and return its number of images.
     """
 
     def __init__(self, images: int, others: dict[str, Callable[[], int]]) -> None:
@@ -66,8 +63,7 @@ def train_step_alone(
 ) -> Iterator[int]:
     """Train on one batch that is already on the device: no data, metrics or Trainer.
 
-    Yields:
-        The number of images after as many steps as an epoch has.
+    The number of images is yielded after as many steps as an epoch has.
     """
     batch_size = cfg["data"]["batch_size"]
     shape = (batch_size, spec.channels, spec.image_size, spec.image_size)
@@ -116,7 +112,7 @@ def peak_memory(cfg: dict[str, Any], overrides: list[str]) -> float:
 
 
 def _time_all(cfg: dict[str, Any], device: str, precision: str) -> dict[str, dict[str, float]]:
-    """Return the images a second of ``ours``, ``baseline`` and ``ceiling``, measured in turn."""
+    """Return the images per second of ``ours``, ``baseline`` and ``ceiling``, timed alternately."""
     spec = input_spec(cfg["model"])
     data = build_data(cfg, spec)
     batch_size, classes = cfg["data"]["batch_size"], data.classes
@@ -164,11 +160,7 @@ def bench(cfg: dict[str, Any], device: str, overrides: list[str]) -> dict[str, A
         "ceiling_images_per_s": medians["ceiling"],
         "ratio": round(medians["ours"] / medians["baseline"], 2),
         "of_ceiling": round(medians["ours"] / medians["ceiling"], 3),
-        "rounds": {
-            "ours": rates["ours"],
-            "plain": rates["baseline"],
-            "ceiling": rates["ceiling"],
-        },
+        "rounds": {"ours": rates["ours"], "plain": rates["baseline"], "ceiling": rates["ceiling"]},
         "precision": precision,
         "peak_memory_mib": peak_memory(cfg, overrides),
     }

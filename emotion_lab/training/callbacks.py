@@ -38,23 +38,12 @@ class RunInterruptedError(UserError):
     exit_code = 130
 
 
-def is_better(value: float, best: float | None, mode: str) -> bool:
-    """Return whether ``value`` improves on ``best`` (None: no value so far)."""
-    if best is None:
-        return True
-    return value > best if mode == "max" else value < best
-
-
 class MetricsHistory(L.Callback):
     """Collects the metrics of every epoch, writes ``history.csv`` and prints one line an epoch.
 
     The rows are part of the checkpoint, so a resumed run writes the same file as an uninterrupted
     one. Durations are kept out of the file: two runs with the same seed write equal files.
-
-    Args:
-        run_dir: Directory of ``history.csv``.
-        monitor: Name of the monitored metric, for instance ``val/macro_f1``.
-        mode: ``max`` or ``min``.
+    ``monitor`` is a metric such as ``val/macro_f1``, and ``mode`` is ``max`` or ``min``.
     """
 
     def __init__(self, run_dir: Path, monitor: str, mode: str) -> None:
@@ -89,9 +78,10 @@ class MetricsHistory(L.Callback):
             available = ", ".join(sorted(key for key in metrics if "/" in key))
             raise UserError(f"monitor={self.monitor} is not logged. Available: {available}.")
         pl_module.check_scores({k: metrics[k] for k in ("val/loss", self.monitor) if k in metrics})
-        improved = is_better(metrics[self.monitor], self.best, self.mode)
+        value, best = metrics[self.monitor], self.best
+        improved = best is None or (value > best if self.mode == "max" else value < best)
         if improved:
-            self.best = metrics[self.monitor]
+            self.best = value
         rate = trainer.optimizers[0].param_groups[-1]["lr"]
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": rate}
         row |= {key: metrics[key] for key in sorted(metrics) if key.startswith(("train/", "val/"))}
@@ -149,11 +139,7 @@ class EarlyStopping(L.Callback):
     """Stops training after ``patience`` epochs without a better value of the monitored metric.
 
     Lightning's EarlyStopping runs before the metrics of the training epoch are logged, so it
-    cannot monitor them.
-
-    Args:
-        history: Must precede this callback in the Trainer's list.
-        patience: Number of epochs.
+    cannot monitor them. ``history`` must precede this callback in the Trainer's list.
     """
 
     def __init__(self, history: MetricsHistory, patience: int) -> None:
@@ -161,13 +147,10 @@ class EarlyStopping(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop a resumed run that had stopped early already: only its evaluation is repeated."""
-        self._check(trainer)
+        self.on_train_epoch_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop when the patience is exhausted."""
-        self._check(trainer)
-
-    def _check(self, trainer: L.Trainer) -> None:
         best_epochs = [i for i, row in enumerate(self.history.rows) if row["best"]]
         if best_epochs:
             trainer.should_stop |= len(self.history.rows) - 1 - best_epochs[-1] >= self.patience
@@ -265,20 +248,15 @@ class DataPositionCallback(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Set the epoch before Lightning iterates over the loader."""
-        _datamodule(trainer).set_epoch(trainer.current_epoch)
+        # Lightning sets Trainer.datamodule at run time.
+        trainer.datamodule.set_epoch(trainer.current_epoch)  # type: ignore[attr-defined]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         """Set the position after a batch."""
-        _datamodule(trainer).record_position(
-            trainer.current_epoch, index + 1, int(trainer.num_training_batches)
-        )
-
-
-def _datamodule(trainer: L.Trainer) -> EmotionData:
-    # Lightning sets Trainer.datamodule at run time.
-    return trainer.datamodule  # type: ignore[attr-defined]
+        data: EmotionData = trainer.datamodule  # type: ignore[attr-defined] # set at run time
+        data.record_position(trainer.current_epoch, index + 1, int(trainer.num_training_batches))
 
 
 class ProgressBar(RichProgressBar):

@@ -22,7 +22,7 @@ class Distillation:
     It is not a module, so checkpoints of the student do not include the teacher.
 
     Args:
-        teacher: In eval mode; it is moved to the device of the images.
+        teacher: Set to eval mode; it is moved to the device of the images.
         class_order: For each class of the student, its index in the teacher's output.
         spec: Input of the student; images are converted to the teacher's input.
         temperature: T > 0; both distributions are softened by it.
@@ -68,16 +68,14 @@ class Distillation:
         return (logits / self.temperature).softmax(1)
 
     def __call__(self, loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
-        """Return the distillation loss.
+        """Return ``(1 - alpha) * loss + alpha * T^2 * KL(teacher || student)``, softened by T.
+
+        The factor T^2 keeps the scale of the gradients independent of T.
 
         Args:
             loss: Loss on the labels, scalar.
             logits: Logits of the student (B, K).
             images: Input of the student, 0..255 (B, C, H, W).
-
-        Returns:
-            ``(1 - alpha) * loss + alpha * T^2 * KL(teacher || student)``, both softened by T. The
-            factor T^2 keeps the scale of the gradients independent of T.
         """
         student = F.log_softmax(logits.float() / self.temperature, 1)
         divergence = F.kl_div(student, self.targets(images), reduction="batchmean")
@@ -117,14 +115,8 @@ def build(
 ) -> tuple[Distillation | None, dict[str, Any] | None]:
     """Build the distillation for ``distill.teacher`` and print the teacher.
 
-    Args:
-        cfg: The ``distill`` group.
-        spec: Input of the student.
-        classes: Class names of the student, in order.
-        fingerprints: Fingerprints of the splits of this run.
-
-    Returns:
-        The distillation, and the teacher's entry in ``metrics.json``; both None without a teacher.
+    ``spec``, ``classes`` and ``fingerprints`` are those of the student and its run. The second
+    result is the teacher's entry in ``metrics.json``; both are None without a teacher.
     """
     if cfg["teacher"] is None:
         return None, None

@@ -26,10 +26,8 @@ class EMACallback(WeightAveraging):
 
     Lightning's EMAWeightAveraging copies the network before it moves to the accelerator and keeps
     the copy on the CPU, so every step would transfer all weights. Here the copy is moved with the
-    network, all tensors are averaged in one call, and the steps are counted on the CPU.
-
-    Args:
-        decay: Between 0 and 1; the average covers about 1 / (1 - decay) steps.
+    network, all tensors are averaged in one call, and the steps are counted on the CPU. With a
+    decay between 0 and 1, the average covers about 1 / (1 - decay) steps.
     """
 
     def __init__(self, decay: float) -> None:

@@ -95,11 +95,7 @@ def make_module(
 ) -> EmotionModule:
     """Build the LightningModule: loss, batch augmentation, memory format and compilation.
 
-    Args:
-        cfg: The resolved config.
-        data: With a loaded train split.
-        net: Changed in place (memory format, compilation).
-        card: The metadata of checkpoints; needs ``classes`` at least.
+    ``net`` is changed in place. ``card``, the metadata of checkpoints, needs ``classes`` at least.
     """
     weights, counts = data.class_weights(), data.class_counts("train")
     criterion = build_loss(

@@ -37,9 +37,7 @@ class FailurePropagation(L.Callback):
     """Ends all processes of a run when one of them fails, with one error message.
 
     Lightning's own process monitor kills rank 0 as well, which loses the message and the exit code.
-
-    Args:
-        run_dir: The run directory. Machines without a shared disk use one marker file each.
+    Machines without a shared disk use one marker file each.
     """
 
     def __init__(self, run_dir: Path) -> None:

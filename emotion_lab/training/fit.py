@@ -62,7 +62,6 @@ class FitResult:
     Attributes:
         data: The data module (train and val only).
         loggers: Still open; the caller closes them.
-        history: Metrics and duration of every epoch.
         facts: Builtins for ``metrics.json``: epochs, seconds, hardware, parameters, ...
         is_global_zero: Whether this process writes the results; true in one process of a run.
     """
@@ -107,20 +106,14 @@ def make_card(
 
 
 def check_same_data(saved: dict[str, Any], current: dict[str, Any]) -> None:
-    """Refuse to resume with other images or labels than the run started with.
-
-    Args:
-        saved: The fingerprints of the splits in the checkpoint.
-        current: The fingerprints of the splits now.
-    """
+    """Refuse to resume if the fingerprints of the splits differ from those in the checkpoint."""
     for split, fingerprint in current.items():
         old = saved.get(split)
         if old is not None and old["hash"] != fingerprint["hash"]:
             raise UserError(
-                f"the {split} split differs from the one this run started with: "
-                f"{fingerprint['n']} images, then {old['n']} (fingerprint "
-                f"{fingerprint['hash'][:8]}, then {old['hash'][:8]}). Give data.path=<the same "
-                "data>, or start a new run."
+                f"the {split} split differs from the one this run started with: {old['n']} images "
+                f"at the start, {fingerprint['n']} now (fingerprint {old['hash'][:8]}, now "
+                f"{fingerprint['hash'][:8]}). Give data.path=<the same data>, or start a new run."
             )
 
 
@@ -134,10 +127,8 @@ def _print_class_counts(data: EmotionData) -> None:
     show(TextTable(("class", *data.source.splits), rows))
 
 
-def _build_network(
-    cfg: dict[str, Any], num_classes: int
-) -> tuple[EmotionNet, InputSpec, dict[str, int]]:
-    """Return the network, its input and its numbers of parameters; print one line."""
+def _build_network(cfg: dict[str, Any], num_classes: int) -> tuple[EmotionNet, dict[str, int]]:
+    """Return the network and its numbers of parameters; print one line."""
     net, spec = build_model(cfg["model"], num_classes)
     apply_freeze(net, cfg["model"]["freeze"], cfg["model"]["unfreeze_last"])
     trainable, total = count_parameters(net)
@@ -146,7 +137,7 @@ def _build_network(
         f"{'RGB' if spec.channels == 3 else 'grey'}, {trainable:,} of {total:,} parameters "
         f"trainable; {net.weights_report}"
     )
-    return net, spec, {"trainable": trainable, "total": total}
+    return net, {"trainable": trainable, "total": total}
 
 
 def _print_undecodable(data: EmotionData) -> None:
@@ -184,8 +175,7 @@ def _run_trainer(
     trainer: L.Trainer, module: EmotionModule, data: EmotionData, resume: Path | None
 ) -> float:
     """Run ``trainer.fit`` and return its seconds; a failure closes the loggers and all ranks."""
-    # Lightning sets Trainer.callbacks at run time.
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined] # set at run time
     propagation = next(c for c in callbacks if isinstance(c, FailurePropagation))
     start = time.perf_counter()
     try:
@@ -251,7 +241,7 @@ def fit(
     Args:
         cfg: The resolved config, plain dicts.
         run_dir: The run directory.
-        resume: A ``last.ckpt`` to resume from.
+        resume: The ``last.ckpt`` to resume from.
         check: Called with the fingerprints of the splits before training; it may raise.
         callbacks: Additional callbacks, for instance for monitoring; they run last.
     """
@@ -260,7 +250,8 @@ def fit(
     accelerator = _setup(cfg)
     data = EmotionData(cfg["data"], ("train", "val"), cfg["seed"], cfg["augment"]["name"])
     _print_class_counts(data)
-    net, spec, parameters = _build_network(cfg, len(data.classes))
+    net, parameters = _build_network(cfg, len(data.classes))
+    spec = net.spec
     data.prepare_for(spec.image_size, spec.channels)
     _print_undecodable(data)
     fingerprints = data.fingerprints()

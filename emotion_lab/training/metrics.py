@@ -49,9 +49,6 @@ class EpochMetrics(Metric):
     The updates of torchmetrics' classification metrics read values (``unique``, ``bincount``,
     ``isnan().any()``), so each would wait for the accelerator. This metric only accumulates a
     confusion matrix; :func:`scalar_metrics` is computed from it once an epoch.
-
-    Args:
-        num_classes: Number of classes K.
     """
 
     full_state_update = False
@@ -66,13 +63,7 @@ class EpochMetrics(Metric):
         self.add_state("loss", torch.tensor(0.0), dist_reduce_fx="sum")
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch.
-
-        Args:
-            loss: Mean of the batch, scalar.
-            logits: (B, K).
-            labels: int64 (B,).
-        """
+        """Add a batch: its mean loss (scalar), logits (B, K) and labels, int64 (B,)."""
         cells = labels * self.num_classes + logits.argmax(1)
         self.confusion = self.confusion.index_add(0, cells, torch.ones_like(cells))
         self.loss = self.loss + loss.float() * len(labels)
@@ -86,7 +77,4 @@ class EpochMetrics(Metric):
         """Return ``loss``, ``accuracy``, ``macro_f1`` and the rest of :func:`scalar_metrics`."""
         cells = torch.arange(self.num_classes**2).repeat_interleave(self.confusion.cpu())
         labels, predicted = cells // self.num_classes, cells % self.num_classes
-        return {
-            "loss": self.means()["loss"],
-            **scalar_metrics(self.num_classes)(predicted, labels),
-        }
+        return {"loss": self.means()["loss"], **scalar_metrics(self.num_classes)(predicted, labels)}

@@ -12,11 +12,10 @@ from emotion_lab.core.errors import UserError
 
 
 class MixupCutmix:
-    """Blend the images and labels of a batch (arXiv:1710.09412, arXiv:1905.04899).
+    """Blends the images and labels of a batch (arXiv:1710.09412, arXiv:1905.04899).
 
-    Args:
-        cfg: ``mixup`` and ``cutmix`` alphas (0 is off) and the ``probability`` of mixing a batch.
-        num_classes: K.
+    ``cfg`` has the alphas of ``mixup`` and ``cutmix`` (0 is off) and the ``probability`` of mixing
+    a batch.
     """
 
     def __init__(self, cfg: dict[str, Any], num_classes: int) -> None:

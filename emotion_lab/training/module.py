@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from emotion_lab.core import checkpoint as ckpt
-from emotion_lab.core.errors import UserError
+from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.data.batch_augment import BatchAugment
 from emotion_lab.data.torch_dataset import Batch
 from emotion_lab.models.base import EmotionNet
@@ -21,7 +21,6 @@ from emotion_lab.models.finetune import (
     param_groups,
     unfreeze_all,
 )
-from emotion_lab.training import strategy
 from emotion_lab.training.distill import Distillation
 from emotion_lab.training.metrics import EpochMetrics
 from emotion_lab.training.mixup import MixupCutmix
@@ -29,7 +28,6 @@ from emotion_lab.training.optim import (
     build_optimizer,
     build_schedule,
     match_memory_format,
-    plateau_value,
     supports_fused,
 )
 
@@ -45,10 +43,6 @@ class EmotionModule(L.LightningModule):
         criterion: (logits (B, K), target (B,) or (B, K)) -> scalar.
         cfg: The whole resolved config as plain dicts.
         card: The metadata of checkpoints (builtins only).
-
-    Attributes:
-        augment: Augmentation of whole batches; set for ``augment=device``.
-        distillation: Set for ``distill.teacher``.
     """
 
     def __init__(
@@ -56,19 +50,17 @@ class EmotionModule(L.LightningModule):
     ) -> None:
         super().__init__()
         num_classes = len(card["classes"])
-        self.model = net
-        self.criterion = criterion
+        self.model, self.criterion = net, criterion
         self.cfg, self.card = cfg, card
         self.mix = MixupCutmix(cfg["mix"], num_classes)
-        self.augment: BatchAugment | None = None
-        self.distillation: Distillation | None = None
+        self.augment: BatchAugment | None = None  # set for augment=device
+        self.distillation: Distillation | None = None  # set for distill.teacher
         self.channels_last = False
         self.train_metrics = EpochMetrics(num_classes)
         self.val_metrics = EpochMetrics(num_classes)
         self._schedule: Any = None
-        # First step with a loss that is not finite; -1 if there is none. It stays on the device:
-        # reading it waits for the accelerator. It is no buffer, because weight averaging would
-        # average it.
+        # First step with a loss that is not finite, or -1. It stays on the device, because reading
+        # it waits for the accelerator. It is no buffer: weight averaging would average it.
         self._non_finite_step: Tensor | None = None
         # State of on_load_checkpoint, applied in on_train_start.
         self._restored_metrics: dict[str, Any] = {}
@@ -77,11 +69,7 @@ class EmotionModule(L.LightningModule):
     # -- fine-tuning -------------------------------------------------------------------------
 
     def set_frozen(self, epoch: int) -> None:
-        """Apply ``model.freeze``, ``unfreeze_last`` and ``unfreeze_at_epoch`` for ``epoch``.
-
-        Args:
-            epoch: Counted from 0.
-        """
+        """Apply ``model.freeze`` or, from ``unfreeze_at_epoch`` on (counted from 0), unfreeze."""
         model = self.cfg["model"]
         unfreeze_epoch = model["unfreeze_at_epoch"]
         if unfreeze_epoch is not None and epoch >= unfreeze_epoch:
@@ -105,15 +93,16 @@ class EmotionModule(L.LightningModule):
     def configure_model(self) -> None:
         """Shard the network across devices (``trainer=fsdp``)."""
         if self._device_mesh is not None:
-            strategy.shard(self.model, self._device_mesh)
+            from torch.distributed.fsdp import fully_shard
+
+            fully_shard(self.model, mesh=self._device_mesh["data_parallel"])
 
     # -- steps -------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the step from (seed, epoch, batch, rank): a resumed run repeats the random draws."""
-        key = (self.cfg["seed"], self.current_epoch, batch_idx, self.global_rank)
         value = 0
-        for part in key:
+        for part in (self.cfg["seed"], self.current_epoch, batch_idx, self.global_rank):
             value = (value * 1_000_003 + part + 1) % (2**63)
         torch.manual_seed(value)
         if batch_idx == 0 or not self.model.training:
@@ -178,11 +167,7 @@ class EmotionModule(L.LightningModule):
         )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Evaluate a batch; the loss is the training loss on hard labels.
-
-        Returns:
-            The logits (B, K), for callbacks.
-        """
+        """Evaluate a batch, with the training loss on hard labels; return the logits (B, K)."""
         logits = self.model(self._images(batch.images))
         self.val_metrics.update(self.criterion(logits, batch.labels), logits, batch.labels)
         return logits
@@ -220,25 +205,19 @@ class EmotionModule(L.LightningModule):
         """Build optimiser and schedule; step counts come from the trainer."""
         optim, model = self.cfg["optim"], self.cfg["model"]
         self.set_frozen(0)
+        lr, decay = optim["lr"], optim["weight_decay"]
         groups = param_groups(
-            self.model,
-            optim["lr"],
-            optim["weight_decay"],
-            model["layer_decay"],
-            optim["decay_norm_and_bias"],
+            self.model, lr, decay, model["layer_decay"], optim["decay_norm_and_bias"]
         )
         optimizer = build_optimizer(optim, groups, self._is_fused())
         epochs = self.trainer.max_epochs
         assert epochs is not None
-        total = self.trainer.estimated_stepping_batches
-        steps = max(1, round(total / epochs))
+        steps = max(1, round(self.trainer.estimated_stepping_batches / epochs))
         self._schedule = build_schedule(self.cfg["schedule"], optimizer, steps, epochs)
         if self._schedule is None or isinstance(self._schedule, ReduceLROnPlateau):
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self._schedule, "interval": "step"},
-        }
+        schedule = {"scheduler": self._schedule, "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def _is_fused(self) -> bool:
         device = self.trainer.strategy.root_device
@@ -251,7 +230,10 @@ class EmotionModule(L.LightningModule):
         Lightning would step it after the checkpoint is written, and lose the step on resume.
         """
         if isinstance(self._schedule, ReduceLROnPlateau):
-            self._schedule.step(plateau_value(self.cfg["schedule"], metrics))
+            key = self.cfg["schedule"]["monitor"]
+            if key not in metrics:
+                raise unknown("metric", key, metrics, "Set it with schedule.monitor=<metric>.")
+            self._schedule.step(metrics[key])
 
     # -- checkpoint --------------------------------------------------------------------------
 

@@ -23,24 +23,14 @@ from emotion_lab.core.errors import unknown
 def build_optimizer(
     cfg: dict[str, Any], groups: list[dict[str, Any]], fused: bool = False
 ) -> Optimizer:
-    """Build the optimiser over ready parameter groups.
-
-    Args:
-        cfg: The ``optim`` group.
-        groups: Parameter groups of torch.
-        fused: Whether to use torch's fused kernels; see :func:`supports_fused`.
-    """
-    name, lr = cfg["name"], cfg["lr"]
-    if name == "adam":
-        return torch.optim.Adam(groups, lr=lr, fused=fused or None)
-    if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, fused=fused or None)
-    if name == "sgd":
-        momentum = cfg["momentum"]
-        return torch.optim.SGD(
-            groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused or None
-        )
-    raise unknown("optim", name, ("adam", "adamw", "sgd"), "Set it with optim=<name>.")
+    """Build the optimiser of the ``optim`` group; for ``fused``, see :func:`supports_fused`."""
+    options: dict[str, Any] = {"lr": cfg["lr"], "fused": fused or None}
+    if cfg["name"] == "sgd":
+        options |= {"momentum": cfg["momentum"], "nesterov": cfg["momentum"] > 0}
+    classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+    if cfg["name"] not in classes:
+        raise unknown("optim", cfg["name"], classes, "Set it with optim=<name>.")
+    return classes[cfg["name"]](groups, **options)
 
 
 def supports_fused(
@@ -48,11 +38,8 @@ def supports_fused(
 ) -> bool:
     """Return whether torch's fused optimiser kernels give correct results.
 
-    Args:
-        cfg: The whole config.
-        device: Device of the parameters.
-        precision: The Trainer's precision, for instance ``"bf16-mixed"``.
-        sharded: Whether ``trainer=fsdp`` has sharded the parameters.
+    ``precision`` is the Trainer's, for instance ``"bf16-mixed"``; ``sharded`` parameters are those
+    of ``trainer=fsdp``.
     """
     clips = cfg["trainer"]["gradient_clip_val"]
     # A fused optimiser unscales fp16 gradients itself; Lightning refuses to clip such gradients.
@@ -78,27 +65,17 @@ def match_memory_format(optimizer: Optimizer) -> None:
 def build_schedule(
     cfg: dict[str, Any], optimizer: Optimizer, steps: int, epochs: int
 ) -> LRScheduler | ReduceLROnPlateau | None:
-    """Build the learning-rate schedule.
+    """Build the learning-rate schedule for ``epochs`` of ``steps`` optimiser steps each.
 
-    All schedules but ``plateau`` are stepped after every optimiser step.
-
-    Args:
-        cfg: The ``schedule`` group.
-        optimizer: Its parameter groups keep the ratios of their learning rates.
-        steps: Optimiser steps in an epoch.
-        epochs: Epochs of the run.
+    Parameter groups keep the ratios of their learning rates. All schedules but ``plateau`` are
+    stepped after every optimiser step.
     """
     name, total = cfg["name"], max(1, steps * epochs)
     if name == "none":
         return None
     if name == "plateau":
-        return ReduceLROnPlateau(
-            optimizer,
-            mode=cfg["mode"],
-            factor=cfg["factor"],
-            patience=cfg["patience"],
-            min_lr=cfg["min_lr"],
-        )
+        keys = ("mode", "factor", "patience", "min_lr")
+        return ReduceLROnPlateau(optimizer, **{key: cfg[key] for key in keys})
     if name == "step":
         return StepLR(optimizer, cfg["step_size"] * steps, gamma=cfg["gamma"])
     if name == "cosine":
@@ -110,26 +87,12 @@ def build_schedule(
         return SequentialLR(optimizer, [start, cosine], milestones=[warm])
     if name == "onecycle":
         rates = [group["lr"] for group in optimizer.param_groups]
+        total, fraction = max(2, total), cfg["warmup_fraction"]
+        if fraction * total == 1:
+            fraction *= 0.99  # torch divides by zero if the warm-up is one step
         # Only the learning rate cycles; momentum keeps its configured value.
         return OneCycleLR(
-            optimizer,
-            rates,
-            total_steps=max(2, total),
-            pct_start=_avoid_one_step(cfg["warmup_fraction"], max(2, total)),
-            cycle_momentum=False,
+            optimizer, rates, total_steps=total, pct_start=fraction, cycle_momentum=False
         )
     names = ("none", "plateau", "step", "cosine", "onecycle")
     raise unknown("schedule", name, names, "Set it with schedule=<name>.")
-
-
-def _avoid_one_step(fraction: float, total: int) -> float:
-    """Return the warm-up fraction; slightly less if it is one step, where torch divides by zero."""
-    return fraction if fraction * total != 1 else fraction * 0.99
-
-
-def plateau_value(cfg: dict[str, Any], metrics: dict[str, Any]) -> float:
-    """Return the metric that ``schedule=plateau`` monitors."""
-    key = cfg["monitor"]
-    if key not in metrics:
-        raise unknown("metric", key, metrics, "Set it with schedule.monitor=<metric>.")
-    return float(metrics[key])

@@ -6,19 +6,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
-from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
 
 from emotion_lab.core.errors import UserError
 
 
 def count_processes(trainer: dict[str, Any], accelerator: str) -> int:
-    """Return the number of processes of a run, over all machines (the world size).
-
-    Args:
-        trainer: The ``trainer`` group.
-        accelerator: ``cuda``, ``mps`` or ``cpu``.
-    """
+    """Return the number of processes of a run, over all machines (the world size)."""
     devices, available = trainer["devices"], torch.cuda.device_count()
     if devices == -1:
         if accelerator == "cpu":
@@ -69,10 +62,3 @@ def build(trainer: dict[str, Any], world_size: int) -> str | Strategy:
         return "ddp" if world_size > 1 else "auto"
     # A single file for each checkpoint, as with the other strategies.
     return ModelParallelStrategy(world_size, 1, save_distributed_checkpoint=False)
-
-
-def shard(net: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard weights, gradients and optimiser states of a network across devices, in place."""
-    from torch.distributed.fsdp import fully_shard
-
-    fully_shard(net, mesh=mesh["data_parallel"])

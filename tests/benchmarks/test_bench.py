@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,10 @@ from emotion_lab.core import timing
 from emotion_lab.core.errors import UserError
 from emotion_lab.data.build import load_data
 from emotion_lab.models.base import InputSpec
-from tests.conftest import command, composed
+from tests.conftest import TINY, command, composed
 
-SMALL = (
-    "data.n=80",
-    "data.batch_size=16",
-    "images=64",
-    "rounds=2",
-    "workers=0",
-    "model=senet",
-    "model.widths=[8,8,8,8]",
-    "model.stem=8",
-    "trainer=cpu",
-    "trainer.num_threads=1",
-)
+#: TINY without the keys of training.
+SMALL = (*TINY[1:7], "trainer.num_threads=1", "images=64", "rounds=2", "workers=0")
 
 
 def test_fast_work_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +34,7 @@ def test_pipelines_alternate_and_the_warm_up_is_not_counted() -> None:
         calls.append(name)
         return 10
 
-    pipelines = {"a": lambda: work("a"), "b": lambda: work("b")}
+    pipelines = {name: partial(work, name) for name in "ab"}
     rates = timing.time_interleaved(pipelines, 3, progress=False, at_least=0)
     assert calls == ["a", "b"] * 4
     assert [len(rates["a"]), len(rates["b"])] == [3, 3]

@@ -57,11 +57,9 @@ def test_times_and_ratios(candidate: BenchmarkCandidate, monkeypatch: Any) -> No
         return InferenceBackend("", run)
 
     backends = {("torch", "fp32", 1): sleep(6), ("openvino", "fp32", 1): sleep(2)}
-    rows = matrix.measure(candidate, backends, [1, 4], rounds=3)
-    assert [(r["runtime"], r["batch"]) for r in rows] == [
-        *(("torch", 1), ("openvino", 1)),
-        *(("torch", 4), ("openvino", 4)),
-    ]
+    rows = matrix.measure(candidate, backends, [1, 4], rounds=3, files={})
+    kinds = [(batch, name) for batch in (1, 4) for name in ("torch", "openvino")]
+    assert [(r["batch"], r["runtime"]) for r in rows] == kinds
     for r in rows:
         ms = (6 if r["runtime"] == "torch" else 2) * r["batch"]
         assert ms <= r["ms_min"] <= r["ms"] <= r["ms_max"]
@@ -106,9 +104,7 @@ def test_agreement_and_accuracy(candidate: BenchmarkCandidate) -> None:
     assert reference["agreement"] == 1 and reference["n"] == 20
     assert scores["openvino", "fp32"] == reference
     assert scores["openvino", "bf16"]["agreement"] == 0
-    rows = [
-        row("m", 0.5, 1, 1, runtime=runtime, precision=precision) for runtime, precision in runs
-    ]
+    rows = [row("m", 0.5, 1, 1, runtime=name, precision=precision) for name, precision in runs]
     matrix.add_scores(rows, scores)
     drop = scores["openvino", "bf16"]["accuracy"] - reference["accuracy"]
     assert [r["accuracy"] for r in rows] == pytest.approx([0.5, 0.5, 0.5 + drop])
@@ -141,18 +137,9 @@ def test_names_and_accuracy_of_checkpoints(run: Path, tmp_path: Path) -> None:
 def test_command(run: Path, candidate: BenchmarkCandidate, tmp_path: Path) -> None:
     out = tmp_path / "out"
     files = sorted(path.name for path in (run / "checkpoints").iterdir())
-    done = command(
-        "benchmark=deploy",
-        f"ckpt={run}",
-        "rounds=1",
-        "batches=[1,2]",
-        "threads=1",
-        "num_images=1000",
-        "budget.latency_ms=0.00001",
-        f"hydra.run.dir={out}",
-        module="emotion_lab.bench",
-        cwd=tmp_path,
-    )
+    overrides = ("rounds=1", "batches=[1,2]", "threads=1", "num_images=1000")
+    overrides += (f"ckpt={run}", "budget.latency_ms=0.00001", f"hydra.run.dir={out}")
+    done = command("benchmark=deploy", *overrides, module="emotion_lab.bench", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads((out / "bench.json").read_text())["deploy"]
     rows = result["rows"]
@@ -161,10 +148,7 @@ def test_command(run: Path, candidate: BenchmarkCandidate, tmp_path: Path) -> No
     assert len(rows) == 2 * len(kinds) and {r["threads"] for r in rows} == {1}
     left_out = {(r["runtime"], r["precision"]) for r in result["left_out"]}
     assert left_out | set(kinds) == set(auto_select.CANDIDATES)
-    weights = sum(
-        value.numel() * value.element_size()
-        for value in candidate.source.net().state_dict().values()
-    )
+    weights = sum(value.nbytes for value in candidate.source.net().state_dict().values())
     assert all(weights / 1e6 * 0.8 < r["size_mb"] < weights / 1e6 + 1 for r in rows)
     exact = [r for r in rows if r["precision"] == "fp32"]
     assert all(r["agreement"] == 1 and r["accuracy"] == 0.5 for r in exact)

@@ -22,20 +22,16 @@ from emotion_lab.inference.loader import load
 from emotion_lab.models.load import restore
 from tests.conftest import TINY, composed, make_checkpoint
 
-NAMES = list(EMOTIONS)
+
+def checkpoint(folder: Path, *overrides: str) -> Path:
+    cfg = composed(*TINY, "data.n=200", "model.image_size=32", *overrides)
+    return make_checkpoint(cfg, folder / "checkpoints" / "best.ckpt", list(EMOTIONS))
 
 
 def options(checkpoint: Path, files: Path, batch_size: int) -> dict[str, Any]:
-    return composed(
-        "benchmark=deploy",
-        f"ckpt={checkpoint}",
-        f"exports={files}",
-        "num_images=1000",
-        f"batches=[{batch_size}]",
-        "rounds=1",
-        "threads=1",
-        entry="bench",
-    )
+    overrides = (f"ckpt={checkpoint}", f"exports={files}", f"batches=[{batch_size}]")
+    fixed = ("benchmark=deploy", "num_images=1000", "rounds=1", "threads=1")
+    return composed(*fixed, *overrides, entry="bench")
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +44,7 @@ def eager_only(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_exported_file_agrees_with_its_checkpoint(channels: int, tmp_path: Path) -> None:
     """Files of other checkpoints are ignored."""
-    cfg = composed(*TINY, "data.n=200", "model.image_size=32", f"model.channels={channels}")
-    path = make_checkpoint(cfg, tmp_path / "checkpoints" / "best.ckpt", NAMES)
+    path = checkpoint(tmp_path, f"model.channels={channels}")
     net, card = restore(path)
     out = tmp_path / "files"
     for name, digest in (("ours", file_hash(path)), ("theirs", "0" * 64)):
@@ -73,23 +68,19 @@ def test_exported_file_agrees_with_its_checkpoint(channels: int, tmp_path: Path)
 def test_quantised_file_has_its_own_accuracy(tmp_path: Path) -> None:
     """The file has int8 weights, and its accuracy comes from its own predictions."""
     pytest.importorskip("nncf")
-    cfg = composed(*TINY, "data.n=200", "model.image_size=32")
-    path = make_checkpoint(cfg, tmp_path / "checkpoints" / "best.ckpt", NAMES)
+    path = checkpoint(tmp_path)
     net, card = restore(path)
     generator = np.random.default_rng(0)
     images = [generator.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(20)]
     labels = net(torch.from_numpy(np.stack(images)[..., :1].transpose(0, 3, 1, 2))).argmax(1)
-    known, out = CalibrationData(images, labels.numpy(), max_drop=1.0), tmp_path / "files"
+    calibration, out = CalibrationData(images, labels.numpy(), max_drop=1.0), tmp_path / "files"
+    loaded = {}
     for precision in ("fp32", "int8"):
         file = out / f"senet.{precision}.xml"
-        export(net, card, "openvino", precision, file, known, checkpoint=file_hash(path))
-    loaded = {
-        precision: load(out / f"senet.{precision}.xml", 1).run for precision in ("fp32", "int8")
-    }
-    cfg = options(path, out, 1)
-    rows = {
-        r["precision"]: r for r in matrix.bench(cfg, tmp_path)["rows"] if r["runtime"] != "torch"
-    }
+        export(net, card, "openvino", precision, file, calibration, checkpoint=file_hash(path))
+        loaded[precision] = load(file, 1).run
+    rows = matrix.bench(options(path, out, 1), tmp_path)["rows"]
+    rows = {row["precision"]: row for row in rows if row["runtime"] != "torch"}
     assert set(rows) == {"fp32", "int8"}
     assert rows["fp32"]["agreement"] == 1 and 0 < rows["int8"]["agreement"] <= 1
     (candidate,) = load_candidates([str(path)], tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,9 +43,8 @@ def test_switches_delays_and_flicker() -> None:
     assert result["right"] == pytest.approx(37 / 41, abs=1e-3)
     # Two clips: the switches of both in the time of both, none between the clips.
     wrong = measurement([0] * 41)
-    both = live.stability(
-        [(clip, shown), (wrong, live.smoothed_labels(wrong, config("none"), CLASSES))]
-    )
+    wrong_labels = live.smoothed_labels(wrong, config("none"), CLASSES)
+    both = live.stability([(clip, shown), (wrong, wrong_labels)])
     assert both["switches_per_min"] == pytest.approx(3 / (8.0 / 60), abs=0.01)
     assert (both["followed"], both["changes"]) == (1, 2)
 
@@ -85,13 +85,9 @@ def test_smoothed_labels_equal_those_of_the_pipeline() -> None:
     for name in ("ema", "hmm"):
         pipeline = Pipeline(FixedDetector(), RandomClassifier(), config(name))
         faces = [pipeline(frame).faces[0] for frame in frames]
-        clip = live.LiveMeasurement(
-            [(0.0, "happy")],
-            90,
-            [frame.time_s for frame in frames],
-            [face.id for face in faces],
-            [face.probabilities for face in faces],
-        )
+        times, ids = [frame.time_s for frame in frames], [face.id for face in faces]
+        raw = [face.probabilities for face in faces]
+        clip = live.LiveMeasurement([(0.0, "happy")], 90, times, ids, raw)
         shown = [None if face.label is None else CLASSES[face.label] for face in faces]
         assert live.smoothed_labels(clip, config(name), CLASSES) == shown
         assert len(set(shown)) == 2
@@ -109,9 +105,8 @@ def test_frames_are_classified_once_for_all_smoothing_methods(
     monkeypatch.setattr(live, "_CYCLES", 1)
     classifier = RandomClassifier()
     configs = {name: config(name) for name in ("none", "ema", "window")}
-    result = live.compare_smoothing(
-        3, lambda: Pipeline(FixedDetector(), classifier, config("none")), configs
-    )
+    make_pipeline = partial(Pipeline, FixedDetector(), classifier, config("none"))
+    result = live.compare_smoothing(3, make_pipeline, configs)
     assert result["clips"] == 2 and result["frames"] == classifier.calls == 2 * 42
     methods = result["smoothing"]
     assert set(methods) == set(configs)
@@ -134,11 +129,8 @@ def test_report_and_progress(capsys: pytest.CaptureFixture[str]) -> None:
     assert "seed" not in text and "one_face" not in text
     header, ema, none = text.splitlines()[-3:]
     assert "flicker/min" in header and "52 of 78" in ema
-    for number, column in (
-        ("25.7", "switches/min"),
-        ("10.9", "flicker/min"),
-        ("266.7", "delay ms"),
-    ):
+    columns = ("switches/min", "flicker/min", "delay ms")
+    for number, column in zip(("25.7", "10.9", "266.7"), columns, strict=True):
         assert ema.index(number) + len(number) == header.index(column) + len(column)
     assert none.count(" -") == 3
     timing.time_interleaved({"baseline": lambda: 1}, 1, unit="frames")

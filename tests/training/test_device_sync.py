@@ -6,10 +6,8 @@ as an index raise an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
-from unittest.mock import PropertyMock
 
 import pytest
 import torch
@@ -20,19 +18,16 @@ from emotion_lab.models.base import build_model
 from emotion_lab.training.factory import device_augment
 from emotion_lab.training.metrics import EpochMetrics, scalar_metrics
 from emotion_lab.training.module import EmotionModule
-
-CLASSES = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
-Tiny = Callable[..., dict[str, Any]]
+from tests.training.conftest import CLASSES, Tiny
 
 
 @pytest.fixture
-def run_step(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+def run_step(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return a function that runs one training and one validation step on ``meta``."""
     trainer = SimpleNamespace(max_epochs=2)
     optimizer = SimpleNamespace(param_groups=[{"lr": 0.1}])
-    monkeypatch.setattr(EmotionModule, "trainer", PropertyMock(return_value=trainer))
-    monkeypatch.setattr(EmotionModule, "current_epoch", PropertyMock(return_value=0))
-    monkeypatch.setattr(EmotionModule, "global_step", PropertyMock(return_value=1))
+    for name, value in (("trainer", trainer), ("current_epoch", 0), ("global_step", 1)):
+        monkeypatch.setattr(EmotionModule, name, value)
     monkeypatch.setattr(EmotionModule, "optimizers", lambda self: optimizer)
 
     def step(*overrides: str) -> None:
@@ -53,7 +48,7 @@ def run_step(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
         # Lightning copies a plain number to the accelerator.
         assert all(isinstance(value, torch.Tensor) for value in logged.values())
 
-    yield step
+    return step
 
 
 @pytest.mark.parametrize("name", LOSSES.names())

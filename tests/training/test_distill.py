@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.models.base import InputSpec
 from emotion_lab.training.distill import Distillation, build
 from tests.conftest import TINY, command, make_checkpoint
-
-CLASSES = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
+from tests.training.conftest import CLASSES, Tiny
 
 
 class FixedTeacher(torch.nn.Module):
@@ -71,7 +69,7 @@ def config(**keys: Any) -> dict[str, Any]:
 
 
 def test_teacher_metadata_and_warnings(
-    tmp_path: Path, tiny: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = InputSpec(48, 1, (0.5,), (0.25,))
     path = make_checkpoint(tiny(), tmp_path / "t.ckpt", list(reversed(CLASSES)))
@@ -90,7 +88,7 @@ def test_teacher_metadata_and_warnings(
         build(config(teacher=str(path)), spec, [*CLASSES, "bored"], fingerprints)
 
 
-def test_train_and_resume_a_student(tmp_path: Path, tiny: Callable[..., Any]) -> None:
+def test_train_and_resume_a_student(tmp_path: Path, tiny: Tiny) -> None:
     teacher = make_checkpoint(tiny("data.n=120"), tmp_path / "a teacher = 1.ckpt", CLASSES)
     run = tmp_path / "run"
     overrides = [*TINY, f"distill.teacher={teacher}", "distill.alpha=1", f"hydra.run.dir={run}"]
@@ -115,7 +113,7 @@ def test_missing_teacher(tmp_path: Path) -> None:
     done = command("experiment=distill", "data=synthetic", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == (
-        "error: a teacher is needed: distill.teacher=<a checkpoint or run folder>.\n"
+        "error: a teacher is needed: distill.teacher=<a checkpoint or run directory>.\n"
     )
     done = command("experiment=distill", "data=synthetic", "distill.teacher=none", cwd=tmp_path)
     assert done.returncode == 2 and "no such checkpoint: none" in done.stderr

@@ -8,10 +8,9 @@ import itertools
 import json
 import multiprocessing
 import os
-import signal
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,8 +25,7 @@ from emotion_lab.evaluation.evaluate import evaluate_checkpoint
 from emotion_lab.training import callbacks, strategy
 from emotion_lab.training.fit import fit
 from tests.conftest import TINY, command, composed
-
-Tiny = Callable[..., dict[str, Any]]
+from tests.training.conftest import DRIVER, Tiny, after_batch, press_ctrl_c, read_history
 
 #: The last step has 4 of 8 images; val has 9 images, which two processes cannot share equally.
 ODD = ("data.n=94", "data.size=24", "model.image_size=32", "data.batch_size=4")
@@ -37,23 +35,14 @@ TRAIN, VAL = 76, 9
 CPU = ("trainer.accelerator=cpu", "trainer.num_threads=1", "trainer.max_epochs=2")
 
 
-def free_port() -> str:
-    with contextlib.closing(socket.socket()) as server:
-        server.bind(("127.0.0.1", 0))
-        return str(server.getsockname()[1])
-
-
 def run_ranks(work: Callable[[int], None], count: int = 2, nodes: bool = False) -> list[int]:
     """Run ``work(rank)`` in connected processes and return their exit codes.
 
-    The processes are forked, so they do not import torch again.
-
-    Args:
-        work: Function of each process.
-        count: Number of processes.
-        nodes: Whether each process is a node of its own instead of one of several on a node.
+    The processes are forked, so they do not import torch again. With ``nodes``, each is a node.
     """
-    port = free_port()
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = str(server.getsockname()[1])
 
     def run(rank: int) -> None:
         rank_key, zero_key = ("NODE_RANK", "LOCAL_RANK") if nodes else ("LOCAL_RANK", "NODE_RANK")
@@ -69,25 +58,9 @@ def run_ranks(work: Callable[[int], None], count: int = 2, nodes: bool = False) 
         process.start()
     for process in processes:
         process.join(120)
-    hanging = [process for process in processes if process.is_alive()]
-    for process in hanging:
-        process.kill()
-    assert not hanging
+        if process.is_alive():
+            process.kill()
     return [process.exitcode for process in processes]
-
-
-@contextlib.contextmanager
-def after_batch(action: Callable[[Any, Any, int], None]) -> Iterator[None]:
-    """Call ``action(trainer, batch, index)`` after every training batch."""
-    original = callbacks.DataPositionCallback.on_train_batch_end
-
-    def hook(self: Any, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
-        original(self, trainer, module, outputs, batch, index)
-        action(trainer, batch, index)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(callbacks.DataPositionCallback, "on_train_batch_end", hook)
-        yield
 
 
 def record_positions(folder: Path) -> contextlib.AbstractContextManager[None]:
@@ -99,16 +72,6 @@ def record_positions(folder: Path) -> contextlib.AbstractContextManager[None]:
             stream.write(json.dumps([trainer.current_epoch, batch.positions.tolist()]) + "\n")
 
     return after_batch(record)
-
-
-def press_ctrl_c(stop_index: int | None) -> contextlib.AbstractContextManager[None]:
-    """Send Ctrl-C to this process after batch ``stop_index`` of the first epoch."""
-
-    def press(trainer: Any, batch: Any, index: int) -> None:
-        if trainer.current_epoch == 0 and index == stop_index:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    return after_batch(press)
 
 
 def image_counts(folder: Path, epoch: int) -> Counter[int]:
@@ -123,10 +86,7 @@ def image_counts(folder: Path, epoch: int) -> Counter[int]:
 
 def check_scores(cfg: dict[str, Any], run: Path) -> None:
     """Compare the best val scores of history.csv with an evaluation in one process."""
-    best = ckpt.read(run / "checkpoints" / "best.ckpt")
-    rows = (run / "history.csv").read_text().splitlines()
-    names = rows[0].split(",")
-    row = dict(zip(names, rows[1 + best["epoch"]].split(","), strict=True))
+    row = read_history(run)[ckpt.read(run / "checkpoints" / "best.ckpt")["epoch"]]
     scores = evaluate_checkpoint(run / "checkpoints" / "best.ckpt", cfg["data"]).scores
     assert scores["n"] == VAL
     for name in ("accuracy", "macro_f1", "loss"):
@@ -190,39 +150,28 @@ def test_options_unsupported_on_several_devices(overrides: tuple[str, ...], mess
 @pytest.mark.parametrize(
     "options",
     [
-        ("trainer.strategy=ddp", "trainer.ema_decay=0.8", "trainer.enable_progress_bar=true"),
-        ("trainer=fsdp",),
+        ("trainer.devices=2", "trainer.ema_decay=0.8", "trainer.enable_progress_bar=true"),
+        ("trainer=fsdp", "trainer.devices=2"),
+        ("trainer.num_nodes=2",),
     ],
-    ids=["ddp", "fsdp"],
+    ids=["ddp", "fsdp", "nodes"],
 )
 def test_two_processes_train_one_network(
     options: tuple[str, ...], tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    cfg = tiny(*ODD, "trainer.devices=2", *options, *CPU, "schedule=plateau", "mix.mixup=0.2")
+    """Two nodes of one device each are found by MASTER_ADDR, MASTER_PORT and NODE_RANK."""
+    cfg = tiny(*ODD, *options, *CPU, "schedule=plateau", "mix.mixup=0.2")
 
     def work(rank: int) -> None:
         with record_positions(tmp_path):
             result = fit(cfg, tmp_path)
         assert result.is_global_zero == (rank == 0) and result.facts["processes"] == 2
 
-    assert run_ranks(work) == [0, 0]
+    assert run_ranks(work, nodes=cfg["trainer"]["num_nodes"] == 2) == [0, 0]
     for epoch in (0, 1):
         assert image_counts(tmp_path, epoch) == Counter(range(TRAIN))
     check_scores(cfg, tmp_path)
     assert capfd.readouterr().out.count("epoch 2/2 | train") == 1
-
-
-def test_two_nodes(tiny: Tiny, tmp_path: Path) -> None:
-    """Two nodes of one device each, found by MASTER_ADDR, MASTER_PORT and NODE_RANK."""
-    cfg = tiny(*ODD, "trainer.num_nodes=2", "trainer.max_epochs=1")
-
-    def work(rank: int) -> None:
-        with record_positions(tmp_path):
-            assert fit(cfg, tmp_path).is_global_zero == (rank == 0)
-
-    assert run_ranks(work, nodes=True) == [0, 0]
-    assert image_counts(tmp_path, 0) == Counter(range(TRAIN))
-    check_scores(cfg, tmp_path)
 
 
 @pytest.mark.parametrize("worlds", [(1, 2), (2, 1)])
@@ -241,19 +190,14 @@ def test_resume_on_another_number_of_devices(
 
         def work(rank: int) -> None:
             # The signal reaches the last process only; all must stop.
-            with (
-                record_positions(tmp_path),
-                press_ctrl_c(3 if stop and rank == world - 1 else None),
-            ):
-                fit(cfg, tmp_path, last)
-
-        def exit_if_interrupted(rank: int) -> None:
+            stop_index = 3 if stop and rank == world - 1 else None
             try:
-                work(rank)
+                with record_positions(tmp_path), press_ctrl_c(0, stop_index):
+                    fit(cfg, tmp_path, last)
             except callbacks.RunInterruptedError:
                 raise SystemExit(130) from None
 
-        assert run_ranks(exit_if_interrupted, world) == [130 if stop else 0] * world
+        assert run_ranks(work, world) == [130 if stop else 0] * world
 
     start(worlds[0], True)
     half = image_counts(tmp_path, 0)
@@ -264,8 +208,7 @@ def test_resume_on_another_number_of_devices(
     state = ckpt.read(tmp_path / "checkpoints" / "last.ckpt")
     assert state["global_step"] == 20
     # The metrics cover both sessions and all processes.
-    row = (tmp_path / "history.csv").read_text().splitlines()
-    correct = float(dict(zip(row[0].split(","), row[1].split(","), strict=True))["train/accuracy"])
+    correct = float(read_history(tmp_path)[0]["train/accuracy"])
     assert correct * TRAIN == pytest.approx(round(correct * TRAIN), abs=1e-3)
     check_scores(tiny(*common), tmp_path)
 
@@ -279,44 +222,15 @@ def test_step_that_processes_cannot_share(tiny: Tiny, tmp_path: Path) -> None:
         data.train_dataloader()
 
 
-#: Runs the entry point; one process fails, or is killed, during the first epoch.
-DRIVER = """
-import os, signal
-from lightning.pytorch.callbacks import Callback
-import emotion_lab.training.fit as fit
-from emotion_lab.core.errors import UserError
-from emotion_lab.train import main
-
-build = fit.make_trainer
-
-class Fail(Callback):
-    def on_train_batch_start(self, trainer, module, batch, index):
-        if index == 2 and trainer.global_rank == int(os.environ["FAILING_RANK"]):
-            if os.environ["FAILURE"] == "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise UserError("rank %d failed" % trainer.global_rank)
-
-def make_trainer(*args, **kwargs):
-    trainer = build(*args, **kwargs)
-    trainer.callbacks.append(Fail())
-    return trainer
-
-if __name__ == "__main__":
-    fit.make_trainer = make_trainer
-    main()
-"""
-
-
 @pytest.mark.parametrize(
     ("failure", "message"),
-    [("error", "rank 1 failed"), ("killed", "process 1 of this run was killed")],
+    [("error", "rank 1 failed"), ("step", "process 1 of this run was killed")],
 )
 def test_failing_rank_ends_the_run_with_one_line(
     failure: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "driver.py").write_text(DRIVER)
-    monkeypatch.setenv("FAILING_RANK", "1")
-    monkeypatch.setenv("FAILURE", failure)
+    monkeypatch.setenv("FAILURE", f"{failure},1,2")
     overrides = [*TINY, *ODD, "trainer.devices=2", f"hydra.run.dir={tmp_path / 'run'}"]
     done = command(*overrides, module="driver", cwd=tmp_path)
     assert done.returncode == 2, done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from emotion_lab.training.ema import EMACallback, decay_at
+from emotion_lab.training.fit import fit
+from tests.training.conftest import Tiny
 
 
 class Net(L.LightningModule):
@@ -114,17 +115,11 @@ def test_average_is_on_the_device_of_the_network() -> None:
     assert ema._average_model.n_averaged == 3  # counted on the CPU
 
 
-def test_average_does_not_lower_early_scores(
-    tiny: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
+def test_average_does_not_lower_early_scores(tiny: Tiny, tmp_path: Path) -> None:
     """With a decay of 0.999, the random initial weights must not dominate the first epochs."""
-    from emotion_lab.training.fit import fit
-
     losses = {}
     for ema in ("0.999", "null"):
-        cfg = tiny(
-            f"trainer.ema_decay={ema}", "data.n=300", "optim.lr=0.01", "trainer.max_epochs=2"
-        )
+        cfg = tiny(f"trainer.ema_decay={ema}", "data.n=300", "optim.lr=0.01")
         (tmp_path / ema).mkdir()
         rows = fit(cfg, tmp_path / ema).history.rows
         losses[ema] = [row["val/loss"] for row in rows]

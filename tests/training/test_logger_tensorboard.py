@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
 from tensorboard import program
@@ -26,6 +25,7 @@ from emotion_lab.training.fit import fit
 from emotion_lab.training.loggers import LoggerContext, close
 from emotion_lab.training.loggers.tensorboard import TensorBoard, hyperparameters
 from tests.conftest import TINY, composed, run_training
+from tests.training.conftest import Crash
 
 #: 4 steps an epoch.
 OVERRIDES = (*TINY, "logger=tensorboard", "trainer.log_every_n_steps=1")
@@ -70,13 +70,8 @@ def test_scalars_graph_and_pictures(sweep: tuple[Path, list[dict[str, Any]]]) ->
     assert scalars["best/epoch"] == [(8, metrics["best_epoch"] + 1)]
     reader = events(folder / "0")
     every = {tag: [event.step for event in reader.Images(tag)] for tag in reader.Tags()["images"]}
-    assert every == {
-        "val/confusion_by_epoch": [4, 8],
-        "val/confusion": [8],
-        "val/samples": [8],
-        "val/explain": [8],
-        "curves": [8],
-    }
+    last = {key: [8] for key in ("val/confusion", "val/samples", "val/explain", "curves")}
+    assert every == {"val/confusion_by_epoch": [4, 8], **last}
     picture = reader.Images("val/explain")[0]
     assert picture.encoded_image_string[:4] == b"\x89PNG" and picture.width > 400
     names = {node.name.split("/")[0] for node in reader.Graph().node}
@@ -102,12 +97,8 @@ def test_confusion_matrix_agrees_with_the_scores_of_its_epoch(
         return original(counts, *args, title=title, **options)
 
     monkeypatch.setattr(figures, "confusion", record)
-    options = (
-        "logger.tensorboard.pictures_every=2",
-        "trainer.max_epochs=3",
-        "trainer.ema_decay=0.5",
-    )
-    cfg = composed(*OVERRIDES, *options)
+    options = ("trainer.max_epochs=3", "trainer.ema_decay=0.5")
+    cfg = composed(*OVERRIDES, *options, "logger.tensorboard.pictures_every=2")
     result = fit(cfg, tmp_path, callbacks=monitoring_callbacks(cfg))
     close(result.loggers, "success")
     ((counts, title),) = drawn
@@ -139,13 +130,9 @@ def test_hparams_of_a_sweep(sweep: tuple[Path, list[dict[str, Any]]]) -> None:
     assert "loss.gamma" in {info["name"] for info in experiment["hparamInfos"]}
     names = {info["name"]["tag"] for info in experiment["metricInfos"]}
     assert {"best/val/macro_f1", "best/val/accuracy"} <= names
-    groups = query(
-        "session_groups",
-        allowedStatuses=["STATUS_SUCCESS"],
-        colParams=[{"hparam": "optim.lr", "order": "ORDER_ASC"}],
-        startIndex=0,
-        sliceSize=10,
-    )["sessionGroups"]
+    order = [{"hparam": "optim.lr", "order": "ORDER_ASC"}]
+    body = {"allowedStatuses": ["STATUS_SUCCESS"], "colParams": order, "sliceSize": 10}
+    groups = query("session_groups", startIndex=0, **body)["sessionGroups"]
     assert [group["hparams"]["optim.lr"] for group in groups] == [0.001, 0.003]
     for group, metrics in zip(groups, all_metrics, strict=True):
         values = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
@@ -159,17 +146,6 @@ def test_hyperparameters() -> None:
     assert values["model.widths"] == "[8, 8, 8, 8]"
     assert "trainer.max_time" not in values
     assert not any(key.startswith(("logger", "resume", "test_ledger", "sweep")) for key in values)
-
-
-class Crash(L.Callback):
-    """Raises at the start of a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
-        if trainer.global_step == self.step:
-            raise RuntimeError("crash")
 
 
 RESUMED = (*OVERRIDES, "trainer.max_epochs=3", "trainer.precision=fp32")
@@ -251,9 +227,8 @@ def fail_after(calls_before: int, error: Exception) -> Callable[..., None]:
 def test_training_continues_without_a_failing_logger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(
-        SummaryWriter, "add_scalar", fail_after(5, PermissionError(13, "not allowed"))
-    )
+    failing = fail_after(5, PermissionError(13, "not allowed"))
+    monkeypatch.setattr(SummaryWriter, "add_scalar", failing)
     metrics = train(tmp_path / "run")
     out = capsys.readouterr().out
     warning = "warning: tensorboard failed and is disabled for this run: [Errno 13] not allowed"

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import lightning as L
 import pytest
 import torch
 
@@ -21,6 +20,7 @@ from emotion_lab.training.fit import fit
 from emotion_lab.training.loggers import LoggerContext
 from emotion_lab.training.loggers import wandb as wandb_logger
 from tests.conftest import TINY, composed, run_training
+from tests.training.conftest import Crash
 
 wandb = pytest.importorskip("wandb")
 
@@ -168,19 +168,11 @@ def test_two_runs_in_one_process(sweep_job: tuple[Path, Any], tmp_path: Path) ->
     assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/**/*.png"))
 
 
-class Crash(L.Callback):
-    """Raises at the start of step 8."""
-
-    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
-        if trainer.global_step == 8:
-            raise RuntimeError("crash")
-
-
 def test_resumed_run_keeps_its_id(tmp_path: Path) -> None:
     """The second offline directory continues the id and the steps of the first."""
     cfg = composed(*OVERRIDES, "trainer.max_epochs=3", "logger.wandb.faces=false")
     with pytest.raises(RuntimeError, match="crash"):
-        fit(cfg, tmp_path, callbacks=[Crash()])
+        fit(cfg, tmp_path, callbacks=[Crash(8)])
     wait_until_written(tmp_path)
     assert records_of(tmp_path, "exit")[-1].exit_code == 1
     run_id = json.loads((tmp_path / "wandb.json").read_text())["id"]
@@ -191,10 +183,8 @@ def test_resumed_run_keeps_its_id(tmp_path: Path) -> None:
     rows = history(tmp_path)
     assert [row["_step"] for row in rows] == list(range(13))
     # faces=false: no image shows a face.
-    assert {key for key in rows[-1] if key.endswith("/path")} == {
-        "curves/path",
-        "val/confusion/path",
-    }
+    pictures = {key for key in rows[-1] if key.endswith("/path")}
+    assert pictures == {"curves/path", "val/confusion/path"}
     # A new run in the same directory gets a new id.
     assert wandb_logger.saved_run_id(LoggerContext(cfg, tmp_path, None)) is None
     (tmp_path / "wandb.json").write_text("{")
@@ -236,11 +226,10 @@ def test_checkpoint_is_uploaded_online_only(
 
 def test_mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """``auto`` is online only with an API key for the configured server."""
-    assert (
-        wandb_logger.is_offline("auto")
-        and wandb_logger.is_offline("offline")
-        and not wandb_logger.is_offline("online")
-    )
+    modes = ("auto", "offline", "online")
+    assert [wandb_logger.is_offline(mode) for mode in modes] == [True, True, False]
+    with pytest.raises(UserError, match=r"logger\.wandb\.mode=on is not valid"):
+        composed(*OVERRIDES, "logger.wandb.mode=on")
     netrc = tmp_path / "netrc"
     monkeypatch.setenv("NETRC", str(netrc))
     default = urlsplit(wandb.Settings().base_url).netloc
@@ -253,8 +242,6 @@ def test_mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert not wandb_logger.is_offline("auto") and wandb_logger.is_offline("offline")
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert wandb_logger.is_offline("auto")
-    with pytest.raises(UserError, match=r"Unknown logger\.wandb\.mode 'on'"):
-        wandb_logger.is_offline("on")
 
 
 def test_sweep_name(tmp_path: Path) -> None:
@@ -275,13 +262,13 @@ def test_unreachable_server(
     monkeypatch.setattr(wandb_logger, "INIT_TIMEOUT_S", 2.0)
     cfg = composed(*OVERRIDES)
     start = time.monotonic()
-    with pytest.raises(
-        UserError, match=r"W&B cannot be used online .* logger\.wandb\.mode=offline"
-    ):
-        wandb_logger.build(
-            {**cfg["logger"]["wandb"], "mode": "online"}, LoggerContext(cfg, tmp_path)
-        )
-    logger = wandb_logger.build(cfg["logger"]["wandb"], LoggerContext(cfg, tmp_path))
+    options, context = cfg["logger"]["wandb"], LoggerContext(cfg, tmp_path)
+    refused = pytest.raises(
+        UserError, match=r"cannot be used online .* logger\.wandb\.mode=offline"
+    )
+    with refused:
+        wandb_logger.build({**options, "mode": "online"}, context)
+    logger = wandb_logger.build(options, context)
     assert time.monotonic() - start < 40
     assert logger.run.offline
     logger.log_metrics({"val/loss": 1.0}, 0)

@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.models.base import MODELS, build_model
+from emotion_lab.training.fit import fit
 from emotion_lab.training.optim import build_optimizer, match_memory_format, supports_fused
 from tests.conftest import composed
+from tests.training.conftest import Tiny
 
 OPTIMS = ("adam", "adamw", "sgd")
-SMALL = {"vit": ("model.image_size=32",), "timm": ("model.backbone=resnet10t",)}
+SMALL = {
+    "vit": ("model.image_size=32",),
+    "timm": ("model.backbone=resnet10t",),
+    "torchvision": ("model.backbone=mobilenet_v2", "model.image_size=32"),
+}
 
 
 def test_supports_fused() -> None:
-    cpu, cuda = torch.device("cpu"), torch.device("cuda:0")
     cfg = composed("optim=adamw")
-    assert supports_fused(cfg, cpu, "bf16-mixed", False) and supports_fused(
-        cfg, cuda, "32-true", False
-    )
-    assert not supports_fused(cfg, cuda, "16-mixed", False)
-    assert not supports_fused(cfg, cpu, "32-true", True)
-    assert not supports_fused(cfg, torch.device("mps"), "32-true", False)
     clipped = composed("optim=adamw", "trainer.gradient_clip_val=1")
-    assert supports_fused(clipped, cpu, "32-true", False) and not supports_fused(
-        clipped, cpu, "bf16-mixed", False
-    )
     late = composed("optim=sgd", "model.freeze=backbone", "model.unfreeze_at_epoch=1")
-    assert not supports_fused(late, cpu, "32-true", False)
+    for options, device, precision, sharded, expected in (
+        (cfg, "cpu", "bf16-mixed", False, True),
+        (cfg, "cuda:0", "32-true", False, True),
+        (cfg, "cuda:0", "16-mixed", False, False),
+        (cfg, "cpu", "32-true", True, False),
+        (cfg, "mps", "32-true", False, False),
+        (clipped, "cpu", "32-true", False, True),
+        (clipped, "cpu", "bf16-mixed", False, False),
+        (late, "cpu", "32-true", False, False),
+    ):
+        assert supports_fused(options, torch.device(device), precision, sharded) == expected
 
 
 @pytest.mark.parametrize("optim", OPTIMS)
@@ -42,14 +46,8 @@ def test_supports_fused() -> None:
 )
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_fused_optimisers_train_with_all_options(
-    tiny: Callable[..., dict[str, Any]],
-    tmp_path: Path,
-    optim: str,
-    more: tuple[str, ...],
-    precision: str,
+    tiny: Tiny, tmp_path: Path, optim: str, more: tuple[str, ...], precision: str
 ) -> None:
-    from emotion_lab.training.fit import fit
-
     cfg = tiny(f"optim={optim}", f"trainer.precision={precision}", "data.n=40", *more)
     assert len(fit(cfg, tmp_path).history.rows) == 2
 
@@ -82,10 +80,7 @@ def test_states_are_converted_to_the_memory_format_of_their_parameters(
 @pytest.mark.parametrize("name", MODELS.names())
 def test_gradients_have_the_memory_format_of_the_parameters(name: str) -> None:
     """The fused kernels require it; it holds for every network in channels_last."""
-    if name == "torchvision":
-        more: tuple[str, ...] = ("model.backbone=mobilenet_v2", "model.image_size=32")
-    else:
-        more = SMALL.get(name, ("model.image_size=48",))
+    more = SMALL.get(name, ("model.image_size=48",))
     net, spec = build_model(composed(f"model={name}", *more)["model"], 7)
     net.to(memory_format=torch.channels_last).train()
     output = net(torch.rand(2, spec.channels, spec.image_size, spec.image_size))
@@ -101,12 +96,8 @@ def test_gradients_have_the_memory_format_of_the_parameters(name: str) -> None:
             assert torch.equal(flat, other), key
 
 
-def test_resume_from_states_in_another_memory_format(
-    tiny: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
+def test_resume_from_states_in_another_memory_format(tiny: Tiny, tmp_path: Path) -> None:
     """Optimiser states that are contiguous and not fused give the same final weights."""
-    from emotion_lab.training.fit import fit
-
     cfg = tiny("optim=adamw", "optim.lr=0.01", "trainer.max_epochs=3", "schedule=none")
     run = tmp_path / "run"
     run.mkdir()

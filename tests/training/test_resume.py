@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.training import callbacks
 from emotion_lab.training.fit import fit
 from tests.conftest import TINY, command, composed
-
-Tiny = Callable[..., dict[str, Any]]
+from tests.training.conftest import DRIVER, Tiny, press_ctrl_c
 
 #: Components with a state or random numbers.
 CASES = {
@@ -50,42 +48,6 @@ CASES = {
     ),
 }
 
-#: Runs the entry point and kills its own process at a given moment.
-KILLER = """
-import os, signal, sys
-import torch
-from lightning.pytorch.callbacks import Callback
-import emotion_lab.training.fit as fit
-from emotion_lab.train import main
-
-moment, count = sys.argv[1], int(sys.argv[2])
-sys.argv = ["train", *sys.argv[3:]]
-build, save, calls = fit.make_trainer, torch.save, [0]
-
-class Kill(Callback):
-    def on_train_batch_start(self, trainer, module, batch, index):
-        if trainer.global_step == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-def make_trainer(*args, **kwargs):
-    trainer = build(*args, **kwargs)
-    if moment == "step":
-        trainer.callbacks.append(Kill())
-    return trainer
-
-def half_written(content, file, *args, **kwargs):
-    calls[0] += 1
-    if moment == "save" and calls[0] == count:
-        file.write(b"x" * 1000)
-        file.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-    save(content, file, *args, **kwargs)
-
-if __name__ == "__main__":
-    fit.make_trainer, torch.save = make_trainer, half_written
-    main()
-"""
-
 
 def assert_same_end(one: Path, other: Path) -> None:
     """Weights, averaged weights and history are identical."""
@@ -112,26 +74,14 @@ def reference(request: pytest.FixtureRequest, tiny: Tiny, tmp_path: Path) -> tup
 
 
 @pytest.mark.parametrize("step", [1, 5])
-def test_ctrl_c_during_an_epoch(
-    step: int, reference: tuple[dict, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_during_an_epoch(step: int, reference: tuple[dict, Path], tmp_path: Path) -> None:
     """Ctrl-C saves after the batch; the resumed run equals the uninterrupted one."""
     cfg, reference_dir = reference
     run = tmp_path / "stopped"
     run.mkdir()
-    original = callbacks.DataPositionCallback.on_train_batch_end
-
-    def press_ctrl_c(
-        self: Any, trainer: Any, module: Any, outputs: Any, batch: Any, index: int
-    ) -> None:
-        original(self, trainer, module, outputs, batch, index)
-        if trainer.current_epoch * 4 + index == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(callbacks.DataPositionCallback, "on_train_batch_end", press_ctrl_c)
-        with pytest.raises(callbacks.RunInterruptedError, match="resume="):
-            fit(cfg, run)
+    stopped = pytest.raises(callbacks.RunInterruptedError, match="resume=")
+    with press_ctrl_c(step // 4, step % 4), stopped:
+        fit(cfg, run)
     assert ckpt.read(run / "checkpoints" / "last.ckpt")["emotion_lab"]["epoch"] == step // 4
     fit(cfg, run, run / "checkpoints" / "last.ckpt")
     assert_same_end(reference_dir, run)
@@ -169,12 +119,15 @@ def onecycle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("moment", "count"), [("step", 6), ("save", 3), ("save", 4)])
-def test_sigkill(moment: str, count: int, onecycle: Path, tmp_path: Path) -> None:
+def test_sigkill(
+    moment: str, count: int, onecycle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SIGKILL during an epoch and while a checkpoint is written; then resume=<run>."""
-    (tmp_path / "killer.py").write_text(KILLER)
+    (tmp_path / "driver.py").write_text(DRIVER)
+    monkeypatch.setenv("FAILURE", f"{moment},0,{count}")
     run = tmp_path / "killed"
     overrides = [*TINY, *CASES["onecycle"], "trainer.max_epochs=3", f"hydra.run.dir={run}"]
-    killed = command(moment, str(count), *overrides, module="killer", cwd=tmp_path)
+    killed = command(*overrides, module="driver", cwd=tmp_path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     config = (run / "config.yaml").read_text()
     done = command(f"resume={run}", cwd=tmp_path)

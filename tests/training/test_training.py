@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
-from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,7 @@ from emotion_lab.models.load import restore
 from emotion_lab.training.fit import fit
 from emotion_lab.training.module import EmotionModule
 from tests.conftest import TINY, command, composed, run_training
-
-Tiny = Callable[..., dict[str, Any]]
+from tests.training.conftest import Tiny, read_history
 
 #: Overrides that make a model family small; other families run at 48 px.
 SMALL = {
@@ -36,11 +34,6 @@ SMALL = {
 
 def small_model(name: str) -> list[str]:
     return [f"model={name}", *SMALL.get(name, ("model.image_size=48",))]
-
-
-def history(run: Path) -> list[dict[str, str]]:
-    with (run / "history.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("model", MODELS.names())
@@ -63,17 +56,7 @@ def test_every_backbone_with_every_loss(model: str, tmp_path: Path) -> None:
         optimizer.step()
         assert torch.isfinite(value), loss
     assert len(auxiliary) == (2 if model == "googlenet" else 0)
-    card = {
-        "format": ckpt.FORMAT,
-        "config": cfg,
-        "classes": list("abcdefg"),
-        "input": {
-            "image_size": spec.image_size,
-            "channels": spec.channels,
-            "mean": list(spec.mean),
-            "std": list(spec.std),
-        },
-    }
+    card = {"format": ckpt.FORMAT, "config": cfg, "classes": list("abcdefg"), "input": asdict(spec)}
     state = {f"model.{key}": value for key, value in net.state_dict().items()}
     ckpt.write(tmp_path / "x.ckpt", {"state_dict": state, ckpt.CARD: card})
     again, _ = restore(tmp_path / "x.ckpt")
@@ -84,13 +67,11 @@ def test_every_backbone_with_every_loss(model: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", ["cnn", "googlenet", "mobilenetv3", "efficientnet_b3", "vit"])
 def test_every_backbone_fits(model: str, tmp_path: Path) -> None:
     """Train two steps; the checkpoint evaluates to the scores of the history."""
-    cfg = composed(
-        *TINY[:3], "data.limit=64", *TINY[6:], *small_model(model), "trainer.max_epochs=1"
-    )
-    cfg["trainer"]["limit_train_batches"] = 2
+    limits = ("data.limit=64", "trainer.max_epochs=1", "trainer.limit_train_batches=2")
+    cfg = composed(*TINY[:3], *TINY[6:], *small_model(model), *limits)
     metrics = run_training(cfg, tmp_path)
     assert metrics["val"]["n"] == 8 and metrics["epochs"] == 1
-    (row,) = history(tmp_path)
+    (row,) = read_history(tmp_path)
     assert metrics["val"]["accuracy"] == pytest.approx(float(row["val/accuracy"]), abs=1e-6)
 
 
@@ -102,7 +83,7 @@ def test_run_directory(tiny: Tiny, tmp_path: Path) -> None:
     cfg["test_ledger"] = str(tmp_path / "ledger.jsonl")
     run = tmp_path / "run"
     metrics = run_training(cfg, run)
-    best = [row for row in history(run) if row["best"] == "True"][-1]
+    best = [row for row in read_history(run) if row["best"] == "True"][-1]
     assert metrics["monitor"]["best"] == pytest.approx(float(best["val/macro_f1"]))
     # best.ckpt was selected by the scores of the averaged weights, so it must contain them.
     for name in ("accuracy", "macro_f1", "macro_recall"):
@@ -110,9 +91,8 @@ def test_run_directory(tiny: Tiny, tmp_path: Path) -> None:
     for split in ("val", "test"):
         assert {"n", "accuracy", "macro_f1", "per_class", "confusion"} <= set(metrics[split])
         assert sum(map(sum, metrics[split]["confusion"])) == metrics[split]["n"]
-    assert {"seed", "commit", "epochs", "seconds", "images_per_s", "hardware", "versions"} <= set(
-        metrics
-    )
+    keys = {"seed", "commit", "epochs", "seconds", "images_per_s", "hardware", "versions"}
+    assert keys <= metrics.keys()
     for name in ("curves.png", "confusion_val.png", "samples_val.png", "classification_report.txt"):
         assert (run / name).stat().st_size > 100
     lines = (tmp_path / "ledger.jsonl").read_text().splitlines()
@@ -164,7 +144,7 @@ def test_every_epoch_has_its_own_order_and_augmentation(
 def test_training_cannot_read_the_test_split(tiny: Tiny, tmp_path: Path) -> None:
     data = fit(tiny("trainer.max_epochs=1"), tmp_path).data
     assert set(data.source.splits) == {"train", "val"}
-    with pytest.raises(UserError, match="sealed"):
+    with pytest.raises(UserError, match="not loaded"):
         data.eval_dataloader("test")
 
 
@@ -196,12 +176,12 @@ def test_nan_loss_names_the_step_and_keeps_the_checkpoint(
 def test_full_disk_keeps_the_last_good_checkpoint(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = {"n": 0}
+    calls: list[Any] = []
     real = torch.save
 
     def full(content: Any, file: Any, *args: Any, **kwargs: Any) -> None:
-        calls["n"] += 1
-        if calls["n"] > 2:
+        calls.append(file)
+        if len(calls) > 2:
             file.write(b"half")
             raise OSError(28, os.strerror(28))
         real(content, file, *args, **kwargs)
@@ -217,10 +197,10 @@ def test_full_disk_keeps_the_last_good_checkpoint(
 @pytest.mark.parametrize("schedule", ["none", "plateau", "step", "cosine", "onecycle"])
 @pytest.mark.parametrize("optim", ["adam", "adamw", "sgd"])
 def test_optimisers_and_schedules(schedule: str, optim: str, tiny: Tiny, tmp_path: Path) -> None:
-    options = ["schedule.factor=0.5", "schedule.patience=0"] if schedule == "plateau" else []
-    options += ["schedule.step_size=1"] if schedule == "step" else []
-    if schedule == "plateau":
-        options += ["schedule.monitor=val/loss", "schedule.mode=max"]
+    options = {
+        "step": ["schedule.step_size=1"],
+        "plateau": [f"schedule.{text}" for text in ("factor=0.5", "patience=0", "mode=max")],
+    }.get(schedule, [])
     cfg = tiny(f"schedule={schedule}", f"optim={optim}", "optim.lr=0.01", *options)
     rates = [row["lr"] for row in fit(cfg, tmp_path).history.rows]
     if schedule == "none":
@@ -270,15 +250,10 @@ def test_command_line(tmp_path: Path) -> None:
     done = command(*TINY, f"hydra.run.dir={run}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == str(run)
-    assert {"checkpoints", "metrics.json", "history.csv", ".hydra"} <= {
-        p.name for p in run.iterdir()
-    }
-    again = command(
-        f"ckpt={run}",
-        f"hydra.run.dir={tmp_path / 'e'}",
-        module="emotion_lab.evaluate",
-        cwd=tmp_path,
-    )
+    files = {path.name for path in run.iterdir()}
+    assert {"checkpoints", "metrics.json", "history.csv", ".hydra"} <= files
+    arguments = (f"ckpt={run}", f"hydra.run.dir={tmp_path / 'e'}")
+    again = command(*arguments, module="emotion_lab.evaluate", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     first = json.loads((run / "metrics.json").read_text())["val"]
     assert json.loads((tmp_path / "e" / "metrics.json").read_text())["val"] == first

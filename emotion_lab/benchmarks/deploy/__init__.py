@@ -1,1 +1,1 @@
-"""Deployment benchmark: latency, accuracy and size of every runtime."""
+"""Deployment benchmark: latency, accuracy and size of every backend."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 import uuid
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.io import file_hash
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.inference.base import ModelSource
-from emotion_lab.models.base import EmotionNet, InputSpec, build_model
+from emotion_lab.models.base import EmotionNet, build_model
 from emotion_lab.models.load import restore
 from emotion_lab.models.network import Network
 
@@ -46,7 +45,6 @@ class BenchmarkCandidate:
 
     Attributes:
         name: Name in tables and figures.
-        source: The network.
         accuracy: Val accuracy of its training run; None if unknown.
         card: Metadata of the checkpoint; None for random weights.
         sha256: Hash of the checkpoint file; empty for random weights.
@@ -57,12 +55,6 @@ class BenchmarkCandidate:
     accuracy: float | None = None
     card: dict[str, Any] | None = None
     sha256: str = ""
-
-    def torch_size_mb(self) -> float:
-        """Return the size of the saved weights in 10**6 bytes."""
-        buffer = io.BytesIO()
-        torch.save(self.source.original().state_dict(), buffer)
-        return buffer.tell() / 1e6
 
 
 def calibrate_batchnorm(net: EmotionNet) -> None:
@@ -82,29 +74,19 @@ def calibrate_batchnorm(net: EmotionNet) -> None:
     net.eval()
 
 
-def _random_card(name: str, spec: InputSpec) -> dict[str, Any]:
-    """Return the metadata that an export needs, for a network with random weights."""
-    return {
-        "classes": list(EMOTIONS),
-        "temperature": 1.0,
-        "input": {**asdict(spec), "crop_margin": 0.0},
-        "config": {"model": {"name": name}, "data": {"name": "none"}},
-    }
-
-
 def random_candidates(names: Sequence[str], folder: Path) -> list[BenchmarkCandidate]:
-    """Build networks of the model registry with random weights.
-
-    Args:
-        names: Model names.
-        folder: Directory for converted files.
-    """
+    """Build networks of the model registry with random weights; ``folder`` is for conversions."""
     candidates = []
     for i, name in enumerate(names):
         torch.manual_seed(0)
         net, spec = build_model(compose.defaults("model", name), len(EMOTIONS))
         calibrate_batchnorm(net)
-        card = _random_card(name, spec)
+        card = {
+            "classes": list(EMOTIONS),
+            "temperature": 1.0,
+            "input": {**asdict(spec), "crop_margin": 0.0},
+            "config": {"model": {"name": name}, "data": {"name": "none"}},
+        }
         source = InMemoryModel(folder / f"{i}.ckpt", uuid.uuid4().hex, spec, 1.0, card, net)
         candidates.append(BenchmarkCandidate(name, source))
     return candidates
@@ -122,12 +104,7 @@ def _val_accuracy(checkpoint: Path) -> float | None:
 
 
 def load_candidates(paths: Sequence[str], folder: Path) -> list[BenchmarkCandidate]:
-    """Load checkpoints. Equal architectures are named with their run directory.
-
-    Args:
-        paths: Checkpoints or run directories.
-        folder: Directory for converted files.
-    """
+    """Load checkpoints or runs. Equal architectures are named with their run directory."""
     files = [ckpt.find(path) for path in paths]
     restored = [restore(file) for file in files]
     models = [

@@ -34,19 +34,25 @@ def find_exports(paths: Sequence[str]) -> list[Path]:
     return result
 
 
-def open_export(path: Path, threads: int) -> tuple[tuple[str, str], str | None, InferenceBackend]:
-    """Open an exported file.
+def open_exports(
+    files: Sequence[Path], sha256: str, threads: int
+) -> dict[tuple[str, str], tuple[Path, InferenceBackend]]:
+    """Open the files that were exported from the checkpoint with this hash.
 
     Returns:
-        (backend, precision) as in the table; the sha256 of its checkpoint; the backend, which
-        maps RGB faces, uint8 (B, S, S, 3), to probabilities (B, K).
+        (backend, precision) as in the table -> file and backend, which maps RGB faces, uint8
+        (B, S, S, 3), to probabilities (B, K).
     """
-    model = load(path, threads)
-    key = (f"{EXPORTED} {model.meta['format']}", str(model.meta["precision"]))
-    return key, model.meta["checkpoint_sha256"], InferenceBackend(path.name, model.run)
-
-
-def size_mb(path: Path) -> float:
-    """Return the size of an exported file, with OpenVINO's ``.bin``, in 10**6 bytes."""
-    files = [path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else [])]
-    return sum(file.stat().st_size for file in files) / 1e6
+    opened: dict[tuple[str, str], tuple[Path, InferenceBackend]] = {}
+    for file in files:
+        model = load(file, threads)
+        if model.meta["checkpoint_sha256"] != sha256:
+            continue
+        kind = (f"{EXPORTED} {model.meta['format']}", str(model.meta["precision"]))
+        if kind in opened:
+            raise UserError(
+                f"{file} and {opened[kind][0]} have the same format and precision: list only one "
+                "of them in exports."
+            )
+        opened[kind] = (file, InferenceBackend(file.name, model.run))
+    return opened

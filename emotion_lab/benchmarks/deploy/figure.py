@@ -82,13 +82,7 @@ def _format_axes(axis: Axes, batch_size: int, has_accuracy: bool) -> None:
 
 
 def draw(rows: Sequence[Row], front: Sequence[Row], style: FigureStyle) -> Figure:
-    """Draw the comparable rows and their Pareto front.
-
-    Args:
-        rows: See :func:`emotion_lab.benchmarks.deploy.pareto.comparable_rows`.
-        front: The rows on the Pareto front.
-        style: Colours.
-    """
+    """Draw the comparable rows and their Pareto front."""
     has_accuracy = any(row["accuracy"] is not None for row in rows)
     y = "accuracy" if has_accuracy else "size_mb"
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")

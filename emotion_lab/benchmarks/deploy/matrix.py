@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,17 +22,11 @@ from emotion_lab.benchmarks.deploy.candidates import (
 )
 from emotion_lab.benchmarks.deploy.figure import draw
 from emotion_lab.core import paths
-from emotion_lab.core.errors import UserError
 from emotion_lab.core.timing import time_interleaved
 from emotion_lab.data.checkpoint_data import CheckpointData, data_config
 from emotion_lab.evaluation.predict import predict
 from emotion_lab.inference.auto_select import CANDIDATES, cores
-from emotion_lab.inference.base import (
-    BACKENDS,
-    DEFAULTS,
-    BackendUnavailableError,
-    InferenceBackend,
-)
+from emotion_lab.inference.base import BACKENDS, DEFAULTS, BackendUnavailableError, InferenceBackend
 from emotion_lab.inference.exported_model import to_rgb_batch
 from emotion_lab.reports.style import both
 
@@ -50,13 +44,17 @@ Variant = tuple[str, str, int]
 
 def size_mb(candidate: BenchmarkCandidate, backend: str, exported: Path | None = None) -> float:
     """Return the size of the files that a backend loads in 10**6 bytes."""
-    if exported is not None:
-        return exports.size_mb(exported)
     if backend == "torch":
-        return candidate.torch_size_mb()
-    path = candidate.source.path
-    file_format = {"onnxruntime": "onnx"}.get(backend, backend)
-    files = [f for f in path.parent.glob(f"{path.stem}.*") if file_format in f.name.split(".")]
+        buffer = io.BytesIO()
+        torch.save(candidate.source.original().state_dict(), buffer)
+        return buffer.tell() / 1e6
+    if exported is not None:
+        openvino = exported.suffix == ".xml"
+        files = [exported, exported.with_suffix(".bin")] if openvino else [exported]
+    else:
+        path = candidate.source.path
+        file_format = {"onnxruntime": "onnx"}.get(backend, backend)
+        files = [f for f in path.parent.glob(f"{path.stem}.*") if file_format in f.name.split(".")]
     return sum(file.stat().st_size for file in files) / 1e6
 
 
@@ -74,24 +72,6 @@ def open_backends(
         except BackendUnavailableError as error:
             reasons[name, precision] = str(error)
     return backends, reasons
-
-
-def open_exports(
-    candidate: BenchmarkCandidate, files: Sequence[Path], threads: int
-) -> dict[Kind, tuple[Path, InferenceBackend]]:
-    """Open the files that were exported from this checkpoint."""
-    opened: dict[Kind, tuple[Path, InferenceBackend]] = {}
-    for file in files:
-        kind, checkpoint_sha256, backend = exports.open_export(file, threads)
-        if checkpoint_sha256 != candidate.sha256:
-            continue
-        if kind in opened:
-            raise UserError(
-                f"{file} and {opened[kind][0]} have the same format and precision: list only one "
-                "of them in exports."
-            )
-        opened[kind] = (file, backend)
-    return opened
 
 
 def timed_block(run: Run, images: np.ndarray, threads: int) -> Callable[[], int]:
@@ -113,16 +93,11 @@ def measure(
     backends: Mapping[Variant, InferenceBackend],
     batch_sizes: Sequence[int],
     rounds: int,
-    files: Mapping[Kind, Path] = MappingProxyType({}),
+    files: Mapping[Kind, Path],
 ) -> list[dict[str, Any]]:
     """Time all variants of one network in alternation; return the rows of ``bench.json``.
 
-    Args:
-        candidate: The network.
-        backends: (backend, precision, threads) -> backend; eager PyTorch among them.
-        batch_sizes: Images in a call.
-        rounds: Timed rounds after one warm-up round; the median is reported.
-        files: (backend, precision) -> exported file.
+    ``backends`` include eager PyTorch. The median of the rounds is reported, without the warm-up.
     """
     spec = candidate.source.spec
     shape = (max(batch_sizes), spec.channels, spec.image_size, spec.image_size)
@@ -175,13 +150,13 @@ def predict_all(
 
     Args:
         candidate: A checkpoint.
-        runs: (backend, precision) -> function; eager PyTorch among them.
+        runs: Functions of the backends; eager PyTorch among them.
         num_images: Maximum number of images, stratified by class.
         path: ``data.path``, if the data was moved.
 
     Returns:
-        For each backend: ``accuracy``, ``agreement`` (share of images with the label that PyTorch
-        predicts) and ``n``, the number of images.
+        For each backend: ``accuracy``, ``agreement`` (fraction of images with the label of
+        PyTorch) and ``n``, the number of images.
     """
     assert candidate.card is not None
     card = candidate.card.get("members", [candidate.card])[0]
@@ -237,7 +212,8 @@ def bench_candidate(
     for threads in thread_counts:
         available, reasons = open_backends(candidate, threads)
         backends |= {(*kind, threads): backend for kind, backend in available.items()}
-        for kind, (file, backend) in open_exports(candidate, export_files, threads).items():
+        opened = exports.open_exports(export_files, candidate.sha256, threads)
+        for kind, (file, backend) in opened.items():
             variant = (*kind, threads)
             backends[variant], files[kind] = backend, file
     rows = measure(candidate, backends, sorted(set(cfg["batches"])), cfg["rounds"], files)
@@ -253,10 +229,6 @@ def bench_candidate(
 
 def bench(cfg: dict[str, Any], run_dir: Path) -> dict[str, Any]:
     """Run the benchmark, choose the best variant within the budget and draw ``deploy.png``.
-
-    Args:
-        cfg: The composed ``bench`` config.
-        run_dir: The run directory.
 
     Returns:
         ``rows``, ``pareto``, ``choice``, ``left_out``, ``threads``, ``rounds``, ``cores`` and
@@ -276,9 +248,11 @@ def bench(cfg: dict[str, Any], run_dir: Path) -> dict[str, Any]:
             else:
                 candidates = random_candidates(cfg["models"], Path(temporary))
             for candidate in candidates:
-                measured = bench_candidate(candidate, cfg, export_files, thread_counts)
-                rows += measured[0]
-                left_out += measured[1]
+                candidate_rows, unavailable = bench_candidate(
+                    candidate, cfg, export_files, thread_counts
+                )
+                rows += candidate_rows
+                left_out += unavailable
     finally:
         torch.set_num_threads(torch_threads)
     comparable = pareto.comparable_rows(rows)

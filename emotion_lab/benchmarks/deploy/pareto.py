@@ -52,8 +52,8 @@ def choose(rows: Sequence[Row], latency_ms: float | None, size_mb: float | None)
 
     Args:
         rows: See :func:`comparable_rows`.
-        latency_ms: Maximum milliseconds of a call; None for no limit.
-        size_mb: Maximum file size in 10**6 bytes; None for no limit.
+        latency_ms: Maximum milliseconds of a call.
+        size_mb: Maximum file size in 10**6 bytes.
 
     Returns:
         ``budget``; ``row``, None if no row fits. In that case also ``nearest``, the row that
@@ -85,12 +85,7 @@ def _describe(row: Row) -> str:
 
 
 def choice_line(choice: dict[str, Any], has_accuracy: bool) -> str:
-    """Return one line with the choice within the budget, or the nearest row.
-
-    Args:
-        choice: Result of :func:`choose`.
-        has_accuracy: Whether accuracies were measured.
-    """
+    """Return one line with the result of :func:`choose`."""
     latency, size = choice["budget"]["latency_ms"], choice["budget"]["size_mb"]
     limits = [f"{latency:g} ms"] if latency else []
     limits += [f"{size:g} MB"] if size else []
@@ -106,10 +101,6 @@ def choice_line(choice: dict[str, Any], has_accuracy: bool) -> str:
     )
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.2%}"
-
-
 def table(rows: Sequence[Row], pareto_front: Sequence[Row]) -> TextTable:
     """Return the measurements as a table; a star marks the Pareto front."""
     header = ("", "model", "backend", "precision", "batch", "threads", "ms", "range")
@@ -121,8 +112,7 @@ def table(rows: Sequence[Row], pareto_front: Sequence[Row]) -> TextTable:
             f"{row['ms_min']:.2f} to {row['ms_max']:.2f}",
             f"{row['ratio']:.2f}x",
             f"{row['size_mb']:.1f}",
-            _percent(row["accuracy"]),
-            _percent(row["agreement"]),
+            *("" if row[key] is None else f"{row[key]:.2%}" for key in ("accuracy", "agreement")),
         )
         for row in rows
     ]
@@ -137,9 +127,7 @@ def report(result: dict[str, Any]) -> list[str | TextTable]:
         f"\ndeploy: milliseconds per call, median of {result['rounds']} rounds; vs eager: speedup "
         "over eager PyTorch fp32",
         table(rows, result["pareto"]),
-        "* Pareto front of accuracy, latency and size"
-        if has_accuracy
-        else "* Pareto front of latency and size",
+        f"* Pareto front of {'accuracy, latency' if has_accuracy else 'latency'} and size",
     ]
     blocks += [
         f"left out: {row['model']}, {row['runtime']} {row['precision']}: {row['why']}"

@@ -21,13 +21,7 @@ from emotion_lab.models.base import EmotionNet
 
 @dataclass(frozen=True)
 class LoggerContext:
-    """Arguments with which every logger is built.
-
-    Attributes:
-        cfg: The whole resolved config, plain dicts.
-        run_dir: The run directory.
-        step: The optimiser step at which a resumed run continues; None for a new run.
-    """
+    """Config and run directory of a logger; ``step`` is the optimiser step of a resumed run."""
 
     cfg: dict[str, Any]
     run_dir: Path
@@ -64,13 +58,9 @@ class MediaLogger:
         raise NotImplementedError
 
     def log_results(self, results: Mapping[str, float], checkpoint: Path, step: int) -> None:
-        """Log the final results of a run.
+        """Log the final results of a run at its last step.
 
-        Args:
-            results: Numbers of the finished run; the scores of the best checkpoint are named
-                ``best/...``.
-            checkpoint: The best checkpoint.
-            step: The last optimiser step.
+        The scores of ``checkpoint``, the best one, are named ``best/...``.
         """
         raise NotImplementedError
 

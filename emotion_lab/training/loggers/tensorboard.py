@@ -53,11 +53,7 @@ def _session_end() -> Any:
 class TensorBoard(MediaLogger, TensorBoardLogger):
     """Lightning's TensorBoardLogger with hyperparameters and results for comparing runs.
 
-    Args:
-        context: The run.
-        graph: Whether the network's graph is logged.
-        pictures_every: See :class:`MediaLogger`.
-        explain: See :class:`MediaLogger`.
+    The options are the keys of ``conf/logger/tensorboard.yaml``.
     """
 
     title = "tensorboard"
