@@ -11,20 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
+from emotion_lab.config.compose import defaults
 from emotion_lab.core.errors import UserError
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.samplers import ResumableRandomSampler
 from emotion_lab.data.torch_dataset import Batch
 
-#: conf/data/base.yaml with the keys of data=synthetic: 80 images of 24x24 pixels.
-BASE: dict[str, Any] = {
-    **{"name": "synthetic", "n": 80, "size": 24, "channels": 1, "seed": 0, "difficulty": 1.0},
-    **{"path": None, "batch_size": 16, "num_workers": 0, "limit": None, "exclude": []},
-    **{"sampler": "shuffle", "class_weights": "inverse", "effective_beta": 0.9999},
-    **{"folds": None, "fold": 0, "val_fraction": 0.1, "split_seed": 0, "cache": "auto"},
-    **{"cache_limit_mib": 2048, "on_decode_error": "raise", "strict_labels": False},
-    **{"download": False},
-}
+#: The config of data=synthetic with 80 images of 24x24 pixels.
+BASE: dict[str, Any] = defaults("data", "synthetic")
+BASE |= {"n": 80, "size": 24, "batch_size": 16, "cache": "auto"}
 
 
 def make_data(
@@ -55,6 +50,20 @@ def error_message(function: Callable[..., Any], *args: Any, **kwargs: Any) -> st
         function(*args, **kwargs)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+#: Usage of each row of :func:`write_fer2013`.
+USAGES = ["Training"] * 14 + ["PublicTest"] * 7 + ["PrivateTest"] * 7
+
+
+def write_fer2013(path: Path) -> Path:
+    """Write a FER2013 CSV of 28 random images, row i of class i % 7."""
+    rng = np.random.default_rng(0)
+    lines = ["emotion,pixels,Usage"]
+    for row, usage in enumerate(USAGES):
+        lines.append(f"{row % 7},{' '.join(map(str, rng.integers(0, 256, 2304)))},{usage}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 def write_images(

@@ -24,11 +24,20 @@ def make_augment(image_size: int = 48, channels: int = 1, **cfg: Any) -> BatchAu
     return BatchAugment(cfg, image_size, channels)
 
 
+#: Settings that switch all transforms off.
+UNCHANGED: dict[str, Any] = {"flip_p": 0.0, "affine_p": 0.0, "color_jitter_p": 0.0}
+
+
 @pytest.fixture
 def face() -> np.ndarray:
     """Return a smooth image without symmetry, uint8 (48, 48)."""
     noise = np.random.default_rng(0).integers(0, 256, (12, 12), dtype=np.uint8)
     return cv2.resize(noise, (48, 48), interpolation=cv2.INTER_CUBIC)
+
+
+def warp_face(face: np.ndarray, *transform: np.ndarray) -> np.ndarray:
+    matrix = torch.from_numpy(affine_matrices(*transform))
+    return make_augment().warp(torch.from_numpy(face)[None, None], 48, matrix)[0, 0].numpy()
 
 
 # Shifts of whole pixels, because albumentations rounds translations.
@@ -47,21 +56,15 @@ def test_warp_matches_albumentations(
         p=1,
     )
     expected = A.Compose([reference])(image=face)["image"].astype(float)
-    matrix = affine_matrices(
-        np.radians([degrees]), np.array([scale]), 2 * np.array([[right], [down]]) / 48, np.ones(1)
-    )
-    matrix = torch.from_numpy(matrix)
-    result = make_augment().warp(torch.from_numpy(face)[None, None], 48, matrix)[0, 0].numpy()
+    shift = 2 * np.array([[right], [down]]) / 48
+    result = warp_face(face, np.radians([degrees]), np.array([scale]), shift, np.ones(1))
     inner = (slice(6, -6), slice(6, -6))
     assert np.abs(result - expected)[inner].mean() < 1.0
     assert np.abs(face - expected)[inner].mean() > 5.0
 
 
 def test_mirror(face: np.ndarray) -> None:
-    matrix = torch.from_numpy(
-        affine_matrices(np.zeros(1), np.ones(1), np.zeros((2, 1)), -np.ones(1))
-    )
-    result = make_augment().warp(torch.from_numpy(face)[None, None], 48, matrix)[0, 0].numpy()
+    result = warp_face(face, np.zeros(1), np.ones(1), np.zeros((2, 1)), -np.ones(1))
     np.testing.assert_allclose(result, face[:, ::-1], atol=1e-2)
 
 
@@ -84,7 +87,7 @@ def test_jitter_matches_albumentations(face: np.ndarray) -> None:
 
 
 def test_identity_without_transforms(face: np.ndarray) -> None:
-    augment = make_augment(flip_p=0.0, affine_p=0.0, color_jitter_p=0.0)
+    augment = make_augment(**UNCHANGED)
     images = torch.from_numpy(face)[None, None].expand(5, 1, 48, 48)
     assert torch.equal(augment(images), images)
     torch.testing.assert_close(augment(images.float()), images.float(), atol=2e-2, rtol=0)
@@ -114,18 +117,16 @@ def test_progressive_resize(progress: float) -> None:
     assert augment(images, progress).shape == (2, 1, expected, expected)
 
 
-def test_downscaling_is_antialiased(face: np.ndarray) -> None:
+def test_downscaling_is_antialiased() -> None:
     board = torch.from_numpy(np.indices((48, 48)).sum(0) % 2 * 255).byte()[None, None]
-    augment = make_augment(
-        flip_p=0.0, affine_p=0.0, color_jitter_p=0.0, progressive_resize=[[0, 32]]
-    )
+    augment = make_augment(**UNCHANGED, progressive_resize=[[0, 32]])
     # A checkerboard finer than the new grid must become grey, without aliasing.
     assert augment(board, 0.0).float().std() < 40
     assert augment(board.float(), 0.0).std() < 40
 
 
 def test_grey_to_rgb_and_upscaling(face: np.ndarray) -> None:
-    augment = make_augment(image_size=96, channels=3, flip_p=0.0, affine_p=0.0, color_jitter_p=0.0)
+    augment = make_augment(image_size=96, channels=3, **UNCHANGED)
     result = augment(torch.from_numpy(face)[None, None])
     assert result.shape == (1, 3, 96, 96)
     expected = Resize(96, 3)(face[:, :, None]).transpose(2, 0, 1)
@@ -150,28 +151,21 @@ def test_cpu_matches_accelerator(size: int, channels: int, progress: float) -> N
     noise = np.random.default_rng(1).integers(0, 256, (16, 8, 8, channels), dtype=np.uint8)
     faces = np.stack([cv2.resize(x, (48, 48), interpolation=cv2.INTER_CUBIC) for x in noise])
     images = torch.from_numpy(faces.reshape(16, 48, 48, channels)).permute(0, 3, 1, 2).contiguous()
-    augment = make_augment(
-        size,
-        channels,
-        erase_p=0.5,
-        affine_p=0.9,
-        color_jitter_p=0.9,
-        progressive_resize=[[0, 36], [0.5, size]],
-    )
+    probabilities = {"erase_p": 0.5, "affine_p": 0.9, "color_jitter_p": 0.9}
+    sizes = [[0, 36], [0.5, size]]
+    augment = make_augment(size, channels, **probabilities, progressive_resize=sizes)
     torch.manual_seed(4)
     on_cpu = augment(images, progress)
     torch.manual_seed(4)
     on_accelerator = augment(images.float(), progress)  # floats use the accelerator path
     assert on_cpu.shape == on_accelerator.shape
     assert (on_cpu.float() - on_accelerator).abs().mean() < 1.5
-    assert (
-        on_cpu.float() - images.float()[:, :, : on_cpu.shape[2], : on_cpu.shape[3]]
-    ).abs().mean() > 15
+    originals = images.float()[:, :, : on_cpu.shape[2], : on_cpu.shape[3]]
+    assert (on_cpu.float() - originals).abs().mean() > 15
 
 
 def test_array_batches_match_single_images(tiny: Callable[..., dict[str, Any]]) -> None:
-    cfg = tiny("model.image_size=40")
-    data = EmotionData(cfg["data"], ("train",), 0, "none")
+    data = EmotionData(tiny()["data"], ("train",), 0, "none")
     data.prepare_for(40, 1)
     in_memory = data.dataset("train")
     on_demand = SplitDataset(data.split("train"), Resize(40, 1))
@@ -181,11 +175,8 @@ def test_array_batches_match_single_images(tiny: Callable[..., dict[str, Any]]) 
     assert all(torch.equal(a, b) for a, b in batches)
 
 
-def test_raw_images_are_for_training_only(
-    tiny: Callable[..., dict[str, Any]],
-) -> None:
-    cfg = tiny()
-    data = EmotionData(cfg["data"], ("train", "val"), 0, "device")
+def test_raw_images_are_for_training_only(tiny: Callable[..., dict[str, Any]]) -> None:
+    data = EmotionData(tiny()["data"], ("train", "val"), 0, "device")
     data.prepare_for(96, 3)
     train = next(iter(data.train_dataloader())).images
     assert train.shape[1:] == (1, 48, 48)
@@ -201,26 +192,16 @@ def test_progressive_resize_requires_a_convolutional_network() -> None:
         "augment=device", "augment.progressive_resize=[[0,32]]", "model=vit", "model.depth=1"
     )
     net, _ = build_model(cfg["model"], 7)
-    with pytest.raises(
-        UserError, match=r"augment.progressive_resize needs a convolutional network"
-    ):
+    with pytest.raises(UserError, match=r"augment.progressive_resize needs a convolutional"):
         device_augment(cfg["augment"], net)
 
 
-INVALID_SIZES = [
-    "[[0,32],[0,40]]",
-    "[[0.5,32]]",
-    "[[0,8]]",
-    "32",
-    "[[0,32],[2,40]]",
-    "[]",
-    "[[0,32.5]]",
-]
+INVALID_SIZES = ["[[0,32],[0,40]]", "[[0.5,32]]", "[[0,8]]", "32", "[[0,32],[2,40]]", "[]"]
 
 
-@pytest.mark.parametrize("value", INVALID_SIZES)
+@pytest.mark.parametrize("value", [*INVALID_SIZES, "[[0,32.5]]"])
 def test_invalid_progressive_resize(value: str) -> None:
-    with pytest.raises(UserError, match=r"augment.progressive_resize=.*shares rising from 0"):
+    with pytest.raises(UserError, match=r"augment.progressive_resize=.*fractions rising from 0"):
         composed("augment=device", f"augment.progressive_resize={value}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -17,41 +19,41 @@ def make_images(n: int, height: int, width: int, channels: int) -> np.ndarray:
     return np.stack(large).reshape(n, height, width, channels)
 
 
-def matrices(n: int, size: int, max_shift: float) -> np.ndarray:
+def matrices(
+    n: int, size: int, max_shift: float, degrees: float = 30, scale: tuple = (0.7, 1.4)
+) -> np.ndarray:
     """Return maps with random rotation, scale and shift (up to ``max_shift`` pixels)."""
     rng = np.random.default_rng(1)
     maps = np.empty((n, 2, 3))
     for matrix in maps:
-        centre = (size / 2 - 0.5, size / 2 - 0.5)
-        matrix[:] = cv2.getRotationMatrix2D(centre, rng.uniform(-30, 30), rng.uniform(0.7, 1.4))
+        angle, zoom = rng.uniform(-degrees, degrees), rng.uniform(*scale)
+        matrix[:] = cv2.getRotationMatrix2D((size / 2 - 0.5,) * 2, angle, zoom)
         matrix[:, 2] += rng.uniform(-max_shift, max_shift, 2)
     return maps
 
 
+def opencv_warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(image, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT)
+
+
+LARGE_SHIFTS = ((4, 24, 24, 3), 50, 70)
+
+
 @pytest.mark.parametrize("max_rows", [batch_warp.MAX_STACK_ROWS, 700, 1])
 @pytest.mark.parametrize(
-    ("n", "height", "width", "channels", "size", "max_shift"),
-    [(9, 48, 48, 1, 48, 3), (9, 48, 48, 3, 48, 3), (5, 40, 60, 1, 32, 5), (4, 24, 24, 3, 50, 70)],
+    ("shape", "size", "max_shift"),
+    [((9, 48, 48, 1), 48, 3), ((9, 48, 48, 3), 48, 3), ((5, 40, 60, 1), 32, 5), LARGE_SHIFTS],
 )
 def test_warp_matches_opencv(
-    monkeypatch: pytest.MonkeyPatch,
-    max_rows: int,
-    n: int,
-    height: int,
-    width: int,
-    channels: int,
-    size: int,
-    max_shift: float,
+    monkeypatch: pytest.MonkeyPatch, max_rows: int, shape: Any, size: int, max_shift: float
 ) -> None:
     monkeypatch.setattr(batch_warp, "MAX_STACK_ROWS", max_rows)
-    images, maps = make_images(n, height, width, channels), matrices(n, size, max_shift)
-    out = np.zeros((n, size, size, channels), np.uint8)
+    images, maps = make_images(*shape), matrices(shape[0], size, max_shift)
+    out = np.zeros((shape[0], size, size, shape[3]), np.uint8)
     warp(images, maps, out)
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     for image, matrix, result in zip(images, maps, out, strict=True):
-        expected = cv2.warpAffine(
-            image, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT
-        ).reshape(result.shape)
+        expected = opencv_warp(image, matrix, size).reshape(result.shape)
         difference = np.abs(expected.astype(int) - result)
         # Both round coordinates to 1/32 pixel, but not the same coordinates.
         assert difference.max() <= 6 and difference.mean() < 0.5
@@ -66,19 +68,11 @@ def test_warp_of_extreme_settings(
 ) -> None:
     """The stack stays below the size limit of OpenCV for all settings."""
     images = np.broadcast_to(make_images(1, side, side, 1), (n, side, side, 1))
-    maps = np.empty((n, 2, 3))
-    rng = np.random.default_rng(0)
-    for matrix in maps:
-        angle, zoom = rng.uniform(-degrees, degrees), 1 / rng.uniform(scale, 1)
-        matrix[:] = cv2.getRotationMatrix2D((side / 2 - 0.5,) * 2, angle, zoom)
-        matrix[:, 2] += rng.uniform(-max_shift, max_shift, 2)
+    maps = matrices(n, side, max_shift, degrees, (1, 1 / scale))
     out = np.zeros((n, 48, 48, 1), np.uint8)
     warp(images, maps, out)
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     for k in (0, n - 1):
-        expected = cv2.warpAffine(
-            images[k], maps[k], (48, 48), flags=flags, borderMode=cv2.BORDER_REFLECT
-        )
+        expected = opencv_warp(images[k], maps[k], 48)
         assert np.abs(expected.astype(int) - out[k, :, :, 0]).mean() < 1
 
 

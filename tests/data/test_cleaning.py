@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.data.build import load_data
 from emotion_lab.data.datamodule import EmotionData
 from tests.conftest import composed
-from tests.data.helpers import error_message, write_images
+from tests.data.helpers import error_message, write_fer2013, write_images
 
 ALL = ("train", "val", "test")
 
@@ -25,14 +25,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(root, ALL, ("happy", "sad", "contempt"), 6, 12)
 
 
-@functools.cache
-def defaults() -> dict[str, Any]:
-    return composed("data=image_folder")["data"]
-
-
 def config(folder: Path, **keys: Any) -> dict[str, Any]:
     values = {key: str(value) if isinstance(value, Path) else value for key, value in keys.items()}
-    return {**defaults(), "path": str(folder), **values}
+    return {**composed("data=image_folder")["data"], "path": str(folder), **values}
 
 
 def load(folder: Path, splits: tuple[str, ...] = ALL, **keys: Any) -> Any:
@@ -77,17 +72,15 @@ def test_drop(folder: Path, tmp_path: Path) -> None:
         "train/sad/nothere.png,train,sad,gone",
     )
     complete, clean = load(folder), load(folder, drop_csv=drop)
-    assert names(complete, "train") - names(clean, "train") == {
-        "train/happy/0.png",
-        "train/sad/3.png",
-    }
+    dropped = names(complete, "train") - names(clean, "train")
+    assert dropped == {"train/happy/0.png", "train/sad/3.png"}
     assert names(complete, "val") - names(clean, "val") == {"val/sad/1.png"}
     assert names(clean, "test") == names(complete, "test")
     assert labels(clean, "train").items() <= labels(complete, "train").items()
     assert note(clean, "data.drop_csv") == (
         "data.drop_csv: 2 of train and 1 of val left out; "
-        "2 rows name images that are val here, which stays as it is; "
-        "1 rows give another label_now than the data and are not followed; "
+        "2 rows name images of val, which is not changed; "
+        "1 rows with a label_now that differs from the data are skipped; "
         "2 rows of the test split are skipped: test is never cleaned; "
         "1 rows match no image here"
     )
@@ -157,12 +150,7 @@ def test_paths_of_moved_data(folder: Path, tmp_path: Path, form: str) -> None:
 
 
 def test_fer2013_rows_are_matched_by_number(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    rows = ["emotion,pixels,Usage"]
-    for row in range(28):
-        usage = "Training" if row < 14 else "PublicTest" if row < 21 else "PrivateTest"
-        rows.append(f"{row % 7},{' '.join(map(str, rng.integers(0, 256, 2304)))},{usage}")
-    file = write_lines(tmp_path / "fer2013.csv", *rows)
+    file = write_fer2013(tmp_path / "fer2013.csv")
     drop = write_lines(tmp_path / "d.csv", "path,split", "fer2013:3,train", "fer2013:25,test")
     source = load(file, name="fer2013", drop_csv=drop)
     assert "fer2013:3" not in names(source, "train") and len(source.splits["train"]) == 13
@@ -204,12 +192,7 @@ def test_cleaning_does_not_depend_on_requested_splits(folder: Path, tmp_path: Pa
 
 
 def test_rows_of_unreadable_files(folder: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "faces"
-    for split in ALL:
-        for file in (folder / split).rglob("*.png"):
-            copy = broken / file.relative_to(folder)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(file.read_bytes())
+    broken = Path(shutil.copytree(folder, tmp_path / "faces"))
     (broken / "train" / "sad" / "0.png").write_bytes(b"no image")
     drop = write_lines(tmp_path / "d.csv", "path", "train/sad/0.png")
     clean = load(broken, on_decode_error="skip", drop_csv=drop)
@@ -230,42 +213,41 @@ def test_relabel_to_excluded_class(folder: Path, tmp_path: Path) -> None:
     assert "1 rows with a label that data.exclude leaves out" in note(clean, "data.relabel_csv")
 
 
-def test_invalid_lists(folder: Path, tmp_path: Path) -> None:
+OTHER_DATA = (
+    "none of its rows names an image of this data; it was made for other data (row 2 is "
+    "'fer2013:1', here images are called 'train/happy/0.png')"
+)
+CONFLICT = "rows 2 and 3 give train/sad/0.png the labels 'sad' and 'happy'"
+
+
+@pytest.mark.parametrize(
+    ("key", "lines", "message"),
+    [
+        ("drop_csv", "file,reason", "expected path in row 1"),
+        ("drop_csv", "", "expected path in row 1"),
+        ("drop_csv", "path;split", "expected path in row 1"),
+        ("drop_csv", "path,split train/sad/0.png,trian", "Unknown split 'trian'. Did you mean 't"),
+        ("drop_csv", "path,split ,train", "row 2: the path is missing"),
+        ("drop_csv", "path,split fer2013:1,train fer2013:2,test", OTHER_DATA),
+        ("drop_csv", "path,label_now train/sad/0.png,happy", "another label_now"),
+        ("drop_csv", "path " + " ".join(f"train/sad/{i}.png" for i in range(6)), "image of sad"),
+        ("relabel_csv", "path,split a,train", "expected path and label or label_suggested"),
+        ("relabel_csv", "path,label train/sad/0.png,sad train/sad/0.png,happy", CONFLICT),
+    ],
+)
+def test_invalid_lists(folder: Path, tmp_path: Path, key: str, lines: str, message: str) -> None:
+    file = write_lines(tmp_path / "list.csv", *lines.split(" "))
+    assert message in refused(folder, **{key: file})
+
+
+def test_missing_list_and_unknown_label(folder: Path, tmp_path: Path) -> None:
     missing = tmp_path / "nothing.csv"
     assert refused(folder, drop_csv=missing).startswith(f"data.drop_csv={missing}: no such file.")
     assert "no such file" in refused(folder, relabel_csv=tmp_path)
-    for text in ("file,reason", "", "path;split"):
-        message = refused(folder, drop_csv=write_lines(tmp_path / "d.csv", text))
-        assert "expected path in row 1" in message
-    message = refused(folder, relabel_csv=write_lines(tmp_path / "r.csv", "path,split", "a,train"))
-    assert "expected path and label or label_suggested" in message
-    bad = write_lines(
-        tmp_path / "r.csv", "path,label", "train/sad/0.png,sad", "train/sad/1.png,hapy"
-    )
-    message = refused(folder, relabel_csv=bad)
+    lines = ("path,label", "train/sad/0.png,sad", "train/sad/1.png,hapy")
+    message = refused(folder, relabel_csv=write_lines(tmp_path / "r.csv", *lines))
     assert message.startswith("Unknown label 'hapy'. Did you mean 'happy'?")
     assert "row 3 of data.relabel_csv=" in message
-    bad = write_lines(tmp_path / "d.csv", "path,split", "train/sad/0.png,trian")
-    assert refused(folder, drop_csv=bad).startswith("Unknown split 'trian'. Did you mean 'train'?")
-    bad = write_lines(tmp_path / "d.csv", "path,split", ",train")
-    assert "row 2: the path is missing" in refused(folder, drop_csv=bad)
-    bad = write_lines(
-        tmp_path / "r.csv", "path,label", *(f"train/sad/0.png,{n}" for n in ("sad", "happy"))
-    )
-    assert "rows 2 and 3 give train/sad/0.png the labels 'sad' and 'happy'" in refused(
-        folder, relabel_csv=bad
-    )
-
-
-def test_list_of_other_data(folder: Path, tmp_path: Path) -> None:
-    other = write_lines(tmp_path / "d.csv", "path,split", "fer2013:1,train", "fer2013:2,test")
-    message = refused(folder, drop_csv=other)
-    assert "none of its rows names an image of this data" in message
-    assert "row 2 is 'fer2013:1', here images are called 'train/happy/0.png'" in message
-    shifted = write_lines(tmp_path / "d.csv", "path,label_now", "train/sad/0.png,happy")
-    assert "another label_now" in refused(folder, drop_csv=shifted)
-    every = write_lines(tmp_path / "d.csv", "path", *(f"train/sad/{i}.png" for i in range(6)))
-    assert "takes every train image of sad" in refused(folder, drop_csv=every)
 
 
 def test_relabel_conflicts_with_label_source(folder: Path, tmp_path: Path) -> None:

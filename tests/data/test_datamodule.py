@@ -1,4 +1,4 @@
-"""Data module: batches, their order, caching, augmentation and sealed splits."""
+"""Data module: batches, their order, caching, augmentation and splits that are not loaded."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from emotion_lab.data.samplers import ResumableRandomSampler, SequentialDistribu
 from emotion_lab.data.torch_dataset import Batch, SplitDataset, make_loader
 from emotion_lab.data.transforms import PRESETS, Augment, Resize
 from emotion_lab.data.types import ArrayStore, Split
-from tests.data.helpers import all_positions, batches_equal, make_data, write_images
-
-# --- samplers -------------------------------------------------------------------------------
+from tests.data.helpers import all_positions, batches_equal, make_data, write_fer2013, write_images
 
 
 def test_each_epoch_is_a_different_permutation() -> None:
@@ -87,23 +85,17 @@ def test_position_is_saved_and_restored() -> None:
     loader = module.train_dataloader()
     assert len(loader) == 4
     assert module.state_dict() == {"epoch": 0, "start": 0, "step": 16}
-    module.record_position(1, 3, num_batches=4)
-    assert module.state_dict() == {"epoch": 1, "start": 3, "step": 16}
-    module.record_position(1, 4, num_batches=4)
-    assert module.state_dict() == {"epoch": 2, "start": 0, "step": 16}
+    for batches_done, epoch, start in ((3, 1, 3), (4, 2, 0)):
+        module.record_position(1, batches_done, num_batches=4)
+        assert module.state_dict() == {"epoch": epoch, "start": start, "step": 16}
     fresh = make_data()
     fresh.load_state_dict({"epoch": 1, "start": 3})
     assert fresh.state_dict() == {"epoch": 1, "start": 3, "step": 16}
     resumed, full = fresh.train_dataloader(), make_data().train_dataloader()
-    fresh.set_epoch(1)
-    full.batch_sampler.set_epoch(1)
-    assert batches_equal(resumed, list(full)[3:])
-    fresh.set_epoch(2)
-    full.batch_sampler.set_epoch(2)
-    assert batches_equal(resumed, list(full))
-
-
-# --- batches --------------------------------------------------------------------------------
+    for epoch, start in ((1, 3), (2, 0)):
+        fresh.set_epoch(epoch)
+        full.batch_sampler.set_epoch(epoch)
+        assert batches_equal(resumed, list(full)[start:])
 
 
 def test_batch_contents() -> None:
@@ -131,10 +123,7 @@ def test_batches_do_not_depend_on_workers() -> None:
 
 @pytest.mark.parametrize("size", [16, 48])  # cached after or before resizing
 def test_batches_do_not_depend_on_cache(size: int) -> None:
-    cached, uncached = (
-        make_data("light", cache="ram", size=size),
-        make_data("light", cache="none", size=size),
-    )
+    cached, uncached = (make_data("light", cache=cache, size=size) for cache in ("ram", "none"))
     assert batches_equal(cached.train_dataloader(), uncached.train_dataloader())
     assert batches_equal(cached.val_dataloader(), uncached.val_dataloader())
     assert len(cached.dataset("train")._images) == 64
@@ -212,13 +201,10 @@ def test_resize_grey_weights_and_area_averaging() -> None:
     assert np.unique(Resize(32, 1)(board)).tolist() == [100]
 
 
-# --- sealed splits ------------------------------------------------------------
-
-
-def test_the_test_split_is_sealed() -> None:
+def test_the_test_split_is_not_loaded() -> None:
     module = make_data()
     for call in (module.split, module.class_counts, module.dataset, module.eval_dataloader):
-        with pytest.raises(UserError, match="the test split is sealed here"):
+        with pytest.raises(UserError, match="the test split is not loaded"):
             call("test")
     assert set(module.fingerprints()) == {"train", "val"}
 
@@ -226,13 +212,7 @@ def test_the_test_split_is_sealed() -> None:
 def test_training_on_fer2013_does_not_open_the_test_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pixels = " ".join("7" for _ in range(48 * 48))
-    rows = [
-        f"{label},{pixels[:-1]}{label},{usage}"
-        for usage in ("Training", "PublicTest", "PrivateTest")
-        for label in range(7)
-    ]
-    (tmp_path / "fer2013.csv").write_text("\n".join(["emotion,pixels,Usage", *rows]) + "\n")
+    write_fer2013(tmp_path / "fer2013.csv")
     cfg = {"name": "fer2013", "path": str(tmp_path)}
     make_data(**cfg)  # builds the cache
     opened: list[str] = []
@@ -278,9 +258,6 @@ def test_fingerprint_depends_on_images_only() -> None:
     assert first["train"]["hash"] != make_data(limit=63).fingerprints()["train"]["hash"]
 
 
-# --- unreadable files -----------------------------------------------------------------------
-
-
 class UnreadableStore(ArrayStore):
     """A store with images that became unreadable after the dataset was opened."""
 
@@ -292,9 +269,7 @@ class UnreadableStore(ArrayStore):
 
 def test_unreadable_image_is_skipped_or_raised() -> None:
     images = np.zeros((8, 32, 32, 1), np.uint8)
-    split = Split(
-        UnreadableStore(images), np.arange(8), np.arange(8) % 7, [str(i) for i in range(8)]
-    )
+    split = Split(UnreadableStore(images), np.arange(8), np.arange(8) % 7, list("01234567"))
     resize, sampler = Resize(32, 1), SequentialDistributedSampler(8, 4)
     loader = make_loader(SplitDataset(split, resize, skip_errors=True), sampler, 0)
     assert [batch.positions.tolist() for batch in loader] == [[0, 1, 3], [4, 6, 7]]
@@ -321,11 +296,9 @@ def test_corrupt_file_is_skipped_or_raised(tmp_path: Path, cache: str, late: boo
             broken.write_bytes(broken.read_bytes()[:100])
         return list(module.train_dataloader())
 
-    if late:
-        content = broken.read_bytes()
+    content = broken.read_bytes()
     (batch,) = batches("skip")
     assert len(batch.labels) == 7 and sorted(batch.labels.tolist()) == [0] * 3 + [1] * 4
-    if late:
-        broken.write_bytes(content)
+    broken.write_bytes(content)
     with pytest.raises(UserError, match=r"2\.png"):
         batches("raise")

@@ -13,12 +13,12 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data.build import load_data
 from emotion_lab.data.ferplus import FerPlusVotes, majority_labels, vote_distribution
-from tests.conftest import SHARED, command, composed
+from tests.conftest import SHARED, TINY, command, composed
+from tests.data.helpers import USAGES, write_fer2013
 
 HEADER = (
     "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
 )
-USAGES = ["Training"] * 14 + ["PublicTest"] * 7 + ["PrivateTest"] * 7
 
 
 def _vote_line(usage: str, **votes: int) -> str:
@@ -29,18 +29,14 @@ def _vote_line(usage: str, **votes: int) -> str:
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
     """Return a FER2013 file of 28 rows, each class in every split, and its votes file."""
-    rng = np.random.default_rng(0)
-    rows, votes = ["emotion,pixels,Usage"], [HEADER]
+    votes = [HEADER]
     ferplus_names = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
     for row, usage in enumerate(USAGES):
-        pixels = " ".join(map(str, rng.integers(0, 256, 2304)))
-        rows.append(f"{row % 7},{pixels},{usage}")
         votes.append(_vote_line(usage, **{ferplus_names[row % 7]: 8, "contempt": 2}))
     votes[1] = _vote_line("Training", sadness=6, anger=4)  # row 0, labelled angry
     votes[2] = _vote_line("Training", NF=9, disgust=1)  # row 1
     votes[15] = _vote_line("PublicTest", contempt=7, anger=3)  # row 14
-    csv, new = tmp_path / "fer2013.csv", tmp_path / "fer2013new.csv"
-    csv.write_text("\n".join(rows) + "\n")
+    csv, new = write_fer2013(tmp_path / "fer2013.csv"), tmp_path / "fer2013new.csv"
     new.write_text("\n".join(votes) + "\n")
     return csv, new
 
@@ -105,9 +101,7 @@ def test_invalid_votes_files(files: tuple[Path, Path], tmp_path: Path) -> None:
     lines = new.read_text().splitlines()
     cases = {
         "is not FER+": "a,b\n1,2\n",
-        "row 3: expected 10 integers": "\n".join(
-            [*lines[:4], lines[4].replace(",8,", ",x,"), *lines[5:]]
-        ),
+        "row 3: expected 10 integers": "\n".join([*lines[:4], lines[4].replace(",8,", ",x,")]),
         "has 5 rows": "\n".join(lines[:6]),
         "in the same order": "\n".join([lines[0], *lines[:0:-1]]),
     }
@@ -115,10 +109,9 @@ def test_invalid_votes_files(files: tuple[Path, Path], tmp_path: Path) -> None:
         new.write_text(text)
         with pytest.raises(UserError, match=message.replace("+", r"\+")):
             _load(files)
+    synthetic = composed("data=synthetic", "data.n=80", f"data.ferplus_csv={new}")["data"]
     with pytest.raises(UserError, match="belongs to data=fer2013"):
-        load_data(
-            composed("data=synthetic", "data.n=80", f"data.ferplus_csv={new}")["data"], ("train",)
-        )
+        load_data(synthetic, ("train",))
     with pytest.raises(UserError, match="need the FER\\+ votes"):
         load_data(composed(f"data.path={csv}", "data.label_source=soft")["data"], ("train",))
 
@@ -127,15 +120,8 @@ def test_soft_label_run_scores_both_label_sets(files: tuple[Path, Path], tmp_pat
     done = command(
         f"data.path={files[0]}",
         f"data.ferplus_csv={files[1]}",
-        "data.label_source=soft",
-        "data.batch_size=4",
-        "mix.mixup=0.2",
-        "model.widths=[8,8,8,8]",
-        "model.stem=8",
-        "trainer=cpu",
-        "trainer.max_epochs=1",
-        "trainer.num_threads=1",
-        "logger=none",
+        *(text for text in TINY if not text.startswith("data")),
+        *("data.label_source=soft", "data.batch_size=4", "mix.mixup=0.2", "trainer.max_epochs=1"),
         f"hydra.run.dir={tmp_path / 'run'}",
         cwd=tmp_path,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from pathlib import Path
 
@@ -34,15 +35,8 @@ def write_tree(root: Path, files: list[str]) -> Path:
 
 
 def make_folder(root: Path) -> Path:
-    return write_tree(
-        root,
-        [
-            f"{split}/{name}/{i}.png"
-            for split in ("train", "test")
-            for name in ("happy", "sad")
-            for i in range(3)
-        ],
-    )
+    parts = itertools.product(("train", "test"), ("happy", "sad"), range(3))
+    return write_tree(root, [f"{split}/{name}/{i}.png" for split, name, i in parts])
 
 
 def load(path: Path, splits=ALL, **cfg):
@@ -55,9 +49,6 @@ def message(path: Path, splits=ALL, **cfg) -> str:
 
 def sizes(source) -> dict[str, int]:
     return {name: len(split) for name, split in source.splits.items()}
-
-
-# --- read_image -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["a.png", "b c=d[1].png", "Größe 表情.png"])
@@ -100,11 +91,8 @@ def test_exif_orientation(tmp_path):
 
 def test_invalid_file_messages(tmp_path):
     content = write_image(tmp_path / "valid.jpg", size=64).read_bytes()
-    for name, data in {
-        "cut.jpg": content[: len(content) // 2],
-        "text.png": b"hello",
-        "e.png": b"",
-    }.items():
+    cut = content[: len(content) // 2]
+    for name, data in {"cut.jpg": cut, "text.png": b"hello", "e.png": b""}.items():
         (tmp_path / name).write_bytes(data)
         with pytest.raises(UserError, match=name):
             read_image(tmp_path / name)
@@ -122,9 +110,6 @@ def test_check_detects_truncated_files(tmp_path, suffix):
     assert check_bytes(data + b"trailing bytes of a camera") is None
     assert check_bytes(data[:-40]) is not None
     assert check_bytes(data[:20]) is not None
-
-
-# --- layouts --------------------------------------------------------------------------------
 
 
 def test_train_and_test(tmp_path):
@@ -148,16 +133,9 @@ def test_val_folder_and_case(tmp_path, val):
 
 
 def test_names_of_fer2013_exports(tmp_path):
-    for name in ("happy", "sad"):
-        write_tree(
-            tmp_path,
-            [
-                f"train/{name}/Training_1.png",
-                f"train/{name}/Training_2.png",
-                f"test/{name}/PublicTest_3.png",
-                f"test/{name}/PrivateTest_4.png",
-            ],
-        )
+    files = ["train/{}/Training_1.png", "train/{}/Training_2.png"]
+    files += ["test/{}/PublicTest_3.png", "test/{}/PrivateTest_4.png"]
+    write_tree(tmp_path, [file.format(name) for name in ("happy", "sad") for file in files])
     source = load(tmp_path)
     assert sizes(source) == {"train": 4, "val": 2, "test": 2}
     assert source.splits["val"].names == [

@@ -21,6 +21,7 @@ from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.samplers import ResumableRandomSampler
 from emotion_lab.data.shards.sampler import ShardSampler
 from emotion_lab.data.shards.writer import open_all_splits, write_shards
+from emotion_lab.data.types import Split
 from emotion_lab.training import callbacks
 from emotion_lab.training.fit import fit
 from tests.conftest import TINY, composed, make_checkpoint
@@ -29,19 +30,24 @@ from tests.training.test_resume import assert_same_end
 
 Tiny = Callable[..., dict[str, Any]]
 
-STREAM = {
-    **BASE,
-    "name": "stream",
-    "cache": "none",
-    "shuffle_buffer_shards": 8,
-    "cache_size_mib": 64,
-}
+STREAM = {**BASE, "name": "stream", "cache": "none"}
+STREAM |= {"shuffle_buffer_shards": 8, "cache_size_mib": 64}
 
 
 def write_stream(cfg: dict[str, Any], out: Path, shard_bytes: int = 2**25) -> Path:
     """Write the data of ``cfg`` as a stream."""
     write_shards(open_all_splits(cfg), cfg["name"], out, shard_bytes)
     return out
+
+
+def write_folder_stream(folder: Path, out: Path, shard_bytes: int = 2**25) -> Path:
+    """Write an image folder as a stream."""
+    return write_stream({**BASE, "name": "image_folder", "path": str(folder)}, out, shard_bytes)
+
+
+def open_train(path: Path | str, **cfg: Any) -> Split:
+    """Open the train split of a stream."""
+    return load_data({**STREAM, "path": str(path), **cfg}, ("train",)).splits["train"]
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +70,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 kind = ["png", "JPG", "bmp", "webp"][i % 4]
                 image.save(root / split / name / f"a {i}.b ü.{kind}")
     return root
-
-
-# --- same data ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -116,11 +119,10 @@ def test_webdataset_reads_the_shards(stream: Path) -> None:
     """The reader of webdataset returns the same images and labels."""
     import webdataset
 
-    split = load_data({**STREAM, "path": str(stream)}, ("train",)).splits["train"]
+    split = open_train(stream)
     shards = sorted(map(str, (stream / "train").glob("*.tar")))
-    reader = webdataset.WebDataset(shards, shardshuffle=False).decode("pil")
     seen = []
-    for sample in reader:
+    for sample in webdataset.WebDataset(shards, shardshuffle=False).decode("pil"):
         position = int(sample["__key__"])
         assert sample["cls"] == split.labels[position]
         np.testing.assert_array_equal(
@@ -141,17 +143,13 @@ def test_only_requested_splits_are_opened(stream: Path, tmp_path: Path) -> None:
 
 
 def test_store_is_picklable(stream: Path) -> None:
-    split = load_data({**STREAM, "path": str(stream)}, ("train",)).splits["train"]
+    split = open_train(stream)
     image = split.image(3)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(split.store))[3], image)
 
 
-# --- order ------------------------------------------------------------------------------------
-
-
 def sampler(stream: Path, mix: int, rank: int = 0, world: int = 1, seed: int = 0) -> ShardSampler:
-    split = load_data({**STREAM, "path": str(stream)}, ("train",)).splits["train"]
-    return ShardSampler(split, mix, 10, seed, None, rank, world)
+    return ShardSampler(open_train(stream), mix, 10, seed, None, rank, world)
 
 
 def test_order_visits_groups_of_shards(stream: Path) -> None:
@@ -190,16 +188,11 @@ def test_order_resumes_and_is_shared_by_processes(stream: Path) -> None:
 
 def test_shards_are_a_random_sample(folder: Path, tmp_path: Path) -> None:
     """An image folder is sorted by class, its train shards are shuffled."""
-    cfg = {**BASE, "name": "image_folder", "path": str(folder)}
-    out = write_stream(cfg, tmp_path / "out", 20_000)
-    part = load_data({**STREAM, "path": str(out)}, ("train",)).splits["train"]
+    part = open_train(write_folder_stream(folder, tmp_path / "out", 20_000))
     shard = part.store.index["shard"][part.indices]
     assert shard.max() >= 3
     for number in range(int(shard.max())):
         assert len(set(part.labels[shard == number])) > 1
-
-
-# --- training ---------------------------------------------------------------------------------
 
 
 def test_training_matches_the_original_data_and_resumes(
@@ -210,29 +203,21 @@ def test_training_matches_the_original_data_and_resumes(
     out = write_stream(cfg["data"], tmp_path / "data", 64 * 1024)
     overrides = ["augment=light", "trainer.max_epochs=2", "data=stream", f"data.path={out}"]
     overrides += ["data.batch_size=16"]
-    runs = {}
-    for name, buffer_shards in (("one group", 8), ("groups", 2)):
-        runs[name] = tmp_path / name
-        runs[name].mkdir()
-        small = [text for text in TINY if not text.startswith("data")]
-        streamed = composed(*small, *overrides, f"data.shuffle_buffer_shards={buffer_shards}")
-        fit(streamed, runs[name])
-    direct = tmp_path / "direct"
-    direct.mkdir()
+    overrides += [text for text in TINY if not text.startswith("data") and "epochs" not in text]
+    one_group, groups, direct, stopped = (tmp_path / name for name in "abcd")
+    for run_dir in (one_group, groups, direct, stopped):
+        run_dir.mkdir()
+    fit(composed(*overrides, "data.shuffle_buffer_shards=8"), one_group)
+    streamed = composed(*overrides, "data.shuffle_buffer_shards=2")
+    fit(streamed, groups)
     fit(cfg, direct)
-    assert_same_end(direct, runs["one group"])
-    histories = [(runs[name] / "history.csv").read_text() for name in runs]
-    assert histories[0] != histories[1]
-
-    stopped = tmp_path / "stopped"
-    stopped.mkdir()
+    assert_same_end(direct, one_group)
+    assert (one_group / "history.csv").read_text() != (groups / "history.csv").read_text()
     original = callbacks.DataPositionCallback.on_train_batch_end
 
-    def interrupt(
-        self: Any, trainer: Any, module: Any, outputs: Any, batch: Any, index: int
-    ) -> None:
-        original(self, trainer, module, outputs, batch, index)
-        if trainer.current_epoch == 1 and index == 1:
+    def interrupt(self: Any, trainer: Any, *args: Any) -> None:
+        original(self, trainer, *args)
+        if trainer.current_epoch == 1 and args[-1] == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
@@ -242,7 +227,7 @@ def test_training_matches_the_original_data_and_resumes(
     # Resume with another number of workers and a moved data folder.
     moved = {**streamed["data"], "path": str(out.rename(tmp_path / "moved")), "num_workers": 1}
     fit({**streamed, "data": moved}, stopped, stopped / "checkpoints" / "last.ckpt")
-    assert_same_end(runs["groups"], stopped)
+    assert_same_end(groups, stopped)
 
 
 def test_evaluation_matches_the_original_data(stream: Path, tiny: Tiny, tmp_path: Path) -> None:
@@ -259,9 +244,6 @@ def test_evaluation_matches_the_original_data(stream: Path, tiny: Tiny, tmp_path
     assert expected.scores["fingerprint"] == result.scores["fingerprint"]
 
 
-# --- errors --------------------------------------------------------------------
-
-
 @pytest.fixture
 def copy(stream: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(stream, tmp_path / "copy"))
@@ -269,7 +251,7 @@ def copy(stream: Path, tmp_path: Path) -> Path:
 
 def read_all(path: Path | str, **cfg: Any) -> None:
     """Read every train image of a stream."""
-    split = load_data({**STREAM, "path": str(path), **cfg}, ("train",)).splits["train"]
+    split = open_train(path, **cfg)
     for position in range(len(split)):
         split.image(position)
 
@@ -281,32 +263,32 @@ def read_error(path: Path | str, **cfg: Any) -> str:
 def test_damaged_shards(copy: Path) -> None:
     shard = copy / "train" / "000002.tar"
     content = shard.read_bytes()
-    split = load_data({**STREAM, "path": str(copy)}, ("train",)).splits["train"]
+    split = open_train(copy)
     row = split.store.index[np.flatnonzero(split.store.index["shard"] == 2)[0]]
     for shift in (60, int(row["size"]) // 2):
         corrupt = bytearray(content)
         corrupt[int(row["offset"]) + shift] ^= 0x55
         shard.write_bytes(corrupt)
-        assert "train/000002.tar is not what was written: the stream is damaged" in read_error(copy)
+        message = "train/000002.tar has changed since it was written: the stream is damaged"
+        assert message in read_error(copy)
     shard.write_bytes(content[:-100])
-    assert f"{shard} has {len(content) - 100:,} bytes instead of {len(content):,}" in read_error(
-        copy
-    )
+    error = read_error(copy)
+    assert f"{shard} has {len(content) - 100:,} bytes instead of {len(content):,}" in error
     shard.unlink()
     assert f"{shard} is missing from the stream" in read_error(copy)
 
 
 def test_damaged_jpeg(folder: Path, tmp_path: Path) -> None:
     """A JPEG with a changed byte can be decoded; the hash detects it."""
-    cfg = {**BASE, "name": "image_folder", "path": str(folder)}
-    out = write_stream(cfg, tmp_path / "out")
-    split = load_data({**STREAM, "path": str(out)}, ("train",)).splits["train"]
+    out = write_folder_stream(folder, tmp_path / "out")
+    split = open_train(out)
     jpeg = next(i for i, name in enumerate(split.names) if name.endswith("JPG"))
     row = split.store.index[jpeg]
     with (out / "train" / "000000.tar").open("r+b") as file:
         file.seek(int(row["offset"]) + int(row["size"]) - 30)
         file.write(b"\x11")
-    assert f"image {jpeg} of" in read_error(out) and "is not what was written" in read_error(out)
+    error = read_error(out)
+    assert f"image {jpeg} of" in error and "has changed since it was written" in error
 
 
 def test_damaged_index(copy: Path) -> None:
@@ -330,13 +312,13 @@ def test_not_a_stream(copy: Path, tmp_path: Path) -> None:
     assert f"{copy} (from data.path) is not a stream: it has no stream.json" in read_error(copy)
     assert "does not exist. Make one with python -m" in read_error(tmp_path / "nowhere")
     assert "is not a stream" in read_error(copy / "train" / "000000.tar")
-    with pytest.raises(UserError, match="is not understood: give a folder or s3://"):
+    with pytest.raises(UserError, match="is not valid: expected a folder or s3://"):
         load_data({**STREAM, "path": "gs://bucket/x"}, ("train",))
 
 
 def test_unsupported_settings(stream: Path, folder: Path, tmp_path: Path) -> None:
     assert "data.on_decode_error=skip does not apply" in read_error(stream, on_decode_error="skip")
-    out = write_stream({**BASE, "name": "image_folder", "path": str(folder)}, tmp_path / "out")
+    out = write_folder_stream(folder, tmp_path / "out")
     assert "Unknown class 'my own'" in read_error(out, strict_labels=True)
 
 
