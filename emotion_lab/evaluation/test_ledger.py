@@ -51,7 +51,8 @@ def configurations(lines: Iterable[dict[str, Any]]) -> int:
         key = json.dumps([line.get(name) for name in ("config", "epoch", "tta")])
         first_key = keys.setdefault(key, key)
         if line.get("checkpoint"):
-            keys[key] = of_checkpoint.setdefault((line["checkpoint"], str(line.get("tta"))), first_key)
+            checkpoint = (line["checkpoint"], str(line.get("tta")))
+            keys[key] = of_checkpoint.setdefault(checkpoint, first_key)
     return len(set(keys.values()))
 
 

@@ -53,7 +53,7 @@ def test_nll_and_brier_match_scikit_learn(
     np.testing.assert_allclose(probabilities(logits, temperature), p, atol=1e-12)
     expected = metrics.log_loss(labels, p, labels=range(7))
     assert nll(logits, labels, temperature) == pytest.approx(expected, abs=1e-6)
-    # By column, as scikit-learn knows a Brier score of several classes only since 1.7.
+    # By column, as scikit-learn supports a Brier score of several classes only since 1.7.
     columns = [metrics.brier_score_loss(labels == i, p[:, i]) for i in range(7)]
     assert brier(logits, labels, temperature) == pytest.approx(sum(columns), abs=1e-6)
 

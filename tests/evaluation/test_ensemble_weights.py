@@ -20,12 +20,6 @@ from emotion_lab.models.load import restore, restore_all
 from tests.conftest import TINY, composed, make_checkpoint
 
 NAMES = list(EMOTIONS)
-TINY32 = (*TINY, "data.n=70", "data.size=32", "model.image_size=32", "augment=none")
-
-
-@pytest.fixture(scope="module")
-def cfg() -> dict[str, Any]:
-    return composed(*TINY32)
 
 
 @pytest.fixture(scope="module")

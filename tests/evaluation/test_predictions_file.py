@@ -30,7 +30,8 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_evaluate_run_directory(tmp_path: Path) -> None:
     """report.json, or else metrics.json, names the split of ``predictions.csv``."""
-    folder = write_run(tmp_path / "run", LABELS, seed=None, file="predictions.csv")
+    folder = write_run(tmp_path / "run", LABELS, seed=None)
+    (folder / "predictions_val.csv").rename(folder / "predictions.csv")
     saved = read_predictions(folder, "val")
     assert len(saved.names) == 120 and saved.seed is None
     (folder / "metrics.json").unlink()
@@ -88,7 +89,7 @@ def _metrics(text: str | None) -> Any:
 FIRST = "faces/000.png,happy,happy,0.6,0.2,0.2"
 BAD = {
     "no run": (_no_run, "no such run"),
-    "a file": (_file, "is a file: give the run folder"),
+    "a file": (_file, "is a file: give the run directory"),
     "other split": (lambda run: (run / "predictions_val.csv").rename(run / "predictions_test.csv"),
                     "no predictions of val .*: it has those of test"),
     "nothing": (lambda run: (run / "predictions_val.csv").unlink(), "it has none at all"),

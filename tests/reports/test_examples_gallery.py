@@ -113,7 +113,7 @@ def test_pairs_match_the_confusion_matrix() -> None:
     assert [pair.count for pair in pairs] == sorted(errors.ravel(), reverse=True)[:5]
     for pair in pairs:
         t, q = NAMES.index(pair.true), NAMES.index(pair.predicted)
-        assert pair.count == matrix[t, q] and pair.share == pytest.approx(
+        assert pair.count == matrix[t, q] and pair.fraction == pytest.approx(
             matrix[t, q] / matrix[t].sum()
         )
         assert len(pair.examples) == min(3, pair.count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 
 from emotion_lab.reports import figures, style
-from emotion_lab.reports.style import DARK, LIGHT, FigureStyle, both, render
+from emotion_lab.reports.style import DARK, LIGHT, Draw, both, render
 
 NAMES = ["angry", "happy", "sad"]
 COUNTS = [[5, 1, 0], [2, 8, 1], [0, 0, 0]]
@@ -58,23 +58,23 @@ epoch,lr,train/loss,val/loss,train/accuracy,val/accuracy,train/macro_f1,val/macr
 2,0.01,1.4,1.5,0.5,0.41,0.4,0.32,False
 """
 
-DRAWN: dict[str, Callable[[FigureStyle], Figure]] = {
-    "counts": lambda look: figures.confusion(COUNTS, NAMES, look, "count"),
-    "shares": lambda look: figures.confusion(COUNTS, NAMES, look, "percent"),
-    "roc": lambda look: figures.roc(ROC, look),
-    "precision_recall": lambda look: figures.precision_recall(PR, look),
-    "reliability": lambda look: figures.reliability(BINS, BINS, look, 0.1, 0.05),
-    "confidence": lambda look: figures.confidence(CONFIDENCE, RIGHT, look),
-    "coverage": lambda look: figures.coverage(COVERAGE, look),
-    "per_class": lambda look: figures.per_class(PER_CLASS, look),
-    "robustness": lambda look: figures.robustness(ROBUST, look),
+DRAWN: dict[str, Draw] = {
+    "counts": partial(figures.confusion, COUNTS, NAMES, cells="count"),
+    "shares": partial(figures.confusion, COUNTS, NAMES, cells="percent"),
+    "roc": partial(figures.roc, ROC),
+    "precision_recall": partial(figures.precision_recall, PR),
+    "reliability": partial(figures.reliability, BINS, BINS, ece=0.1, ece_calibrated=0.05),
+    "confidence": partial(figures.confidence, CONFIDENCE, RIGHT),
+    "coverage": partial(figures.coverage, COVERAGE),
+    "per_class": partial(figures.per_class, PER_CLASS),
+    "robustness": partial(figures.robustness, ROBUST),
 }
 
 
-def drawn(name: str) -> Figure:
+def drawn(draw: str | Draw) -> Figure:
     """Return a figure in the light style."""
     with matplotlib.rc_context(style._settings(LIGHT)):
-        return DRAWN[name](LIGHT)
+        return (DRAWN[draw] if isinstance(draw, str) else draw)(LIGHT)
 
 
 def texts(figure: Figure) -> list[str]:
@@ -107,23 +107,26 @@ def test_global_settings_are_restored(tmp_path: Path) -> None:
 
 def test_confusion_cells() -> None:
     cells = texts(drawn("counts"))
-    for row in COUNTS[:2]:
-        for value in row:
-            assert str(value) in cells
+    assert {str(value) for row in COUNTS[:2] for value in row} <= set(cells)
     shares = texts(drawn("shares"))
     assert {"83", "17", "18", "73", "9"} <= set(shares)  # 5/6, 1/6, 2/11, 8/11, 1/11
     assert shares.count("no samples") == 1 and "nan" not in " ".join(shares)
 
 
-@pytest.mark.parametrize(("name", "symbol"), [("roc", "AUC"), ("precision_recall", "AP")])
-def test_roc_and_pr_points(name: str, symbol: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "symbol", "curves", "keys"),
+    [
+        ("roc", "AUC", ROC, ("fpr", "tpr", "auc")),
+        ("precision_recall", "AP", PR, ("recall", "precision", "ap")),
+    ],
+)
+def test_roc_and_pr_points(
+    name: str, symbol: str, curves: dict[str, Any], keys: tuple[str, ...]
+) -> None:
     figure = drawn(name)
-    curves, keys = (
-        (ROC, ("fpr", "tpr", "auc")) if name == "roc" else (PR, ("recall", "precision", "ap"))
-    )
     lines = {line.get_label().split("  ")[0]: line for line in figure.axes[0].get_lines()}
     for label in ("angry", "happy"):
-        curve: Any = curves[label]
+        curve = curves[label]
         assert list(lines[label].get_xdata()) == curve[keys[0]]
         assert list(lines[label].get_ydata()) == curve[keys[1]]
         assert f"{label}  {symbol} {curve[keys[2]]:.3f}" in texts(figure)
@@ -135,15 +138,13 @@ def test_roc_and_pr_points(name: str, symbol: str) -> None:
 
 def test_single_class_has_no_area() -> None:
     curves = {"happy": {"fpr": [], "tpr": [], "auc": None}, "sad": None}
-    with matplotlib.rc_context(style._settings(LIGHT)):
-        labels = texts(figures.roc(curves, LIGHT))
+    labels = texts(drawn(partial(figures.roc, curves)))
     assert "happy  undefined" in labels and "sad  no samples" in labels
 
 
 def test_more_classes_than_colours() -> None:
     curves = {f"class {i}": ROC["angry"] for i in range(20)}
-    with matplotlib.rc_context(style._settings(DARK)):
-        figure = figures.roc(curves, DARK)
+    figure = drawn(partial(figures.roc, curves))
     lines = [line for line in figure.axes[0].get_lines() if "class" in str(line.get_label())]
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 20
 
@@ -153,8 +154,7 @@ def test_reliability_skips_empty_bins() -> None:
     before = next(line for line in figure.axes[0].get_lines() if "before" in line.get_label())
     assert list(before.get_xdata()) == [0.45, 0.85] and list(before.get_ydata()) == [0.4, 0.7]
     assert "before, ECE 0.100" in texts(figure) and "after, ECE 0.050" in texts(figure)
-    with matplotlib.rc_context(style._settings(LIGHT)):
-        alone = texts(figures.reliability(BINS, None, LIGHT, 0.1))
+    alone = texts(drawn(partial(figures.reliability, BINS, None, ece=0.1)))
     assert "as predicted, ECE 0.100" in alone and not any("after" in text for text in alone)
 
 
@@ -169,8 +169,7 @@ def test_confidence_and_coverage_labels() -> None:
 
 
 def test_confidence_without_wrong_predictions() -> None:
-    with matplotlib.rc_context(style._settings(LIGHT)):
-        labels = texts(figures.confidence(CONFIDENCE, np.ones(100, bool), LIGHT))
+    labels = texts(drawn(partial(figures.confidence, CONFIDENCE, np.ones(100, bool))))
     assert "wrong, n = 0" in labels
 
 
@@ -193,13 +192,12 @@ def test_robustness_starts_with_clean() -> None:
 def test_curves_mark_the_best_epoch(tmp_path: Path) -> None:
     history = tmp_path / "history.csv"
     history.write_text(HISTORY)
-    with matplotlib.rc_context(style._settings(LIGHT)):
-        figure = figures.curves(history, LIGHT)
-    loss = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    draw = partial(figures.curves, history)
+    loss = {line.get_label(): line for line in drawn(draw).axes[0].get_lines()}
     assert list(loss["train"].get_ydata()) == [1.8, 1.5, 1.4]
     assert list(loss["val"].get_ydata()) == [1.7, 1.4, 1.5]
     assert list(loss["best"].get_xdata()) == [2, 2]
-    assert pixels(render(lambda look: figures.curves(history, look), DARK)).std() > 5
+    assert pixels(render(draw, DARK)).std() > 5
 
 
 HOSTILE = ["$x^{$", "_hidden", "<b>&", "a\nb", "x" * 200, "\udcff", "心"]
@@ -210,12 +208,11 @@ def test_names_are_not_parsed() -> None:
     rows = dict.fromkeys(HOSTILE, PER_CLASS["angry"])
     counts = np.eye(len(HOSTILE), dtype=int)
     for draw in (
-        lambda look: figures.roc(curves, look),
-        lambda look: figures.per_class(rows, look),
-        lambda look: figures.confusion(counts, HOSTILE, look, "both", "$x^{$"),
+        partial(figures.roc, curves),
+        partial(figures.per_class, rows),
+        partial(figures.confusion, counts, HOSTILE, cells="both", title="$x^{$"),
     ):
         assert pixels(render(draw, LIGHT)).std() > 5
-    with matplotlib.rc_context(style._settings(LIGHT)):
-        labels = texts(figures.roc(curves, LIGHT))
+    labels = texts(drawn(partial(figures.roc, curves)))
     assert "$x^{$  AUC 0.751" in labels and " _hidden  AUC 0.751" in labels
     assert max(len(text) for text in labels) < 40
