@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import shutil
 import subprocess
 import sys
 from itertools import takewhile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
@@ -32,18 +31,11 @@ for name in blocked.split(","):
     sys.modules[name] = None
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
+References = list[dict[str, float]]
 HEAVY = "torch,torchvision,hydra,omegaconf,lightning,timm,albumentations"
 
 
-def _read_run() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("run_examples", EXAMPLES / "run.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-run = _read_run()
+run: Any = importlib.import_module("docs.examples.run")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +56,7 @@ def model(faces: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def references(model: Path, faces: list[Path]) -> list[dict[str, float]]:
+def references(model: Path, faces: list[Path]) -> References:
     results = run.expected(model, faces)
     assert all(list(result) == CLASSES for result in results)
     deviation = np.std([list(result.values()) for result in results], axis=0)
@@ -72,11 +64,16 @@ def references(model: Path, faces: list[Path]) -> list[dict[str, float]]:
     return results
 
 
-def test_run_all_examples(
-    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
-) -> None:
+@pytest.fixture
+def run_tiny(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Set the arguments of run.py and no folder of the browser's packages; return a folder."""
     monkeypatch.setattr(sys, "argv", ["run.py", f"--model={model}"])
     monkeypatch.setattr(run, "MODULES", tmp_path / "node_modules")
+    return tmp_path
+
+
+@pytest.mark.usefixtures("run_tiny")
+def test_run_all_examples(capsys: Any) -> None:
     assert run.main() == 0
     output = capsys.readouterr().out
     for name in ("plain.py", "with_emotion_lab.py"):
@@ -107,20 +104,14 @@ def test_file_that_the_examples_cannot_read(
 
 
 def test_differences_are_reported(
-    model: Path,
-    references: list[dict[str, float]],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: Any,
-    tmp_path: Path,
+    references: References, run_tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     def output(script: str) -> str:
-        (tmp_path / "example.py").write_text(script)
+        (run_tiny / "example.py").write_text(script)
         assert run.main() == 1
         return capsys.readouterr().out
 
-    monkeypatch.setattr(sys, "argv", ["run.py", f"--model={model}"])
-    monkeypatch.setattr(run, "MODULES", tmp_path / "node_modules")
-    monkeypatch.setattr(run, "SCRIPTS", (tmp_path / "example.py",))
+    monkeypatch.setattr(run, "SCRIPTS", (run_tiny / "example.py",))
     changed = "\n".join(f"{name} {value + 0.0002}" for name, value in references[0].items())
     monkeypatch.setattr(run, "draw_faces", lambda folder: ["the first"])
     monkeypatch.setattr(run, "expected", lambda *_: references[:1])
@@ -130,11 +121,10 @@ def test_differences_are_reported(
 
 
 @pytest.mark.parametrize(
-    ("script", "blocked"),
-    [("plain.py", f"emotion_lab,{HEAVY}"), ("with_emotion_lab.py", HEAVY)],
+    ("script", "blocked"), [("plain.py", f"emotion_lab,{HEAVY}"), ("with_emotion_lab.py", HEAVY)]
 )
 def test_python_without_torch(
-    script: str, blocked: str, model: Path, faces: list[Path], references: list[dict[str, float]]
+    script: str, blocked: str, model: Path, faces: list[Path], references: References
 ) -> None:
     words = [sys.executable, "-c", WITHOUT, blocked, EXAMPLES / "python" / script, model]
     result = run.run_command([*words, faces[1]])
@@ -146,11 +136,7 @@ def test_python_without_torch(
 
 @pytest.mark.parametrize("text", ["README.md", "docs/export.md"])
 def test_code_of_the_docs(
-    text: str,
-    model: Path,
-    faces: list[Path],
-    references: list[dict[str, float]],
-    tmp_path: Path,
+    text: str, model: Path, faces: list[Path], references: References, tmp_path: Path
 ) -> None:
     """The lines of the page run unchanged, in a folder with files of these names."""
     blocks = (ROOT / text).read_text().split("    import cv2\n")[1:]
@@ -172,9 +158,7 @@ def test_code_of_the_docs(
     not (shutil.which("cmake") and os.environ.get("ONNXRUNTIME_ROOT")),
     reason="needs cmake and ONNXRUNTIME_ROOT=<unpacked ONNX Runtime with include/ and lib/>",
 )
-def test_cpp(
-    model: Path, faces: list[Path], references: list[dict[str, float]], tmp_path: Path
-) -> None:
+def test_cpp(model: Path, faces: list[Path], references: References, tmp_path: Path) -> None:
     root = f"-DONNXRUNTIME_ROOT={os.environ['ONNXRUNTIME_ROOT']}"
     build = tmp_path / "build"
     for words in (["-S", EXAMPLES / "cpp", "-B", build, root], ["--build", build]):
@@ -195,9 +179,7 @@ def test_cpp(
     not (run.find_browser() and run.MODULES.is_dir()),
     reason="needs Chromium and docs/examples/browser/node_modules (npm install there)",
 )
-def test_browser(
-    model: Path, faces: list[Path], references: list[dict[str, float]], tmp_path: Path
-) -> None:
+def test_browser(model: Path, faces: list[Path], references: References, tmp_path: Path) -> None:
     results = run.run_browser(run.find_browser(), model, faces)
     assert [list(result) for result in results] == [CLASSES] * len(faces)
     assert run.largest_difference(results, references) <= run.TOLERANCE

@@ -97,11 +97,7 @@ def expected(model: Path, faces: Sequence[Path]) -> list[Probabilities]:
 
 
 def run_command(words: Sequence[str | Path]) -> Probabilities:
-    """Run a command that prints one line ``<class> <probability>`` per class.
-
-    Raises:
-        ExampleError: If it exits with an error.
-    """
+    """Run a command that prints one line ``<class> <probability>`` per class."""
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
     if done.returncode:
         raise ExampleError(f"{' '.join(str(word) for word in words)}: {done.stderr.strip()}")
@@ -112,11 +108,7 @@ def run_command(words: Sequence[str | Path]) -> Probabilities:
 def largest_difference(
     results: Sequence[Probabilities], references: Sequence[Probabilities]
 ) -> float:
-    """Return the largest difference of a probability.
-
-    Raises:
-        ExampleError: If the faces or classes differ.
-    """
+    """Return the largest difference of a probability."""
     if [sorted(result) for result in results] != [sorted(result) for result in references]:
         raise ExampleError(f"other classes or faces: {results} instead of {references}")
     return max(
@@ -166,13 +158,13 @@ class _Site(SimpleHTTPRequestHandler):
 def _served(folder: Path) -> Iterator[tuple[str, queue.Queue[dict[str, Any]]]]:
     posted: queue.Queue[dict[str, Any]] = queue.Queue()
     site = type("Site", (_Site,), {"posted": posted})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(site, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", posted
-    finally:
-        server.shutdown()
-        server.server_close()
+    handler = functools.partial(site, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", posted
+        finally:
+            server.shutdown()
 
 
 def run_browser(
@@ -185,9 +177,6 @@ def run_browser(
         model: The exported file.
         faces: Square images, which the frame of the page covers completely.
         timeout: Seconds for all faces.
-
-    Raises:
-        ExampleError: If the page shows an error or the time is over.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name) / "site"

@@ -25,7 +25,7 @@ class ValImages:
         labels: In the checkpoint's class order, int64 (N,).
         names: Path or ``file:row``.
         calibration: Further images of val for int8; None if not requested.
-        fingerprint: Fingerprint of the complete split.
+        fingerprint: Of the complete split.
         notes: Lines to show: skipped files, leakage warnings, too few images.
     """
 
@@ -65,7 +65,7 @@ def val_images(
     :data:`MIN_IMAGES` others remain.
 
     Args:
-        card: The checkpoint's card.
+        card: Of the checkpoint.
         data_cfg: The ``data`` group to read.
         foreign: Whether it differs from the data the checkpoint was trained on.
         num_images: Largest number of images for the comparison.

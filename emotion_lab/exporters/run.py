@@ -54,18 +54,11 @@ def _measure_latency(
 ) -> dict[str, float]:
     """Add the latency to every certificate; return that of the checkpoint.
 
-    Args:
-        certificates: One for each exported file.
-        files: Exported files by name; ``<format> fp32`` is the one to compare int8 with.
-        torch_run: The checkpoint's network.
-        images: The first one is the input.
+    int8 is compared with the file ``<format> fp32``.
     """
-
-    def opener(path: Path) -> Any:
-        return lambda threads: load(path, threads).run
-
-    models = {"checkpoint": lambda threads: torch_run}
-    models |= {name: opener(path) for name, path in files.items()}
+    models: dict[str, Any] = {"checkpoint": lambda threads: torch_run}
+    for name, path in files.items():
+        models[name] = lambda threads, path=path: load(path, threads).run
     latencies = latency(models, images.faces[0])
     for certificate in certificates:
         certificate["latency_ms"] = latencies[certificate["file"]]
@@ -125,12 +118,8 @@ def _write_certificates(
 def export_checkpoint(cfg: dict[str, Any], run_dir: Path) -> None:
     """Export a checkpoint in every requested format and certify each file.
 
-    Args:
-        cfg: The ``export`` config.
-        run_dir: Folder of the files and certificates; existing ones are never replaced.
-
-    Raises:
-        ParityError: If a file fails its certificate, after all files are written.
+    Existing files are never replaced. A failed certificate raises :class:`ParityError` after all
+    files are written.
     """
     path = checkpoint.find(cfg["ckpt"])
     loaded = LoadedCheckpoint(path, *restore(path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,6 @@ class ReferencePredictions:
     Attributes:
         faces: Decoded images, RGB, uint8 (h, w, 3) each.
         labels: True classes, int64 (N,).
-        names: Names of the images.
         classes: Class names in label order.
         probabilities: float64 (N, K), the calibration temperature applied.
     """
@@ -87,11 +86,7 @@ def predict_all(run: Run, faces: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def compare(reference: ReferencePredictions, probabilities: np.ndarray) -> dict[str, Any]:
-    """Compare an exported file's probabilities with the checkpoint's.
-
-    Args:
-        reference: The checkpoint's predictions.
-        probabilities: The file's, (N, K).
+    """Compare an exported file's probabilities, (N, K), with the checkpoint's.
 
     Returns:
         ``n``, ``label_flips``, ``max_drift`` and ``mean_drift`` (of a probability),
@@ -179,24 +174,17 @@ def certify(
     return {**certificate, **comparison, "passed": not lines, "failures": lines}
 
 
-def _repeat(run: Run, faces: np.ndarray, threads: int) -> Callable[[], int]:
-    """Return a function that calls ``run`` for ROUND_S seconds and returns the number of calls."""
-
-    def calls() -> int:
-        torch.set_num_threads(threads)  # for the process: torch has no threads per network
-        count, start_time = 0, time.perf_counter()
-        while count < 2 or time.perf_counter() - start_time < ROUND_S:
-            run(faces)
-            count += 1
-        return count
-
-    return calls
+def _run_twice(run: Run, faces: np.ndarray, threads: int) -> int:
+    torch.set_num_threads(threads)  # for the process: torch has no threads per network
+    run(faces)
+    run(faces)
+    return 2
 
 
 def latency(
     models: Mapping[str, Callable[[int], Run]], face: np.ndarray, rounds: int = 5
 ) -> dict[str, dict[str, float]]:
-    """Time several networks in turn, so that other load on the machine affects all equally.
+    """Time several networks alternately, so that other load on the machine affects all equally.
 
     Args:
         models: Name -> function of the number of threads that returns the network, from
@@ -213,15 +201,15 @@ def latency(
         for name, open_model in models.items()
         for threads in (1, 2)
     }
-    work = {
-        f"{name}|{key}": _repeat(
-            runs[name, threads], np.ascontiguousarray(face[None].repeat(count, axis=0)), threads
+    work: dict[str, Callable[[], int]] = {
+        f"{name}|{key}": functools.partial(
+            _run_twice, runs[name, threads], face[None].repeat(count, axis=0), threads
         )
         for key, (count, threads) in LATENCIES.items()
         for name in models
     }
     try:
-        rates = time_interleaved(work, rounds, progress=False)
+        rates = time_interleaved(work, rounds, progress=False, at_least=ROUND_S)
     finally:
         torch.set_num_threads(torch_threads)
     return {

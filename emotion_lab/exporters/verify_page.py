@@ -31,16 +31,15 @@ def _checks(certificate: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Return (name, measured, allowed) of each comparison, as text."""
     n, precision = certificate["n"], certificate["precision"]
     flips = certificate["label_flips"]
-    any_value = "any"
-    max_flips = f"at most {MAX_FLIPS[precision]:.1%}" if precision in MAX_FLIPS else any_value
-    max_drift = f"at most {MAX_DRIFT:g}" if precision == "fp32" else any_value
-    max_loss = f"at least {-100 * MAX_ACCURACY_LOSS:g}" if precision == "int8" else any_value
+    max_flips = f"at most {MAX_FLIPS[precision]:.1%}" if precision in MAX_FLIPS else "any"
+    max_drift = f"at most {MAX_DRIFT:g}" if precision == "fp32" else "any"
+    max_loss = f"at least {-100 * MAX_ACCURACY_LOSS:g}" if precision == "int8" else "any"
     return [
         ("Different labels", f"{flips:,} of {n:,} ({flips / n:.2%})", max_flips),
         ("Largest difference of a probability", f"{certificate['max_drift']:.2g}", max_drift),
-        ("Mean difference of a probability", f"{certificate['mean_drift']:.2g}", any_value),
+        ("Mean difference of a probability", f"{certificate['mean_drift']:.2g}", "any"),
         ("Accuracy, change in points", _points(certificate, "accuracy"), max_loss),
-        ("Macro F1, change in points", _points(certificate, "macro_f1"), any_value),
+        ("Macro F1, change in points", _points(certificate, "macro_f1"), "any"),
     ]
 
 
@@ -51,18 +50,14 @@ def _png(face: np.ndarray) -> str:
 
 
 def write_page(
-    path: Path,
-    certificate: dict[str, Any],
-    about: dict[str, Any],
-    faces: Sequence[np.ndarray] = (),
+    path: Path, certificate: dict[str, Any], about: dict[str, Any], faces: Sequence[np.ndarray] = ()
 ) -> None:
     """Write the page of one certificate.
 
     Args:
-        path: The page.
+        path: Target file.
         certificate: Result of :func:`~emotion_lab.exporters.verify.certify`, with latency.
-        about: Facts about checkpoint, data and machine: ``checkpoint_sha256``, ``hardware``,
-            ``latency_ms``, ...
+        about: Facts about checkpoint, data and machine, as in ``certificate.json``.
         faces: The images of ``certificate["worst"]``, in its order.
     """
     compared = "worst" in certificate

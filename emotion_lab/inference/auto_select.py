@@ -1,4 +1,4 @@
-"""``backend=auto``: the fastest backend that agrees with PyTorch, measured once and remembered."""
+"""``backend=auto``: the fastest backend that agrees with PyTorch, measured once, then cached."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PACKAGES = ("openvino", "onnxruntime", "onnx", "onnxscript", "torch")
 #: Version of the choice file and of the measurement.
 FORMAT = 1
 
-#: Seconds in which all candidates together are timed, in turn, for 1 to ROUNDS rounds.
+#: Seconds in which all candidates together are timed alternately, for 1 to ROUNDS rounds.
 MEASURE_S = 0.8
 ROUNDS = 40
 #: bfloat16 is chosen only if it is faster than fp32 by this factor.
@@ -52,7 +52,7 @@ def cores() -> int:
 
 
 def measure(backends: Sequence[InferenceBackend], source: ModelSource) -> list[float]:
-    """Return the median milliseconds of one face for each backend, timed in turn."""
+    """Return the median milliseconds of one face for each backend, timed alternately."""
     image = probe_images(source.spec)[:1]
     times: list[list[float]] = [[] for _ in backends]
     start_time = time.perf_counter()
@@ -69,7 +69,6 @@ def measure(backends: Sequence[InferenceBackend], source: ModelSource) -> list[f
 
 def _conditions(cfg: dict[str, Any], source: ModelSource) -> dict[str, Any]:
     """Return everything the choice depends on; a choice is valid while all of it is equal."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "format": FORMAT,
         "candidates": [list(pair) for pair in CANDIDATES],
@@ -77,7 +76,7 @@ def _conditions(cfg: dict[str, Any], source: ModelSource) -> dict[str, Any]:
         "versions": {package: package_version(package) for package in PACKAGES},
         "cpu": cpu_name(),
         "cores": cores(),
-        "gpu": gpu,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch_threads": torch.get_num_threads(),
         **{key: cfg[key] for key in ("precision", "device", "threads")},
     }
@@ -92,23 +91,18 @@ def _build(cfg: dict[str, Any], source: ModelSource, name: str, precision: str) 
     return BACKENDS.get(name)({**cfg, "name": name, "precision": precision}, source)
 
 
-def _remembered(
+def _cached_choice(
     cfg: dict[str, Any], source: ModelSource, conditions: dict[str, Any]
 ) -> InferenceBackend | None:
-    """Return the backend chosen earlier; None if there is none or it no longer loads."""
+    """Return the backend chosen earlier; None if it is missing or no longer loads."""
     try:
         content = json.loads(_choice_path(conditions).read_text(encoding="utf-8"))
-        if content["key"] != conditions:
-            return None
         name, precision = content["choice"]
-        notes = [f"{content['said']}, measured before", *map(str, content["passed"])]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if (name, precision) not in CANDIDATES:
-        return None
-    try:
+        if content["key"] != conditions or (name, precision) not in CANDIDATES:
+            return None
+        notes = [f"{content['timings']}, measured before", *map(str, content["reasons"])]
         backend = _build(cfg, source, name, precision)
-    except BackendUnavailableError:
+    except (OSError, ValueError, KeyError, TypeError, BackendUnavailableError):
         return None
     return InferenceBackend(backend.name, backend.run, [*notes, *backend.notes])
 
@@ -117,11 +111,8 @@ def _build_candidates(
     cfg: dict[str, Any], source: ModelSource
 ) -> tuple[dict[tuple[str, str], InferenceBackend], list[str]]:
     """Build every available candidate; return them and the reasons of the unavailable ones."""
-    print(
-        "backend: converting this checkpoint for each backend and timing them, once",
-        file=sys.stderr,
-        flush=True,
-    )
+    message = "backend: converting this checkpoint for each backend and timing them, once"
+    print(message, file=sys.stderr, flush=True)
     backends: dict[tuple[str, str], InferenceBackend] = {}
     reasons: list[str] = []
     for pair in CANDIDATES:
@@ -140,7 +131,7 @@ def _build_candidates(
 def _measured(
     cfg: dict[str, Any], source: ModelSource, conditions: dict[str, Any]
 ) -> InferenceBackend:
-    """Time every available candidate, remember the fastest and return it."""
+    """Time every available candidate, cache the choice and return it."""
     torch_threads = torch.get_num_threads()
     backends, reasons = _build_candidates(cfg, source)
     times = dict(zip(backends, measure(list(backends.values()), source), strict=True))
@@ -155,15 +146,15 @@ def _measured(
         "key": conditions,
         "choice": [name, precision],
         "ms": {f"{a} {b}": round(times[a, b], 4) for a, b in order},
-        "said": timings,
-        "passed": reasons,
+        "timings": timings,
+        "reasons": reasons,
     }
     path = _choice_path(conditions)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, content)
     except OSError:
-        note += f" (not remembered, {path.parent} cannot be written)"
+        note += f" (not cached, {path.parent} cannot be written)"
     return InferenceBackend(fastest.name, fastest.run, [note, *reasons, *fastest.notes])
 
 
@@ -173,10 +164,6 @@ def build(cfg: dict[str, Any], source: ModelSource) -> InferenceBackend:
 
     The first call converts, verifies and times each candidate, which takes some seconds. The choice
     is saved in the cache folder, for this checkpoint, these package versions and this processor.
-
-    Raises:
-        BackendUnavailableError: If no candidate supports ``backend.precision`` and
-            ``backend.device``.
     """
     conditions = _conditions(cfg, source)
-    return _remembered(cfg, source, conditions) or _measured(cfg, source, conditions)
+    return _cached_choice(cfg, source, conditions) or _measured(cfg, source, conditions)

@@ -58,7 +58,8 @@ class BackendUnavailableError(UserError):
     """This backend cannot run this checkpoint here; ``backend=auto`` tries the next one."""
 
 
-#: Name -> function of (conf/backend/<name>.yaml as a plain dict, checkpoint) that builds it.
+#: Name -> function of (conf/backend/<name>.yaml as a plain dict, checkpoint) that builds it. It
+#: raises BackendUnavailableError if a package is missing or an option is not supported here.
 BACKENDS: Registry[Callable[[dict[str, Any], ModelSource], InferenceBackend]] = Registry(
     "backend", "emotion_lab.inference"
 )

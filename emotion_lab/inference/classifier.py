@@ -15,13 +15,7 @@ from emotion_lab.core import checkpoint
 from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.core.io import EXPORT_SUFFIXES, file_hash
 from emotion_lab.data.transforms import Resize
-from emotion_lab.inference.base import (
-    BACKENDS,
-    DEFAULTS,
-    InferenceBackend,
-    ModelSource,
-    input_spec,
-)
+from emotion_lab.inference.base import BACKENDS, DEFAULTS, InferenceBackend, ModelSource, input_spec
 from emotion_lab.inference.exported_model import open_exported
 from emotion_lab.models.base import InputSpec
 
@@ -35,7 +29,6 @@ class Classifier:
 
     Attributes:
         classes: Class names, in the order of the probabilities.
-        spec: The network's input (image_size, channels, mean, std).
         crop_margin: Fraction of a detected box to add on every side, for :func:`crop_faces`.
         temperature: Logits are divided by it before the softmax.
         runtime_name: Program, version, precision and device that run the network.
@@ -142,11 +135,11 @@ def load_classifier(
 ) -> Classifier:
     """Load a checkpoint or an exported file, and print one line that names the backend.
 
-    The first call converts a checkpoint to the backend's format and caches the result beside it.
+    The first call converts a checkpoint to the backend's format and caches the result next to it.
     An exported file runs as it is.
 
     Args:
-        ckpt: A checkpoint of train, its run folder, or an exported file.
+        ckpt: A checkpoint of train, its run directory, or an exported file.
         backend: ``conf/backend/<name>.yaml`` as a plain dict, or its name.
         threads: CPU threads of one inference; overrides ``backend.threads``.
     """

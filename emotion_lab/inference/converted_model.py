@@ -87,7 +87,7 @@ def max_difference(
 
 
 def cache_paths(source: ModelSource, format: str) -> list[Path]:
-    """Return the possible paths of the cached file: beside the checkpoint, in the cache folder."""
+    """Return the possible paths of the cached file: next to the checkpoint, in the cache folder."""
     suffix = SUFFIXES[format]
     fallback = cache_root() / "deploy" / f"{source.sha256[:16]}{suffix}"
     return [source.path.with_name(source.path.stem + suffix), fallback]
@@ -132,19 +132,11 @@ def _convert(
             f"{source.path}: its network gives no finite numbers. Train it again, or set another "
             "ckpt=<file>."
         )
-    probes = {"version": FORMAT, "logits": logits.tolist()}
+    facts = {"probes": {"version": FORMAT, "logits": logits.tolist()}}
+    sha256 = source.sha256
     try:
         net.to(memory_format=torch.contiguous_format)
-        export(
-            net,
-            source.card,
-            format,
-            "fp32",
-            path,
-            checkpoint=source.sha256,
-            resize=False,
-            extra={"probes": probes},
-        )
+        export(net, source.card, format, "fp32", path, checkpoint=sha256, resize=False, extra=facts)
         run = open_graph(path, options)[1]
         difference = max_difference(run, logits, source)
     except Exception as error:  # exporters and runtimes raise arbitrary exceptions
@@ -167,16 +159,7 @@ def open_converted(
 ) -> InferenceBackend:
     """Return the backend from a cached file, or convert, verify and cache the checkpoint.
 
-    One file serves all precisions of the computation; it is stored in float32.
-
-    Args:
-        source: The checkpoint.
-        format: ``onnx`` or ``openvino``.
-        name: Name of the backend.
-        options: How the graph runs.
-
-    Raises:
-        BackendUnavailableError: If it cannot be converted, or differs from PyTorch.
+    One file, stored in float32, serves all precisions of the computation.
     """
     paths = cache_paths(source, format)
     for path in paths:
@@ -201,12 +184,7 @@ def open_converted(
 @BACKENDS.register("onnx")
 @BACKENDS.register("onnxruntime")
 def build_onnxruntime(cfg: dict[str, Any], source: ModelSource) -> InferenceBackend:
-    """Run with ONNX Runtime; ``onnx`` is a second name of it.
-
-    Raises:
-        BackendUnavailableError: If it is not installed, cannot run this network, or
-            ``backend.device=cuda`` and this build has no GPU support.
-    """
+    """Run with ONNX Runtime; ``onnx`` is a second name of it."""
     supported_option(cfg, "precision", "fp32")
     device = supported_option(cfg, "device", "cpu", "cuda")
     try:
@@ -228,12 +206,7 @@ def build_onnxruntime(cfg: dict[str, Any], source: ModelSource) -> InferenceBack
 
 @BACKENDS.register("openvino")
 def build_openvino(cfg: dict[str, Any], source: ModelSource) -> InferenceBackend:
-    """Run with OpenVINO; ``backend.precision=auto`` is bf16 if the CPU supports it, else fp32.
-
-    Raises:
-        BackendUnavailableError: If it is not installed, cannot run this network, or
-            ``backend.precision=bf16`` and the CPU has no instructions for it.
-    """
+    """Run with OpenVINO; ``backend.precision=auto`` is bf16 if the CPU supports it, else fp32."""
     precision = supported_option(cfg, "precision", "fp32", "bf16")
     supported_option(cfg, "device", "cpu")
     try:

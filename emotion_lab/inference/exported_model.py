@@ -54,9 +54,7 @@ def open_exported(
     Faces are resized before the graph, as for a checkpoint: OpenVINO would recompile its kernels
     for every face size of a video.
 
-    Args:
-        path: A file of ``python -m emotion_lab.export``.
-        cfg: The complete config of the backend; only its threads can be chosen.
+    Only the threads of ``cfg``, the complete config of the backend, can be chosen.
 
     Returns:
         A card (``classes``, ``temperature``, ``input``), the network's input, and the backend. Its

@@ -31,21 +31,6 @@ def _tilt(landmarks: np.ndarray) -> float:
     return angle if math.isfinite(angle) else 0.0
 
 
-def _crop_with_border(image: np.ndarray, left: int, top: int, side: int) -> np.ndarray:
-    """Return the square; pixels outside of the image repeat the nearest one inside."""
-    height, width = image.shape[:2]
-    x0, x1 = max(left, 0), min(left + side, width)
-    y0, y1 = max(top, 0), min(top + side, height)
-    if x0 < x1 and y0 < y1:
-        edges = (y0 - top, top + side - y1, x0 - left, left + side - x1)
-        part = image[y0:y1, x0:x1]
-        crop = cv2.copyMakeBorder(part, *edges, cv2.BORDER_REPLICATE)
-        return crop.reshape(side, side, image.shape[2])
-    rows = np.clip(np.arange(top, top + side), 0, height - 1)
-    columns = np.clip(np.arange(left, left + side), 0, width - 1)
-    return image[rows[:, None], columns]
-
-
 def crop_faces(
     image: np.ndarray,
     boxes: np.ndarray,
@@ -79,20 +64,13 @@ def crop_faces(
     for index, box in enumerate(boxes):
         left, top, side = _square(box, margin, LARGEST * max(height, width))
         face_landmarks = landmarks[index] if align and landmarks is not None else None
-        if face_landmarks is not None:
-            centre = (left + side / 2, top + side / 2)
-            rotation = cv2.getRotationMatrix2D(centre, _tilt(face_landmarks), 1.0)
-            rotation[:, 2] -= (left, top)
-            crop = cv2.warpAffine(
-                image,
-                rotation,
-                (side, side),
-                flags=cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_REPLICATE,
-            )
-            crops.append(crop.reshape(side, side, image.shape[2]))
-        elif left >= 0 and top >= 0 and left + side <= width and top + side <= height:
+        inside = left >= 0 and top >= 0 and left + side <= width and top + side <= height
+        if face_landmarks is None and inside:
             crops.append(image[top : top + side, left : left + side])
-        else:
-            crops.append(_crop_with_border(image, left, top, side))
+            continue
+        angle = 0.0 if face_landmarks is None else _tilt(face_landmarks)
+        transform = cv2.getRotationMatrix2D((left + side / 2, top + side / 2), angle, 1.0)
+        transform[:, 2] -= (left, top)
+        crop = cv2.warpAffine(image, transform, (side, side), borderMode=cv2.BORDER_REPLICATE)
+        crops.append(crop.reshape(side, side, image.shape[2]))
     return crops

@@ -171,7 +171,6 @@ class Model:
         self.classes: list[str] = list(meta["classes"])
         self.crop_margin = float(meta["crop_margin"])
         self._resize = Resize(meta["input"]["image_size"], 3)
-        self._batch = meta["batch"]
 
     def run(self, faces: np.ndarray) -> np.ndarray:
         """Run the graph on RGB faces of one size.
@@ -193,7 +192,7 @@ class Model:
         sides = faces.shape[1:3]
         if min(sides) < 2 or max(sides) > LARGEST:  # outside of the graph's dynamic sizes
             faces = np.stack([self._resize(self._grey(face)) for face in faces])
-        count, batch = len(faces), self._batch
+        count, batch = len(faces), self.meta["batch"]
         step = LARGEST if batch == "dynamic" else batch
         if batch != "dynamic":
             faces = np.concatenate([faces, faces[-1:].repeat(-count % batch, axis=0)])

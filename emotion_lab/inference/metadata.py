@@ -51,11 +51,9 @@ def onnx_entry(text: str) -> bytes:
 
 
 def graph_hash(path: Path, size: int | None = None) -> str:
-    """Return the sha256 of a file without its metadata.
+    """Return the sha256 of an exported file without its metadata.
 
-    Args:
-        path: An exported file.
-        size: For .onnx: bytes of the graph; the metadata follows. None hashes the complete file.
+    For .onnx, ``size`` is the number of bytes of the graph; the metadata follows.
     """
     if path.suffix == ".onnx":
         return hashlib.sha256(path.read_bytes()[:size]).hexdigest()
@@ -85,11 +83,7 @@ def zip_text(path: Path) -> str | None:
 
 
 def parse_metadata(path: Path, text: str | None) -> dict[str, Any]:
-    """Parse the metadata of a file and verify both hashes.
-
-    Raises:
-        UserError: If the metadata is missing, has another version, or the file was modified.
-    """
+    """Parse the metadata of a file and verify both hashes."""
     if text is None:
         raise UserError(f"{path} holds no metadata of emotion_lab: export it again.")
     changed = UserError(f"{path}: its metadata was changed after the export. Export it again.")

@@ -47,10 +47,6 @@ def computes_bf16() -> bool:
     return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-#: Precision in this package -> OpenVINO's name for it.
-_HINTS = {"fp32": "f32", "fp16": "f16"}
-
-
 def compiled(model: Any, precision: str, threads: int | None = None) -> Any:
     """Compile a graph for this CPU and return its ``openvino.InferRequest``.
 
@@ -63,7 +59,7 @@ def compiled(model: Any, precision: str, threads: int | None = None) -> Any:
     config = {
         "PERFORMANCE_HINT": "LATENCY",
         # By default it uses bfloat16 on every CPU that supports it.
-        "INFERENCE_PRECISION_HINT": _HINTS.get(precision, precision),
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "fp16": "f16"}.get(precision, precision),
         # Capture and detection share these cores; pinned threads could not move away.
         "ENABLE_CPU_PINNING": False,
     }
@@ -97,9 +93,6 @@ def split(model: Any, name: str) -> tuple[Any, Any]:
 
     Returns:
         The graph from the input to the tensor, and the one from the tensor to the output.
-
-    Raises:
-        ValueError: If there is no such tensor.
     """
     import_openvino()
     from openvino import Model, opset13

@@ -24,9 +24,6 @@ def build(cfg: dict[str, Any], source: ModelSource) -> InferenceBackend:
     """Build the network as evaluation runs it.
 
     ``backend.threads`` sets torch's threads for the process: torch has no threads per network.
-
-    Raises:
-        BackendUnavailableError: If ``backend.device=cuda`` and there is no GPU.
     """
     supported_option(cfg, "precision", "fp32")
     device = supported_option(cfg, "device", "cpu", "cuda")
@@ -48,10 +45,7 @@ def _run_on_gpu(net: Network) -> Callable[[np.ndarray], np.ndarray]:
 
     def run(images: np.ndarray) -> np.ndarray:
         # TensorFloat-32 has 10 significant bits, float32 has 23.
-        with (
-            torch.inference_mode(),
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
-        ):
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return net(torch.from_numpy(images).to("cuda")).float().cpu().numpy()
 
     return run

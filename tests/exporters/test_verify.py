@@ -67,9 +67,7 @@ def test_latency_of_each_network() -> None:
         return lambda threads: lambda faces: time.sleep(seconds * len(faces))
 
     latencies = verify.latency(
-        {"slow": sleeping(0.004), "fast": sleeping(0.001)},
-        np.zeros((4, 4, 3), np.uint8),
-        rounds=1,
+        {"slow": sleeping(0.004), "fast": sleeping(0.001)}, np.zeros((4, 4, 3), np.uint8), rounds=1
     )
     assert latencies["slow"]["b1"] >= 4 and latencies["slow"]["b8"] >= 32
     assert set(latencies["fast"]) == set(verify.LATENCIES)
@@ -100,26 +98,12 @@ def test_page_escapes_names(tmp_path: Path) -> None:
     reference.names[0] = "<script>"
     changed = reference.probabilities.copy()
     changed[0] = np.roll(changed[0], 1)
-    certificate = {
-        "file": "a<b.onnx",
-        "format": "onnx",
-        "precision": "fp32",
-        "run_precision": "fp32",
-        "split": "val",
-        "size_mb": 1.0,
-        **compare(reference, changed),
-        "passed": False,
-        "failures": ["<b>"],
-    }
-    about = {
-        "notes": [],
-        "checkpoint_sha256": "0",
-        "data": "x",
-        "fingerprint": {"hash": "1"},
-        "licence": "none",
-        "versions": {"torch": "2"},
-    }
-    faces = reference.faces[: len(certificate["worst"])]
+    certificate = {"file": "a<b.onnx", "format": "onnx", "precision": "fp32", "split": "val"}
+    comparison = compare(reference, changed)
+    certificate |= {"run_precision": "fp32", **comparison, "passed": False, "failures": ["<b>"]}
+    about = {"notes": [], "checkpoint_sha256": "0", "data": "x", "licence": "none"}
+    about |= {"fingerprint": {"hash": "1"}, "versions": {"torch": "2"}}
+    faces = reference.faces[: len(comparison["worst"])]
     write_page(tmp_path / "page.html", certificate, about, faces)
     text = (tmp_path / "page.html").read_text()
     assert "<script>" not in text and "a&lt;b.onnx" in text and "&lt;b&gt;" in text

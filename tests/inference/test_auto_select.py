@@ -29,6 +29,7 @@ from emotion_lab.inference.base import (
 from emotion_lab.inference.classifier import load_classifier, open_backend, read_source
 from emotion_lab.inference.converted_model import reference
 from tests.conftest import TINY, command, composed, make_checkpoint
+from tests.helpers_export import skip_without
 
 NAMES = list(EMOTIONS)
 CFG = {"name": "auto", "precision": "auto", "device": "cpu", "threads": 1}
@@ -91,7 +92,7 @@ def fakes(run: Path, monkeypatch: pytest.MonkeyPatch) -> FakeBackends:
     return backends
 
 
-def test_fastest_is_chosen_and_remembered(fakes: FakeBackends, run: Path) -> None:
+def test_fastest_is_chosen_and_cached(fakes: FakeBackends, run: Path) -> None:
     source = read_source(run)
     start_time = time.perf_counter()
     first = auto_select.build(CFG, source)
@@ -105,7 +106,7 @@ def test_fastest_is_chosen_and_remembered(fakes: FakeBackends, run: Path) -> Non
     fakes.calls = 0
     again = auto_select.build(CFG, source)
     assert again.name == "onnxruntime fp32" and fakes.built == [("onnxruntime", "fp32")]
-    assert fakes.calls == 0, "a remembered choice measures nothing"
+    assert fakes.calls == 0, "a cached choice measures nothing"
     assert again.notes[0] == note.replace("measured now", "measured before")
 
 
@@ -145,7 +146,7 @@ def test_bf16_must_be_faster_by_a_margin(
     assert "not installed" in chosen.notes
 
 
-def test_remembered_choice_that_no_longer_loads(fakes: FakeBackends, run: Path) -> None:
+def test_cached_choice_that_no_longer_loads(fakes: FakeBackends, run: Path) -> None:
     source = read_source(run)
     auto_select.build(CFG, source)
     fakes.ms[("onnxruntime", "fp32")] = "gone"
@@ -182,7 +183,7 @@ def test_cache_folder_that_cannot_be_written(
     (run.parents[2] / "file").write_text("")
     monkeypatch.setenv("EMOTION_LAB_CACHE", str(run.parents[2] / "file"))
     backend = auto_select.build(CFG, read_source(run))
-    assert backend.name == "onnxruntime fp32" and "not remembered" in backend.notes[0]
+    assert backend.name == "onnxruntime fp32" and "not cached" in backend.notes[0]
 
 
 def test_measurement_time_is_limited(
@@ -227,8 +228,7 @@ def test_installed_backends(run: Path, capsys: Any) -> None:
 
 def test_onnx_is_a_second_name_of_onnxruntime(run: Path) -> None:
     assert BACKENDS.get("onnx") is BACKENDS.get("onnxruntime")
-    for package in ("onnxruntime", "onnx", "onnxscript"):
-        pytest.importorskip(package)
+    skip_without("onnxruntime", "onnx", "onnxscript")
     names = {open_backend(run, name, 1)[1].name for name in ("onnx", "onnxruntime")}
     assert len(names) == 1 and names.pop().startswith("onnxruntime ")
 
@@ -257,22 +257,13 @@ def test_a_backend_replaces_the_network(cfg: dict[str, Any], run: Path) -> None:
 
 
 def test_evaluate_names_the_backend(run: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+    skip_without("onnxruntime", "onnxscript")
     out = tmp_path / "out"
-    done = command(
-        f"ckpt={run}",
-        "backend=onnxruntime",
-        "backend.threads=1",
-        "num_robustness=0",
-        "num_explained=0",
-        "trainer=cpu",
-        f"hydra.run.dir={out}",
-        module="emotion_lab.evaluate",
-        cwd=tmp_path,
-    )
+    options = ("backend=onnxruntime", "backend.threads=1", "num_robustness=0", "num_explained=0")
+    words = (f"ckpt={run}", *options, "trainer=cpu", f"hydra.run.dir={out}")
+    done = command(*words, module="emotion_lab.evaluate", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "runtime: onnxruntime " in done.stdout
+    assert "backend: onnxruntime " in done.stdout
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["runtime"].startswith("onnxruntime ")
     report = json.loads((out / "report.json").read_text())

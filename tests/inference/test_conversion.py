@@ -35,6 +35,13 @@ BACKBONES = ("cnn", "senet", "googlenet", "mobilenetv3", "efficientnet_b3", "vit
 SIZES = [(48, 48)] * 6 + [(30, 20), (90, 120), (96, 96), (47, 200), (20, 16)]
 
 
+def export_to(
+    folder: Path, net: Any, card: dict[str, Any], format: str, precision: str = "fp32", **facts: Any
+) -> Path:
+    path = folder / file_name(card, format, precision)
+    return export(net, card, format, precision, path, **facts)
+
+
 @pytest.mark.parametrize(("size", "channels"), [(48, 1), (64, 3), (37, 1)])
 def test_graph_resizes_as_opencv(size: int, channels: int) -> None:
     """Bit-exact, except for means that are close to a rounding boundary."""
@@ -59,7 +66,7 @@ def test_every_network_exports_to_onnx(name: str, tmp_path: Path) -> None:
     net = varied_network(name, channels=1 if name in ("cnn", "senet") else 3)
     card = card_of(net, name)
     reference = reference_of(net, card, random_faces(*SIZES))
-    path = export(net, card, "onnx", "fp32", tmp_path / file_name(card, "onnx", "fp32"))
+    path = export_to(tmp_path, net, card, "onnx")
     assert path.name == f"{name}.fp32.onnx" and [path] == list(tmp_path.iterdir())
     assert reference.probabilities.std(0).max() > 1e-3, "the predictions do not vary by image"
     certificate = certify(path, "onnx", "fp32", reference)
@@ -73,12 +80,8 @@ def test_every_network_exports_to_onnx(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("format", "precision"),
     [
-        ("openvino", "fp32"),
-        ("openvino", "fp16"),
-        ("openvino", "bf16"),
-        ("torchscript", "fp32"),
-        ("torch_export", "fp32"),
-        ("onnx", "fp16"),
+        *(("openvino", precision) for precision in ("fp32", "fp16", "bf16")),
+        *(("torchscript", "fp32"), ("torch_export", "fp32"), ("onnx", "fp16")),
     ],
 )
 def test_every_format(format: str, precision: str, tmp_path: Path) -> None:
@@ -86,9 +89,8 @@ def test_every_format(format: str, precision: str, tmp_path: Path) -> None:
     card = card_of(net)
     reference = reference_of(net, card, random_faces(*SIZES))
     kind = FORMATS.get(format)()
-    path = tmp_path / file_name(card, format, precision)
     try:
-        export(net, card, format, precision, path, checkpoint="abc", licence="ours")
+        path = export_to(tmp_path, net, card, format, precision, checkpoint="abc", licence="ours")
         certificate = certify(path, format, precision, reference)
     except UserError as error:
         if precision == "bf16" and "no instructions" in str(error):
@@ -133,7 +135,7 @@ def test_bfloat16_applies_to_the_network_only(batch: Any, tmp_path: Path) -> Non
     if not openvino_core.computes_bf16():
         pytest.skip("this CPU has no bfloat16 instructions")
     net = varied_network("senet")
-    path = export(net, card_of(net), "openvino", "bf16", tmp_path / "senet.bf16.xml", batch=batch)
+    path = export_to(tmp_path, net, card_of(net), "openvino", "bf16", batch=batch)
 
     def parts() -> tuple[Any, Any]:
         model = openvino_core.core().read_model(path)
@@ -155,7 +157,7 @@ def test_bfloat16_applies_to_the_network_only(batch: Any, tmp_path: Path) -> Non
 
 def test_split_at_a_missing_tensor(tmp_path: Path) -> None:
     net = varied_network("cnn")
-    path = export(net, card_of(net), "openvino", "fp32", tmp_path / "cnn.fp32.xml")
+    path = export_to(tmp_path, net, card_of(net), "openvino")
     with pytest.raises(ValueError, match="no tensor is called nothing"):
         openvino_core.split(openvino_core.core().read_model(path), "nothing")
 
@@ -163,8 +165,7 @@ def test_split_at_a_missing_tensor(tmp_path: Path) -> None:
 @pytest.mark.parametrize("format", ["onnx", "openvino", "torch_export"])
 def test_fixed_batch_size(format: str, tmp_path: Path) -> None:
     net = varied_network("senet")
-    card = card_of(net)
-    path = export(net, card, format, "fp32", tmp_path / file_name(card, format, "fp32"), batch=4)
+    path = export_to(tmp_path, net, card_of(net), format, batch=4)
     model, faces = load(path, 1), np.stack(random_faces(*[(40, 50)] * 6))
     expected = predict_all(eager(net, 1.7), list(faces))
     for count in (1, 4, 6):
@@ -181,7 +182,7 @@ def test_ensemble_is_one_graph(tmp_path: Path) -> None:
     ensemble = Ensemble(nets, [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0]], [0.3, 0.7]).eval()
     card = {**card_of(nets[0]), "temperature": 1.0, "members": [card_of(net) for net in nets]}
     reference = reference_of(ensemble, card, random_faces(*SIZES))
-    path = export(ensemble, card, "onnx", "fp32", tmp_path / file_name(card, "onnx", "fp32"))
+    path = export_to(tmp_path, ensemble, card, "onnx")
     assert path.name == "ensemble.fp32.onnx" and load(path).meta["model"] == ["senet", "senet"]
     assert certify(path, "onnx", "fp32", reference)["passed"]
 
@@ -193,15 +194,15 @@ def test_int8(format: str, tmp_path: Path) -> None:
     card = card_of(net, "cnn")
     images = random_faces(*[(48, 48)] * 40)
     reference = reference_of(net, card, images)
-    int8 = tmp_path / file_name(card, format, "int8")
-    export(net, card, format, "int8", int8, CalibrationData(images, reference.labels, max_drop=1.0))
-    fp32 = export(net, card, format, "fp32", tmp_path / file_name(card, format, "fp32"))
+    calibration = CalibrationData(images, reference.labels, max_drop=1.0)
+    int8 = export_to(tmp_path, net, card, format, "int8", calibration=calibration)
+    fp32 = export_to(tmp_path, net, card, format)
     certificate = certify(int8, format, "int8", reference)
     kind = FORMATS.get(format)()
     sizes = [kind.files(path)[0].stat().st_size for path in (int8, fp32)]
     assert 1e-4 < certificate["mean_drift"] < 0.1 and sizes[0] < 0.75 * sizes[1], sizes
     with pytest.raises(UserError, match="int8 needs calibration images"):
-        export(net, card, format, "int8", int8)
+        export_to(tmp_path, net, card, format, "int8")
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino", "torchscript", "torch_export"])
@@ -209,15 +210,13 @@ def test_full_disk(format: str, tmp_path: Path) -> None:
     """The error is one line and no file remains; torch's own writer would abort the process."""
     resource = pytest.importorskip("resource", reason="Windows has no file size limits")
     net = varied_network("cnn")
-    card = card_of(net, "cnn")
-    path = tmp_path / file_name(card, format, "fp32")
     # A file size limit of 10 kB fails as a full disk does; OpenVINO's graph alone is larger.
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limit[1]))
     try:
         with pytest.raises((OSError, UserError)) as caught:
-            export(net, card, format, "fp32", path)
+            export_to(tmp_path, net, card_of(net, "cnn"), format)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, handler)

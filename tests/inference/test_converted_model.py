@@ -35,7 +35,7 @@ FACES = random_faces((40, 50), (21, 30), (90, 80))
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a checkpoint in its own folder; the cache folder is ``cache`` beside it."""
+    """Return a checkpoint in its own folder; the cache folder is ``cache`` next to it."""
     monkeypatch.setenv("EMOTION_LAB_CACHE", str(tmp_path / "cache"))
     return write_checkpoint(tmp_path / "run" / "best.ckpt", 1)
 

@@ -27,26 +27,23 @@ skip_without("onnx", "onnxscript", "onnxruntime", "openvino")
 NAMES = ["wütend", "平静", "glad & <still>", "fear", "happy"]
 
 
-def export_run(folder: Path, channels: int) -> Path:
-    """Return a run directory with a checkpoint and its exports in ``files``."""
-    path = folder / "checkpoints" / "best.ckpt"
-    write_checkpoint(path, channels, classes=NAMES, temperature=1.7)
-    net, card = restore(path)
-    for format in FORMATS.names():
-        name = f"net{FORMATS.get(format).suffix}"
-        export(net, card, format, "fp32", folder / "files" / name)
-    export(net, card, "onnx", "fp32", folder / "files" / "four.onnx", batch=4)
-    return folder
-
-
 @pytest.fixture(scope="module")
-def grey_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_run(tmp_path_factory.mktemp("grey"), 1)
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Return channels -> run directory with a checkpoint and its exports in ``files``."""
+    folders = {channels: tmp_path_factory.mktemp("run") for channels in (1, 3)}
+    for channels, folder in folders.items():
+        path = folder / "checkpoints" / "best.ckpt"
+        net, card = restore(write_checkpoint(path, channels, classes=NAMES, temperature=1.7))
+        for format in FORMATS.names():
+            name = f"net{FORMATS.get(format).suffix}"
+            export(net, card, format, "fp32", folder / "files" / name)
+        export(net, card, "onnx", "fp32", folder / "files" / "four.onnx", batch=4)
+    return folders
 
 
-@pytest.fixture(scope="module")
-def rgb_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_run(tmp_path_factory.mktemp("rgb"), 3)
+@pytest.fixture
+def grey_run(runs: dict[int, Path]) -> Path:
+    return runs[1]
 
 
 def crops() -> list[np.ndarray]:
@@ -61,9 +58,9 @@ def crops() -> list[np.ndarray]:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", [*(f"net{suffix}" for suffix in EXPORT_SUFFIXES), "four.onnx"])
 def test_exported_file_equals_checkpoint(
-    name: str, channels: int, request: pytest.FixtureRequest, capsys: Any
+    name: str, channels: int, runs: dict[int, Path], capsys: Any
 ) -> None:
-    run = request.getfixturevalue("grey_run" if channels == 1 else "rgb_run")
+    run = runs[channels]
     from_checkpoint = load_classifier(run, "torch", threads=1)
     capsys.readouterr()
     from_file = load_classifier(run / "files" / name, threads=1)
@@ -129,27 +126,21 @@ def test_which_commands_accept_it(grey_run: Path, tmp_path: Path) -> None:
         for value in (file, [file]):
             with pytest.raises(UserError, match="but a checkpoint is needed"):
                 paths.check_checkpoint(value, several=True)
-    with pytest.raises(UserError, match=r"name a file, ckpt=.*four.onnx"):
+    with pytest.raises(UserError, match=r"set ckpt=.*four.onnx"):
         paths.check_checkpoint(str(grey_run / "files"), exported=True)
-    with pytest.raises(UserError, match="is it a run folder of train"):
+    with pytest.raises(UserError, match="is it a run directory of train"):
         paths.check_checkpoint(str(tmp_path), exported=True)
 
 
-def test_predict_with_a_file(rgb_run: Path, tmp_path: Path) -> None:
+def test_predict_with_a_file(runs: dict[int, Path], tmp_path: Path) -> None:
     """The file and its checkpoint give the same faces, numbers and names."""
     cv2.imwrite(str(tmp_path / "face.png"), crops()[2])
     rows = []
-    for path, options in ((rgb_run / "files" / "net.xml", ()), (rgb_run, ("backend=torch",))):
+    for path, options in ((runs[3] / "files" / "net.xml", ()), (runs[3], ("backend=torch",))):
         out = tmp_path / path.name
-        done = command(
-            f"ckpt={path}",
-            f"source={tmp_path / 'face.png'}",
-            "detector=full_frame",
-            *options,
-            f"out={out}",
-            module="emotion_lab.predict",
-            cwd=tmp_path,
-        )
+        words = (f"ckpt={path}", f"source={tmp_path / 'face.png'}", "detector=full_frame")
+        words += (*options, f"out={out}")
+        done = command(*words, module="emotion_lab.predict", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         (line,) = (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
         rows.append(json.loads(line)["faces"][0])

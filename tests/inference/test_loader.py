@@ -75,9 +75,8 @@ def check_error(path: Path, message: str) -> None:
 def test_one_face_and_several(exports: Path, net: Any, suffix: str) -> None:
     model = load(exports / f"cnn{suffix}", threads=1)
     assert model.classes == NAMES and model.crop_margin == 0.1
-    faces = blurred_noise(
-        (40, 50, 3), (40, 50, 3), (20, 30, 3), (32, 32, 3), (70, 90, 3), (1, 4, 3)
-    )
+    sizes = ((40, 50), (40, 50), (20, 30), (32, 32), (70, 90), (1, 4))
+    faces = blurred_noise(*((*size, 3) for size in sizes))
     expected = predict_all(eager(net, 0.8), faces)
     assert expected.std(0).max() > 0.01
     np.testing.assert_allclose([model(face) for face in faces], expected, atol=1e-5)
@@ -92,31 +91,36 @@ def test_one_face_and_several(exports: Path, net: Any, suffix: str) -> None:
     np.testing.assert_allclose(model(faces[0]).sum(), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+@pytest.mark.parametrize("blocked", [True, False])
 def test_load_without_the_heavy_packages(
-    exports: Path, net: Any, suffix: str, tmp_path: Path
+    exports: Path, net: Any, blocked: bool, tmp_path: Path
 ) -> None:
-    """``emotion_lab.load`` in a process that cannot import torch, Hydra and others."""
-    file = exports / f"cnn{suffix}"
+    """``emotion_lab.load`` works without torch, Hydra and others, and does not import them."""
     (face,) = blurred_noise((40, 50, 3))
     np.save(tmp_path / "face.npy", face)
     code = """
 import json, sys
 heavy = ("torch", "torchvision", "hydra", "omegaconf", "lightning", "timm", "albumentations",
          "scipy", "matplotlib", "onnx", "yaml", "PIL")
-for name in heavy:
-    sys.modules[name] = None
+if sys.argv[1] == "True":
+    sys.modules.update(dict.fromkeys(heavy))
 import numpy as np
 import emotion_lab
-model = emotion_lab.load(sys.argv[1])
-print(json.dumps([model.classes, model(np.load(sys.argv[2])).tolist()]))
+for file in sys.argv[3:]:
+    model = emotion_lab.load(file)
+    print(json.dumps([model.classes, model(np.load(sys.argv[2])).tolist()]))
+print([name for name in ("torch", "hydra", "openvino_telemetry") if sys.modules.get(name)])
 """
-    words = [sys.executable, "-c", code, str(file), str(tmp_path / "face.npy")]
+    files = [tmp_path / "face.npy", exports / "cnn.onnx", exports / "cnn.xml"]
+    words = [sys.executable, "-c", code, str(blocked), *map(str, files)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    classes, probabilities = json.loads(done.stdout)
-    assert classes == NAMES
-    np.testing.assert_allclose(probabilities, eager(net, 0.8)(face[None])[0], atol=1e-5)
+    *results, imported = done.stdout.splitlines()
+    assert len(results) == 2 and imported == "[]"
+    for line in results:
+        classes, probabilities = json.loads(line)
+        assert classes == NAMES
+        np.testing.assert_allclose(probabilities, eager(net, 0.8)(face[None])[0], atol=1e-5)
 
 
 def test_command_line(
@@ -142,38 +146,17 @@ def test_command_line(
     assert len(capsys.readouterr().err.splitlines()) == 2
 
 
-def test_torch_is_not_imported(exports: Path, tmp_path: Path) -> None:
-    """Loading and classifying import neither torch nor Hydra, although they are installed."""
-    (face,) = blurred_noise((40, 50, 3))
-    np.save(tmp_path / "face.npy", face)
-    code = """
-import sys
-import numpy as np
-from emotion_lab import load
-for file in sys.argv[2:]:
-    load(file)(np.load(sys.argv[1]))
-print([name for name in ("torch", "hydra", "openvino_telemetry") if sys.modules.get(name)])
-"""
-    files = [str(exports / name) for name in ("cnn.onnx", "cnn.xml")]
-    words = [sys.executable, "-c", code, str(tmp_path / "face.npy"), *files]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0 and done.stdout.strip() == "[]", done.stdout + done.stderr
-
-
 @pytest.mark.parametrize("name", ["cnn.onnx", "cnn.torchscript", "cnn.pt2", "cnn.xml", "cnn.bin"])
 def test_truncated_file(copies: Path, name: str) -> None:
     file = copies / name
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     file = file.with_suffix(".xml") if name == "cnn.bin" else file
-    with pytest.raises(
-        UserError, match=r"truncated or damaged|changed after|no metadata"
-    ) as caught:
+    with pytest.raises(UserError, match=r"^.*(truncated or damaged|changed after|no metadata).*\Z"):
         load(file)
-    assert "\n" not in str(caught.value)
 
 
 def relabel(file: Path, change: Any) -> None:
-    """Change the metadata with the tools of each format."""
+    """Change the metadata with the tools of each format; an empty text removes a zip entry."""
     if file.suffix == ".onnx":
         import onnx
 
@@ -187,10 +170,12 @@ def relabel(file: Path, change: Any) -> None:
     else:
         with zipfile.ZipFile(file) as archive:
             parts = {name: archive.read(name) for name in archive.namelist()}
+        (entry,) = (name for name in parts if name.endswith(metadata.EXTRA))
+        text = change(parts.pop(entry).decode())
+        if text:
+            parts[entry] = text.encode()
         with zipfile.ZipFile(file, "w") as archive:
             for name, content in parts.items():
-                if name.endswith(metadata.EXTRA):
-                    content = change(content.decode()).encode()
                 archive.writestr(name, content)
 
 
@@ -208,11 +193,7 @@ def test_missing_metadata(copies: Path) -> None:
     del proto.metadata_props[:]
     onnx.save(proto, copies / "cnn.onnx")
     check_error(copies / "cnn.onnx", "holds no metadata of emotion_lab")
-    with zipfile.ZipFile(copies / "cnn.pt2") as archive:
-        parts = {n: archive.read(n) for n in archive.namelist() if not n.endswith(metadata.EXTRA)}
-    with zipfile.ZipFile(copies / "cnn.pt2", "w") as archive:
-        for name, content in parts.items():
-            archive.writestr(name, content)
+    relabel(copies / "cnn.pt2", lambda text: "")
     check_error(copies / "cnn.pt2", "holds no metadata of emotion_lab")
 
 
@@ -221,13 +202,10 @@ def test_modified_weights(copies: Path) -> None:
     import onnx
 
     file = copies / "cnn.onnx"
-    raw = file.read_bytes()
-    text = onnx.load(file).metadata_props[0].value
     proto = onnx.load(file)
     tensor = max(proto.graph.initializer, key=lambda tensor: len(tensor.raw_data))
     tensor.raw_data = tensor.raw_data[:-4] + b"\0\0\0\0"
     onnx.save(proto, file)
-    assert text in file.read_bytes().decode("latin-1") and file.read_bytes() != raw
     check_error(file, "its graph was changed after the export")
     weights = bytearray((copies / "cnn.bin").read_bytes())
     weights[100] ^= 1
@@ -260,8 +238,12 @@ def test_newer_version(copies: Path) -> None:
 def test_runtime_that_is_not_installed(
     exports: Path, suffix: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A removed package may leave an empty folder, which can be imported."""
+    file = exports / f"cnn{suffix}"
     monkeypatch.setitem(sys.modules, package, None)
-    check_error(exports / f"cnn{suffix}", f"which is not installed (import of {package} halted")
+    check_error(file, f"which is not installed (import of {package} halted")
+    monkeypatch.setitem(sys.modules, package, types.ModuleType(package))
+    check_error(file, f"which is not installed (module '{package}' has no attribute")
 
 
 def test_appended_data(copies: Path) -> None:
@@ -270,20 +252,18 @@ def test_appended_data(copies: Path) -> None:
 
     file = copies / "cnn.onnx"
     content = file.read_bytes()
-    for part in ("graph", "entry"):
-        tail = onnx.ModelProto()
-        if part == "graph":
-            tail.graph.doc_string = "x"
-        else:
-            tail.metadata_props.add(key="note", value="x")
+    note = {"key": "note", "value": "x"}
+    for tail in (
+        onnx.ModelProto(graph=onnx.GraphProto(doc_string="x")),
+        onnx.ModelProto(metadata_props=[onnx.StringStringEntryProto(**note)]),
+    ):
         file.write_bytes(content + tail.SerializeToString())
         check_error(file, "its graph was changed after the export")
     # The original file passes, and its metadata has protobuf's encoding.
     file.write_bytes(content)
-    text = onnx.load(file).metadata_props[0].value
-    tail = onnx.ModelProto()
-    tail.metadata_props.add(key=metadata.ENTRY, value=text)
-    assert len(text) > 127 and metadata.onnx_entry(text) == tail.SerializeToString()
+    (entry,) = onnx.load(file).metadata_props
+    encoded = onnx.ModelProto(metadata_props=[entry]).SerializeToString()
+    assert len(entry.value) > 127 and metadata.onnx_entry(entry.value) == encoded
     assert load(file, 1).classes == NAMES
 
 
@@ -299,17 +279,6 @@ def test_wrong_suffix(copies: Path, capfd: Any) -> None:
 def test_invalid_threads(exports: Path, threads: Any) -> None:
     with pytest.raises(UserError, match=r"threads=.* is not valid: expected a whole"):
         load(exports / "cnn.onnx", threads)
-
-
-@pytest.mark.parametrize(("suffix", "package"), [(".onnx", "onnxruntime"), (".xml", "openvino")])
-def test_empty_folder_of_a_removed_runtime(
-    exports: Path, suffix: str, package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An empty folder can be imported; the message must not call the file damaged."""
-    monkeypatch.setitem(sys.modules, package, types.ModuleType(package))
-    check_error(
-        exports / f"cnn{suffix}", f"which is not installed (module '{package}' has no attribute"
-    )
 
 
 def test_invalid_faces(exports: Path) -> None:

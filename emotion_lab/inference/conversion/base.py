@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
+import logging
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -43,8 +47,7 @@ class ExportJob:
     """Arguments of one export.
 
     Attributes:
-        model: The module to export; float32, on the CPU.
-        precision: One of the format's precisions.
+        model: float32, on the CPU.
         batch: :data:`DYNAMIC`, or a fixed batch size.
         calibration: Required for int8.
     """
@@ -59,8 +62,6 @@ class ExportFormat(ABC):
     """A file format. Its module imports torch and the runtime only inside methods.
 
     Attributes:
-        suffix: File name suffix.
-        precisions: Supported precisions.
         packages: Packages needed for export and inference besides torch.
         fixes_batch: Whether a fixed batch size is supported.
     """
@@ -84,12 +85,24 @@ class ExportFormat(ABC):
 
     def run_precision(self, precision: str) -> str:
         """Return the precision in which the runtime computes a file of ``precision``."""
-        return {"fp16": "fp16", "bf16": "bf16"}.get(precision, "fp32")
+        return "fp16" if precision == "fp16" else "fp32"
 
 
 FORMATS: Registry[type[ExportFormat]] = Registry(
     "format", "emotion_lab.inference.conversion.formats"
 )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress the log messages, warnings and printed lines of exporters."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def package_version(package: str) -> str | None:
@@ -117,11 +130,7 @@ def check_precision(format: str, precision: str) -> None:
 def select_formats(
     format: str, precision: str, batch: int | str = DYNAMIC
 ) -> list[tuple[str, str]]:
-    """Return the requested (format, precision) pairs; ``all`` selects every one.
-
-    Raises:
-        UserError: For an unknown name, an unsupported combination or a missing package.
-    """
+    """Return the requested (format, precision) pairs; ``all`` selects every one."""
     if precision not in (*PRECISIONS, "all"):
         raise unknown("precision", precision, (*PRECISIONS, "all"), "Set it with precision=<name>.")
     if format not in ("all", *FORMATS.names()):
@@ -134,15 +143,15 @@ def select_formats(
         for supported in FORMATS.get(name).precisions
         if precision in (supported, "all")
     ]
-    for name, each in pairs:
+    for name, supported in pairs:
         kind = FORMATS.get(name)
         if batch != DYNAMIC and not kind.fixes_batch:
             raise UserError(f"format={name} supports no fixed batch size: leave batch=dynamic.")
-        needed = [*kind.packages, *(["nncf"] if each == "int8" else [])]
+        needed = [*kind.packages, *(["nncf"] if supported == "int8" else [])]
         missing = [package for package in needed if importlib.util.find_spec(package) is None]
         if missing:
             raise UserError(
-                f"format={name} precision={each} needs {', '.join(missing)}: "
+                f"format={name} precision={supported} needs {', '.join(missing)}: "
                 'pip install "emotion_lab[deploy]"'
             )
     return pairs

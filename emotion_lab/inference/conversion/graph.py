@@ -28,11 +28,7 @@ def _length(line: Tensor) -> Tensor:
 
 
 class Preprocess(nn.Module):
-    """Resize faces of any size to the network's input, as OpenCV does.
-
-    Args:
-        spec: The network's input.
-    """
+    """Resize faces of any size to the network's input, as OpenCV does."""
 
     pixels: Tensor
 
@@ -111,11 +107,7 @@ class Preprocess(nn.Module):
 
 
 class Postprocess(nn.Module):
-    """Convert logits to probabilities.
-
-    Args:
-        temperature: Logits are divided by it.
-    """
+    """Softmax of the logits divided by ``temperature``."""
 
     def __init__(self, temperature: float) -> None:
         super().__init__()

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from emotion_lab.inference.conversion.base import ExportJob
+from emotion_lab.inference.conversion.base import ExportJob, quiet
 
 #: Most images from which NNCF estimates the ranges of activations.
 SUBSET = 300
-
-
-@contextlib.contextmanager
-def _quiet_nncf() -> Iterator[None]:
-    """Suppress the output of NNCF, which reports every layer."""
-    # NNCF's handler keeps the standard output of the moment it was imported.
-    logging.getLogger("nncf").handlers.clear()
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def quantize(
@@ -42,14 +28,11 @@ def quantize(
 
     Args:
         model: Graph in the runtime's own type.
-        job: The export; its calibration images are required.
+        job: Its calibration images are required.
         ignored: Names of preprocessing and postprocessing nodes, which are not quantized.
         start: Returns the function that runs such a graph: uint8 (B, H, W, 3) to
             probabilities (B, K).
         feed: Converts uint8 (B, H, W, 3) to the graph's input.
-
-    Raises:
-        ValueError: Without calibration images.
     """
     # NNCF imports OpenVINO, its telemetry included, and creates cores of its own, which must be
     # destroyed before the one of this process.
@@ -73,7 +56,9 @@ def quantize(
         return float(np.mean(correct)), correct
 
     positions = list(range(len(data.faces)))
-    with _quiet_nncf():
+    # NNCF's handler keeps the standard output of the moment it was imported.
+    logging.getLogger("nncf").handlers.clear()
+    with quiet():
         return nncf.quantize_with_accuracy_control(
             model,
             nncf.Dataset(positions, lambda i: feed(batch(i))),

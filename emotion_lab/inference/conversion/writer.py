@@ -42,11 +42,6 @@ def size_mb(format: str, path: Path) -> float:
     return sum(file.stat().st_size for file in FORMATS.get(format)().files(path)) / 1e6
 
 
-def model_name(meta: dict[str, Any]) -> str:
-    """Return the network's display name."""
-    return meta["model"][0] if len(meta["model"]) == 1 else f"ensemble of {len(meta['model'])}"
-
-
 def package_versions(format: str, precision: str = "fp32") -> dict[str, str | None]:
     """Return the versions of torch and of the packages that a format needs."""
     packages = ("torch", *FORMATS.get(format).packages, *(["nncf"] if precision == "int8" else []))
@@ -77,19 +72,16 @@ def _interface(spec: dict[str, Any], resize: bool) -> dict[str, dict[str, Any]]:
     }
 
 
-def describe(
+def _describe(
     card: dict[str, Any],
     format: str,
     precision: str,
-    batch: int | str = DYNAMIC,
-    checkpoint: str | None = None,
-    licence: str | None = None,
-    resize: bool = True,
+    batch: int | str,
+    checkpoint: str | None,
+    licence: str | None,
+    resize: bool,
 ) -> dict[str, Any]:
-    """Return the metadata of a file without the hashes; builtins only.
-
-    The arguments are those of :func:`export`.
-    """
+    """Return the metadata of a file without the hashes; builtins only."""
     # The members of an ensemble are trained on the same images: those of the first one.
     cards = card.get("members", [card])
     data = cards[0]["config"]["data"]
@@ -127,8 +119,10 @@ def _write_graph(kind: ExportFormat, job: ExportJob, path: Path, meta: dict[str,
         raise
     except Exception as error:  # exporters raise arbitrary exceptions for unsupported networks
         reason = " ".join(str(error).split())[:200] or type(error).__name__
+        models = meta["model"]
+        name = models[0] if len(models) == 1 else f"ensemble of {len(models)}"
         raise UserError(
-            f"{model_name(meta)} cannot be exported with format={meta['format']} "
+            f"{name} cannot be exported with format={meta['format']} "
             f"precision={meta['precision']} ({type(error).__name__}: {reason}). "
             "Try another format."
         ) from error
@@ -153,8 +147,6 @@ def export(
     Args:
         net: In eval mode, float32, on the CPU; it is not modified.
         card: The checkpoint's card.
-        format: A name of :data:`FORMATS`.
-        precision: One of the format's precisions.
         path: Target file; its suffix is the format's.
         calibration: Required for int8.
         batch: See :class:`ExportJob`.
@@ -162,13 +154,12 @@ def export(
         licence: Licence of the file, for the metadata.
         resize: See :class:`ExportModel`.
         extra: Further metadata entries.
-
-    Raises:
-        UserError: If the network cannot be exported in this format.
     """
     check_precision(format, precision)
     kind = FORMATS.get(format)()
-    meta = describe(card, format, precision, batch, checkpoint, licence, resize) | dict(extra or {})
+    meta = _describe(card, format, precision, batch, checkpoint, licence, resize) | dict(
+        extra or {}
+    )
     model = ExportModel(net, meta["temperature"], resize).eval()
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:

@@ -2,58 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from emotion_lab.inference.conversion.base import FORMATS, ExportFormat, ExportJob
+from emotion_lab.inference.conversion.base import FORMATS, ExportFormat, ExportJob, quiet
 from emotion_lab.inference.metadata import onnx_entry
-
-if TYPE_CHECKING:
-    from emotion_lab.inference.conversion.graph import ExportModel
-
-
-@contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Suppress the exporter's progress and version messages."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _model_proto(model: ExportModel, batch: int | str) -> Any:
-    """Return the ``onnx.ModelProto``; the metadata of each node names its torch module."""
-    import torch
-
-    with _quiet_exporter():
-        program = torch.onnx.export(
-            model,
-            (model.example(batch),),
-            dynamo=True,
-            input_names=[model.input_name],
-            output_names=[model.output_name],
-            dynamic_shapes=(model.dynamic_shapes(batch),),
-            verbose=False,
-        )
-    assert program is not None  # with dynamo=True it always returns a program
-    return program.model_proto
 
 
 def _outside_network(proto: Any) -> list[str]:
-    """Return the names of the nodes of preprocessing and postprocessing."""
+    """Return the names of the nodes of preprocessing and postprocessing.
+
+    The metadata of each node names its torch module.
+    """
     scopes = "pkg.torch.onnx.name_scopes"
     return [
         node.name
@@ -89,11 +50,24 @@ class Onnx(ExportFormat):
 
     def write(self, job: ExportJob, path: Path) -> None:
         """See :meth:`ExportFormat.write`."""
+        import torch
+
         model = job.model
         if job.precision == "fp16":
             model = copy.deepcopy(model)
             model.net.half()
-        proto = _model_proto(model, job.batch)
+        with quiet():
+            program = torch.onnx.export(
+                model,
+                (model.example(job.batch),),
+                dynamo=True,
+                input_names=[model.input_name],
+                output_names=[model.output_name],
+                dynamic_shapes=(model.dynamic_shapes(job.batch),),
+                verbose=False,
+            )
+        assert program is not None  # with dynamo=True it always returns a program
+        proto: Any = program.model_proto
         if job.precision == "int8":
             proto = _quantized(proto, job)
         # These contain source file paths of this machine.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import html
-import warnings
 from pathlib import Path
 from typing import Any
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.inference.conversion.base import FORMATS, ExportFormat, ExportJob
+from emotion_lab.inference.conversion.base import FORMATS, ExportFormat, ExportJob, quiet
 from emotion_lab.inference.metadata import ENTRY, XML_ENTRY
 from emotion_lab.inference.openvino_core import PIXELS
 
@@ -57,8 +56,7 @@ class OpenVino(ExportFormat):
 
         ov, module = import_openvino(), job.model
         shape = ov.PartialShape(list(module.input_shape(job.batch)))
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), quiet():
             model = ov.convert_model(
                 module, example_input=module.example(job.batch), input=[(shape, ov.Type.u8)]
             )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import warnings
 import zipfile
 from abc import abstractmethod
 from pathlib import Path
 
-from emotion_lab.inference.conversion.base import FORMATS, ExportFormat, ExportJob
+from emotion_lab.inference.conversion.base import FORMATS, ExportFormat, ExportJob, quiet
 from emotion_lab.inference.metadata import EXTRA
 
 
@@ -49,9 +48,8 @@ class TorchScript(Archive):
         """See :meth:`Archive.serialize`."""
         import torch
 
-        with warnings.catch_warnings():
-            # About the deprecation, and about the shape check of the network in Python.
-            warnings.simplefilter("ignore")
+        # torch warns about the deprecation and about the shape check of the network in Python.
+        with quiet():
             traced = torch.jit.trace(job.model, job.model.example(), check_trace=False)
             torch.jit.save(torch.jit.freeze(traced.eval()), buffer)
 
