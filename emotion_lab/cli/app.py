@@ -75,7 +75,7 @@ def as_user_error(error: Exception) -> UserError | None:
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
             "the disk is full; files saved before are intact. Free some space and start again "
-            "(continue a training with resume=<run folder>)."
+            "(continue a training with resume=<run directory>)."
         )
     no_memory = "can't allocate memory" in message or "out of memory" in message
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and no_memory):

@@ -16,7 +16,7 @@ NEEDED = "needed"
 def check_teacher(teacher: Any) -> None:
     """Check that ``distill.teacher`` is null or names a checkpoint."""
     if teacher == NEEDED:
-        raise UserError("a teacher is needed: distill.teacher=<a checkpoint or run folder>.")
+        raise UserError("a teacher is needed: distill.teacher=<a checkpoint or run directory>.")
     if teacher is not None:
         check_checkpoint(teacher)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from emotion_lab.config import schema
@@ -40,31 +41,16 @@ def leaves(cfg: Any, prefix: str = "") -> Iterator[str]:
             yield from leaves(cfg._get_node(key), f"{prefix}{key}.")
 
 
-def _lookup(cfg: DictConfig, key: str) -> tuple[bool, Any]:
-    """Return (whether a dotted key exists, its default value)."""
-    node: Any = cfg
-    for part in key.split("."):
-        if not isinstance(node, DictConfig) or part not in node:
-            return False, None
-        node = node._get_node(part)
-    if isinstance(node, (DictConfig, ListConfig)):
-        return True, node
-    return True, node._value() if node is not None else None
-
-
 def _check_type(key: str, default: Any, value: Any) -> None:
     """Compare the type of a value without a schema (a plugin's key) with that of its default."""
     if default is None or _refers(default):
         return
-    kinds: dict[type, type] = {DictConfig: dict, ListConfig: list}
-    kind = kinds.get(type(default), type(default))
+    kind = type(default)
     accepted = {float: (int, float), str: (str, int, float)}.get(kind, kind)
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind in (int, float)):
-        words: dict[type, str] = {dict: "keys", list: "a list"}
-        expected = words.get(kind) or describe(kind)
         shown = "null" if value is None else value
         raise UserError(
-            f"{key}={shown} is not valid: expected {expected}, for instance {key}={default}."
+            f"{key}={shown} is not valid: expected {describe(kind)}, for instance {key}={default}."
         )
 
 
@@ -107,10 +93,10 @@ def _check_hydra_group(override: Any) -> None:
     from hydra.core.global_hydra import GlobalHydra
 
     name = override.key_or_group
-    known = GlobalHydra.instance().config_loader().get_group_options(name)
-    for value in choices(override) if known else []:
-        if value is not None and str(value) not in known:
-            raise unknown(name, value, known, f"Set it with {name}=<name>.")
+    names = GlobalHydra.instance().config_loader().get_group_options(name)
+    for value in choices(override) if names else []:
+        if value is not None and str(value) not in names:
+            raise unknown(name, value, names, f"Set it with {name}=<name>.")
 
 
 def _split(parsed: list[Any], top: DictConfig, multirun: bool) -> tuple[list[str], list[Any]]:
@@ -153,20 +139,21 @@ def _check_complete(cfg: DictConfig) -> None:
 
 def _check_keys(keys: list[Any], base: DictConfig, entry: str) -> None:
     """Refuse keys that ``base`` does not have and invalid values, also of a sweep."""
-    known = list(leaves(base))
+    known_keys = list(leaves(base))
+    base_values: Any = OmegaConf.to_container(base)
     for override in keys:
         name = override.key_or_group
-        exists, default = _lookup(base, name)
         added = override.is_add() or override.is_force_add()
-        if not exists and not added:
-            raise unknown_key(name, known)
+        if name not in known_keys and not added:
+            raise unknown_key(name, known_keys)
         group = base.get(name.partition(".")[0])
         choice = group.get("name") if isinstance(group, DictConfig) else None
-        declared = schema.find(name, entry, choice)
+        declared = schema.is_declared(name, entry, choice)
         for value in choices(override):
             if declared and not _refers(value):
                 schema.check_value(name, value, entry, choice)
             elif not (added or _refers(value)):
+                default = functools.reduce(operator.getitem, name.split("."), base_values)
                 _check_type(name, default, value)
 
 

@@ -142,7 +142,8 @@ Cache = Literal["auto", "ram", "none"]
 Anonymize = Literal["none", "blur"]
 Location = Annotated[str | None, Role.LOCATION]
 #: One path, or a list of paths.
-Locations = Annotated[str | list[str] | None, Role.LOCATION]
+PATHS = str | list[str] | None
+Locations = Annotated[PATHS, Role.LOCATION]
 Ledger = Annotated[str, Role.LOCATION]
 
 _WORDS: dict[Any, str] = {

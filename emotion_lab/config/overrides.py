@@ -6,42 +6,17 @@ import os
 import re
 from typing import Any, NoReturn
 
+from emotion_lab.config.fields import PATHS, Role
+from emotion_lab.config.schema import FIELDS
 from emotion_lab.core.errors import UserError, unknown
 
 #: Keys whose value is a path or URL; it needs no quoting for Hydra's grammar.
-PATH_KEYS = (
-    "data.path",
-    "data.ferplus_csv",
-    "model.weights",
-    "ckpt",
-    "run_a",
-    "run_b",
-    "predictions",
-    "exports",
-    "data.drop_csv",
-    "data.relabel_csv",
-    "clip",
-    "photo",
-    "resume",
-    "runs",
-    "reproduce",
-    "distill.teacher",
-    "source",
-    "save",
-    "log",
-    "out",
-    "language",
-    "overlay.font",
-    "face_detector_file",
-    "detector.file",
-    "detector.config",
-    "test_ledger",
-    "hydra.run.dir",
-    "hydra.sweep.dir",
-)
-
+PATH_KEYS = {key for key, role, _ in FIELDS if role is Role.LOCATION} | {
+    *("data.drop_csv", "data.relabel_csv", "model.weights", "distill.teacher", "language"),
+    *("hydra.run.dir", "hydra.sweep.dir"),
+}
 #: Path keys that also take a list, ``[first,second]``.
-LIST_KEYS = ("ckpt", "run_a", "run_b", "runs", "predictions", "exports")
+LIST_KEYS = {key for key, role, field in FIELDS if field.annotation == PATHS}
 
 
 def quote(value: str, interpolate: bool = False) -> str:

@@ -8,7 +8,6 @@ torch.
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import operator
 import typing
@@ -32,8 +31,8 @@ def _locate(key: str, entry: str, choice: str | None) -> tuple[type[Section], st
     return ENTRIES[entry], "", key
 
 
-def find(key: str, entry: str, choice: str | None = None) -> tuple[type[Section], FieldInfo] | None:
-    """Return the section and field of a dotted key, None for a key that no schema declares.
+def is_declared(key: str, entry: str, choice: str | None = None) -> bool:
+    """Return whether a schema declares a dotted key.
 
     Args:
         key: For instance ``trainer.max_epochs``.
@@ -41,20 +40,17 @@ def find(key: str, entry: str, choice: str | None = None) -> tuple[type[Section]
         choice: Name chosen for the key's group, where the schema depends on it.
     """
     section, _, rest = _locate(key, entry, choice)
-    path = _fields(section, rest.split("."))
-    return path[-1] if len(path) == rest.count(".") + 1 else None
+    return len(_fields(section, rest.split("."))) == rest.count(".") + 1
 
 
-def _fields(
-    section: type[Section], path: Iterable[int | str]
-) -> list[tuple[type[Section], FieldInfo]]:
-    """Return section and field of each name of a path, up to the first that is not declared."""
+def _fields(section: type[Section], path: Iterable[int | str]) -> list[FieldInfo]:
+    """Return the field of each name of a path, up to the first that is not declared."""
     result = []
     for name in path:
         field = section.model_fields.get(str(name))
         if field is None:
             break
-        result.append((section, field))
+        result.append(field)
         inner = _inner(field)
         if inner is None:
             break
@@ -71,16 +67,30 @@ def _inner(field: FieldInfo) -> type[Section] | None:
     return None
 
 
-@functools.cache
+def walk(section: type[Section], prefix: str = "") -> Iterator[tuple[str, Role, FieldInfo]]:
+    """Yield dotted key, role and field of every key of a section, nested ones included."""
+    for name, field in section.model_fields.items():
+        roles = (item for item in field.metadata if isinstance(item, Role))
+        yield f"{prefix}{name}", next(roles, section.role), field
+        inner = _inner(field)
+        if inner is not None:
+            yield from walk(inner, f"{prefix}{name}.")
+
+
+SECTIONS = [
+    *(("", section) for section in ENTRIES.values()),
+    *((f"{group}.", section) for group, section in GROUPS.items()),
+    *((f"{group}.", section) for (group, _), section in CHOICES.items()),
+]
+#: (dotted key, role, field) of every declared key; a key can occur several times.
+FIELDS = [item for prefix, section in SECTIONS for item in walk(section, prefix)]
+_ROLES = {key: role for key, role, _ in FIELDS}
+
+
 def role(key: str) -> Role:
     """Return the role of a dotted config key; keys of plugins have that of their group."""
-    group = key.partition(".")[0]
-    choices = (None, *(choice for kind, choice in CHOICES if kind == group))
-    for entry, choice in itertools.product(ENTRIES, choices):
-        if match := find(key, entry, choice):
-            section, field = match
-            return next((item for item in field.metadata if isinstance(item, Role)), section.role)
-    return GROUPS[group].role if group in GROUPS else Role.IDENTITY
+    group = GROUPS.get(key.partition(".")[0], Section)
+    return _ROLES.get(key, group.role)
 
 
 def identity(config: dict[str, Any], exclude: Collection[str] = ()) -> dict[str, Any]:
@@ -107,8 +117,8 @@ def _leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 def check(config: dict[str, Any], entry: str) -> None:
     """Check every value of a composed config; keys without a schema are not checked."""
-    own = {key: value for key, value in config.items() if key not in GROUPS}
-    _validate(ENTRIES[entry], own)
+    entry_keys = {key: value for key, value in config.items() if key not in GROUPS}
+    _validate(ENTRIES[entry], entry_keys)
     for group, values in config.items():
         if group in GROUPS and isinstance(values, dict):
             check_group(group, values)
@@ -121,7 +131,7 @@ def check_group(group: str, values: dict[str, Any]) -> None:
 
 
 def check_value(key: str, value: Any, entry: str, choice: str | None = None) -> None:
-    """Check the value of one dotted key; see :func:`find` for the arguments."""
+    """Check the value of one dotted key; see :func:`is_declared` for the arguments."""
     section, prefix, rest = _locate(key, entry, choice)
     for name in reversed(rest.split(".")):
         value = {name: value}
@@ -143,7 +153,7 @@ def _validate(section: type[Section], values: dict[str, Any], prefix: str = "") 
     key = prefix + ".".join(names)
     renamed = RENAMED_VALUES.get(key, {}).get(str(value))
     hint = f" Did you mean '{renamed}'?" if renamed else ""
-    expected = _expected(key, value, fields[-1][1])
+    expected = _expected(key, value, fields[-1])
     raise UserError(f"{key}={_typed(value)} is not valid: expected {expected}.{hint}")
 
 

@@ -104,8 +104,8 @@ def find(path: str | Path, prefer: str = "best.ckpt") -> Path:
         for candidate in (path / "checkpoints" / prefer, path / prefer, path / ENSEMBLE):
             if candidate.is_file():
                 return candidate
-        raise UserError(f"no checkpoints/{prefer} in {path}: is it a run folder of train?")
-    raise UserError(f"no such checkpoint: {path}. Give a .ckpt file or a run folder.")
+        raise UserError(f"no checkpoints/{prefer} in {path}: is it a run directory of train?")
+    raise UserError(f"no such checkpoint: {path}. Give a .ckpt file or a run directory.")
 
 
 def _is_intact(path: Path) -> bool:
@@ -140,9 +140,9 @@ def read(path: Path) -> dict[str, Any]:
     if not _is_intact(path):
         raise UserError(f"{path} is damaged: its checksum is wrong. Copy or save it again.")
     version = content[CARD].get("format")
-    known = ENSEMBLE_FORMAT if "members" in content else FORMAT
-    if not isinstance(version, int) or version > known:
-        raise UserError(f"{path} has format {version}, this version reads up to {known}: upgrade.")
+    newest = ENSEMBLE_FORMAT if "members" in content else FORMAT
+    if not isinstance(version, int) or version > newest:
+        raise UserError(f"{path} has format {version}, this version reads up to {newest}: upgrade.")
     card = content[CARD]
     for part in (card, *card.get("members", ())):
         if isinstance(part, dict) and isinstance(part.get("config"), dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -17,30 +18,24 @@ from emotion_lab.core.errors import UserError
 LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-def _cpu_flags() -> set[str]:
+def _cpu_info(field: str) -> str:
+    """Return the first value of a field of ``/proc/cpuinfo``, empty if missing."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("flags"):
-                return set(line.split(":", 1)[1].split())
+        text = Path("/proc/cpuinfo").read_text()
     except OSError:
-        pass
-    return set()
+        return ""
+    match = re.search(rf"^{field}\s*:(.*)$", text, re.MULTILINE)
+    return match[1].strip() if match else ""
 
 
 def cpu_multiplies_bf16() -> bool:
     """Return whether the CPU has bfloat16 matrix instructions (AMX or AVX512-BF16)."""
-    return bool({"amx_bf16", "avx512_bf16"} & _cpu_flags())
+    return bool({"amx_bf16", "avx512_bf16"} & set(_cpu_info("flags").split()))
 
 
 def cpu_name() -> str:
     """Return the name of the processor."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return _cpu_info("model name") or platform.processor() or platform.machine()
 
 
 def choose_accelerator(wanted: str) -> str:
@@ -56,21 +51,14 @@ def choose_accelerator(wanted: str) -> str:
 
 
 def choose_precision(wanted: str, accelerator: str) -> str:
-    """Return Lightning's name for ``trainer.precision``; ``auto`` is bf16 where it is fast.
-
-    Args:
-        wanted: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        accelerator: ``cpu``, ``cuda`` or ``mps``.
-    """
+    """Return Lightning's name for ``trainer.precision``; ``auto`` is bf16 where it is fast."""
     if wanted == "fp16" and accelerator == "cpu":
         raise UserError("trainer.precision=fp16 needs a GPU: set bf16, fp32 or auto.")
     if wanted != "auto":
         return LIGHTNING_PRECISION[wanted]
-    if accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return "bf16-mixed"
-    if accelerator == "cpu" and cpu_multiplies_bf16():
-        return "bf16-mixed"
-    return "32-true"
+    cuda = accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    fast = cuda or (accelerator == "cpu" and cpu_multiplies_bf16())
+    return LIGHTNING_PRECISION["bf16" if fast else "fp32"]
 
 
 def versions() -> dict[str, str]:
@@ -106,14 +94,13 @@ def git_commit() -> str | None:
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True, timeout=10)
+
     try:
-        command = ["git", "-C", str(root)]
-        head = subprocess.run(
-            [*command, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*command, "status", "--porcelain"], capture_output=True, text=True, timeout=10
-        ).stdout.strip()
+        head, changed = git("rev-parse", "HEAD").strip(), git("status", "--porcelain")
     except (OSError, subprocess.SubprocessError):
         return None
     return head + ("+dirty" if changed else "")

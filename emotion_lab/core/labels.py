@@ -1,4 +1,4 @@
-"""Emotion names: their order, and synonyms in the folder names of other data sets."""
+"""Emotion names: their order, and synonyms in the folder names of other datasets."""
 
 from __future__ import annotations
 
@@ -6,15 +6,7 @@ import re
 from collections.abc import Iterable
 
 #: Order of FER2013 (Goodfellow et al. 2013): label ``i`` of the CSV is ``EMOTIONS[i]``.
-EMOTIONS: tuple[str, ...] = (
-    "angry",
-    "disgust",
-    "fear",
-    "happy",
-    "sad",
-    "surprise",
-    "neutral",
-)
+EMOTIONS: tuple[str, ...] = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 
 _SYNONYMS: dict[str, tuple[str, ...]] = {
     "angry": ("anger", "ang", "an", "mad"),
@@ -47,5 +39,5 @@ def canonical(name: str) -> str | None:
 def class_order(names: Iterable[str]) -> list[str]:
     """Return class names in order: the emotions as in :data:`EMOTIONS`, then the rest sorted."""
     unique = set(names)
-    known = [name for name in EMOTIONS if name in unique]
-    return known + sorted(unique - set(EMOTIONS))
+    emotions = [name for name in EMOTIONS if name in unique]
+    return emotions + sorted(unique - set(EMOTIONS))

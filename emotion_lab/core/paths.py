@@ -32,7 +32,7 @@ def check_checkpoint(ckpt: Any, several: bool = False, exported: bool = False) -
     """
     paths = as_list(ckpt)
     if not any(paths):
-        raise UserError("ckpt is missing: give a checkpoint or a run folder, ckpt=<path>.")
+        raise UserError("ckpt is missing: give a checkpoint or a run directory, ckpt=<path>.")
     if not several and not isinstance(ckpt, str):
         raise UserError(
             "one checkpoint is expected, ckpt=<path>; python -m emotion_lab.ensemble makes one of "
@@ -46,21 +46,21 @@ def check_checkpoint(ckpt: Any, several: bool = False, exported: bool = False) -
 
 def _check_one_checkpoint(path: Path, exported: bool) -> None:
     if not path.exists():
-        raise UserError(f"no such checkpoint: {path}. Give a .ckpt file or a run folder.")
+        raise UserError(f"no such checkpoint: {path}. Give a .ckpt file or a run directory.")
     if path.suffix in EXPORT_SUFFIXES and path.is_file():
         if exported:
             return
         raise UserError(
             f"{path} is an exported file, but a checkpoint is needed: ckpt=<the .ckpt file or run "
-            "folder it was made of>."
+            "directory it was exported from>."
         )
     files = (path / "checkpoints" / "best.ckpt", path / "best.ckpt", path / "ensemble.ckpt", path)
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         models = sorted(file for file in path.iterdir() if file.suffix in EXPORT_SUFFIXES)
         if exported and models:
-            raise UserError(f"{path} is no run folder of train: name a file, ckpt={models[0]}.")
-        raise UserError(f"no checkpoints/best.ckpt in {path}: is it a run folder of train?")
+            raise UserError(f"{path} is not a run directory of train: set ckpt={models[0]}.")
+        raise UserError(f"no checkpoints/best.ckpt in {path}: is it a run directory of train?")
     with file.open("rb") as stream:
         start = stream.read(2)
     # A checkpoint is a zip file; older ones of other programs start with 0x80.
@@ -96,7 +96,7 @@ def check_folder(folder: str | Path, key: str = "hydra.run.dir") -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(
-            f"cannot make the run folder {folder}: {parent} is no writable folder. "
+            f"cannot create the run directory {folder}: {parent} is not a writable folder. "
             f"Set {key}=<folder>."
         ) from None
 
@@ -161,6 +161,6 @@ def check_appendable(ledger: Path) -> None:
         ledger.open("a").close()
     except OSError as error:
         raise UserError(
-            f"the test ledger {ledger} cannot be written ({error.strerror}); the test split stays "
-            "closed. Set test_ledger=<file>."
+            f"the test ledger {ledger} cannot be written ({error.strerror}); the test split is "
+            "not opened. Set test_ledger=<file>."
         ) from None

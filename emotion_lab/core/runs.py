@@ -98,7 +98,7 @@ def find(paths: Iterable[Path]) -> list[Run]:
     result: dict[Path, Run] = {}
     for path in paths:
         if not path.is_dir():
-            raise UserError(f"no such run folder: {path}.")
+            raise UserError(f"no such run directory: {path}.")
         candidates = [path] if is_run(path) else [p.parent for p in path.rglob("metrics.json")]
         run_dirs = [folder for folder in candidates if is_run(folder)]
         if not run_dirs:

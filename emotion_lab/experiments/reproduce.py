@@ -45,7 +45,7 @@ def check_data(run: Run, fingerprints: dict[str, Any]) -> None:
         if now is None or now["hash"] != then["hash"]:
             current = "none" if now is None else f"{now['n']} images ({now['hash'][:8]})"
             raise UserError(
-                f"reproduce: the {name} split differs from that of the run: {current}, then "
+                f"reproduce: the {name} split differs from that of the run: now {current}, then "
                 f"{then['n']} images ({then['hash'][:8]}). Give data.path=<the same data>."
             )
 

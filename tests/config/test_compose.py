@@ -18,18 +18,13 @@ from omegaconf import OmegaConf
 
 from emotion_lab import train
 from emotion_lab.cli.help import _groups, show
-from emotion_lab.config import compose
+from emotion_lab.config import compose, schema
 from emotion_lab.config import overrides as command_line
 from emotion_lab.core.errors import UserError
 from emotion_lab.experiments.run import resume
-from tests.conftest import TINY
+from tests.conftest import TINY, composed
 
 GROUPS = sorted(p.name for p in compose.CONF.iterdir() if p.is_dir())
-CHOICES = [(group, name) for group in GROUPS for name in compose.options(group)]
-ENTRIES = (
-    *("train", "sweep", "evaluate", "compare", "crossval", "ensemble", "audit", "shard"),
-    *("export", "bench", "live", "predict"),
-)
 
 
 def parse(*argv: str, entry: str = "train") -> Any:
@@ -95,7 +90,7 @@ def test_configs_and_registries_agree() -> None:
     assert compose.options("augment") == sorted([*PRESETS, "device"])
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("entry", schema.ENTRIES)
 def test_help_names_every_group_choice_and_key(entry: str, capsys: Any) -> None:
     show(entry)
     text = capsys.readouterr().out
@@ -122,30 +117,19 @@ def test_help_names_every_group_choice_and_key(entry: str, capsys: Any) -> None:
 # --- quoting --------------------------------------------------------------------------------
 
 PATHS = [
-    "a b",
-    " lead and trail ",
-    "a=b",
-    "a==b=c",
-    "[1](2){3}",
-    "it's",
-    "it''s 'so' x",
-    'say "x"',
-    "a\\b",
-    "C:\\dir\\",
-    "tail\\\\",
-    "a\\'b\\\\'c",
-    "a,b",
-    "${x}",
-    "a\\${x}",
-    "a\\\\${now:%Y}",
-    "${",
-    "#x",
-    "~x",
-    "Größe 表情",
-    "5",
-    "true",
-    "a:b",
-    "a\tb",
+    *("a b", " lead and trail ", "a=b", "a==b=c", "[1](2){3}", "it's", "it''s 'so' x", 'say "x"'),
+    *(
+        "a\\b",
+        "C:\\dir\\",
+        "tail\\\\",
+        "a\\'b\\\\'c",
+        "a,b",
+        "${x}",
+        "a\\${x}",
+        "a\\\\${now:%Y}",
+        "${",
+    ),
+    *("#x", "~x", "Größe 表情", "5", "true", "a:b", "a\tb"),
 ]
 
 
@@ -228,6 +212,10 @@ def test_paths_reach_the_config() -> None:
         ("data.sampler=random", "expected one of shuffle, weighted."),
         ("test=1", "expected true or false."),
         ("mix=5", "expected keys, for instance mix.mixup=<value>."),
+        ("monitor=val/foo", "expected one of val/loss"),
+        ("schedule.monitor=val/foo", "expected one of val/loss"),
+        ("schedule.mode=up", "expected one of min, max"),
+        ("trainer.strategy=foo", "expected one of auto, ddp"),
         ("~optim.lr", "removes a required key"),
         ("foo", "Cannot read 'foo': options are written key=value."),
         ("optim.lr=[1", "Cannot read 'optim.lr=[1'"),
@@ -246,7 +234,8 @@ def test_paths_reach_the_config() -> None:
     ],
 )
 def test_one_line_for_a_mistake(typed: str, message: str) -> None:
-    assert message in refused(typed)
+    groups = ("schedule=plateau",) if typed.startswith("schedule.") else ()
+    assert message in refused(*groups, typed)
 
 
 def test_an_unknown_choice_lists_all_and_says_how() -> None:
@@ -294,13 +283,13 @@ def test_valid_overrides() -> None:
 
 
 @functools.cache
-def composed(*overrides: str) -> Any:
-    return compose.precheck("train", list(overrides))
+def default_config() -> Any:
+    return parse()
 
 
 def prepared(*argv: str, **changes: Any) -> list[str]:
     """Call ``train.validate`` on a default config with ``changes`` and the overrides ``argv``."""
-    cfg = copy.deepcopy(composed())
+    cfg = copy.deepcopy(default_config())
     for key, value in changes.items():
         OmegaConf.update(cfg, key.replace("__", "."), value)
     return train.validate(cfg, command_line.quote_paths(list(argv)))
@@ -341,39 +330,42 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
     assert "no such run" in not_prepared(resume=str(tmp_path / "none"))
 
 
-def test_a_run_folder_that_cannot_be_created(tmp_path: Path) -> None:
+def test_a_run_directory_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert "cannot make the run directory" in not_prepared(hydra__run__dir=f"{tmp_path}/file/x")
+    assert "cannot create the run directory" in not_prepared(hydra__run__dir=f"{tmp_path}/file/x")
     if Path("/proc/self").exists():  # not writable, even for root
-        assert "cannot make the run directory" in not_prepared(hydra__run__dir="/proc/new/x")
+        assert "cannot create the run directory" in not_prepared(hydra__run__dir="/proc/new/x")
     if os.geteuid():
         tmp_path.chmod(0o500)
-        assert "cannot make the run directory" in not_prepared(hydra__run__dir=f"{tmp_path}/y")
+        assert "cannot create the run directory" in not_prepared(hydra__run__dir=f"{tmp_path}/y")
         tmp_path.chmod(0o700)
 
 
-def test_resume_merges_allowed_overrides() -> None:
-    def without_hydra(cfg: Any) -> Any:
-        return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+def resumed(typed: list[str], saved: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of a run that is resumed with the overrides ``typed``."""
+    cfg = parse(*typed)
+    cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    return resume.resumed_config(cfg, typed, {"config": saved})
 
-    saved = compose.to_container(without_hydra(parse(*TINY, "seed=3", "schedule=step")))
-    typed = ["resume=x", "data.path=a${b}", "trainer.max_epochs=9", "logger=csv"]
-    resumed = resume.resumed_config(without_hydra(parse(*typed)), typed, {"config": saved})
-    assert resumed["data"] == {**saved["data"], "path": "a${b}"}
-    assert resumed["trainer"] == {**saved["trainer"], "max_epochs": 9}
-    assert set(resumed["logger"]) == {"csv"} and not saved["logger"]
-    assert (resumed["seed"], resumed["resume"], resumed["model"]) == (3, "x", saved["model"])
+
+def test_resume_merges_allowed_overrides() -> None:
+    saved = composed(*TINY, "seed=3", "schedule=step", "trainer.ema_decay=0.9")
+    typed = ["resume=x", "data.path=a${b}", "trainer=default", "trainer.max_epochs=9", "logger=csv"]
+    config = resumed(typed, saved)
+    assert config["data"] == {**saved["data"], "path": "a${b}"}
+    changed = {"max_epochs": 9, "accelerator": "auto"}
+    assert {**config["trainer"], **changed} == config["trainer"]
+    assert config["trainer"]["ema_decay"] == 0.9
+    assert set(config["logger"]) == {"csv"} and not saved["logger"]
+    assert (config["seed"], config["resume"], config["model"]) == (3, "x", saved["model"])
+    config = resumed(["resume=x", "trainer.max_epochs=9"], saved)
+    assert config["trainer"] == {**saved["trainer"], "max_epochs": 9}
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "onecycle"])
 def test_resume_keeps_the_plan_of_a_schedule(schedule: str) -> None:
-    def without_hydra(cfg: Any) -> Any:
-        return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-
-    saved = compose.to_container(without_hydra(parse(*TINY, f"schedule={schedule}")))
-    typed = ["resume=x", "trainer.max_epochs=9"]
     with pytest.raises(UserError, match="cannot change on resume"):
-        resume.resumed_config(without_hydra(parse(*typed)), typed, {"config": saved})
+        resumed(["resume=x", "trainer.max_epochs=9"], composed(*TINY, f"schedule={schedule}"))
 
 
 def test_model_without_base_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

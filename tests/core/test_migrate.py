@@ -85,8 +85,9 @@ def old_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_old_run_is_read_and_ranked_with_a_new_one(old_run: Path) -> None:
     run = runs.read(old_run)
     assert run.config["trainer"]["precision"] == "fp32" and "ema_decay" in run.config["trainer"]
-    found = grouping.group([run, runs.Run(Path("new"), run.config, run.metrics, None)], None)
-    assert len(found.groups) == 1
+    new_run = runs.Run(Path("new"), run.config, run.metrics, None)
+    configurations = grouping.group([run, new_run], None)
+    assert len(configurations.groups) == 1
 
 
 def test_an_old_checkpoint_is_evaluated(old_run: Path) -> None:
