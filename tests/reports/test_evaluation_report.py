@@ -28,6 +28,7 @@ from tests.conftest import TINY, command, composed, make_checkpoint
 
 NAMES = list(EMOTIONS)
 QUICK = {"num_mistakes": 30, "num_explained": 1, "num_robustness": 20}
+FIGURES = {**QUICK, "num_explained": 0, "num_robustness": 0}
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,11 @@ def written(
     save_results(folder, result, "predictions.csv")
     report = make_report(result, folder, QUICK, {"seed": 0, "model": "senet"}, cfg["data"])
     return folder, report
+
+
+def evaluate(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command ``evaluate`` in ``cwd``."""
+    return command(*arguments, module="emotion_lab.evaluate", cwd=cwd)
 
 
 def saved(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -114,11 +120,9 @@ def test_reports_are_not_overwritten(
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in written[0].rglob("*")}
     with pytest.raises(UserError, match="exists already"):
-        make_report(
-            result, written[0], {**QUICK, "num_robustness": 0, "num_explained": 0}, {}, cfg["data"]
-        )
-    assert (written[0] / "report.html").stat().st_mtime_ns == before[written[0] / "report.html"]
-    assert (written[0] / "report.json").stat().st_mtime_ns == before[written[0] / "report.json"]
+        make_report(result, written[0], FIGURES, {}, cfg["data"])
+    for path in (written[0] / "report.html", written[0] / "report.json"):
+        assert path.stat().st_mtime_ns == before[path]
 
 
 def test_class_without_samples(cfg: Any, checkpoint: Path, tmp_path: Path) -> None:
@@ -142,23 +146,19 @@ def test_duplicates_of_training_images_are_removed(
     plain = without_duplicates(result, cfg["data"])
     assert (plain["n"], plain["removed"], plain["in_train"]) == (len(result.labels), 0, 0)
     digest = type(result.part.store).digest
-    # The first three look like one image, which train holds too.
+    # The first three have the same content, which is also in train.
     same = digest(result.part.store, 0)
     first = {int(result.part.indices[i]) for i in range(3)}
 
     def fake(store: Any, index: int) -> bytes:
-        if store is result.part.store:
-            return same if index in first else digest(store, index)
-        return same if index == 0 else digest(store, index)
+        copies = first if store is result.part.store else {0}
+        return same if index in copies else digest(store, index)
 
     monkeypatch.setattr(type(result.part.store), "digest", fake)
     numbers = without_duplicates(result, cfg["data"])
     assert (numbers["removed"], numbers["in_train"]) == (3, 3)
     right = (result.predicted == result.labels)[3:]
     assert numbers["accuracy"] == pytest.approx(right.mean()) and numbers["n"] == len(right)
-
-
-# --- the temperature and the seal ------------------------------------------------------------
 
 
 def test_temperature_is_stored_in_the_checkpoint(
@@ -178,19 +178,15 @@ def test_temperature_is_stored_in_the_checkpoint(
 
 
 def test_temperature_is_never_fitted_on_test(cfg: Any, checkpoint: Path, tmp_path: Path) -> None:
-    ledger = tmp_path / "ledger.jsonl"
-    result = evaluate_checkpoint(
-        checkpoint, cfg["data"], "test", entry=LedgerEntry(ledger, tmp_path)
-    )
+    entry = LedgerEntry(tmp_path / "ledger.jsonl", tmp_path)
+    result = evaluate_checkpoint(checkpoint, cfg["data"], "test", entry=entry)
     with pytest.raises(UserError, match="fitted on val, never on test"):
         temperature.fit_checkpoint_temperature(result)
-    report = make_report(
-        result, tmp_path, {**QUICK, "num_robustness": 0, "num_explained": 0}, {}, cfg["data"]
-    )
+    report = make_report(result, tmp_path, FIGURES, {}, cfg["data"])
     assert report["temperature"] is None and report["ece_calibrated"] is None
     assert report["protocol"]["openings"] == 1 and not report["protocol"]["warnings"]
     second = make_checkpoint({**cfg, "seed": 5}, tmp_path / "b.ckpt", NAMES)
-    again = evaluate_checkpoint(second, cfg["data"], "test", entry=LedgerEntry(ledger, tmp_path))
+    again = evaluate_checkpoint(second, cfg["data"], "test", entry=entry)
     rows = protocol(again)
     assert rows["openings"] == 2 and rows["configurations"] == 2
     assert any("2 configurations" in line for line in rows["warnings"])
@@ -210,7 +206,7 @@ def test_temperature_is_never_fitted_on_test(cfg: Any, checkpoint: Path, tmp_pat
 def test_refused_in_one_line(
     arguments: tuple[str, ...], said: str, checkpoint: Path, tmp_path: Path
 ) -> None:
-    done = command(f"ckpt={checkpoint}", *arguments, module="emotion_lab.evaluate", cwd=tmp_path)
+    done = evaluate(tmp_path, f"ckpt={checkpoint}", *arguments)
     assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
 
 
@@ -224,14 +220,13 @@ def test_ensemble_ignores_the_temperature_of_its_members(
     alone = evaluate_checkpoint(members[0], cfg["data"])
     assert calibration_numbers(alone)["temperature"] == 7.7
     both = evaluate_checkpoint(members, cfg["data"])
-    numbers = calibration_numbers(both)
-    assert numbers["temperature"] == pytest.approx(fit_temperature(both.logits, both.labels))
     flipped = evaluate_checkpoint(members[0], cfg["data"], tta="flip")
-    numbers = calibration_numbers(flipped)
-    assert numbers["temperature"] == pytest.approx(fit_temperature(flipped.logits, flipped.labels))
-    ledger = tmp_path / "ledger.jsonl"
-    sealed = evaluate_checkpoint(members, cfg["data"], "test", entry=LedgerEntry(ledger, tmp_path))
-    assert calibration_numbers(sealed)["temperature"] is None
+    for scored in (both, flipped):
+        fitted = fit_temperature(scored.logits, scored.labels)
+        assert calibration_numbers(scored)["temperature"] == pytest.approx(fitted)
+    entry = LedgerEntry(tmp_path / "ledger.jsonl", tmp_path)
+    on_test = evaluate_checkpoint(members, cfg["data"], "test", entry=entry)
+    assert calibration_numbers(on_test)["temperature"] is None
 
 
 def test_data_of_the_run_named_explicitly(cfg: Any, checkpoint: Path, tmp_path: Path) -> None:
@@ -275,23 +270,15 @@ def test_run_directory_is_locked(tmp_path: Path) -> None:
 def test_sweep_does_not_overwrite_results(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "sweep" / "0").mkdir(parents=True)
     (tmp_path / "sweep" / "0" / "metrics.json").write_text("kept")
-    done = command(
-        *("-m", f"ckpt={checkpoint}", "report=false", f"hydra.sweep.dir={tmp_path / 'sweep'}"),
-        module="emotion_lab.evaluate",
-        cwd=tmp_path,
-    )
+    sweep_dir = f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    done = evaluate(tmp_path, "-m", f"ckpt={checkpoint}", "report=false", sweep_dir)
     assert done.returncode != 0 and "already holds metrics.json" in done.stderr
     assert (tmp_path / "sweep" / "0" / "metrics.json").read_text() == "kept"
 
 
 def test_results_are_not_overwritten(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("kept")
-    done = command(
-        f"ckpt={checkpoint}",
-        f"hydra.run.dir={tmp_path}",
-        module="emotion_lab.evaluate",
-        cwd=tmp_path,
-    )
+    done = evaluate(tmp_path, f"ckpt={checkpoint}", f"hydra.run.dir={tmp_path}")
     assert done.returncode == 2 and "already holds metrics.json" in done.stderr
     assert (tmp_path / "metrics.json").read_text() == "kept"
 
@@ -301,9 +288,7 @@ def test_nan_weights(cfg: Any, tmp_path: Path) -> None:
     content = ckpt.read(path)
     weights = {key: value * float("nan") for key, value in content["state_dict"].items()}
     ckpt.write(path, {**content, "state_dict": weights})
-    done = command(
-        f"ckpt={path}", "trainer.accelerator=cpu", module="emotion_lab.evaluate", cwd=tmp_path
-    )
+    done = evaluate(tmp_path, f"ckpt={path}", "trainer.accelerator=cpu")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "NaN" in done.stderr.splitlines()[-1]
 
@@ -314,12 +299,10 @@ def test_evaluate_an_ensemble_from_the_command_line(
     """Two members in a folder with spaces and brackets, with weights fitted on val."""
     odd = tmp_path / "my [run] = 1"
     members = [make_checkpoint(cfg, odd / f"{i}.ckpt", NAMES, seed=i) for i in range(2)]
-    done = command(
-        f"ckpt=[{members[0]},{members[1]}]",
+    done = evaluate(
+        tmp_path,
+        *(f"ckpt=[{members[0]},{members[1]}]", f"hydra.run.dir={tmp_path / 'out'}"),
         *("weights=val", "num_robustness=10", "num_explained=1", "trainer.accelerator=cpu"),
-        f"hydra.run.dir={tmp_path / 'out'}",
-        module="emotion_lab.evaluate",
-        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
