@@ -56,7 +56,12 @@ def test_every_backbone_with_every_loss(model: str, tmp_path: Path) -> None:
         optimizer.step()
         assert torch.isfinite(value), loss
     assert len(auxiliary) == (2 if model == "googlenet" else 0)
-    card = {"format": ckpt.FORMAT, "config": cfg, "classes": list("abcdefg"), "input": asdict(spec)}
+    card = {
+        "format": ckpt.FORMAT,
+        "config": cfg,
+        "classes": list("abcdefg"),
+        "input": {**asdict(spec), "mean": list(spec.mean), "std": list(spec.std)},
+    }
     state = {f"model.{key}": value for key, value in net.state_dict().items()}
     ckpt.write(tmp_path / "x.ckpt", {"state_dict": state, ckpt.CARD: card})
     again, _ = restore(tmp_path / "x.ckpt")
