@@ -84,7 +84,8 @@ SECTIONS = [
 ]
 #: (dotted key, role, field) of every declared key; a key can occur several times.
 FIELDS = [item for prefix, section in SECTIONS for item in walk(section, prefix)]
-_ROLES = {key: role for key, role, _ in FIELDS}
+#: Of a key that several entry points declare, the first role counts: that of ``train``.
+_ROLES = {key: role for key, role, _ in reversed(FIELDS)}
 
 
 def role(key: str) -> Role:

@@ -58,6 +58,7 @@ def test_every_field_belongs_to_a_config_key() -> None:
         ("trainer.enable_progress_bar", Role.DISPLAY),
         ("trainer.num_threads", Role.EXECUTION),
         ("model.compile", Role.EXECUTION),
+        ("deterministic", Role.EXECUTION),  # bench declares it too, with another role
         ("sweep.resume", Role.EXECUTION),
     ],
 )
