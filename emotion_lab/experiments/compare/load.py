@@ -19,7 +19,9 @@ def parse_runs(key: str, value: Any) -> list[Path]:
     values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     runs = [Path(str(run)) for run in values if run is not None and str(run)]
     if not runs:
-        raise UserError(f"{key} is missing: give a run folder, {key}=<run> or {key}=[<run>,<run>].")
+        raise UserError(
+            f"{key} is missing: give run directories, {key}=<run> or {key}=[<run>,<run>]."
+        )
     return runs
 
 
@@ -40,19 +42,19 @@ def short_names(runs: Sequence[Path]) -> list[str]:
     return ["/".join(path) for path in parts]
 
 
+def describe_split(fingerprint: dict[str, Any]) -> str:
+    """Return name, size and short hash of a split for an error message."""
+    name = fingerprint.get("known_as") or "a split"
+    return f"{name} of {fingerprint.get('n')} images ({fingerprint['hash'][:8]})"
+
+
 def _check_fingerprints(first: SavedPredictions, other: SavedPredictions) -> None:
     """Raise if two runs were scored on different splits."""
-    fingerprints = [first.fingerprint, other.fingerprint]
-    known = [fingerprint for fingerprint in fingerprints if fingerprint is not None]
-    if len({fingerprint["hash"] for fingerprint in known}) > 1:
-        splits = [
-            f"{fingerprint.get('known_as') or 'a split'} of {fingerprint.get('n')} images "
-            f"({fingerprint['hash'][:8]})"
-            for fingerprint in known
-        ]
+    fingerprints = [saved.fingerprint for saved in (first, other) if saved.fingerprint is not None]
+    if len({fingerprint["hash"] for fingerprint in fingerprints}) > 1:
         raise UserError(
             f"{first.run} and {other.run} were not scored on the same {first.split} split: "
-            f"{', '.join(splits)}. Score both on the same data."
+            f"{', '.join(map(describe_split, fingerprints))}. Score both on the same data."
         )
 
 
@@ -75,8 +77,8 @@ def aligned_predictions(first: SavedPredictions, other: SavedPredictions) -> np.
     rows = {name: i for i, name in enumerate(other.names)}
     missing = [name for name in first.names if name not in rows]
     if missing or len(rows) != len(first.names):
-        known = set(first.names)
-        example = missing[0] if missing else next(name for name in rows if name not in known)
+        names = set(first.names)
+        example = missing[0] if missing else next(name for name in rows if name not in names)
         has, lacks = (first, other) if missing else (other, first)
         raise UserError(
             f"{first.run} ({len(first.names)} rows) and {other.run} ({len(rows)} rows) do not have "

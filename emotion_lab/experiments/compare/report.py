@@ -168,25 +168,20 @@ def _draw_f1(axis: Axes, result: dict[str, Any], classes: list[str], style: Figu
 
 
 def figure(result: dict[str, Any], style: FigureStyle) -> Figure:
-    """Draw b - a with its interval, and F1 of each class for both, with intervals or ranges.
-
-    Args:
-        result: From :func:`emotion_lab.experiments.compare.result.compare`.
-        style: Colours.
-    """
+    """Draw b - a with its interval, and F1 of each class for both, with intervals or ranges."""
     classes = [name for name in result["classes"] if result["support"][name]]
     n_pairs = len(result["pairs"]) if result["seeds"] > 1 else 0
     heights = [0.36 * 2 * (1 + 0.45 * n_pairs), 0.42 * len(classes)]
-    drawn = Figure(figsize=(5.2, 1.7 + sum(heights)), layout="constrained")
+    fig = Figure(figsize=(5.2, 1.7 + sum(heights)), layout="constrained")
     ratios = [height + 0.3 for height in heights]
-    top, bottom = drawn.subplots(2, 1, gridspec_kw={"height_ratios": ratios})
+    top, bottom = fig.subplots(2, 1, gridspec_kw={"height_ratios": ratios})
     _draw_differences(top, result, style)
     _draw_f1(bottom, result, classes, style)
     for axis in (top, bottom):
         axis.grid(axis="x")
         axis.tick_params(axis="y", length=0)
         axis.spines["left"].set_visible(False)
-    return drawn
+    return fig
 
 
 def _shortened(name: str, limit: int = 18) -> str:
@@ -201,13 +196,7 @@ def _unbroken(text: str) -> str:
 
 
 def write_page(folder: Path, result: dict[str, Any], pictures: dict[str, bytes]) -> None:
-    """Write ``compare.html``, a self-contained page.
-
-    Args:
-        folder: The run directory.
-        result: From :func:`emotion_lab.experiments.compare.result.compare`.
-        pictures: ``{"light": png, "dark": png}``.
-    """
+    """Write ``compare.html``, a self-contained page."""
     template = html.environment("emotion_lab.experiments.compare").get_template("compare.html")
     page = template.render(
         r=result,

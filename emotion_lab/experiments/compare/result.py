@@ -88,15 +88,7 @@ def _points(difference: dict[str, Any]) -> str:
 
 
 def verdict_sentence(difference: dict[str, Any], a: str, b: str, n: int, seeds: int) -> str:
-    """Return the verdict with the difference, its interval and the sample sizes.
-
-    Args:
-        difference: From :func:`emotion_lab.evaluation.statistics.paired` or ``paired_seeds``.
-        a: Name of a.
-        b: Name of b.
-        n: Number of images.
-        seeds: Number of runs per side.
-    """
+    """Return the verdict with the difference, its interval and the sample sizes."""
     values = _points(difference)
     if seeds > 1:
         values = f"mean {values} over {seeds} seeds"
@@ -130,8 +122,6 @@ def compare(a: list[Path], b: list[Path], split: str, ledger: Path) -> dict[str,
     Args:
         a: Run directories of train or evaluate, one per seed.
         b: Run directories with the same seeds.
-        split: ``train``, ``val`` or ``test``.
-        ledger: The test ledger, read for ``test``.
 
     Returns:
         Builtins: ``verdict`` (on b's accuracy), ``line``, ``split``, ``n``, ``classes``,

@@ -13,15 +13,10 @@ _MAX_LABELS = 12
 
 
 def figure(content: dict[str, Any], style: FigureStyle) -> Figure:
-    """Draw accuracy and macro F1 of every fold and of the pool.
-
-    Args:
-        content: The content of ``folds.json``.
-        style: Colours.
-    """
+    """Draw accuracy and macro F1 of every fold and of the pool."""
     height = min(1.5 + 0.24 * content["folds"], 5.5)
-    drawn = Figure(figsize=(6.6, height), layout="constrained")
-    axes = drawn.subplots(1, 2, sharey=True)
+    fig = Figure(figsize=(6.6, height), layout="constrained")
+    axes = fig.subplots(1, 2, sharey=True)
     rows = content["per_fold"]
     pool_y = len(rows) + 0.4
     for axis, key, title in zip(
@@ -52,5 +47,5 @@ def figure(content: dict[str, Any], style: FigureStyle) -> Figure:
     axes[0].set_yticks([*labelled, pool_y], [*names, f"pool (n = {content['n']:,})"])
     axes[0].set_ylim(len(rows) + 0.9, -0.6)
     handles, labels = axes[0].get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside lower center", ncols=3)
-    return drawn
+    fig.legend(handles, labels, loc="outside lower center", ncols=3)
+    return fig

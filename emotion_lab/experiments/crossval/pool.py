@@ -35,7 +35,6 @@ class OutOfFoldPredictions:
         labels: True classes, int64 (N,).
         predicted: Predicted classes, int64 (N,).
         probabilities: float64 (N, K).
-        notes: Notes for the user.
     """
 
     runs: list[Run]
@@ -51,15 +50,11 @@ class OutOfFoldPredictions:
 def _check_same_config(runs: Sequence[Run]) -> None:
     """Raise if the configs differ in other keys than the fold."""
     configs = [schema.identity(run.config, exclude=("data.fold",)) for run in runs]
-    first = configs[0]
     for key in dict.fromkeys(key for config in configs for key in config):
         values = [json.dumps(config.get(key), sort_keys=True, default=str) for config in configs]
         if len(set(values)) > 1:
-            folders = [
-                str(run.folder)
-                for run, config in zip(runs, configs, strict=True)
-                if config == first
-            ]
+            pairs = zip(runs, configs, strict=True)
+            folders = [str(run.folder) for run, config in pairs if config == configs[0]]
             raise UserError(
                 f"these runs are not one cross-validation: {key} is "
                 f"{', '.join(dict.fromkeys(values))}. Give the runs of one configuration, for "
@@ -88,11 +83,11 @@ def sort_folds(runs: Sequence[Run]) -> list[Run]:
         by_fold[index] = run
     missing = [index for index in range(k) if index not in by_fold]
     if missing:
-        given = ", ".join(map(str, sorted(by_fold)))
+        folds = ", ".join(map(str, sorted(by_fold)))
         override = f"data.fold={','.join(map(str, missing))}"
         multirun = "-m " if len(missing) > 1 else ""
         raise UserError(
-            f"{len(by_fold)} of {k} folds are given: {given}. Train the missing folds with the "
+            f"{len(by_fold)} of {k} folds are given: {folds}. Train the missing folds with the "
             f"same options ({multirun}{override})."
         )
     return [by_fold[index] for index in range(k)]
@@ -162,11 +157,7 @@ def _check_disjoint(saved: Sequence[SavedPredictions]) -> None:
 
 
 def pool(runs: Sequence[Run]) -> OutOfFoldPredictions:
-    """Concatenate the val predictions of the folds of one cross-validation.
-
-    Args:
-        runs: In any order.
-    """
+    """Concatenate the val predictions of the folds of one cross-validation."""
     runs = sort_folds(runs)
     saved = [read_predictions(run.folder, "val") for run in runs]
     _check_disjoint(saved)

@@ -23,16 +23,12 @@ class EnsembleCandidates:
     """Trained networks and their predictions of the same val images.
 
     Attributes:
-        runs: M runs.
-        names: Short unique names of the runs.
-        checkpoints: Their ``best.ckpt``.
+        names: Short unique names of the M runs.
         classes: K names, in the order of the probabilities.
         labels: True classes, int64 (N,).
         probabilities: float64 (M, N, K).
         fingerprint: Fingerprint of val.
-        metric: Selection metric, one of
-            :data:`emotion_lab.experiments.ensemble.selection.METRICS`.
-        notes: Notes for the user.
+        metric: Selection metric, one of ``METRICS``.
     """
 
     runs: list[Run]
@@ -112,13 +108,12 @@ def read(runs: Sequence[Run], metric: str) -> EnsembleCandidates:
     """Read the val predictions of runs, aligned to the same rows and classes.
 
     Args:
-        runs: Two or more.
         metric: One of ``METRICS``, or ``monitor`` for the monitored metric of the runs.
     """
     if len(runs) < 2:
         raise UserError(
             f"an ensemble needs two or more runs, but there is only {runs[0].folder}: give a sweep "
-            "folder, or runs=[<run>,<run>]."
+            "directory, or runs=[<run>,<run>]."
         )
     metric = _selection_metric(metric, runs)
     runs, notes = _unique(runs)

@@ -48,9 +48,7 @@ def select(
     """Select the members.
 
     Args:
-        candidates: The candidate runs.
         method: ``val`` selects greedily on val, ``all`` takes all with equal weights.
-        max_members: Maximum number of members for ``val``.
         num_splits: Halvings of val to estimate the score of the selection; 0 for no estimate.
     """
     n_candidates = len(candidates.runs)
@@ -82,14 +80,7 @@ def _warnings(
     selected: dict[str, Any],
     equal: dict[str, Any],
 ) -> list[str]:
-    """Return the warnings on selection bias.
-
-    Args:
-        candidates: The candidate runs.
-        selection: The selected members.
-        selected: Scores of the selected ensemble on val.
-        equal: Scores of the average of all candidates on val.
-    """
+    """Return warnings on selection bias, from the val scores of the selected and of all runs."""
     lines = ["val selected the best epoch of every member: all scores here are optimistic"]
     if selection.method == "all":
         return lines
@@ -130,11 +121,8 @@ def summary(candidates: EnsembleCandidates, selection: EnsembleSelection) -> dic
     ``val`` (scores of the ensemble with intervals), ``best_single``, ``all_equal``, ``nested``,
     ``warnings``.
     """
-    probabilities, metric, n_runs = (
-        candidates.probabilities,
-        candidates.metric,
-        len(candidates.runs),
-    )
+    probabilities, metric = candidates.probabilities, candidates.metric
+    n_runs = len(candidates.runs)
     n_selected = counts(selection.steps, n_runs) if selection.steps else np.ones(n_runs, int)
     members = [
         {
@@ -181,13 +169,7 @@ def summary(candidates: EnsembleCandidates, selection: EnsembleSelection) -> dic
 def _calibration(
     candidates: EnsembleCandidates, selection: EnsembleSelection, classes: list[str]
 ) -> dict[str, Any]:
-    """Fit the temperature of the ensemble on val.
-
-    Args:
-        candidates: The candidate runs.
-        selection: The selected members.
-        classes: The classes in the order of the checkpoint.
-    """
+    """Fit the temperature of the ensemble on val."""
     # torch is slow to import, and the functions above do not need it.
     from emotion_lab.evaluation import calibration
 
@@ -213,12 +195,6 @@ def write_checkpoint(
     path: Path,
 ) -> dict[str, Any]:
     """Write the ensemble as one checkpoint file.
-
-    Args:
-        candidates: The candidate runs.
-        selection: The selected members.
-        content: See :func:`summary`; a part of it is stored in the card.
-        path: The file.
 
     Returns:
         ``temperature``, ``nll``, ``nll_calibrated`` (fitted on val), ``parameters`` and ``bytes``.
@@ -268,12 +244,7 @@ def write_checkpoint(
 
 
 def lines(content: dict[str, Any], num_splits: int) -> list[str | TextTable]:
-    """Return the printed summary.
-
-    Args:
-        content: See :func:`summary`.
-        num_splits: Number of halvings of val.
-    """
+    """Return the printed summary."""
     title = content["metric"].replace("_", " ").replace("f1", "F1")
 
     def row(name: str, weight: str, scores: dict[str, Any]) -> list[str]:

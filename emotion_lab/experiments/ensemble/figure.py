@@ -13,14 +13,9 @@ _TITLES = {"loss": "NLL (lower is better)", "accuracy": "accuracy", "macro_f1": 
 
 
 def figure(content: dict[str, Any], style: FigureStyle) -> Figure:
-    """Draw the score by ensemble size, with single runs and the average of all for comparison.
-
-    Args:
-        content: The content of ``ensemble.json``.
-        style: Colours.
-    """
-    drawn = Figure(figsize=(5.6, 4.2), layout="constrained")
-    axis = drawn.subplots()
+    """Draw the score by ensemble size, with single runs and the average of all for comparison."""
+    fig = Figure(figsize=(5.6, 4.2), layout="constrained")
+    axis = fig.subplots()
     singles = [row["score"] for row in content["members"]]
     axis.scatter(
         [1] * len(singles), singles, s=14, color=style.quiet, label="single runs, val", zorder=2
@@ -56,5 +51,5 @@ def figure(content: dict[str, Any], style: FigureStyle) -> Figure:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axis.set_xlim(0.7, max(2, len(steps), len(estimates)) + 0.3)
     axis.grid()
-    drawn.legend(loc="outside lower center", ncols=2)
-    return drawn
+    fig.legend(loc="outside lower center", ncols=2)
+    return fig

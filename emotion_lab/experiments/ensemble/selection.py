@@ -28,16 +28,11 @@ def _ratio(part: np.ndarray, total: np.ndarray) -> np.ndarray:
     return part / np.maximum(total, 1)
 
 
-def _f1(correct: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> np.ndarray:
-    return _ratio(2 * correct, predicted + support)
-
-
-def _precision(correct: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> np.ndarray:
-    return _ratio(correct, predicted)
-
-
-def _recall(correct: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> np.ndarray:
-    return _ratio(correct, support)
+_PER_CLASS: dict[str, Measure] = {
+    "precision": lambda correct, predicted, support: _ratio(correct, predicted),
+    "recall": lambda correct, predicted, support: _ratio(correct, support),
+    "f1": lambda correct, predicted, support: _ratio(2 * correct, predicted + support),
+}
 
 
 def _averaged(per_class: Measure, macro: bool) -> Measure:
@@ -56,7 +51,7 @@ MEASURES: dict[str, Measure] = {
     **{
         f"{average}_{name}": _averaged(per_class, average == "macro")
         for average in ("macro", "weighted")
-        for name, per_class in (("precision", _precision), ("recall", _recall), ("f1", _f1))
+        for name, per_class in _PER_CLASS.items()
     },
 }
 METRICS = ("loss", *MEASURES)
@@ -73,8 +68,6 @@ def score(mixed: np.ndarray, labels: np.ndarray, metric: str) -> np.ndarray:
 
     Args:
         mixed: Probabilities, or a multiple of them, float64 (C, N, K).
-        labels: int64 (N,).
-        metric: One of :data:`METRICS`.
     """
     if metric == "loss":
         return -nll(mixed / mixed.sum(-1, keepdims=True), labels)
@@ -113,9 +106,6 @@ def greedy(
     member.
 
     Args:
-        probabilities: float64 (M, N, K).
-        labels: int64 (N,).
-        metric: One of :data:`METRICS`.
         max_members: Maximum number of steps; a member can be selected several times.
 
     Returns:
@@ -165,13 +155,6 @@ def nested(
     One half selects and the other is scored, then vice versa; each image is scored by an ensemble
     that it did not select. This is repeated with other halves. A half selects worse than all
     images, so the estimate is slightly pessimistic.
-
-    Args:
-        probabilities: float64 (M, N, K).
-        labels: int64 (N,).
-        metric: One of :data:`METRICS`.
-        max_members: See :func:`greedy`.
-        num_splits: Number of random halvings.
 
     Returns:
         A row for each size from 1 (the best single member): ``size``, the means of ``accuracy``,

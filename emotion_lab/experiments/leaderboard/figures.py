@@ -47,10 +47,7 @@ def curves(
     """Draw score and loss on val by epoch, one line per run; a dot marks the best epoch.
 
     Args:
-        rows: Configurations by rank.
         histories: Rows of ``history.csv`` of each run of each configuration.
-        by: ``accuracy`` or ``macro_f1``.
-        style: Colours.
     """
     n_coloured = min(MAX_COLOURED, len(rows))
     figure = Figure(figsize=(WIDTH, 5.0 + 0.2 * n_coloured), layout="constrained")
@@ -135,22 +132,13 @@ def parallel(
     """Draw each configuration as a line through its hyperparameters to its score.
 
     The axes are horizontal and stacked, which leaves room for their labels.
-
-    Args:
-        rows: Configurations by rank.
-        keys: The hyperparameters; the first :data:`MAX_AXES` are drawn.
-        by: ``accuracy`` or ``macro_f1``.
-        style: Colours.
     """
     keys = list(keys)[:MAX_AXES]
     columns = [_positions([row["values"].get(key, _ABSENT) for row in rows]) for key in keys]
     scores = [row[by]["mean"] for row in rows]
     low, high = min(scores), max(scores)
-    if high > low:
-        ends = [(0.0, f"{low:.4f}"), (1.0, f"{high:.4f}")]
-        columns.append((_positions(scores)[0], ends))
-    else:
-        columns.append((np.full(len(rows), 0.5), [(0.5, f"{low:.4f}")]))
+    ends = [(0.0, f"{low:.4f}"), (1.0, f"{high:.4f}")] if high > low else [(0.5, f"{low:.4f}")]
+    columns.append((_positions(scores)[0], ends))
     figure = Figure(figsize=(WIDTH, 0.5 + 0.95 * len(columns)), layout="constrained")
     axis = figure.subplots()
     shades = LinearSegmentedColormap.from_list("shades", [style.quiet, style.accent])
@@ -194,11 +182,7 @@ def _draw_axis(
 def scatter(rows: Sequence[dict[str, Any]], cost: str, by: str, style: FigureStyle) -> Figure:
     """Draw the score against parameters or latency, with ± one standard deviation over seeds.
 
-    Args:
-        rows: Configurations by rank; those of unknown cost are left out.
-        cost: ``parameters`` or ``latency``.
-        by: ``accuracy`` or ``macro_f1``.
-        style: Colours.
+    Rows of unknown cost are left out.
     """
 
     def cost_of(row: dict[str, Any]) -> float:
@@ -206,11 +190,11 @@ def scatter(rows: Sequence[dict[str, Any]], cost: str, by: str, style: FigureSty
             return row["parameters"] or 0
         return row["latency"]["median_ms"] if row["latency"] else 0
 
-    known = [row for row in rows if cost_of(row)]
-    n_coloured = sum(row["rank"] <= MAX_COLOURED for row in known)
+    measured = [row for row in rows if cost_of(row)]
+    n_coloured = sum(row["rank"] <= MAX_COLOURED for row in measured)
     figure = Figure(figsize=(WIDTH, 3.4 + 0.2 * n_coloured), layout="constrained")
     axis = figure.subplots()
-    for row in reversed(known):
+    for row in reversed(measured):
         coloured = row["rank"] <= MAX_COLOURED
         i = row["rank"] - 1
         colour = style.cycle[i] if coloured else style.quiet
@@ -218,7 +202,7 @@ def scatter(rows: Sequence[dict[str, Any]], cost: str, by: str, style: FigureSty
                       marker=_MARKERS[i] if coloured else ".", markersize=7 if coloured else 6,
                       elinewidth=1.1, alpha=1 if coloured else 0.6, zorder=4 if coloured else 2,
                       linestyle="none", label=_label(row) if coloured else None)  # fmt: skip
-    _scale_cost_axis(axis, [cost_of(row) for row in known])
+    _scale_cost_axis(axis, [cost_of(row) for row in measured])
     axis.set_xlabel("parameters" if cost == "parameters" else "milliseconds per image")
     axis.set_ylabel(f"val {TITLES[by]}")
     axis.grid()

@@ -17,6 +17,7 @@ from emotion_lab.config.overrides import override_key
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.runs import Run, find
 from emotion_lab.evaluation.predictions_file import find_predictions
+from emotion_lab.experiments.compare.load import describe_split
 
 #: Metrics that a leaderboard can be sorted by.
 SCORES = ("accuracy", "macro_f1")
@@ -44,11 +45,9 @@ class Configurations:
     """Configurations of a leaderboard.
 
     Attributes:
-        by: One of :data:`SCORES`.
-        groups: The configurations, in the order of their first runs.
+        groups: In the order of their first runs.
         keys: Config keys that differ between them, keys of the command line first.
         main: Number of leading keys that are sufficient to distinguish the configurations.
-        notes: Lines to print.
     """
 
     by: str
@@ -114,11 +113,9 @@ def _defaults(group: str, name: str) -> dict[str, Any]:
 
 
 def _default(key: str, values: dict[str, Any]) -> list[Any]:
-    """Return the current default of a key as a list of one value, empty for an unknown key.
+    """Return the current default of a dotted key as a list, empty for an unknown key.
 
-    Args:
-        key: Dotted key.
-        values: Config of the run, which names the choice of each group.
+    ``values`` is the config of the run, which names the choice of each group.
     """
     group, _, rest = key.partition(".")
     node: Any = _defaults(group, str(values.get(f"{group}.name")))
@@ -155,9 +152,9 @@ def _add_defaults(configs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], 
 def _check_same_val(runs: Sequence[Run]) -> list[str]:
     """Refuse runs with different val splits; return notes."""
     prints = [(run, fingerprint(run, "val")) for run in runs]
-    known = [(run, val) for run, val in prints if val]
-    for run, val in known:
-        first, first_val = known[0]
+    with_fingerprint = [(run, val) for run, val in prints if val]
+    for run, val in with_fingerprint:
+        first, first_val = with_fingerprint[0]
         if val["hash"] == first_val["hash"]:
             continue
         data = [each.config.get("data") or {} for each in (first, run)]
@@ -168,15 +165,12 @@ def _check_same_val(runs: Sequence[Run]) -> list[str]:
                 "other images. Pool the folds of each configuration: "
                 "python -m emotion_lab.crossval runs=<its runs>."
             )
-        splits = [
-            f"{each.get('known_as') or 'a split'} of {each.get('n')} images ({each['hash'][:8]})"
-            for each in (first_val, val)
-        ]
         raise UserError(
-            f"{first.folder} and {run.folder} were not scored on the same val split: {splits[0]}, "
-            f"{splits[1]}. Such scores are not comparable; rank the runs of each split separately."
+            f"{first.folder} and {run.folder} were not scored on the same val split: "
+            f"{describe_split(first_val)}, {describe_split(val)}. "
+            "Such scores are not comparable; rank the runs of each split separately."
         )
-    if known and len(known) < len(runs):
+    if with_fingerprint and len(with_fingerprint) < len(runs):
         return ["Not every run has a fingerprint of its split: rows are matched by name alone."]
     return []
 
@@ -225,12 +219,7 @@ def _frozen(values: dict[str, Any]) -> str:
 
 
 def group(runs: Sequence[Run], by: str | None) -> Configurations:
-    """Group runs into configurations.
-
-    Args:
-        runs: Two or more.
-        by: One of :data:`SCORES`, or None for the metric that selected the epochs.
-    """
+    """Group runs into configurations."""
     if len(runs) < 2:
         raise UserError(
             f"runs= holds one finished run, {runs[0].folder}: a leaderboard needs two or more."
@@ -273,13 +262,7 @@ def _differing_keys(configs: list[dict[str, Any]], typed: list[str]) -> tuple[li
 
 
 def read(paths: Sequence[Path], by: str | None, split: str = "val") -> Configurations:
-    """Find runs and group them into configurations, without reading their predictions.
-
-    Args:
-        paths: Run directories, sweep directories, or directories that contain them.
-        by: See :func:`group`.
-        split: Only ``val`` can be ranked.
-    """
+    """Find runs in directories and group them, without reading their predictions."""
     if split != "val":
         raise UserError(
             f"runs= ranks on val, not on {split}: select there, then evaluate the selected one "
@@ -289,19 +272,10 @@ def read(paths: Sequence[Path], by: str | None, split: str = "val") -> Configura
     for configuration in configurations.groups:
         for run in configuration.runs:
             find_predictions(run.folder, split)
-    count = _count_unfinished(paths)
+    files = [file for path in paths for file in path.rglob("config.yaml")]
+    started = {file.parent.resolve() for file in files if file.parent.name != ".hydra"}
+    count = sum(not (folder / "metrics.json").is_file() for folder in started)
     if count:
         plural = "" if count == 1 else "s"
         configurations.notes.append(f"{count} unfinished run{plural} (no metrics.json) left out.")
     return configurations
-
-
-def _count_unfinished(paths: Sequence[Path]) -> int:
-    """Return the number of runs without metrics."""
-    started = {
-        file.parent.resolve()
-        for path in paths
-        for file in path.rglob("config.yaml")
-        if file.parent.name != ".hydra"
-    }
-    return sum(not (folder / "metrics.json").is_file() for folder in started)

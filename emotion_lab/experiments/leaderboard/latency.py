@@ -21,14 +21,8 @@ WARM_UP = 10
 MAX_SECONDS, MIN_FORWARDS = 20, 5
 #: Keys of ``model`` that affect the training, not the architecture.
 _TRAINING = (
-    "pretrained",
-    "weights",
-    "freeze",
-    "unfreeze_last",
-    "unfreeze_at_epoch",
-    "layer_decay",
-    "dropout",
-    "compile",
+    *("pretrained", "weights", "freeze", "unfreeze_last", "unfreeze_at_epoch"),
+    *("layer_decay", "dropout", "compile"),
 )
 
 
@@ -61,8 +55,8 @@ def measure_checkpoint(checkpoint: Path) -> dict[str, Any]:
 
     net, _ = restore(checkpoint)
     shape = (1, net.spec.channels, net.spec.image_size, net.spec.image_size)
-    image = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
-    image = image.to(torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     times: list[float] = []
     end = time.perf_counter() + MAX_SECONDS
     with torch.inference_mode():

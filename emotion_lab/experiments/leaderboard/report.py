@@ -8,10 +8,12 @@ import hashlib
 import importlib.resources
 import io
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from emotion_lab.core.io import atomic_write
 from emotion_lab.core.tables import TextTable
@@ -205,25 +207,17 @@ def draw_figures(
     rows, by = result["groups"], result["by"]
     histories, notes = read_histories(configurations, result)
     result["notes"] += notes
-    pictures = {}
+    draw: dict[str, tuple[str, Callable[..., Figure]]] = {}
     if any(histories):
-        pictures["curves"] = both(
-            lambda style: figures.curves(rows, histories, by, style), folder, "curves"
-        )
+        draw["curves"] = "curves", partial(figures.curves, rows, histories, by)
     if result["keys"]:
         keys = result["keys"][: result["main"]]
-        pictures["parallel"] = both(
-            lambda style: figures.parallel(rows, keys, by, style), folder, "hyperparameters"
-        )
+        draw["parallel"] = "hyperparameters", partial(figures.parallel, rows, keys, by)
     if any(row["parameters"] for row in rows):
-        pictures["parameters"] = both(
-            lambda style: figures.scatter(rows, "parameters", by, style), folder, "parameters"
-        )
+        draw["parameters"] = "parameters", partial(figures.scatter, rows, "parameters", by)
     if result["latency"] is not None:
-        pictures["latency"] = both(
-            lambda style: figures.scatter(rows, "latency", by, style), folder, "latency"
-        )
-    return pictures
+        draw["latency"] = "latency", partial(figures.scatter, rows, "latency", by)
+    return {name: both(figure, folder, file) for name, (file, figure) in draw.items()}
 
 
 def _script() -> tuple[Markup, str]:
@@ -240,13 +234,7 @@ def _shares(counts: Sequence[int]) -> list[float | None]:
 
 
 def write_page(folder: Path, result: dict[str, Any], pictures: dict[str, dict[str, bytes]]) -> Path:
-    """Write ``leaderboard.html``, a self-contained page, and return its path.
-
-    Args:
-        folder: The run directory.
-        result: From :func:`emotion_lab.experiments.leaderboard.table.build_leaderboard`.
-        pictures: Name -> ``{"light": png, "dark": png}``.
-    """
+    """Write ``leaderboard.html``, a self-contained page, and return its path."""
     environment = html.environment("emotion_lab.experiments.leaderboard")
     functions: tuple[Callable[..., Any], ...] = (format_p, verdict, seeds, short, shown, clean)
     environment.filters |= {function.__name__: function for function in functions}

@@ -27,8 +27,6 @@ def p_value(difference: float, interval: Sequence[float], over_seeds: np.ndarray
     0.
 
     Args:
-        difference: The mean difference.
-        interval: Its 95 % interval, [low, high].
         over_seeds: Difference of each seed, (S,); one value for a single pair of runs.
     """
     if difference == 0:
@@ -71,8 +69,6 @@ def compare_with_best(
         labels: True classes, int64 (N,).
         best: Predicted classes of the best by seed, int64 (N,).
         other: Predicted classes of the other configuration by seed, int64 (N,).
-        k: Number of classes.
-        by: ``accuracy`` or ``macro_f1``.
 
     Returns:
         ``seeds`` (pairs of best and other), ``difference``, ``ci95``, ``p`` and ``alone``: the

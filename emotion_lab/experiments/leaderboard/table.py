@@ -192,11 +192,6 @@ def build_leaderboard(
 ) -> dict[str, Any]:
     """Rank configurations by their mean score over seeds and compare each with the best.
 
-    Args:
-        configurations: From :func:`emotion_lab.experiments.leaderboard.grouping.read`.
-        ledger: The test ledger; it is only read.
-        latency: Whether to measure the latency of each network.
-
     Returns:
         Builtins: ``by``, ``split``, ``n``, ``classes``, ``fingerprint``, ``keys`` (config keys that
         differ) and ``main`` (number of keys that identify a configuration), ``groups`` by rank,

@@ -63,8 +63,8 @@ def _latest(root: Path, overrides: list[str]) -> Path:
     damaged = None
     for file in root.rglob(FILE):
         try:
-            known = _read(file.parent)
-            if known is not None and _same_sweep(known, overrides):
+            existing = _read(file.parent)
+            if existing is not None and _same_sweep(existing, overrides):
                 matches.append(file.parent)
         except UserError as error:
             damaged = error
@@ -80,12 +80,7 @@ def _latest(root: Path, overrides: list[str]) -> Path:
 
 
 def open_directory(cfg: DictConfig, overrides: Sequence[str]) -> Path:
-    """Return the directory of this sweep; create it with its overrides if it is new.
-
-    Args:
-        cfg: The composed config of the first job, with the ``hydra`` node.
-        overrides: The typed overrides.
-    """
+    """Return the directory of this sweep; create it with its overrides if it is new."""
     wanted = job_overrides(overrides)
     typed = any(text.startswith("hydra.sweep.dir=") for text in overrides)
     folder = Path(str(cfg.hydra.sweep.dir))
@@ -115,7 +110,7 @@ def open_directory(cfg: DictConfig, overrides: Sequence[str]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"cannot create the sweep folder {folder} ({error.strerror}). Set "
+            f"cannot create the sweep directory {folder} ({error.strerror}). Set "
             "hydra.sweep.dir=<folder>."
         ) from None
     write_json(folder / FILE, {"overrides": wanted})

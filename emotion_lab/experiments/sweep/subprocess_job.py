@@ -85,9 +85,8 @@ def is_complete(folder: Path) -> bool:
     """Return whether a job has valid scores and val predictions, as other commands read them."""
     from emotion_lab.evaluation.predictions_file import read_predictions
 
-    if not _has_scores(folder):
-        return False
     try:
+        runs.read(folder)
         read_predictions(folder, "val")
     except UserError:
         return False
@@ -134,11 +133,8 @@ def run(
     is resumed from its last checkpoint. Any other job starts from scratch.
 
     Args:
-        overrides: Hydra overrides, one value each.
-        folder: The run directory, new or from an earlier start of this job.
         should_prune: Called with the run directory about once a second; True stops the job as
             ``pruned``.
-        title: Prefix of each output line; by default the name of the directory.
 
     Raises:
         UserError: If the directory holds a job with other overrides.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,13 +81,7 @@ def _over_seeds(values: Sequence[float]) -> dict[str, Any]:
 def _groups(
     jobs: Sequence[JobResult], rows: Sequence[dict[str, Any]], mode: str
 ) -> list[dict[str, Any]]:
-    """Group jobs that differ in their seed only; the best group by val comes first.
-
-    Args:
-        jobs: The jobs of a sweep.
-        rows: Their rows.
-        mode: ``max`` or ``min``: whether higher or lower is better.
-    """
+    """Group jobs that differ in their seed only; the best group by val comes first."""
     by_overrides: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for job, row in zip(jobs, rows, strict=True):
         key = tuple(text for text in job.overrides if not _is_seed(text))
@@ -130,13 +125,10 @@ def write(folder: Path) -> dict[str, Any]:
         run = runs.read(folder / finished[0]["folder"])
         monitor, mode = run.config["monitor"], run.mode
         best = (max if mode == "max" else min)(finished, key=lambda row: row["value"])
-    counts: dict[str, int] = {"all": len(jobs)}
-    for job in jobs:
-        counts[job.status] = counts.get(job.status, 0) + 1
     summary = {
         "monitor": monitor,
         "mode": mode,
-        "jobs": counts,
+        "jobs": {"all": len(jobs), **Counter(job.status for job in jobs)},
         "groups": _groups(jobs, rows, mode),
         "best": best,
         "seconds": round(sum(job.seconds for job in jobs), 3),
@@ -153,12 +145,8 @@ def _score(over_seeds: dict[str, Any] | None) -> str:
 
 
 def _remark(group: dict[str, Any]) -> str:
-    parts = []
-    if group["failed"]:
-        parts.append(f"{group['failed']} without result")
-    if group["repeated"]:
-        parts.append(f"{group['repeated']} not counted: same settings and seed")
-    return ", ".join(parts)
+    counts = {"without result": "failed", "not counted: same settings and seed": "repeated"}
+    return ", ".join(f"{group[key]} {text}" for text, key in counts.items() if group[key])
 
 
 def lines(folder: Path, summary: dict[str, Any]) -> list[str | TextTable]:

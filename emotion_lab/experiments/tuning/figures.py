@@ -30,11 +30,7 @@ def write_search_figures(
 ) -> None:
     """Write ``history.png``, ``slices.png``, ``parallel.png`` and ``importances.png``.
 
-    Args:
-        study: The study; figures that need more completed trials than it has are left out.
-        monitor: Name of the optimised metric.
-        folder: The search directory.
-        with_importances: Whether the study has enough trials for ``importances.png``.
+    Figures that need more completed trials than the study has are left out.
     """
     n_complete = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
     draw: dict[str, Callable[..., Any]] = {}
@@ -60,14 +56,7 @@ def write_search_figures(
 def lr_curve(
     rates: Sequence[float], losses: Sequence[float], suggestion: float, style: FigureStyle
 ) -> Figure:
-    """Draw the loss over the learning rate, with the suggested learning rate.
-
-    Args:
-        rates: Learning rates (N,), increasing.
-        losses: Smoothed training loss (N,).
-        suggestion: Learning rate at which the loss falls fastest.
-        style: Colours.
-    """
+    """Draw smoothed losses (N,) over increasing learning rates (N,), with the suggested rate."""
     figure = Figure(figsize=(7.0, 3.6), layout="constrained")
     axis = figure.subplots()
     axis.plot(rates, losses, color=style.accent)

@@ -64,10 +64,6 @@ def range_test(cfg: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     Reads the train split only. Writes ``lr_find.json`` and ``lr_find.png``.
 
-    Args:
-        cfg: The resolved config as plain dicts.
-        folder: The run directory.
-
     Returns:
         The content of ``lr_find.json``: see :func:`suggest_lr`, and the conditions of the test.
     """
@@ -94,8 +90,7 @@ def range_test(cfg: dict[str, Any], folder: Path) -> dict[str, Any]:
         update_attr=False,
     )
     assert finder is not None  # None only under fast_dev_run
-    result = suggest_lr(finder.results["lr"], finder.results["loss"])
-    result |= {
+    result = suggest_lr(finder.results["lr"], finder.results["loss"]) | {
         "optim": cfg["optim"]["name"],
         "model": cfg["model"]["name"],
         "batch_size": cfg["data"]["batch_size"],
@@ -175,6 +170,6 @@ def suggest_lr(rates: Sequence[float], smoothed: Sequence[float]) -> dict[str, A
         "suggestion": float(f"{x[steepest]:.3g}"),
         "lowest": float(f"{x[lowest]:.3g}"),
         "steps": len(x),
-        "lr": [float(value) for value in x],
-        "loss": [float(value) for value in curve],
+        "lr": x.tolist(),
+        "loss": curve.tolist(),
     }

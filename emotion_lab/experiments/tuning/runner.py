@@ -78,11 +78,9 @@ def _repeated_trial(study: optuna.Study, overrides: list[str]) -> FrozenTrial | 
     A killed trial is not used: it is tried again.
     """
     for trial in study.get_trials(deepcopy=False):
-        attributes = trial.user_attrs
-        ended = trial.state.is_finished() and (
-            attributes.get(STATUS) in ("finished", "pruned", "failed")
-        )
-        if ended and attributes.get(OVERRIDES) == overrides:
+        status = trial.user_attrs.get(STATUS)
+        ended = trial.state.is_finished() and status in ("finished", "pruned", "failed")
+        if ended and trial.user_attrs.get(OVERRIDES) == overrides:
             return trial
     return None
 
@@ -119,7 +117,7 @@ def run_trial(
     monitor = PruningMonitor(trial, spec, space.epochs(overrides))
     subprocess_job.wait_until_free(run_dir)
     job = subprocess_job.read(run_dir)
-    # A pruned job is not run again, even if the process was killed before it told the study.
+    # A pruned job is not run again, even if the process was killed before it reported to the study.
     if job is None or job.status != "pruned":
         job = subprocess_job.run([*space.fixed, *overrides], run_dir, monitor, title=name)
     monitor.finish(run_dir)
@@ -150,7 +148,7 @@ def run_trials(study: optuna.Study, space: Space, spec: SearchSpec, folder: Path
     timeout = spec.sweep["timeout"]
     end = math.inf if timeout is None else time.monotonic() + timeout
     with stoppable():
-        interrupted = studies.unfinished(study)
+        interrupted = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         while time.monotonic() < end:
             if interrupted:
                 trial = studies.reattach(study, spec, interrupted.pop(0))

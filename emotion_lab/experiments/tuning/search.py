@@ -47,15 +47,7 @@ def _specification(cfg: DictConfig, overrides: list[str], folder: Path) -> Searc
 def plan(
     spec: SearchSpec, space: Space, max_epochs: int, n_trials: int, default_space: bool
 ) -> list[str]:
-    """Return the lines that announce a search.
-
-    Args:
-        spec: The specification of the search.
-        space: The search space.
-        max_epochs: Maximum number of epochs of a trial.
-        n_trials: Number of trials that are already in the study.
-        default_space: Whether the space is the default of ``sweep.space``.
-    """
+    """Return the lines that announce a search with ``n_trials`` trials already in the study."""
     sweep = spec.sweep
     existing = f" ({n_trials} already in the study)" if n_trials else ""
     limit = "" if sweep["timeout"] is None else f", no new trial after {sweep['timeout']:g} s"

@@ -89,12 +89,7 @@ class Dimension:
 
 @dataclass
 class Space:
-    """The search space.
-
-    Attributes:
-        fixed: Overrides common to all trials.
-        dimensions: The searched keys and groups.
-    """
+    """The search space."""
 
     fixed: list[str]
     dimensions: list[Dimension]
@@ -120,7 +115,7 @@ class Space:
     def keys(self, groups: Sequence[str]) -> list[Dimension]:
         """Return the dimensions that are keys of the config for some group choices."""
         cfg = self.config(groups)
-        return [d for d in self.dimensions if not d.is_group and _exists(cfg, d.key)]
+        return [d for d in self.dimensions if not d.is_group and _node(cfg, d.key) is not None]
 
     def epochs(self, overrides: Sequence[str]) -> int:
         """Return the maximum number of epochs of a trial with these overrides."""
@@ -150,12 +145,12 @@ def _precheck(overrides: list[str], multirun: bool = False) -> DictConfig:
         instance.hydra = active
 
 
-def _exists(cfg: Any, key: str) -> bool:
+def _node(cfg: Any, key: str) -> Any:
+    """Return the node of a dotted key; None if the config does not have the key."""
     for part in key.split("."):
-        if not isinstance(cfg, DictConfig) or part not in cfg:
-            return False
-        cfg = cfg._get_node(part)
-    return True
+        exists = isinstance(cfg, DictConfig) and part in cfg
+        cfg = cfg._get_node(part) if exists else None
+    return cfg
 
 
 def gather(argv: list[str]) -> list[str]:
@@ -234,21 +229,22 @@ def _dimension(text: str) -> Dimension:
 
 def _check_searchable(key: str, text: str) -> None:
     """Raise for keys that must be the same in all trials."""
-    name = key if key in _REFUSED else key.split(".")[0]
     if key.startswith(("sweep", "hydra")):
         raise UserError(f"'{text}' cannot be searched: it is not an option of a training.")
     if key in DATA_KEYS:
         return
-    if name in _REFUSED and (name == key or name == "data"):
+    name = "data" if key.startswith("data.") else key
+    if name in _REFUSED:
         allowed = f" (of the data: {', '.join(DATA_KEYS)})" if name == "data" else ""
         raise UserError(f"'{text}' cannot be searched: {_REFUSED[name]}{allowed}.")
     if schema.role(key) is not Role.IDENTITY:
         raise UserError(f"'{text}' cannot be searched: it does not change the training.")
 
 
-def _as_integer(dimension: Dimension, default: Any) -> Dimension:
-    """Return an integer dimension if the default of its key is an integer."""
-    integer = isinstance(default, int) and not isinstance(default, bool)
+def _as_integer(dimension: Dimension, cfg: DictConfig) -> Dimension:
+    """Return an integer dimension if the default of its key in ``cfg`` is an integer."""
+    node = _node(cfg, dimension.key)
+    integer = not isinstance(node, DictConfig) and type(node._value()) is int
     if dimension.options or dimension.integer or not integer or dimension.step is not None:
         return dimension
     if dimension.low != int(dimension.low) or dimension.high != int(dimension.high):
@@ -267,9 +263,7 @@ def _combinations(space: Space) -> Iterator[list[str]]:
 def read(texts: Sequence[str], fixed: Sequence[str]) -> Space:
     """Parse a search space and validate its values with the config of ``train``.
 
-    Args:
-        texts: One override per dimension. Keys that are also in ``fixed`` are not searched.
-        fixed: Overrides common to all trials.
+    Keys that are also in ``fixed``, the overrides of all trials, are not searched.
     """
     fixed_keys = {text.lstrip("+~").split("=", 1)[0] for text in fixed}
     dimensions = [_dimension(text) for text in texts]
@@ -290,7 +284,7 @@ def read(texts: Sequence[str], fixed: Sequence[str]) -> Space:
         for dimension in space.keys(groups):
             if dimension.key not in checked:
                 index = space.dimensions.index(dimension)
-                space.dimensions[index] = _as_integer(dimension, _default(cfg, dimension.key))
+                space.dimensions[index] = _as_integer(dimension, cfg)
                 checked.add(dimension.key)
         bounds = [dimension.bounds() for dimension in space.keys(groups)]
         _precheck([*fixed, *groups, *bounds], multirun=True)
@@ -299,9 +293,3 @@ def read(texts: Sequence[str], fixed: Sequence[str]) -> Space:
             # No combination has this key: composing fails and lists the available keys.
             _precheck([*fixed, *next(_combinations(space)), dimension.bounds()], multirun=True)
     return space
-
-
-def _default(cfg: Any, key: str) -> Any:
-    for part in key.split("."):
-        cfg = cfg._get_node(part)
-    return cfg if isinstance(cfg, DictConfig) else cfg._value()

@@ -54,11 +54,6 @@ def open_study(folder: Path, spec: SearchSpec, max_epochs: int) -> optuna.Study:
     """Open the study of a search directory, or create it.
 
     SQLite keeps the file intact when the process is killed.
-
-    Args:
-        folder: The search directory.
-        spec: The specification of the search.
-        max_epochs: Maximum number of epochs of a trial.
     """
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -79,11 +74,6 @@ def open_study(folder: Path, spec: SearchSpec, max_epochs: int) -> optuna.Study:
     except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
         raise search_spec.study_error(file, str(error).splitlines()[0]) from None
     return study
-
-
-def unfinished(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials that an earlier process left unfinished."""
-    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
 def reattach(study: optuna.Study, spec: SearchSpec, trial: FrozenTrial) -> Trial:
@@ -123,7 +113,7 @@ def importance_evaluator() -> optuna.importance.FanovaImportanceEvaluator:
 
 
 def importances(study: optuna.Study) -> dict[str, float] | None:
-    """Return each setting's share of the variance of the value, 0 to 1 (fANOVA).
+    """Return each setting's fraction of the variance of the value, 0 to 1 (fANOVA).
 
     Settings that some completed trial lacks are left out.
 
@@ -133,5 +123,5 @@ def importances(study: optuna.Study) -> dict[str, float] | None:
     complete: list[FrozenTrial] = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(complete) < MIN_TRIALS or len({trial.value for trial in complete}) < 2:
         return None
-    shares = optuna.importance.get_param_importances(study, evaluator=importance_evaluator())
-    return {name: round(float(share), 4) for name, share in shares.items()} or None
+    fractions = optuna.importance.get_param_importances(study, evaluator=importance_evaluator())
+    return {name: round(float(fraction), 4) for name, fraction in fractions.items()} or None

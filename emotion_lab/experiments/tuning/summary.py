@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +100,12 @@ def write(
     """
     rows = [_row(trial, space, folder) for trial in study.get_trials(deepcopy=False)]
     write_csv(folder / "summary.csv", list(rows[0]) if rows else ["trial"], rows)
-    counts: dict[str, int] = {"all": len(rows), "asked": spec.sweep["trials"]}
-    for row in rows:
-        counts[row["status"]] = counts.get(row["status"], 0) + 1
+    counts = Counter(row["status"] for row in rows)
     best = next(iter(ranked(rows, spec.mode)), None)
     summary = {
         "monitor": spec.monitor,
         "mode": spec.mode,
-        "trials": counts,
+        "trials": {"all": len(rows), "asked": spec.sweep["trials"], **counts},
         "best": best,
         "commands": None if best is None else _commands(best, folder),
         "importances": studies.importances(study),
@@ -122,18 +121,16 @@ def _settings(row: dict[str, Any], space: Space) -> str:
 
 
 def _table(finished: list[dict[str, Any]], monitor: str, space: Space) -> TextTable:
-    cells = []
-    for row in finished[:MAX_ROWS]:
-        accuracy = row["val_accuracy"]
-        cells.append(
-            [
-                row["trial"],
-                f"{row['value']:.4f}",
-                "files missing" if accuracy is None else f"{accuracy:.4f}",
-                f"{row['seconds']:.1f}",
-                _settings(row, space),
-            ]
-        )
+    cells = [
+        [
+            row["trial"],
+            f"{row['value']:.4f}",
+            "files missing" if row["val_accuracy"] is None else f"{row['val_accuracy']:.4f}",
+            f"{row['seconds']:.1f}",
+            _settings(row, space),
+        ]
+        for row in finished[:MAX_ROWS]
+    ]
     return TextTable(["trial", monitor, "val/accuracy", "seconds", "settings"], cells, left=(4,))
 
 
@@ -157,8 +154,8 @@ def lines(
             reason = f"{row['reason']} ({_settings(row, space)})"
             text.append(f"trial {row['trial']} {row['status']}: {reason}")
     if summary["importances"]:
-        shares = [f"{name} {100 * share:.0f} %" for name, share in summary["importances"].items()]
-        text.append(f"\nimportances (fANOVA over completed trials): {', '.join(shares)}")
+        parts = [f"{name} {100 * value:.0f} %" for name, value in summary["importances"].items()]
+        text.append(f"\nimportances (fANOVA over completed trials): {', '.join(parts)}")
     elif 0 < len(finished) < studies.MIN_TRIALS:
         text.append(f"\nimportances: not estimated below {studies.MIN_TRIALS} completed trials")
     if finished:
