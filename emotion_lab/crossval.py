@@ -1,4 +1,4 @@
-"""Pool the folds of a cross-validation: ``python -m emotion_lab.crossval runs=<sweep folder>``."""
+"""Pool the folds of a cross-validation: ``python -m emotion_lab.crossval runs=<sweep>``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESULTS = ("folds.json", "metrics.json")
 def _find_runs(cfg: DictConfig) -> list[runs.Run]:
     folders = [Path(path) for path in paths.as_list(cfg.runs)]
     if not folders:
-        raise UserError("runs is missing: give the folder of a sweep over data.fold, runs=<path>.")
+        raise UserError("runs is missing: give the sweep over data.fold, runs=<sweep directory>.")
     return runs.find(folders)
 
 

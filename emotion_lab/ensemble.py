@@ -1,4 +1,4 @@
-"""Build an ensemble of trained runs: ``python -m emotion_lab.ensemble runs=<sweep folder>``."""
+"""Build an ensemble of trained runs: ``python -m emotion_lab.ensemble runs=<sweep>``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RESULTS = (FILE, "ensemble.json")
 def _find_runs(cfg: DictConfig) -> list[runs.Run]:
     folders = [Path(path) for path in paths.as_list(cfg.runs)]
     if not folders:
-        raise UserError("runs is missing: give a sweep folder or a list, runs=[<run>,<run>].")
+        raise UserError("runs is missing: give a sweep directory or a list, runs=[<run>,<run>].")
     return runs.find(folders)
 
 

@@ -37,7 +37,7 @@ def _check_rescore(cfg: DictConfig, overrides: list[str]) -> list[str]:
     if cfg.split != "val" or len(folders) > 1 or not runs.is_run(folders[0]):
         raise UserError(
             "rescore=true writes predictions_val.csv of one finished run of train: give "
-            "ckpt=<its run folder>, split=val."
+            "ckpt=<its run directory>, split=val."
         )
     if str(cfg.hydra.mode or "").endswith("MULTIRUN"):
         raise UserError("rescore=true writes into the directory of one run: remove -m.")

@@ -18,7 +18,7 @@ _TRAINING_KEYS = ("folds", "drop_csv", "relabel_csv", "ferplus_csv", "drop_not_f
 
 
 def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
-    """Check the arguments before Hydra creates the run folder."""
+    """Check the arguments before Hydra creates the run directory."""
     if cfg.out is None:
         raise UserError("out is missing: name the folder to create, out=<folder>.")
     if "://" in str(cfg.out):

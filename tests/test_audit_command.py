@@ -71,4 +71,5 @@ def test_invalid_arguments(folder: Path, tmp_path: Path) -> None:
     message = error_of(path, f"predictions=[{tmp_path}/predictions_train.csv]")
     assert "training images hide wrong labels" in message
     (tmp_path / "predictions_test.csv").touch()
-    assert "sealed" in error_of(path, f"predictions=[{tmp_path}/predictions_test.csv]")
+    error = error_of(path, f"predictions=[{tmp_path}/predictions_test.csv]")
+    assert "must not influence training" in error

@@ -69,12 +69,12 @@ def upward(files: dict[str, str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def files() -> dict[str, str]:
-    found = {}
+    sources = {}
     for path in PACKAGE.rglob("*.py"):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        found[name] = path.read_text(encoding="utf-8")
-    return found
+        sources[name] = path.read_text(encoding="utf-8")
+    return sources
 
 
 def test_every_folder_has_a_place(files: dict[str, str]) -> None:

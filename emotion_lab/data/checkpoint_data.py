@@ -71,9 +71,9 @@ def match_classes(
         for name, values in result.label_sets.items()
     }
     if result.votes is not None:
-        known = mapping >= 0
+        is_shared = mapping >= 0
         votes = np.zeros((len(kept), len(classes)), result.votes.dtype)
-        votes[:, mapping[known]] = result.votes[:, known]
+        votes[:, mapping[is_shared]] = result.votes[:, is_shared]
         result.votes = votes
     return result, notes
 
@@ -110,11 +110,11 @@ def leakage_warnings(
     if fingerprint["hash"] in hashes:
         return ["warning: the checkpoint was trained on these images"]
     for prints in fingerprints if not foreign else ():
-        known = prints.get(split)
-        if known is not None and known["hash"] != fingerprint["hash"]:
+        previous = prints.get(split)
+        if previous is not None and previous["hash"] != fingerprint["hash"]:
             return [
                 f"warning: {split} differs from the {split} split of the training run "
-                f"(now {fingerprint['n']} images, then {known['n']}): "
+                f"(now {fingerprint['n']} images, then {previous['n']}): "
                 "it may contain training images"
             ]
     return []

@@ -44,14 +44,14 @@ class FileStore:
 
     def digest(self, index: int) -> bytes:
         """Return the blake2b-16 hash of the bytes of file ``index``."""
-        known = self._digests[index]
-        if known is None:
+        digest = self._digests[index]
+        if digest is None:
             try:
-                known = file_digest(Path(self.paths[index]).read_bytes())
+                digest = file_digest(Path(self.paths[index]).read_bytes())
             except OSError as error:
                 raise UserError(f"Cannot read {self.paths[index]}: {error.strerror}.") from error
-            self._digests[index] = known
-        return known
+            self._digests[index] = digest
+        return digest
 
     def compute_digests(self) -> None:
         """Hash all files that have no digest yet, in parallel."""
