@@ -64,7 +64,7 @@ def section(base: type[Section] = Section, /, **keys: Any) -> type[Section]:
     return create_model("Section", __base__=base, **fields)
 
 
-def whole(low: int, high: int | None = None) -> Any:
+def integer(low: int, high: int | None = None) -> Any:
     """Return the type of a whole number with its bounds."""
     bounds = f"of {low} or more" if high is None else f"from {low} to {high}"
     return Annotated[int, Field(ge=low, le=high, description=f"a whole number {bounds}")]
@@ -118,9 +118,9 @@ HalfOpenFraction = number(ge=0, lt=1)
 OpenFraction = number(gt=0, lt=1)
 #: 0 < x <= 1
 PositiveFraction = number(gt=0, le=1)
-Count = whole(1)
-WholeNumber = whole(0)
-Seed = whole(0, 2**32 - 1)
+Count = integer(1)
+WholeNumber = integer(0)
+Seed = integer(0, 2**32 - 1)
 Counts = Annotated[list[Count], Field(min_length=1)]  # type: ignore[valid-type]  # a variable
 Channels = checked(int, lambda v: v in (1, 3), "1 (grey) or 3 (RGB)")
 AutoOrBool = Annotated[Literal["auto"] | bool, Field(description="auto, true or false")]

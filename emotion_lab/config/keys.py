@@ -35,10 +35,10 @@ from emotion_lab.config.fields import (
     Split,
     WholeNumber,
     checked,
+    integer,
     interval,
     number,
     section,
-    whole,
 )
 
 MIX = section(mixup=NonNegative, cutmix=NonNegative, probability=Fraction)
@@ -81,7 +81,7 @@ GROUPS: dict[str, type[Section]] = {
         sampler=Literal["shuffle", "weighted"],
         class_weights=Literal["inverse", "sqrt_inverse", "effective_number"],
         effective_beta=HalfOpenFraction,
-        folds=whole(2) | None,
+        folds=integer(2) | None,
         fold=WholeNumber,
         val_fraction=OpenFraction,
         split_seed=WholeNumber,
@@ -97,8 +97,8 @@ GROUPS: dict[str, type[Section]] = {
         download=Annotated[bool, Role.EXECUTION],
         crop_margin=NonNegative,
         # data=synthetic: val and test contain every class, so 3 x 7 images at least
-        n=whole(21),
-        size=whole(16, 4096),
+        n=integer(21),
+        size=integer(16, 4096),
         channels=Channels,
         seed=WholeNumber,
         difficulty=number(ge=0, le=2),
@@ -112,7 +112,7 @@ GROUPS: dict[str, type[Section]] = {
         sha256=str | None,
         score_threshold=Fraction,
         nms_threshold=Fraction,
-        size=whole(32),
+        size=integer(32),
         enlarge=bool,
         max_faces=Count,
         # detector=haar
@@ -121,7 +121,7 @@ GROUPS: dict[str, type[Section]] = {
         min_size=Count,
         # detector=mtcnn
         thresholds=list[Fraction],
-        min_face=whole(12),
+        min_face=integer(12),
         # detector=yunet
         backend=Annotated[Literal["auto", "opencv", "openvino"], Role.EXECUTION],
     ),
@@ -144,7 +144,7 @@ GROUPS: dict[str, type[Section]] = {
     ),
     "loss": section(gamma=NonNegative, label_smoothing=HalfOpenFraction, beta=HalfOpenFraction),
     "model": section(
-        image_size=whole(32) | None,
+        image_size=integer(32) | None,
         channels=Channels | None,
         mean=float | list[float] | None,
         std=Positive | list[Positive] | None,
@@ -211,10 +211,10 @@ GROUPS: dict[str, type[Section]] = {
         n_startup_trials=Count,
         n_warmup_trials=WholeNumber,
         min_epochs=Count,
-        reduction_factor=whole(2),
+        reduction_factor=integer(2),
         min_lr=Positive,
         max_lr=Positive,
-        num_steps=whole(20),
+        num_steps=integer(20),
     ),
     "trainer": section(
         accelerator=Annotated[Literal["auto", "cpu", "gpu", "cuda", "mps"], Role.EXECUTION],
@@ -280,8 +280,8 @@ _EXPORT = section(
     batch=Annotated[
         Literal["dynamic"] | Count, Field(description="dynamic, or a whole number of 1 or more")
     ],
-    num_images=whole(1000),
-    calibration=whole(50),
+    num_images=integer(1000),
+    calibration=integer(50),
     licence=str | None,
     out=Location,
     shard_mib=Count,
@@ -295,8 +295,8 @@ _LIVE = section(
     log=Location,
     summary=Annotated[bool, Role.DISPLAY],
     overwrite=Annotated[bool, Role.EXECUTION],
-    width=whole(16) | None,
-    height=whole(16) | None,
+    width=integer(16) | None,
+    height=integer(16) | None,
     fps=Positive | None,
     loop=bool,
     realtime=bool,
@@ -307,7 +307,7 @@ _LIVE = section(
     anonymize=Annotated[Anonymize, Role.DISPLAY],
     language=Annotated[str, Role.DISPLAY],
     tracking=TRACKING,
-    web=section(DisplaySection, host=str, port=whole(0, 65535), token=str | int | None),
+    web=section(DisplaySection, host=str, port=integer(0, 65535), token=str | int | None),
     overlay=section(
         DisplaySection,
         bars=Literal["auto", "all", "top3", "none"],
@@ -345,7 +345,7 @@ ENTRIES: dict[str, type[Section]] = {
     "crossval": _ENSEMBLE,
     "ensemble": _ENSEMBLE,
     "audit": section(
-        near_distance=whole(0, 64),
+        near_distance=integer(0, 64),
         near_correlation=Fraction,
         blank=NonNegative,
         tiny=Count,
@@ -373,7 +373,7 @@ ENTRIES: dict[str, type[Section]] = {
         ],
         threads=Count | None,
         exports=Locations,
-        num_images=whole(1000) | None,
+        num_images=integer(1000) | None,
         budget=section(latency_ms=Positive | None, size_mb=Positive | None),
         clip=Location,
         photo=Location,
