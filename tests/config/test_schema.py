@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from emotion_lab.config import compose, schema
-from emotion_lab.config.fields import AutoOrBool, Role, describe, number, whole
+from emotion_lab.config.fields import AutoOrBool, Role, describe, integer, number
 from emotion_lab.core.errors import UserError
 
 
@@ -82,12 +82,12 @@ def test_identity_leaves_out_all_other_roles() -> None:
     ("annotation", "words"),
     [
         (int, "a whole number"),
-        (whole(2), "a whole number of 2 or more"),
-        (whole(0, 64), "a whole number from 0 to 64"),
+        (integer(2), "a whole number of 2 or more"),
+        (integer(0, 64), "a whole number from 0 to 64"),
         (number(gt=0, lt=1) | None, "a number above 0 and below 1"),
         (AutoOrBool, "auto, true or false"),
         (Literal["a", "b"] | None, "one of a, b"),
-        (list[whole(1)], "a list of whole numbers of 1 or more"),
+        (list[integer(1)], "a list of whole numbers of 1 or more"),
         (float | list[float] | None, "a number, or a list of numbers"),
         (list[str] | None, "a list of names"),
     ],
