@@ -50,14 +50,10 @@ def write_run(
         order = np.arange(len(names))
     probabilities = np.full((len(predicted), len(classes)), 0.4 / (len(classes) - 1))
     probabilities[np.arange(len(predicted)), predicted] = 0.6
-    write_predictions(
-        folder / (file or f"predictions_{split}.csv"),
-        [names[i] for i in order],
-        labels[order],
-        predicted[order],
-        probabilities[order],
-        classes,
-    )
+    path = folder / (file or f"predictions_{split}.csv")
+    ordered = [names[i] for i in order]
+    arrays = (labels[order], predicted[order], probabilities[order])
+    write_predictions(path, ordered, *arrays, classes)
     accuracy = float((predicted == labels)[: len(names)].mean())
     part: dict[str, Any] = {"n": len(names), "accuracy": accuracy}
     if fingerprint is not None:
@@ -111,9 +107,7 @@ def _pair(tmp_path: Path, **changes: Any) -> tuple[list[Path], list[Path]]:
          "1 labels differ .*'faces/005.png' \\(happy, sad\\)"),
     ],
 )  # fmt: skip
-def test_incompatible_runs_are_rejected(
-    changes: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_incompatible_runs_are_rejected(changes: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message) as raised:
         read_pairs(*_pair(tmp_path, **changes), "val")
     assert "\n" not in str(raised.value)
@@ -205,9 +199,7 @@ def test_several_seeds(tmp_path: Path) -> None:
         ([0, 0], [0, 1], "a has seed 0 twice"),
     ],
 )
-def test_unequal_seeds_are_rejected(
-    a: list[int], b: list[int], message: str, tmp_path: Path
-) -> None:
+def test_unequal_seeds_are_rejected(a: Any, b: Any, message: str, tmp_path: Path) -> None:
     sides = [
         [write_run(tmp_path / f"{key}{i}", guesses(0.5, i), seed=s) for i, s in enumerate(seeds)]
         for key, seeds in (("a", a), ("b", b))
@@ -275,9 +267,8 @@ def test_openings_of_the_test_split(tmp_path: Path) -> None:
     assert result()["test"] == {"openings": 2, "configurations": 1} and not result()["warnings"]
     assert report.ledger_line(result()) == "test split opened 2 times, for 1 configuration"
     test_ledger.record(ledger, runs[0], "facade", {"config": "two"}, fingerprint, 0.5)
-    test_ledger.record(
-        ledger, runs[0], "c0ffee", {"config": "three"}, {**fingerprint, "hash": "other"}, 0.5
-    )
+    other = {**fingerprint, "hash": "other"}
+    test_ledger.record(ledger, runs[0], "c0ffee", {"config": "three"}, other, 0.5)
     assert result()["test"] == {"openings": 3, "configurations": 2}
     text = "\n".join(map(str, report.lines(result())))
     assert "test split opened 3 times, for 2 configurations" in text
@@ -301,13 +292,8 @@ print("heavy:", *({"torch", "lightning", "cv2"} & set(sys.modules)), file=sys.st
 def test_command_end_to_end(tmp_path: Path) -> None:
     a = write_run(tmp_path / "a", guesses(0.3, 0))
     b = write_run(tmp_path / "b", guesses(0.8, 1))
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, f"run_a={a}", f"run_b={b}"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    arguments = [sys.executable, "-c", SCRIPT, f"run_a={a}", f"run_b={b}"]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "heavy:\n"
     lines = done.stdout.splitlines()

@@ -223,9 +223,8 @@ def test_sort_by(tmp_path: Path) -> None:
 def test_monitor_that_is_no_score_is_rejected(tmp_path: Path) -> None:
     write_run(tmp_path / "a", 0.5, monitor="val/loss")
     write_run(tmp_path / "b", 0.6, loss__name="focal", monitor="val/loss")
-    with pytest.raises(
-        UserError, match=r"selected by val/loss.*sort_by=accuracy or sort_by=macro_f1"
-    ):
+    hint = "sort_by=accuracy or sort_by=macro_f1"
+    with pytest.raises(UserError, match=f"selected by val/loss.*{hint}"):
         ranked(tmp_path)
     assert ranked(tmp_path, "accuracy")["groups"][0]["name"] == "loss=focal"
     write_run(tmp_path / "c", 0.7, monitor="val/accuracy")
@@ -260,9 +259,8 @@ def test_runs_on_different_images_are_rejected(tmp_path: Path) -> None:
     write_run(tmp_path / "a", 0.5)
     write_run(tmp_path / "b", 0.6, optim__lr=1.0)
     write_run(tmp_path / "c", 0.6, optim__lr=2.0, val_hash="f" * 32)
-    with pytest.raises(
-        UserError, match=r"a and .*c were not scored on the same val.*fff"
-    ) as raised:
+    message = r"a and .*c were not scored on the same val.*fff"
+    with pytest.raises(UserError, match=message) as raised:
         ranked(tmp_path)
     assert "\n" not in str(raised.value)
 
@@ -270,9 +268,8 @@ def test_runs_on_different_images_are_rejected(tmp_path: Path) -> None:
 def test_different_folds_are_rejected(tmp_path: Path) -> None:
     for i in range(2):
         write_run(tmp_path / str(i), 0.5, data__folds=5, data__fold=i, val_hash=str(i) * 32)
-    with pytest.raises(
-        UserError, match=r"different folds .0 and 1 of 5.*emotion_lab.crossval runs="
-    ):
+    message = r"different folds .0 and 1 of 5.*emotion_lab.crossval runs="
+    with pytest.raises(UserError, match=message):
         ranked(tmp_path)
 
 
@@ -280,15 +277,14 @@ def test_missing_fingerprint_is_noted_and_rows_are_matched(tmp_path: Path) -> No
     write_run(tmp_path / "a", 0.5)
     write_run(tmp_path / "b", 0.6, optim__lr=1.0, val_hash=None)
     assert any("fingerprint" in note for note in ranked(tmp_path)["notes"])
-    (tmp_path / "b" / "predictions_val.csv").write_text(
-        (tmp_path / "b" / "predictions_val.csv").read_text().replace("\n7.png,", "\nx.png,")
-    )
+    path = tmp_path / "b" / "predictions_val.csv"
+    path.write_text(path.read_text().replace("\n7.png,", "\nx.png,"))
     with pytest.raises(UserError, match=r"do not have the same rows: '7.png'"):
         ranked(tmp_path)
 
 
 def test_invalid_runs_are_rejected(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such run folder"):
+    with pytest.raises(UserError, match="no such run directory"):
         grouping.read([tmp_path / "none"], None)
     run = write_run(tmp_path / "a", 0.5)
     with pytest.raises(UserError, match=r"one finished run, .*a: a leaderboard needs two"):
@@ -303,9 +299,8 @@ def test_invalid_runs_are_rejected(tmp_path: Path) -> None:
     metrics = json.loads((other / "metrics.json").read_text())
     metrics["val"]["accuracy"] = 0.99
     (other / "metrics.json").write_text(json.dumps(metrics))
-    with pytest.raises(
-        UserError, match=r"b is inconsistent: .*accuracy 0.9900, its predictions give"
-    ):
+    message = "b is inconsistent: .*accuracy 0.9900, its predictions give"
+    with pytest.raises(UserError, match=message):
         ranked(tmp_path)
 
 

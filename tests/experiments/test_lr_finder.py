@@ -72,9 +72,8 @@ def test_decrease_after_divergence_is_ignored() -> None:
 
 
 def test_loss_that_does_not_fall_is_an_error() -> None:
-    with pytest.raises(
-        UserError, match=r"does not fall between sweep\.min_lr=1e-06 and sweep\.max_lr=1"
-    ):
+    message = r"does not fall between sweep\.min_lr=1e-06 and sweep\.max_lr=1"
+    with pytest.raises(UserError, match=message):
         lr_finder.suggest_lr(RATES, smoothed(np.full(100, 1.9)))
     with pytest.raises(UserError, match="finite for 10 batches only"):
         lr_finder.suggest_lr(RATES, smoothed([1.9] * 10 + [float("nan")] * 90))

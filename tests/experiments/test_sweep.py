@@ -240,9 +240,8 @@ def test_repeated_runs_count_once(tmp_path: Path) -> None:
     result = summary.write(tmp_path)
     (group,) = result["groups"]
     assert (group["n"], group["seeds"], group["repeated"], group["failed"]) == (2, [1, 2], 1, 0)
-    assert group["value"]["mean"] == pytest.approx(
-        0.7
-    )  # 0.5 and the later one of the repeated runs
+    # 0.5 and the later one of the repeated runs.
+    assert group["value"]["mean"] == pytest.approx(0.7)
     text = "\n".join(map(str, summary.lines(tmp_path, result)))
     assert "1 not counted: same settings and seed" in text
 
@@ -325,9 +324,9 @@ def test_directory_of_another_sweep_is_rejected(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (["seed=1,1"], "'seed=1,1' names 1 twice"),
-        (["optim.lr=0.01,1e-2"], "names 0.01 twice"),
-        (["model=cnn,senet,cnn"], "names cnn twice"),
+        (["seed=1,1"], "'seed=1,1' has 1 twice"),
+        (["optim.lr=0.01,1e-2"], "has 0.01 twice"),
+        (["model=cnn,senet,cnn"], "has cnn twice"),
         (["data.folds=5", "data.fold=range(6)"], "data.fold=5 is not valid: expected 0 to 4"),
         (["data.folds=3,5", "data.fold=2,3"], "data.fold=3 is not valid: expected 0 to 2"),
         (["data.fold=range(3)"], "needs data.folds"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shlex
@@ -58,10 +59,14 @@ class FakeTrainings:
         lr, epochs = float(values.get("optim.lr", 0.01)), int(values["trainer.max_epochs"])
         job = subprocess_job.JobResult(folder, overrides, "running", None, None, 1.0)
         job.save()
+
+        def end(**changes: Any) -> subprocess_job.JobResult:
+            ended = dataclasses.replace(job, **changes)
+            ended.save()
+            return ended
+
         if self.fails(lr):
-            job.status, job.reason = "failed", "the loss is not finite"
-            job.save()
-            return job
+            return end(status="failed", reason="the loss is not finite")
         value, rows = 0.0, []
         for epoch in range(epochs):
             value = (1 - abs(math.log10(lr) + 2) / 4) * (epoch + 1) / epochs
@@ -72,17 +77,13 @@ class FakeTrainings:
             if error is not None:
                 raise error
             if should_prune(folder):
-                job.status, job.reason = "pruned", "pruned"
-                job.save()
-                return job
+                return end(status="pruned", reason="pruned")
         scores = {"accuracy": value, "macro_f1": value, "loss": 1 - value}
         metrics = {"val": scores, "seed": 0, "epochs": epochs, "monitor": {"best": value}}
         (folder / "metrics.json").write_text(json.dumps(metrics))
         cfg = {"monitor": "val/macro_f1", "trainer": {"monitor_mode": "auto"}}
         (folder / "config.yaml").write_text(yaml.safe_dump(cfg))
-        job.status, job.value = "finished", value
-        job.save()
-        return job
+        return end(status="finished", value=value)
 
 
 @pytest.fixture
@@ -187,9 +188,7 @@ def test_pruner_none_prunes_nothing(trainings: FakeTrainings, tmp_path: Path) ->
     assert set(trainings.epochs.values()) == {9}
 
 
-def test_killed_search_resumes_with_identical_trials(
-    trainings: FakeTrainings, tmp_path: Path
-) -> None:
+def test_killed_search_is_resumed(trainings: FakeTrainings, tmp_path: Path) -> None:
     typed = (space(LR, "loss=ce,focal", "loss.gamma=interval(1,4)"), "sweep.trials=14")
     run_search(tmp_path / "uninterrupted", *typed)
     uninterrupted = list(trainings.calls)
@@ -229,10 +228,8 @@ def test_pruned_trial_that_was_not_recorded_is_not_trained_again(
     options = ("sweep.trials=4", "sweep.n_warmup_trials=1", "sweep.sampler=random")
     typed = ("sweep.space=['optim.lr=interval(0.01,1)']", "sweep.seed=7", *options)
     run_search(tmp_path / "uninterrupted", *typed)
-    pruned = [
-        row["trial"] for row in table(tmp_path / "uninterrupted") if row["status"] == "pruned"
-    ]
-    assert pruned
+    rows = table(tmp_path / "uninterrupted")
+    pruned = [row["trial"] for row in rows if row["status"] == "pruned"]
     first, folder = pruned[0], tmp_path / "killed"
     original = optuna.Study.tell
 
@@ -261,30 +258,27 @@ def test_failed_trial_is_reported_and_search_continues(
     assert f"trial {failed[0]['trial']} failed: the loss is not finite" in capsys.readouterr().out
 
 
-def test_search_without_finished_trials_is_an_error(
-    trainings: FakeTrainings, tmp_path: Path
-) -> None:
+def test_no_finished_trial_is_an_error(trainings: FakeTrainings, tmp_path: Path) -> None:
     trainings.fails = lambda lr: True
     with pytest.raises(UserError, match="no trial finished"):
         run_search(tmp_path, space(LR), "sweep.trials=3")
     assert summary(tmp_path)["best"] is None and summary(tmp_path)["trials"]["failed"] == 3
 
 
-def test_repeated_settings_are_trained_once(trainings: FakeTrainings, tmp_path: Path) -> None:
-    typed = (space("optim.lr=0.001,0.01"), "sweep.trials=8", "sweep.pruner=none")
+@pytest.mark.parametrize(
+    ("other", "counts"), [("0.001", {"finished": 2}), ("0.5", {"finished": 1, "failed": 1})]
+)
+def test_repeated_settings_are_trained_once(
+    other: str, counts: dict[str, int], trainings: FakeTrainings, tmp_path: Path
+) -> None:
+    trainings.fails = lambda lr: lr > 0.1
+    typed = (space(f"optim.lr={other},0.01"), "sweep.trials=8", "sweep.pruner=none")
     result = run_search(tmp_path, *typed)
     assert len(trainings.calls) == 2
-    assert result["trials"] == {"all": 8, "asked": 8, "finished": 2, "repeated": 6}
-    values = {row["optim.lr"]: row["value"] for row in table(tmp_path)[:]}
-    assert all(row["value"] == values[row["optim.lr"]] for row in table(tmp_path))
-
-
-def test_failed_settings_are_not_repeated(trainings: FakeTrainings, tmp_path: Path) -> None:
-    trainings.fails = lambda lr: lr > 0.1
-    result = run_search(tmp_path, space("optim.lr=0.5,0.01"), "sweep.trials=8", "sweep.pruner=none")
-    assert len(trainings.calls) == 2
-    assert result["trials"] == {"all": 8, "asked": 8, "finished": 1, "failed": 1, "repeated": 6}
+    assert result["trials"] == {"all": 8, "asked": 8, "repeated": 6, **counts}
     assert result["best"]["optim.lr"] == "0.01"
+    values = {row["optim.lr"]: row["value"] for row in table(tmp_path)}
+    assert all(row["value"] == values[row["optim.lr"]] for row in table(tmp_path))
 
 
 def test_pruned_settings_are_not_repeated(trainings: FakeTrainings, tmp_path: Path) -> None:
@@ -301,12 +295,9 @@ def test_pruned_settings_are_not_repeated(trainings: FakeTrainings, tmp_path: Pa
         raise AssertionError("no pruned settings were drawn again: the test is void")
 
 
-def test_ctrl_c_writes_summary_and_prints_resume_command(
-    trainings: FakeTrainings, tmp_path: Path
-) -> None:
-    trainings.interrupt = lambda name, epoch: (
-        KeyboardInterrupt() if (name, epoch) == ("2", 3) else None
-    )
+def test_ctrl_c_writes_the_summary(trainings: FakeTrainings, tmp_path: Path) -> None:
+    error = KeyboardInterrupt()
+    trainings.interrupt = lambda name, epoch: error if (name, epoch) == ("2", 3) else None
     with pytest.raises(search.SearchInterruptedError, match="resume=") as caught:
         run_search(tmp_path, space(LR), "sweep.trials=5")
     assert caught.value.exit_code == 130
@@ -323,9 +314,7 @@ def test_missing_study_is_recreated(trainings: FakeTrainings, tmp_path: Path) ->
     assert again["best"] == first["best"] and table(tmp_path) == before
 
 
-def test_trial_with_missing_files_does_not_stop_search(
-    trainings: FakeTrainings, tmp_path: Path
-) -> None:
+def test_trial_with_missing_files(trainings: FakeTrainings, tmp_path: Path) -> None:
     first = run_search(tmp_path, space(LR), "sweep.trials=3", "sweep.pruner=none")
     (tmp_path / "1" / "metrics.json").unlink()
     again = resume(tmp_path, "sweep.trials=4")
@@ -346,9 +335,8 @@ def test_no_trial_starts_after_timeout(
 
 
 def test_resumed_sampler_draws_new_settings(tmp_path: Path) -> None:
-    spec = search_spec.SearchSpec(
-        [], [], compose.defaults("sweep", "optuna"), "val/macro_f1", "max"
-    )
+    group = compose.defaults("sweep", "optuna")
+    spec = search_spec.SearchSpec([], [], group, "val/macro_f1", "max")
     drawn = []
     for _ in range(3):  # three processes, a trial each
         study = studies.open_study(tmp_path, spec, 5)

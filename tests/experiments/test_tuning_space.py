@@ -35,11 +35,7 @@ def test_intervals_ranges_and_choices() -> None:
 def test_values_have_four_digits_and_stay_within_bounds() -> None:
     (lr,) = spaces.read(["optim.lr=interval(1e-4,0.123456)"], FIXED).dimensions
     assert lr.override(0.00123456789) == "optim.lr=0.001235"
-    assert (
-        lr.override(0.12345599) == "optim.lr=0.1235"
-        or float(lr.override(0.12345599)[9:]) <= 0.123456
-    )
-    for value in (1e-4, 0.0567891, 0.123456):
+    for value in (1e-4, 0.0567891, 0.12345599, 0.123456):
         assert 1e-4 <= float(lr.override(value).split("=")[1]) <= 0.123456
 
 
