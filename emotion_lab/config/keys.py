@@ -264,6 +264,7 @@ _TRAIN = section(
     test_ledger=Ledger,
     mix=MIX,
     distill=section(teacher=str | None, temperature=Positive, alpha=Fraction),
+    votes_head=section(weight=NonNegative),
 )
 _ENSEMBLE = section(
     runs=Locations,

@@ -30,6 +30,7 @@ from emotion_lab.training.optim import (
     match_memory_format,
     supports_fused,
 )
+from emotion_lab.training.votes_head import VotesHead
 
 #: Weight of each auxiliary head's loss (Szegedy et al. 2015, arXiv:1409.4842).
 AUX_WEIGHT = 0.3
@@ -55,6 +56,7 @@ class EmotionModule(L.LightningModule):
         self.mix = MixupCutmix(cfg["mix"], num_classes)
         self.augment: BatchAugment | None = None  # set for augment=device
         self.distillation: Distillation | None = None  # set for distill.teacher
+        self.votes_head: VotesHead | None = None  # set for votes_head.weight
         self.channels_last = False
         self.train_metrics = EpochMetrics(num_classes)
         self.val_metrics = EpochMetrics(num_classes)
@@ -124,6 +126,8 @@ class EmotionModule(L.LightningModule):
         loss = self.criterion(logits, target)
         if self.distillation is not None:
             loss = self.distillation(loss, logits, images)
+        if self.votes_head is not None:
+            loss = self.votes_head(loss, batch.positions)
         for extra in auxiliary:
             loss = loss + AUX_WEIGHT * self.criterion(extra, target)
         self._track_non_finite(loss)
@@ -209,6 +213,9 @@ class EmotionModule(L.LightningModule):
         groups = param_groups(
             self.model, lr, decay, model["layer_decay"], optim["decay_norm_and_bias"]
         )
+        if self.votes_head is not None:
+            head = list(self.votes_head.parameters())
+            groups.append({"params": head, "lr": lr, "weight_decay": 0.0, "name": "votes_head"})
         optimizer = build_optimizer(optim, groups, self._is_fused())
         epochs = self.trainer.max_epochs
         assert epochs is not None
