@@ -64,24 +64,37 @@ class FerPlusVotes:
             raise UserError(f"data.ferplus_csv={self.path} has no votes for {', '.join(missing)}.")
         return np.array([by_name[name] for name in classes], dtype=np.int64)
 
-    def for_split(self, split: Split, name: str, check_usage: bool) -> np.ndarray:
-        """Return the votes for the images of a FER2013 split, int64 (N, C).
+    def check_rows(self, rows: dict[str, np.ndarray]) -> None:
+        """Refuse the votes of another FER2013: row by row, both files must name the same split.
 
-        ``check_usage`` compares the split that both files assign to each row.
+        The files are joined by row number, so one missing row would shift all votes after it.
+
+        Args:
+            rows: Split -> rows of the CSV, int64 (N,), for every split of the CSV.
         """
-        rows = np.array([int(text.rpartition(":")[2]) for text in split.names], dtype=np.int64)
-        if len(rows) and rows.max() >= len(self.counts):
+        num_rows = sum(len(part) for part in rows.values())
+        joined = "they are joined by row number and must belong to the same FER2013."
+        if num_rows != len(self.counts):
             raise UserError(
-                f"data.ferplus_csv={self.path} has {len(self.counts)} rows, the data has row "
-                f"{rows.max()}: they are joined by row number and must belong to the same FER2013."
+                f"data.ferplus_csv={self.path} has {len(self.counts):,} rows, the data has "
+                f"{num_rows:,}: {joined}"
             )
-        for row in rows.tolist() if check_usage else []:
-            if USAGE.get(self.usage[row]) != name:
-                raise UserError(
-                    f"data.ferplus_csv={self.path}, row {row} is {self.usage[row]}, but {name} in "
-                    "the data: they are joined by row number and must be in the same order."
-                )
-        return self.counts[rows]
+        in_data = np.full(num_rows, "", dtype=object)
+        for name, part in rows.items():
+            in_data[part] = name
+        in_votes = np.array([USAGE.get(usage) for usage in self.usage], dtype=object)
+        different = np.flatnonzero(in_data != in_votes)
+        if len(different):
+            row = int(different[0])
+            raise UserError(
+                f"data.ferplus_csv={self.path}, row {row} is {self.usage[row]}, but "
+                f"{in_data[row]} in the data ({len(different):,} such rows): {joined}"
+            )
+
+    def for_split(self, split: Split) -> np.ndarray:
+        """Return the votes for the images of a FER2013 split, int64 (N, C)."""
+        rows = [int(text.rpartition(":")[2]) for text in split.names]
+        return self.counts[np.array(rows, dtype=np.int64)]
 
 
 def majority_labels(votes: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -110,9 +123,10 @@ def apply_ferplus(source: LoadedDataset, cfg: dict[str, Any]) -> LoadedDataset:
         raise UserError(f"data.ferplus_csv belongs to data=fer2013, not to data={cfg['name']}.")
     file = FerPlusVotes(Path(str(cfg["ferplus_csv"])).expanduser())
     columns = file.columns(source.classes)
+    file.check_rows(source.rows)
     splits, notes = {}, list(source.notes)
     for name, split in source.splits.items():
-        votes = file.for_split(split, name, check_usage=cfg["folds"] is None)
+        votes = file.for_split(split)
         if name == "train" and cfg["drop_not_face"]:
             is_face = votes[:, file.names.index(NOT_A_FACE)] < np.maximum(votes.max(1), 1)
             notes.append(f"train: {int((~is_face).sum())} images voted not a face are left out")

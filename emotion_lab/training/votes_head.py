@@ -63,7 +63,9 @@ def build(cfg: dict[str, Any], data: EmotionData, net: EmotionNet) -> VotesHead 
             "votes_head.weight needs the FER+ votes: set data.ferplus_csv=<fer2013new.csv>."
         )
     if cfg["mix"]["mixup"] or cfg["mix"]["cutmix"]:
-        raise UserError("votes_head.weight does not support mix.mixup and mix.cutmix: set them to 0.")
+        raise UserError(
+            "votes_head.weight does not support mix.mixup and mix.cutmix: set them to 0."
+        )
     classifier = net.backbone.net.get_submodule(net.backbone.head_names[0])
     if not isinstance(classifier, nn.Linear):
         raise UserError(

@@ -103,7 +103,7 @@ def test_invalid_votes_files(files: tuple[Path, Path], tmp_path: Path) -> None:
         "is not FER+": "a,b\n1,2\n",
         "row 3: expected 10 integers": "\n".join([*lines[:4], lines[4].replace(",8,", ",x,")]),
         "has 5 rows": "\n".join(lines[:6]),
-        "in the same order": "\n".join([lines[0], *lines[:0:-1]]),
+        r"row 0 is PrivateTest, but train in the data \(28": "\n".join([lines[0], *lines[:0:-1]]),
     }
     for message, text in cases.items():
         new.write_text(text)
@@ -129,6 +129,26 @@ def test_soft_label_run_scores_both_label_sets(files: tuple[Path, Path], tmp_pat
     scores = json.loads((tmp_path / "run" / "metrics.json").read_text())["val"]["by_labels"]
     assert scores["original"]["n"] == 7 and scores["majority"]["n"] == 6
     assert "majority labels: n = 6" in done.stdout
+
+
+@pytest.mark.parametrize("folds", ["null", "2"])
+@pytest.mark.parametrize("cached", [False, True])
+def test_votes_of_other_rows_are_refused(
+    files: tuple[Path, Path], folds: str, cached: bool
+) -> None:
+    csv, _ = files
+    lines = csv.read_text().splitlines()
+    # Row 3 is missing: all later rows would get the votes of their predecessors.
+    csv.write_text("\n".join([*lines[:4], *lines[5:]]) + "\n")
+    for _ in range(1 + cached):
+        with pytest.raises(UserError, match="has 28 rows, the data has 27"):
+            _load(files, f"data.folds={folds}")
+    # A row of test has moved into train: the numbers of rows agree.
+    moved = [lines[0], *lines[1:4], lines[28], *lines[5:28], lines[4]]
+    csv.write_text("\n".join(moved) + "\n")
+    for _ in range(1 + cached):
+        with pytest.raises(UserError, match=r"row 3 is Training, but test in the data \(2 such"):
+            _load(files, f"data.folds={folds}")
 
 
 @pytest.mark.fer2013

@@ -134,7 +134,8 @@ def _read(path: Path, splits: tuple[str, ...], notes: list[str]) -> cache.Cached
         tried = " or ".join(str(folder.parent) for folder in folders)
         notes.append(f"no cache: cannot write {tried}; set EMOTION_LAB_CACHE=<folder>")
     counts = {name: cache.class_counts(arrays) for name, arrays in parsed.items()}
-    return cache.CachedSplits({n: parsed[n] for n in splits if n in parsed}, counts)
+    rows = {name: arrays.rows for name, arrays in parsed.items()}
+    return cache.CachedSplits({n: parsed[n] for n in splits if n in parsed}, counts, rows)
 
 
 def _check_classes(counts: dict[str, list[int]], cfg: dict[str, Any], path: Path) -> None:
@@ -181,4 +182,5 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
         location=str(path),
         notes=notes,
         available_splits=[name for name in USAGE.values() if name in data.counts],
+        rows=data.rows,
     )

@@ -39,10 +39,17 @@ class CacheCorruptedError(Exception):
 
 @dataclass
 class CachedSplits:
-    """The requested splits, and split -> 7 image counts for every split of the file."""
+    """The requested splits, and two facts about every split of the file.
+
+    Attributes:
+        splits: The requested splits.
+        counts: Split -> 7 image counts.
+        rows: Split -> rows of the file, int64 (N,).
+    """
 
     splits: dict[str, Arrays]
     counts: dict[str, list[int]]
+    rows: dict[str, np.ndarray]
 
 
 def class_counts(arrays: Arrays) -> list[int]:
@@ -95,18 +102,27 @@ def read(folder: Path, source: Path, splits: tuple[str, ...]) -> CachedSplits | 
         counts = {name: entry["counts"] for name, entry in meta["splits"].items()}
         entries = {name: meta["splits"][name] for name in splits if name in meta["splits"]}
         opened = {name: _read_split(folder, name, entry) for name, entry in entries.items()}
+        rows = {name: _read_rows(folder, name, entry) for name, entry in meta["splits"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CacheCorruptedError(str(error)) from error
-    return CachedSplits(opened, counts)
+    return CachedSplits(opened, counts, rows)
+
+
+def _verified(folder: Path, name: str, array: str, entry: dict[str, Any]) -> Path:
+    """Return the path of an array after comparing its checksum."""
+    path = folder / f"{name}_{array}.npy"
+    if _checksum(path) != entry["files"][array]:
+        raise CacheCorruptedError(f"{path.name} was changed")
+    return path
+
+
+def _read_rows(folder: Path, name: str, entry: dict[str, Any]) -> np.ndarray:
+    return np.load(_verified(folder, name, "rows", entry))
 
 
 def _read_split(folder: Path, name: str, entry: dict[str, Any]) -> Arrays:
-    for array in _ARRAYS:
-        path = folder / f"{name}_{array}.npy"
-        if _checksum(path) != entry["files"][array]:
-            raise CacheCorruptedError(f"{path.name} was changed")
     images, labels, rows = (
-        np.load(folder / f"{name}_{array}.npy", mmap_mode="r" if array == "images" else None)
+        np.load(_verified(folder, name, array, entry), mmap_mode="r" if array == "images" else None)
         for array in _ARRAYS
     )
     n = entry["n"]
