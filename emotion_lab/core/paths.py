@@ -13,6 +13,28 @@ from typing import Any
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import EXPORT_SUFFIXES
 
+#: Characters that separate or end paths on any system, and control characters.
+_FORBIDDEN = {"\\", ":", *map(chr, range(32)), chr(127)}
+
+
+def check_inside(name: Any, where: str) -> str:
+    """Return a file name that lies inside its folder, from an index of unknown origin.
+
+    Only ``folder/file`` with plain parts is accepted: no absolute path, drive, ``..``, backslash,
+    hidden part or control character.
+
+    Args:
+        name: The name.
+        where: The index, for the error message.
+    """
+    parts = name.split("/") if isinstance(name, str) else [""]
+    if any(not part or part.startswith(".") or set(part) & _FORBIDDEN for part in parts):
+        raise UserError(
+            f"{where} is refused: it names the file {name!r}, which is not a plain name inside "
+            "its folder. Do not use data from this source."
+        )
+    return str(name)
+
 
 def as_list(value: Any) -> list[str]:
     """Return the paths of a key that takes one path or a list; null gives an empty list."""

@@ -308,6 +308,9 @@ def test_not_a_stream(copy: Path, tmp_path: Path) -> None:
     for text in ("{}", "[1]", "no json"):
         (copy / "stream.json").write_text(text)
         assert "stream.json is damaged, or not that of a stream" in read_error(copy)
+    meta["splits"]["train"]["shards"][0]["bytes"] = -1
+    (copy / "stream.json").write_text(json.dumps(meta))
+    assert "train/000000.tar has the size -1" in read_error(copy)
     (copy / "stream.json").unlink()
     assert f"{copy} (from data.path) is not a stream: it has no stream.json" in read_error(copy)
     assert "does not exist. Make one with python -m" in read_error(tmp_path / "nowhere")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import json
 import shutil
 import socket
 import threading
@@ -167,3 +168,26 @@ def test_remote_paths_skip_the_existence_check() -> None:
     paths.check_exist({"data.path": "s3://faces/drawn"})
     with pytest.raises(UserError, match=r"model.weights=s3://x does not exist"):
         paths.check_exist({"model.weights": "s3://x"})
+
+
+@pytest.mark.parametrize(
+    "name", ["/abs/evil.sh", "../../x", "train/../../x", "train\\\\x", "x.tar"]
+)
+@pytest.mark.parametrize("field", ["index", "names", "shards"])
+def test_names_outside_the_stream_are_refused_before_anything_is_opened(
+    server: Server, tmp_path: Path, name: str, field: str
+) -> None:
+    """A foreign stream.json cannot make the cache write outside of its folder."""
+    meta_path = tmp_path / "remote" / "faces" / "drawn" / "stream.json"
+    meta = json.loads(meta_path.read_text())
+    entry = meta["splits"]["train"]
+    file = entry["shards"][0] if field == "shards" else entry[field]
+    file["file"] = name
+    meta_path.write_text(json.dumps(meta))
+    (tmp_path / "remote" / "abs").mkdir()
+    (tmp_path / "remote" / "abs" / "evil.sh").write_text("echo")
+    for path in (ADDRESS, meta_path.parent):
+        message = read_error(str(path))
+        assert "is refused" in message or "is not a file of the split" in message
+    assert server.requests == ["/faces/drawn/stream.json"]
+    assert not (tmp_path / "cache").exists()

@@ -7,9 +7,21 @@ from typing import Any
 
 from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.core.paths import check_inside
 from emotion_lab.data.shards.storage import META, open_storage
 from emotion_lab.data.shards.store import FORMAT, open_split
 from emotion_lab.data.types import DATASETS, SPLITS, LoadedDataset
+
+
+def _check_files(entries: dict[str, Any], where: str) -> None:
+    """Refuse an index whose files lie outside of their split or have no size."""
+    for name, entry in entries.items():
+        for file in (entry["index"], entry["names"], *entry["shards"]):
+            path = check_inside(file["file"], where)
+            if name not in SPLITS or path.rpartition("/")[0] != name:
+                raise UserError(f"{where} is damaged: {path} is not a file of the split '{name}'.")
+            if type(file["bytes"]) is not int or file["bytes"] < 0:
+                raise UserError(f"{where} is damaged: {path} has the size {file['bytes']!r}.")
 
 
 def _check_cache_size(cfg: dict[str, Any], entry: dict[str, Any], name: str) -> None:
@@ -46,7 +58,9 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
     try:
         meta = json.loads(content)
         version, classes, entries = meta["format"], list(meta["classes"]), dict(meta["splits"])
-    except (ValueError, KeyError, TypeError):
+        if version == FORMAT:
+            _check_files(entries, f"{storage.name}/{META}")
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{storage.name}/{META} is damaged, or not that of a stream.") from None
     if version != FORMAT:
         raise UserError(
