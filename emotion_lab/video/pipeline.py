@@ -45,6 +45,7 @@ class Pipeline:
         # Validates the smoothing config now instead of at the first face.
         TrackSmoother(smoothing, len(classifier.classes))
         self._smoothers: dict[int, TrackSmoother] = {}  # by id of the active tracks
+        self._loop = 0  # repetition of the clip
         self._lock = threading.Lock()
 
     def clone(self, stills: bool) -> Pipeline:
@@ -66,8 +67,13 @@ class Pipeline:
 
     def _track(self, frame: Frame, stages: dict[str, float]) -> list[Track]:
         begin = time.perf_counter()
-        # Unrelated photos and new scenes show other people.
-        if self.stills or self.scene_cut(frame.image, frame.time_s):
+        # Each photo, and each repetition of a clip, starts with face 1; a new scene has new faces.
+        is_cut = not self.stills and self.scene_cut(frame.image, frame.time_s)
+        if self.stills or frame.loop != self._loop:
+            self.tracker.reset(restart_ids=True)
+            self._smoothers.clear()
+            self._loop = frame.loop
+        elif is_cut:
             self.tracker.reset()
         stages["cut"] = (time.perf_counter() - begin) * 1000
         detections = None

@@ -24,7 +24,7 @@ class RunStats:
 
     Attributes:
         dropped: Frames of a live source that were replaced by newer ones.
-        ids: Number of different track ids.
+        ids: Number of different faces: track ids of a video, or faces of each photo.
         with_faces: Frames with at least one face.
         last_faces: Number of faces in the last frame.
         fps: Frames per second, averaged over about a second.
@@ -87,7 +87,7 @@ class PipelineRunner:
             frames: The frames of the source, delayed or cut short by the caller; default: all.
         """
         stats, begin = self.stats, time.perf_counter()
-        ids: set[int] = set()
+        ids: set[tuple[str, int]] = set()
         previous = begin
         with ExitStack() as stack:
             stack.enter_context(self.source)
@@ -114,7 +114,7 @@ class PipelineRunner:
                         )
                     for sink in self.sinks:
                         sink.write(frame, result, drawn)
-                    ids.update(face.id for face in result.faces)
+                    ids.update((result.source, face.id) for face in result.faces)
                     stats.frames += 1
                     stats.with_faces += bool(result.faces)
                     stats.last_faces = len(result.faces)

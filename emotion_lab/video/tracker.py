@@ -129,9 +129,11 @@ class FaceTracker:
         """Ids of all tracks, including missed faces that are not returned."""
         return {face.id for face in self._faces}
 
-    def reset(self) -> None:
-        """Remove all tracks; ids continue to increase."""
+    def reset(self, restart_ids: bool = False) -> None:
+        """Remove all tracks; ids continue to increase, or start at 1 with ``restart_ids``."""
         self._faces, self._detected_s, self._frames_since = [], None, 0
+        if restart_ids:
+            self._next_id = 1
 
     def needs_detection(self, time_s: float) -> bool:
         """Return whether the detector should run on the frame at ``time_s``.

@@ -39,6 +39,7 @@ class Frame:
             a camera).
         wall: ``time.time()`` at capture; for a file, when the pipeline receives the frame.
         name: File name if the source is a folder, else the name of the source.
+        loop: Number of the repetition of a file with ``loop=true``, from 0.
     """
 
     image: np.ndarray
@@ -46,6 +47,7 @@ class Frame:
     time_s: float
     wall: float
     name: str = ""
+    loop: int = 0
 
 
 @dataclass
@@ -87,7 +89,7 @@ class Track:
     """One face followed over time.
 
     Attributes:
-        id: Stable number, from 1.
+        id: Stable number, from 1 in each clip or photo.
         box: float32 (4,): x, y, width, height, smoothed.
         score: Score of the last matched detection.
         landmarks: float32 (5, 2) of the last detection, moved with the box, or None.

@@ -85,7 +85,17 @@ def test_photos_are_independent() -> None:
     pipeline = make_pipeline([FACE, FACE], "smoothing=ema", stills=True)
     first, second = (pipeline(frame).faces[0] for frame in grey_frames([255, 0], step_s=0.0))
     assert second.smoothed[0] == pytest.approx(1, abs=1e-3)
-    assert first.id != second.id
+    assert first.id == second.id == 1
+
+
+def test_ids_start_at_1_in_each_repetition_of_a_clip() -> None:
+    pipeline = make_pipeline([FACE] * 7, "smoothing=ema")
+    frames = grey_frames([255] * 5 + [0, 0])
+    for frame in frames[5:]:
+        frame.loop = 1
+    results = [pipeline(frame) for frame in frames]
+    assert [[face.id for face in r.faces] for r in results] == [[1]] * 7
+    assert results[5].faces[0].smoothed[0] == pytest.approx(1, abs=1e-3)  # no earlier smoothing
 
 
 def test_clone_shares_networks_and_not_tracks() -> None:

@@ -64,6 +64,7 @@ def test_max_frames_and_loop(tmp_path: Path) -> None:
     with open_source({"source": path, "loop": True, "max_frames": 25}) as source:
         frames = list(source)
     assert [frame.index for frame in frames] == list(range(25))
+    assert [frame.loop for frame in frames] == [0] * 10 + [1] * 10 + [2] * 5
     assert [number(frame.image) for frame in frames] == [i % 10 for i in range(25)]
     assert [frame.time_s for frame in frames] == pytest.approx(np.arange(25) / 25, abs=1e-6)
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -43,6 +44,30 @@ def test_hanging_browsers_do_not_slow_the_session(tmp_path: Path) -> None:
         for browser in hanging:
             browser.close()
     assert runner.stats.dropped == 0
+
+
+@pytest.mark.parametrize("path", ["/api/upload?name=a.mp4", "/api/camera/camera-1"])
+def test_a_browser_that_goes_away_while_sending_leaves_no_traceback(
+    path: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "temp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
+    runner = make_runner(GreyFrames(), tmp_path)
+    with served(runner, tmp_path) as port:
+        header = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", port)) as browser:
+            browser.sendall(header.encode() + b"part of the file")
+            time.sleep(0.2)
+        with socket.create_connection(("127.0.0.1", port)) as browser:  # still answers
+            browser.sendall(b"GET /api/about HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert browser.recv(12) == b"HTTP/1.1 200"
+        wait_for(lambda: not list((tmp_path / "temp").iterdir()))
+    printed = caplog.text + capfd.readouterr().err
+    assert "Traceback" not in printed and "ClientDisconnect" not in printed
 
 
 @contextlib.contextmanager

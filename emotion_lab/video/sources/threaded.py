@@ -109,12 +109,13 @@ def _capture(reader: FrameReader, queue: _FrameQueue, loop: bool, realtime: bool
     """Move frames from ``reader`` to ``queue`` until the end; runs on the capture thread."""
     error: BaseException | None = None
     start: float | None = None  # time.monotonic() of frame time 0
-    first_index, offset_s, last = 0, 0.0, None
+    first_index, offset_s, last, repetition = 0, 0.0, None, 0
     try:
         while True:
             for frame in reader.frames(queue.stop):
                 frame.index += first_index
                 frame.time_s += offset_s
+                frame.loop = repetition
                 if realtime:
                     now = time.monotonic()
                     start = now - frame.time_s if start is None else start
@@ -127,6 +128,7 @@ def _capture(reader: FrameReader, queue: _FrameQueue, loop: bool, realtime: bool
             if not loop or last is None or last.index < first_index or queue.stop.is_set():
                 return
             first_index, offset_s = last.index + 1, last.time_s + 1 / (reader.fps or 1.0)
+            repetition += 1
     except BaseException as exception:  # raised again in the consumer
         error = exception
     finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import (
     FileResponse,
     JSONResponse,
@@ -204,6 +204,11 @@ async def _user_error(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, status)
 
 
+async def _client_disconnected(request: Request, error: Exception) -> Response:
+    """End a request whose browser went away while sending; nobody receives the response."""
+    return Response(status_code=400)
+
+
 async def _not_found(request: Request, error: Exception) -> Response:
     return PlainTextResponse("Not found.\n", 404)
 
@@ -243,5 +248,9 @@ def build_app(
         middleware=[
             Middleware(AuthMiddleware, token=token, allowed_hosts=allowed_hosts, cookie=cookie)
         ],
-        exception_handlers={UserError: _user_error, 404: _not_found},
+        exception_handlers={
+            UserError: _user_error,
+            ClientDisconnect: _client_disconnected,
+            404: _not_found,
+        },
     )
