@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from emotion_lab.cli import app
 from emotion_lab.config import compose
 from emotion_lab.config.overrides import quote
-from emotion_lab.core import paths, runs
+from emotion_lab.core import paths, runs, weights
 from emotion_lab.core.errors import UserError
 
 #: Results of an evaluation; a run directory that holds one is refused.
@@ -56,6 +56,11 @@ def _check_calibrate(cfg: DictConfig) -> None:
         raise UserError(
             "calibrate=true fits one checkpoint on all of its own val split: give one ckpt "
             "and no other data."
+        )
+    if weights.is_name(paths.as_list(cfg.ckpt)[0]):
+        raise UserError(
+            f"calibrate=true writes into the checkpoint, and {cfg.ckpt} is a shipped one: copy "
+            f"{weights.FOLDER / 'fer2013.ckpt'} and set ckpt=<the copy>."
         )
 
 

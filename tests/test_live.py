@@ -122,7 +122,7 @@ def test_predict_on_a_folder(run: Path, clip: Path, tmp_path: Path) -> None:
 
 
 ERRORS = [
-    ("live", ("source=0",), "ckpt is missing"),
+    ("live", ("ckpt=null", "source=0"), "ckpt is missing"),
     ("predict", ("ckpt=RUN",), "source is missing"),
     ("predict", ("ckpt=RUN", "source=0"), "emotion_lab.live source=0"),
     ("predict", ("ckpt=RUN", "source=nowhere.jpg"), "no file, folder or camera"),

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.migrate import migrate_callbacks, migrate_config
 
@@ -94,9 +95,12 @@ def find(path: str | Path, prefer: str = "best.ckpt") -> Path:
     """Return the checkpoint file of a path.
 
     Args:
-        path: A checkpoint, a run directory of ``train``, or that of an ensemble.
+        path: A checkpoint, a run directory of ``train``, that of an ensemble, or the name of a
+            shipped model.
         prefer: File name in the run directory of ``train``.
     """
+    if weights.is_name(path):
+        return weights.find(str(path), ".ckpt")
     path = Path(path)
     if path.is_file():
         return path
@@ -105,7 +109,7 @@ def find(path: str | Path, prefer: str = "best.ckpt") -> Path:
             if candidate.is_file():
                 return candidate
         raise UserError(f"no checkpoints/{prefer} in {path}: is it a run directory of train?")
-    raise UserError(f"no such checkpoint: {path}. Give a .ckpt file or a run directory.")
+    raise weights.no_checkpoint(path)
 
 
 def _is_intact(path: Path) -> bool:

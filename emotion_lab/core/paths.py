@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import EXPORT_SUFFIXES
 
@@ -48,7 +49,7 @@ def check_checkpoint(ckpt: Any, several: bool = False, exported: bool = False) -
     """Check that ``ckpt=`` names checkpoints, without loading them.
 
     Args:
-        ckpt: A path, or a list of paths.
+        ckpt: A path or the name of a shipped model, or a list of these.
         several: Whether a list (an ensemble) is allowed.
         exported: Whether an exported model is allowed.
     """
@@ -63,12 +64,15 @@ def check_checkpoint(ckpt: Any, several: bool = False, exported: bool = False) -
     for path in paths:
         if paths.count(path) > 1:
             raise UserError(f"{path} is twice in ckpt: each member of an ensemble counts once.")
-        _check_one_checkpoint(Path(path), exported)
+        if weights.is_name(path):
+            weights.find(path, ".onnx" if exported else ".ckpt")
+        else:
+            _check_one_checkpoint(Path(path), exported)
 
 
 def _check_one_checkpoint(path: Path, exported: bool) -> None:
     if not path.exists():
-        raise UserError(f"no such checkpoint: {path}. Give a .ckpt file or a run directory.")
+        raise weights.no_checkpoint(path)
     if path.suffix in EXPORT_SUFFIXES and path.is_file():
         if exported:
             return
@@ -93,6 +97,9 @@ def _check_one_checkpoint(path: Path, exported: bool) -> None:
 def check_exist(paths: dict[str, Any]) -> None:
     """Check that the path of every key exists; ``data.path`` may be a URL, null is skipped."""
     for key, path in paths.items():
+        if key == "model.weights" and weights.is_name(path):
+            weights.find(path, ".ckpt")
+            continue
         if path is None or (key == "data.path" and "://" in str(path)):
             continue
         if not Path(str(path)).expanduser().exists():

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import softmax
 
 from emotion_lab.config import schema
-from emotion_lab.core import checkpoint
+from emotion_lab.core import checkpoint, weights
 from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.core.io import EXPORT_SUFFIXES, file_hash
 from emotion_lab.data.transforms import Resize
@@ -19,6 +19,8 @@ from emotion_lab.inference.base import BACKENDS, DEFAULTS, InferenceBackend, Mod
 from emotion_lab.inference.exported_model import open_exported
 from emotion_lab.models.base import InputSpec
 
+#: Values of ``backend=`` for which a shipped model runs as its ONNX file.
+SHIPPED_BACKENDS = ("auto", "onnx", "onnxruntime")
 #: Batch sizes 1 to WARM_FACES run before the first frame, for at most WARM_S seconds.
 WARM_FACES = 8
 WARM_S = 1.0
@@ -139,10 +141,13 @@ def load_classifier(
     An exported file runs as it is.
 
     Args:
-        ckpt: A checkpoint of train, its run directory, or an exported file.
+        ckpt: A checkpoint of train, its run directory, an exported file, or the name of a shipped
+            model. A shipped model runs as its ONNX file, unless ``backend`` needs its checkpoint.
         backend: ``conf/backend/<name>.yaml`` as a plain dict, or its name.
         threads: CPU threads of one inference; overrides ``backend.threads``.
     """
+    if weights.is_name(ckpt) and _options(backend, threads)["name"] in SHIPPED_BACKENDS:
+        ckpt = weights.find(str(ckpt), ".onnx")
     path = Path(ckpt)
     if path.suffix in EXPORT_SUFFIXES and path.is_file():
         card, spec, opened = open_exported(path, _options(backend, threads))

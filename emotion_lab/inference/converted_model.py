@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
+from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import cache_root
 from emotion_lab.inference.base import (
@@ -90,6 +91,8 @@ def cache_paths(source: ModelSource, format: str) -> list[Path]:
     """Return the possible paths of the cached file: next to the checkpoint, in the cache folder."""
     suffix = SUFFIXES[format]
     fallback = cache_root() / "deploy" / f"{source.sha256[:16]}{suffix}"
+    if source.path.parent == weights.FOLDER:  # its .onnx is a shipped file
+        return [fallback]
     return [source.path.with_name(source.path.stem + suffix), fallback]
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
 from emotion_lab.core.timeout import call_with_timeout
@@ -53,9 +54,10 @@ def read_file(path: str | Path) -> dict[str, Any]:
     """Read a weights file without executing code from it.
 
     Args:
-        path: A ``.safetensors`` file or a file written by ``torch.save``.
+        path: A ``.safetensors`` file, a file written by ``torch.save``, or the name of a shipped
+            model.
     """
-    path = Path(path).expanduser()
+    path = weights.find(str(path), ".ckpt") if weights.is_name(path) else Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"No weights file at {path}. Set model.weights=<file>.")
     corrupt = UserError(f"{path} is truncated or not a weights file. Download or save it again.")

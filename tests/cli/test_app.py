@@ -56,7 +56,7 @@ def refused(
     ("entry", "words"),
     [
         ("train", ("model=\n", "weighted_focal", "optim.lr=0.001", "seed=0", "mix=", "HYDRA_FULL")),
-        ("evaluate", ("data=\n", "ckpt=null", "split=val", "trainer.accelerator=auto")),
+        ("evaluate", ("data=\n", "ckpt=fer2013", "split=val", "trainer.accelerator=auto")),
     ],
 )
 def test_help_is_complete_and_light(entry: str, words: tuple[str, ...], tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_nothing_to_resume_or_to_overwrite(tmp_path: Path) -> None:
 
 
 def test_evaluate_needs_a_checkpoint(tmp_path: Path) -> None:
-    assert "ckpt is missing" in refused(cwd=tmp_path, entry="evaluate")
+    assert "ckpt is missing" in refused("ckpt=null", cwd=tmp_path, entry="evaluate")
     assert "no such checkpoint: a b" in refused("ckpt=a b", cwd=tmp_path, entry="evaluate")
 
 

@@ -1,0 +1,58 @@
+"""The trained models that this package contains. No torch here.
+
+``emotion_lab/weights/`` holds an exported file of each model and, for some, the checkpoint it was
+exported from. ``SHA256SUMS`` in that folder is written by
+``sha256sum *.onnx *.ckpt > SHA256SUMS``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from emotion_lab.core.errors import UserError
+from emotion_lab.core.io import file_hash
+
+FOLDER = Path(__file__).resolve().parents[1] / "weights"
+#: Name -> suffixes of its files.
+MODELS = {"fer2013": (".onnx", ".ckpt"), "fer2013-small": (".onnx",)}
+#: The model that is used where none is named.
+DEFAULT = "fer2013"
+
+
+def is_name(value: Any) -> bool:
+    """Return whether ``value`` is the name of a shipped model; a file is named ``./<name>``."""
+    return isinstance(value, str) and value in MODELS
+
+
+def find(name: str, suffix: str) -> Path:
+    """Return the verified file of a shipped model.
+
+    Args:
+        name: A key of :data:`MODELS`.
+        suffix: ``.onnx`` or ``.ckpt``.
+    """
+    if suffix not in MODELS[name]:
+        names = [name for name, suffixes in MODELS.items() if suffix in suffixes]
+        raise UserError(
+            f"{name} is shipped as an exported file only, but a checkpoint is needed: "
+            f"use {' or '.join(names)}."
+        )
+    path = FOLDER / f"{name}{suffix}"
+    try:
+        lines = (FOLDER / "SHA256SUMS").read_text(encoding="utf-8").split("\n")
+        expected = {file: digest for digest, file in (line.split() for line in lines if line)}
+        intact = file_hash(path) == expected[path.name]
+    except (OSError, ValueError, KeyError):
+        intact = False
+    if not intact:
+        raise UserError(f"{path} is missing or damaged: install emotion_lab again.")
+    return path
+
+
+def no_checkpoint(path: object) -> UserError:
+    """Return the error for a checkpoint that does not exist."""
+    return UserError(
+        f"no such checkpoint: {path}. Give a .ckpt file, a run directory, or the name of a shipped "
+        f"model: {', '.join(MODELS)}."
+    )
