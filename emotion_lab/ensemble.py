@@ -41,6 +41,7 @@ def ensemble(cfg: DictConfig) -> float:
     from emotion_lab.core.environment import git_commit, versions
     from emotion_lab.core.io import file_hash, write_json
     from emotion_lab.core.tables import show
+    from emotion_lab.evaluation.temperature import describe
     from emotion_lab.experiments.ensemble.candidates import read
     from emotion_lab.experiments.ensemble.checkpoint import lines, select, summary, write_checkpoint
     from emotion_lab.experiments.ensemble.figure import figure
@@ -64,8 +65,7 @@ def ensemble(cfg: DictConfig) -> float:
     write_json(run_dir / "ensemble.json", {**content, **written, **provenance})
     show(
         *lines(content, cfg.num_splits),
-        f"temperature {written['temperature']:.3f}, fitted on val: NLL {written['nll']:.4f} -> "
-        f"{written['nll_calibrated']:.4f}; {written['parameters']:,} parameters",
+        f"{describe(written)}; {written['parameters']:,} parameters",
         str(path),
         str(run_dir),
     )

@@ -39,9 +39,12 @@ def calibration_numbers(result: EvaluationResult) -> dict[str, Any]:
     fitted = result.card.get("calibration") if result.scores["tta"] == "none" else None
     if fitted is None and not result.foreign and result.split == "val":
         fitted = fit_checkpoint_temperature(result)
-    temperature = fitted["temperature"] if fitted else None
-    fitted_on = None
-    if fitted:
+    temperature = fitted_on = None
+    # Checkpoints of older versions have no key "not_fitted".
+    if fitted and fitted.get("not_fitted"):
+        fitted_on = f"not fitted: {fitted['not_fitted']}"
+    elif fitted:
+        temperature = fitted["temperature"]
         fitted_on = f"{fitted['split']}, n = {fitted['n']:,}"
         if fitted["hash"] == result.scores["fingerprint"]["hash"]:
             fitted_on += ", the images of this report: calibrated values are slightly optimistic"

@@ -53,7 +53,9 @@ def written(
 ) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("report")
     save_results(folder, result, "predictions.csv")
-    report = make_report(result, folder, QUICK, {"seed": 0, "model": "senet"}, cfg["data"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(temperature, "MIN_IMAGES", 1)
+        report = make_report(result, folder, QUICK, {"seed": 0, "model": "senet"}, cfg["data"])
     return folder, report
 
 
@@ -162,8 +164,9 @@ def test_duplicates_of_training_images_are_removed(
 
 
 def test_temperature_is_stored_in_the_checkpoint(
-    cfg: dict[str, Any], result: EvaluationResult, tmp_path: Path
+    cfg: dict[str, Any], result: EvaluationResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(temperature, "MIN_IMAGES", 1)
     path = make_checkpoint(cfg, tmp_path / "a.ckpt", NAMES)
     before = ckpt.read(path)["state_dict"]
     numbers = temperature.fit_checkpoint_temperature(result)
@@ -211,8 +214,9 @@ def test_refused_in_one_line(
 
 
 def test_ensemble_ignores_the_temperature_of_its_members(
-    cfg: dict[str, Any], result: EvaluationResult, tmp_path: Path
+    cfg: dict[str, Any], result: EvaluationResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(temperature, "MIN_IMAGES", 1)
     members = [make_checkpoint(cfg, tmp_path / f"{i}.ckpt", NAMES, seed=i) for i in range(2)]
     known = temperature.fit_checkpoint_temperature(result)
     for path in members:
@@ -307,6 +311,7 @@ def test_evaluate_an_ensemble_from_the_command_line(
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert sum(report["weights"]) == pytest.approx(1) and len(report["weights"]) == 2
-    assert report["temperature_fitted_on"].startswith("val")
+    assert report["temperature"] is None and report["nll_calibrated"] is None
+    assert report["temperature_fitted_on"].startswith("not fitted: val has")
     assert done.stdout.splitlines()[-1] == str(tmp_path / "out")
     assert (tmp_path / "out" / "predictions.csv").is_file()

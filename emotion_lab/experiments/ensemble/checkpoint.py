@@ -171,21 +171,13 @@ def _calibration(
 ) -> dict[str, Any]:
     """Fit the temperature of the ensemble on val."""
     # torch is slow to import, and the functions above do not need it.
-    from emotion_lab.evaluation import calibration
+    from emotion_lab.evaluation.temperature import fit_calibration
 
     order = [candidates.classes.index(name) for name in classes]
     mixed = mix(candidates.probabilities, selection.weights)[:, order]
     logits = np.log(np.maximum(mixed, 1e-12))
     labels = np.argsort(order)[candidates.labels]
-    temperature = calibration.fit_temperature(logits, labels)
-    return {
-        "temperature": temperature,
-        "split": "val",
-        "n": len(labels),
-        "hash": candidates.fingerprint["hash"],
-        "nll": calibration.nll(logits, labels),
-        "nll_calibrated": calibration.nll(logits, labels, temperature),
-    }
+    return fit_calibration(logits, labels, candidates.fingerprint["hash"])
 
 
 def write_checkpoint(
@@ -197,7 +189,8 @@ def write_checkpoint(
     """Write the ensemble as one checkpoint file.
 
     Returns:
-        ``temperature``, ``nll``, ``nll_calibrated`` (fitted on val), ``parameters`` and ``bytes``.
+        The keys of :func:`~emotion_lab.evaluation.temperature.fit_calibration`, ``parameters`` and
+        ``bytes``.
     """
     from emotion_lab.core import checkpoint as ckpt
     from emotion_lab.models.finetune import count_parameters
@@ -236,11 +229,7 @@ def write_checkpoint(
         for checkpoint in checkpoints
     ]
     ckpt.write(path, {"members": states, ckpt.CARD: card})
-    return {
-        **{key: calibration[key] for key in ("temperature", "nll", "nll_calibrated")},
-        "parameters": count_parameters(net)[1],
-        "bytes": path.stat().st_size,
-    }
+    return {**calibration, "parameters": count_parameters(net)[1], "bytes": path.stat().st_size}
 
 
 def lines(content: dict[str, Any], num_splits: int) -> list[str | TextTable]:

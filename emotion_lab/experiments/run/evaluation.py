@@ -126,7 +126,7 @@ def run_evaluation(cfg: dict[str, Any], overrides: list[str], run_dir: Path) -> 
         calibration = temperature.fit_checkpoint_temperature(result)
         temperature.store(loaded[0].path, calibration)
         result.card["calibration"] = calibration
-        print(f"temperature {calibration['temperature']:.3f} saved in {loaded[0].path}")
+        print(f"{temperature.describe(calibration)}; saved in {loaded[0].path}")
     facts = _facts(predictor, backend)
     write_json(run_dir / "metrics.json", {split: result.scores, **facts})
     save_results(run_dir, result, "predictions.csv")

@@ -37,10 +37,7 @@ def finish_run(cfg: dict[str, Any], run_dir: Path, fitted: FitResult) -> float:
             calibration = temperature.fit_checkpoint_temperature(result)
             temperature.store(best, calibration)
             val_result = result
-            print(
-                f"calibration: temperature {calibration['temperature']:.3f}, fitted on val, NLL "
-                f"{calibration['nll']:.4f} -> {calibration['nll_calibrated']:.4f}"
-            )
+            print(f"calibration: {temperature.describe(calibration)}")
     text = "\n".join(report_text(scores[split], split) for split in scores)
     (run_dir / "classification_report.txt").write_text(text, encoding="utf-8")
     metrics = {**scores, "seed": cfg["seed"], "checkpoint": str(best), **fitted.facts}
