@@ -14,6 +14,7 @@ from emotion_lab.data.class_weights import class_counts, class_weights, sample_w
 from emotion_lab.data.fingerprint import fingerprint
 from emotion_lab.data.samplers import ResumableRandomSampler, SequentialDistributedSampler
 from emotion_lab.data.shards.sampler import ShardSampler, shard_stores
+from emotion_lab.data.splits import subsample
 from emotion_lab.data.torch_dataset import SplitDataset, make_loader
 from emotion_lab.data.transforms import Augment, Resize
 from emotion_lab.data.types import LoadedDataset, Split
@@ -50,6 +51,8 @@ class EmotionData(L.LightningDataModule):
         self._position = (0, 0)
         # Of the resumed run, which may have had another number of processes.
         self._resumed_batch_size: int | None = None
+        #: Size of the validation of an epoch: batches, or a fraction of val; None for all of val.
+        self.limit_val_batches: int | float | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -159,14 +162,32 @@ class EmotionData(L.LightningDataModule):
         return make_loader(data, sampler, self.cfg["num_workers"], self._pin_memory())
 
     def val_dataloader(self) -> DataLoader:
-        """Return the validation loader, in order."""
-        return self.eval_dataloader("val")
+        """Return the validation loader, in order; with a limit, of a stratified part of val.
+
+        The first batches would hold the first classes only, since folders are sorted.
+        """
+        split, limit = self.split("val"), self.limit_val_batches
+        if limit is None or not len(split):
+            return self.eval_dataloader("val")
+        step = self.cfg["batch_size"] * self._rank_and_world_size()[1]
+        n = limit * step if isinstance(limit, int) else round(limit * len(split))
+        n = max(n, len(np.unique(split.labels)))
+        if n >= len(split):
+            return self.eval_dataloader("val")
+        assert self.resize is not None
+        skip_errors = self.cfg["on_decode_error"] == "skip"
+        part = subsample(split, n, int(self.cfg.get("split_seed") or 0))
+        in_memory = self._cache_in_memory(part, self.resize)
+        return self._in_order(SplitDataset(part, self.resize, None, in_memory, skip_errors))
 
     def eval_dataloader(self, name: str) -> DataLoader:
         """Return a loader of an opened split: in order, without augmentation."""
         data = self.dataset(name)
         if data.augment is not None or data.raw:
             data = SplitDataset(data.split, data.resize, None, skip_errors=data.skip_errors)
+        return self._in_order(data)
+
+    def _in_order(self, data: SplitDataset) -> DataLoader:
         rank, world_size = self._rank_and_world_size()
         sampler = SequentialDistributedSampler(len(data), self.cfg["batch_size"], rank, world_size)
         return make_loader(data, sampler, self.cfg["num_workers"], self._pin_memory())

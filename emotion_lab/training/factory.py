@@ -158,7 +158,6 @@ def make_trainer(
         gradient_clip_val=options["gradient_clip_val"],
         accumulate_grad_batches=options["accumulate_grad_batches"],
         limit_train_batches=options["limit_train_batches"],
-        limit_val_batches=options["limit_val_batches"],
         log_every_n_steps=options["log_every_n_steps"],
         deterministic=bool(cfg["deterministic"]),
         callbacks=callbacks,

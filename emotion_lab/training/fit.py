@@ -249,6 +249,8 @@ def fit(
     commit = git_commit()
     accelerator = _setup(cfg)
     data = EmotionData(cfg["data"], ("train", "val"), cfg["seed"], cfg["augment"]["name"])
+    # Not by the Trainer, which would use the first batches of val.
+    data.limit_val_batches = cfg["trainer"]["limit_val_batches"]
     _print_class_counts(data)
     net, parameters = _build_network(cfg, len(data.classes))
     spec = net.spec

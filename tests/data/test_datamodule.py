@@ -302,3 +302,21 @@ def test_corrupt_file_is_skipped_or_raised(tmp_path: Path, cache: str, late: boo
     broken.write_bytes(content)
     with pytest.raises(UserError, match=r"2\.png"):
         batches("raise")
+
+
+@pytest.mark.parametrize(("limit", "n"), [(None, 64), (1, 16), (0.5, 32), (0.01, 7), (99, 64)])
+def test_limited_validation_is_stratified(limit: float | None, n: int) -> None:
+    """The first batches of sorted folders would hold one or two classes only."""
+    data = make_data(n=640, val_fraction=0.1)
+    split = data.split("val")
+    order = np.argsort(split.labels, kind="stable")
+    data.source.splits["val"] = split.subset(order)
+    data.limit_val_batches = limit
+    first, second = (list(data.val_dataloader()) for _ in range(2))
+    assert batches_equal(first, second)
+    labels = torch.cat([batch.labels for batch in first])
+    assert len(labels) == n
+    present = np.unique(split.labels, return_counts=True)
+    seen = np.unique(labels.numpy(), return_counts=True)
+    np.testing.assert_array_equal(seen[0], present[0])
+    assert np.abs(seen[1] / n - present[1] / len(split)).max() < 1 / n + 0.13
