@@ -1,10 +1,11 @@
 # make demo: set up, train on synthetic faces, report, watch a generated clip
 # make test: set up, run the tests
+# make docs: set up, build the documentation site into site/
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := outputs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint docs setup clean
 
 setup: .venv/.ready
 
@@ -29,5 +30,8 @@ lint: .venv/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/.ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv build dist site
