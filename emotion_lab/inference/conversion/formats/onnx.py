@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
 from emotion_lab.inference.conversion.base import FORMATS, ExportFormat, ExportJob, quiet
 from emotion_lab.inference.metadata import onnx_entry
+
+#: Smallest number of elements of a weight that fp16 files store as float16.
+MIN_HALF_SIZE = 1024
 
 
 def _outside_network(proto: Any) -> list[str]:
@@ -40,9 +42,31 @@ def _quantized(proto: Any, job: ExportJob) -> Any:
     return quantize(proto, job, _outside_network(proto), start, lambda faces: {name: faces})
 
 
+def _store_half(proto: Any) -> None:
+    """Store large float32 weights as float16, in place; a Cast node restores float32 at load time.
+
+    ONNX Runtime has float16 kernels for few operators on a CPU. A graph in float16 would round
+    all activations and convert between them; with stored weights only, speed and results are
+    those of float32.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts = []
+    for weight in proto.graph.initializer:
+        values = numpy_helper.to_array(weight)
+        if weight.data_type != TensorProto.FLOAT or values.size < MIN_HALF_SIZE:
+            continue
+        name = weight.name
+        weight.CopyFrom(numpy_helper.from_array(values.astype("float16"), f"{name}.half"))
+        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+
+
 @FORMATS.register("onnx")
 class Onnx(ExportFormat):
-    """fp16 halves the file size; ONNX Runtime computes most of it in float32 on a CPU."""
+    """fp16 files store float16 weights and compute in float32."""
 
     suffix = ".onnx"
     precisions = ("fp32", "fp16", "int8")
@@ -53,9 +77,6 @@ class Onnx(ExportFormat):
         import torch
 
         model = job.model
-        if job.precision == "fp16":
-            model = copy.deepcopy(model)
-            model.net.half()
         with quiet():
             program = torch.onnx.export(
                 model,
@@ -70,6 +91,8 @@ class Onnx(ExportFormat):
         proto: Any = program.model_proto
         if job.precision == "int8":
             proto = _quantized(proto, job)
+        elif job.precision == "fp16":
+            _store_half(proto)
         # These contain source file paths of this machine.
         del proto.metadata_props[:]
         for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.initializer):
@@ -78,6 +101,10 @@ class Onnx(ExportFormat):
             for node in function.node:
                 del node.metadata_props[:]
         path.write_bytes(proto.SerializeToString())
+
+    def run_precision(self, precision: str) -> str:
+        """Return float32 for every precision."""
+        return "fp32"
 
     def label(self, path: Path, text: str) -> None:
         """Append the entry."""
