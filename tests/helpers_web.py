@@ -16,6 +16,7 @@ import numpy as np
 from starlette.testclient import TestClient
 
 from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.video.anonymize import Anonymizer
 from emotion_lab.video.detectors.full_frame import FullFrame
 from emotion_lab.video.overlay.overlay import Overlay
 from emotion_lab.video.pipeline import Pipeline
@@ -72,7 +73,8 @@ class GreyFrames(FrameReader):
 
 def make_runner(reader: FrameReader, folder: Path, anonymize: str = "none") -> PipelineRunner:
     pipeline = Pipeline(FullFrame({}), FakeClassifier(), SMOOTHING)
-    overlay = Overlay({}, FakeClassifier.classes, "en", anonymize)
+    anonymizer = None if anonymize == "none" else Anonymizer(anonymize, [FullFrame({})])
+    overlay = Overlay({}, FakeClassifier.classes, "en", anonymizer)
     log = JsonlSink(folder / "live.jsonl", FakeClassifier.classes)
     return PipelineRunner(FrameSource(reader), pipeline, overlay, [log])
 

@@ -139,7 +139,7 @@ ResizePlan = checked(
 )
 Split = Literal["train", "val", "test"]
 Cache = Literal["auto", "ram", "none"]
-Anonymize = Literal["none", "blur"]
+Anonymize = Literal["none", "blur", "fill"]
 Location = Annotated[str | None, Role.LOCATION]
 #: One path, or a list of paths.
 PATHS = str | list[str] | None

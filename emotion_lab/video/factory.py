@@ -7,6 +7,7 @@ from typing import Any
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.inference.classifier import load_classifier
+from emotion_lab.video.anonymize import Anonymizer, build_sensitive_detectors
 from emotion_lab.video.detectors import build_detector
 from emotion_lab.video.overlay.overlay import Overlay
 from emotion_lab.video.pipeline import Pipeline
@@ -21,16 +22,17 @@ def build_pipeline(cfg: dict[str, Any], stills: bool) -> Pipeline:
     """Load detector and checkpoint."""
     detector = build_detector(cfg["detector"])
     classifier = load_classifier(cfg["ckpt"], cfg["backend"])
-    tracking = cfg["tracking"]
-    if cfg["anonymize"] != "none":
-        # A new face must not be visible until the next detection.
-        tracking = {**tracking, "detect_every": 1}
-    return Pipeline(detector, classifier, cfg["smoothing"], tracking, cfg["align"], stills=stills)
+    return Pipeline(
+        detector, classifier, cfg["smoothing"], cfg["tracking"], cfg["align"], stills=stills
+    )
 
 
 def build_overlay(cfg: dict[str, Any], classes: list[str]) -> Overlay:
     """Build the overlay from the keys ``overlay``, ``language`` and ``anonymize``."""
-    return Overlay(cfg["overlay"], classes, cfg["language"], cfg["anonymize"])
+    anonymizer = None
+    if cfg["anonymize"] != "none":
+        anonymizer = Anonymizer(cfg["anonymize"], build_sensitive_detectors(cfg["detector"]))
+    return Overlay(cfg["overlay"], classes, cfg["language"], anonymizer)
 
 
 def build_save_sink(cfg: dict[str, Any], source: FrameSource) -> Sink:

@@ -12,7 +12,7 @@ from emotion_lab.video.overlay.overlay import Overlay
 from emotion_lab.video.pipeline import Pipeline
 from emotion_lab.video.sinks.base import Sink
 from emotion_lab.video.sources.threaded import FrameSource
-from emotion_lab.video.types import Frame
+from emotion_lab.video.types import Frame, FrameResult
 
 #: Time constant of the averaged frame rate, seconds.
 _RATE_S = 1.0
@@ -27,6 +27,8 @@ class RunStats:
         ids: Number of different faces: track ids of a video, or faces of each photo.
         with_faces: Frames with at least one face.
         last_faces: Number of faces in the last frame.
+        held: Frames with a hidden region whose face was detected in other frames only; None if no
+            faces are hidden.
         fps: Frames per second, averaged over about a second.
     """
 
@@ -35,6 +37,7 @@ class RunStats:
     ids: int = 0
     with_faces: int = 0
     last_faces: int = 0
+    held: int | None = None
     seconds: float = 0.0
     fps: float = 0.0
 
@@ -48,6 +51,11 @@ class RunStats:
         if self.dropped:
             text += f"; {self.dropped} frames dropped to keep up with the source"
         lines = [text]
+        if self.held is not None and not stills:
+            lines.append(
+                f"faces hidden; in {self.held} of {self.frames} frames a face was not detected "
+                "and is hidden where it was or will be within a second"
+            )
         if not stills and self.frames and not self.last_faces:
             lines.append("no face in the last frame")
         return lines
@@ -88,23 +96,14 @@ class PipelineRunner:
         """
         stats, begin = self.stats, time.perf_counter()
         ids: set[tuple[str, int]] = set()
-        previous = begin
         with ExitStack() as stack:
             stack.enter_context(self.source)
             for sink in self.sinks:
                 stack.enter_context(sink)
             try:
-                for frame in self.source if frames is None else frames:
-                    if not self.source.live:
-                        # Files are read ahead; the latency must not include the time in the queue.
-                        frame.wall = time.time()
-                    result = self.pipeline(frame)
-                    now = time.perf_counter()
-                    interval, previous = max(1e-6, now - previous), now
-                    weight = min(1.0, interval / _RATE_S) if stats.fps else 1.0
-                    stats.fps += weight * (1 / interval - stats.fps)
+                for frame, result in self._results(self.source if frames is None else frames):
                     drawn = None
-                    if self.overlay is not None and any(s.wants_picture for s in self.sinks):
+                    if self._draws and self.overlay is not None:
                         drawn = self.overlay.draw(
                             frame.image,
                             result,
@@ -117,6 +116,8 @@ class PipelineRunner:
                     ids.update((result.source, face.id) for face in result.faces)
                     stats.frames += 1
                     stats.with_faces += bool(result.faces)
+                    if result.hidden is not None:
+                        stats.held = (stats.held or 0) + bool(result.held)
                     stats.last_faces = len(result.faces)
                     stats.ids, stats.dropped = len(ids), self.source.dropped
                     stats.seconds = time.perf_counter() - begin
@@ -127,6 +128,31 @@ class PipelineRunner:
             finally:
                 stats.seconds = time.perf_counter() - begin
         return stats
+
+    @property
+    def _draws(self) -> bool:
+        return self.overlay is not None and any(sink.wants_picture for sink in self.sinks)
+
+    def _results(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, FrameResult]]:
+        """Yield every frame with its result; delayed if faces are hidden in the picture."""
+        results = self._process(frames)
+        if not self._draws or self.overlay is None or self.overlay.anonymizer is None:
+            return results
+        return self.overlay.anonymizer.process(results, self.source.stills, self.source.live)
+
+    def _process(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, FrameResult]]:
+        """Run the pipeline and average the frame rate."""
+        previous = time.perf_counter()
+        for frame in frames:
+            if not self.source.live:
+                # Files are read ahead; the latency must not include the time in the queue.
+                frame.wall = time.time()
+            result = self.pipeline(frame)
+            now = time.perf_counter()
+            interval, previous = max(1e-6, now - previous), now
+            weight = min(1.0, interval / _RATE_S) if self.stats.fps else 1.0
+            self.stats.fps += weight * (1 / interval - self.stats.fps)
+            yield frame, result
 
 
 @contextmanager

@@ -16,6 +16,9 @@ import numpy as np
 
 from emotion_lab.core.registry import Registry
 
+#: x, y (top left), width, height in pixels of the source.
+Box = tuple[float, float, float, float]
+
 
 class Closeable(AbstractContextManager):
     """Context manager that calls :meth:`close` on exit, also after Ctrl-C."""
@@ -124,7 +127,7 @@ class Face:
     """
 
     id: int
-    box: tuple[float, float, float, float]
+    box: Box
     score: float
     probabilities: np.ndarray
     smoothed: np.ndarray
@@ -144,6 +147,8 @@ class FrameResult:
         faces: Sorted by track id.
         latency_ms: Time from capture to the end of the pipeline.
         stages_ms: Duration of each stage (cut, detect, track, classify, smooth).
+        hidden: Regions to hide in the picture, set by the anonymizer; None without one.
+        held: Number of hidden faces that were detected in other frames only.
     """
 
     source: str
@@ -154,6 +159,8 @@ class FrameResult:
     faces: list[Face] = field(default_factory=list)
     latency_ms: float = 0.0
     stages_ms: dict[str, float] = field(default_factory=dict)
+    hidden: list[Box] | None = None
+    held: int = 0
 
 
 #: Name -> (conf/detector/<name>.yaml as a dict) -> detector.

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.video.anonymize import Anonymizer
 from emotion_lab.video.overlay.overlay import Overlay
 from emotion_lab.video.sinks import video
 from emotion_lab.video.sinks.audio import copy_audio
@@ -129,11 +130,13 @@ def test_faces_are_hidden_in_the_saved_video(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
     sharpness = {}
     for mode in ("none", "blur"):
-        overlay = Overlay({"bars": "none"}, CLASSES, anonymize=mode)
+        anonymizer = Anonymizer("blur", []) if mode == "blur" else None
+        overlay = Overlay({"bars": "none"}, CLASSES, anonymizer=anonymizer)
         path = tmp_path / f"{mode}.avi"
         with VideoSink(path, 25) as sink:
             for index in range(3):
                 output = result(index, index / 25, [face(box=(100.0, 70.0, 90.0, 110.0))])
+                output.hidden = [output.faces[0].box]
                 sink.write(frame(image), output, overlay.draw(image, output))
         inner = [cv2.cvtColor(i[80:170, 110:180], cv2.COLOR_RGB2GRAY) for i in frames_of(path)]
         sharpness[mode] = max(cv2.Laplacian(part, cv2.CV_64F).var() for part in inner)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.video.anonymize import Anonymizer
 from emotion_lab.video.overlay.overlay import Overlay
 from emotion_lab.video.sinks import window
 from emotion_lab.video.sinks.window import WindowSink, toolkit, window_problem
@@ -101,7 +102,9 @@ def test_snapshot_hides_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     FakeScreen(monkeypatch, "s")
     image = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
     output = result(0, 0.0, [face(box=(100.0, 70.0, 90.0, 110.0))])
-    drawn = Overlay({"bars": "none"}, CLASSES, anonymize="blur").draw(image, output)
+    output.hidden = [output.faces[0].box]
+    overlay = Overlay({"bars": "none"}, CLASSES, anonymizer=Anonymizer("blur", []))
+    drawn = overlay.draw(image, output)
     with WindowSink(folder=tmp_path, checked=True) as sink:
         sink.write(frame(image), output, drawn)
     snapshot = cv2.imread(str(sink.snapshots[0]), cv2.IMREAD_GRAYSCALE)

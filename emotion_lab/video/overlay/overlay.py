@@ -68,8 +68,8 @@ class Overlay:
     Args:
         cfg: Any of :data:`DEFAULTS`.
         language: Code or file, see :func:`load_translations`.
-        anonymize: ``none``, or ``blur`` to hide the faces below the drawing. Sinks store only
-            frames returned by :meth:`draw`, so none can store a visible face by mistake.
+        anonymizer: Hides the faces below the drawing. Sinks store only frames returned by
+            :meth:`draw`, so none can store a visible face by mistake.
 
     Attributes:
         translations: The drawn words; their notes have been printed on standard error.
@@ -80,7 +80,7 @@ class Overlay:
         cfg: dict[str, Any],
         classes: Sequence[str],
         language: str = "en",
-        anonymize: str = "none",
+        anonymizer: Anonymizer | None = None,
     ) -> None:
         settings = {**DEFAULTS, **cfg}
         self.classes = list(classes)
@@ -94,7 +94,7 @@ class Overlay:
             print(note, file=sys.stderr)
         self.renderer = TextRenderer(font, default_font())
         self.history = LabelHistory(float(settings["timeline_s"]))
-        self.anonymizer = Anonymizer(anonymize)
+        self.anonymizer = anonymizer
         # Candidate index of each label in the previous frame, by (kind, track id).
         self._positions: dict[tuple[str, int], int] = {}
 
@@ -103,7 +103,7 @@ class Overlay:
         other = copy.copy(self)
         other.renderer = self.renderer.clone()
         other.history = LabelHistory(self.history.seconds)
-        other.anonymizer = Anonymizer(self.anonymizer.mode, self.anonymizer.hold_s)
+        other.anonymizer = self.anonymizer and self.anonymizer.clone()
         other._positions = {}
         return other
 
@@ -123,7 +123,8 @@ class Overlay:
             detector: Name of the detector, drawn with ``debug``.
             debug: Also draw stage times, detector scores and unsmoothed probabilities.
         """
-        out = np.ascontiguousarray(self.anonymizer(image, result))
+        hidden = self.anonymizer.hide(image, result) if self.anonymizer else image.copy()
+        out = np.ascontiguousarray(hidden)
         height, width = out.shape[:2]
         canvas = _Canvas(out, OverlayScale.of(width, height, self.scale), debug)
         self.history.add(result)

@@ -196,7 +196,7 @@ def describe(pipeline: Pipeline, overlay: Overlay) -> dict[str, Any]:
         "uncertain_text_colour": to_hex(text_colour_on(UNCERTAIN)),
         "detector": pipeline.detector.name,
         "backend": pipeline.classifier.runtime_name,
-        "anonymize": overlay.anonymizer.mode,
+        "anonymize": overlay.anonymizer.mode if overlay.anonymizer else "none",
         "timeline_s": overlay.history.seconds or 30.0,
     }
 
