@@ -18,9 +18,8 @@ def _leaderboard_runs(cfg: DictConfig) -> list[Path]:
     from emotion_lab.experiments.compare.load import parse_runs
 
     if cfg.runs is None:
-        for key, default in (("sort_by", None), ("latency", False)):
-            if cfg[key] != default:
-                raise UserError(f"{key}= applies to a leaderboard only: give runs=<folder>.")
+        if cfg.latency:
+            raise UserError("latency= applies to a leaderboard only: give runs=<folder>.")
         return []
     if cfg.run_a is not None or cfg.run_b is not None:
         raise UserError(
@@ -42,7 +41,11 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
         if cfg.latency:
             latency.checkpoints(configurations.groups)
     else:
-        read_pairs(parse_runs("run_a", cfg.run_a), parse_runs("run_b", cfg.run_b), cfg.split)
+        from emotion_lab.experiments.compare.result import verdict_metric
+
+        sides = parse_runs("run_a", cfg.run_a), parse_runs("run_b", cfg.run_b)
+        a, b, _ = read_pairs(*sides, cfg.split)
+        verdict_metric(cfg.sort_by, [*a, *b])
     if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
         paths.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
     return []
@@ -67,7 +70,7 @@ def _rank(cfg: DictConfig, runs: list[Path], run_dir: Path) -> float:
 
 
 def compare(cfg: DictConfig) -> float:
-    """Compare runs, write and print the results; return the difference in accuracy, b - a."""
+    """Compare runs, write and print the results; return the difference of the scores, b - a."""
     from hydra.core.hydra_config import HydraConfig
 
     from emotion_lab.core.io import write_json
@@ -81,12 +84,12 @@ def compare(cfg: DictConfig) -> float:
     if runs:
         return _rank(cfg, runs, run_dir)
     a, b = parse_runs("run_a", cfg.run_a), parse_runs("run_b", cfg.run_b)
-    content = result.compare(a, b, cfg.split, Path(str(cfg.test_ledger)))
+    content = result.compare(a, b, cfg.split, Path(str(cfg.test_ledger)), cfg.sort_by)
     write_json(run_dir / "compare.json", content)
     pictures = both(lambda style: report.figure(content, style), run_dir, "compare")
     report.write_page(run_dir, content, pictures)
     show(*report.lines(content), str(run_dir))
-    return float(content["difference"]["accuracy"])
+    return float(content["difference"][content["by"]])
 
 
 def main() -> None:

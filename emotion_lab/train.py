@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from omegaconf import DictConfig
 
 from emotion_lab.cli import app, preflight
 from emotion_lab.config.overrides import check_different, values
+from emotion_lab.core import distributed
+from emotion_lab.core.console_log import console_log
 from emotion_lab.experiments.run import checks, multirun, resume
 from emotion_lab.experiments.sweep import directory
 
@@ -55,9 +58,11 @@ def train(cfg: DictConfig) -> float:
         # Before torch is imported: the process of the job does that.
         return multirun.run_job(cfg, overrides, run_dir)
 
-    from emotion_lab.experiments.run.training import run_training
+    log = console_log(run_dir / "train.log")
+    with log if distributed.is_rank_zero() else contextlib.nullcontext():
+        from emotion_lab.experiments.run.training import run_training
 
-    return run_training(cfg, overrides, run_dir)
+        return run_training(cfg, overrides, run_dir)
 
 
 def main() -> None:

@@ -52,13 +52,35 @@ class Run:
 
     def history(self) -> list[dict[str, float]]:
         """Return the rows of ``history.csv``, numbers as numbers; ``best`` is 0 or 1."""
-        with (self.folder / "history.csv").open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        numbers = {"True": 1.0, "False": 0.0}
-        return [
-            {key: numbers[text] if text in numbers else float(text) for key, text in row.items()}
-            for row in rows
-        ]
+        return read_history(self.folder / "history.csv")
+
+
+def epochs_from_one(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of a history with epochs from 1; runs of earlier versions count from 0."""
+    result = [dict(row) for row in rows]
+    if result and int(result[0]["epoch"]) == 0:
+        for row in result:
+            row["epoch"] = type(row["epoch"])(int(row["epoch"]) + 1)
+    return result
+
+
+def read_history(file: Path) -> list[dict[str, float]]:
+    """Return the rows of a ``history.csv``, numbers as numbers; ``best`` is 0 or 1."""
+    with file.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    numbers = {"True": 1.0, "False": 0.0}
+    return epochs_from_one(
+        {key: numbers[text] if text in numbers else float(text) for key, text in row.items()}
+        for row in rows
+    )
+
+
+def _counts_from_zero(history: Path) -> bool:
+    """Return whether a run was made by an earlier version, which counted epochs from 0."""
+    if not history.is_file():
+        return False
+    with history.open(encoding="utf-8", newline="") as stream:
+        return next(csv.DictReader(stream), {}).get("epoch") == "0"
 
 
 def is_run(folder: Path) -> bool:
@@ -80,6 +102,8 @@ def read(folder: Path) -> Run:
         if overrides is not None:
             overrides = [migrate_override(str(text)) for text in overrides]
         run = Run(folder, config, metrics, overrides)
+        if "best_epoch" in metrics and _counts_from_zero(folder / "history.csv"):
+            metrics["best_epoch"] += 1
         _ = run.seed, run.mode, metrics["val"]["accuracy"], metrics["monitor"]["best"]
     except (OSError, ValueError, AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{folder} cannot be read as a training run: {error}.") from None

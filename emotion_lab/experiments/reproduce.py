@@ -10,7 +10,7 @@ from typing import Any
 from emotion_lab.config.compose import CONF, defaults
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import atomic_write
-from emotion_lab.core.runs import Run
+from emotion_lab.core.runs import Run, epochs_from_one
 
 #: Entries of the hardware record that numerical results depend on.
 _HARDWARE = ("accelerator", "cpu", "threads", "gpu")
@@ -86,15 +86,15 @@ def first_difference(old: Path, new: Path) -> str | None:
     histories = []
     for path in (old, new):
         with path.open(encoding="utf-8", newline="") as stream:
-            histories.append(list(csv.DictReader(stream)))
+            histories.append(epochs_from_one(csv.DictReader(stream)))
     for then, now in zip(*histories, strict=False):
         for key in then.keys() | now.keys():
             if then.get(key) != now.get(key):
-                epoch = int(then["epoch"]) + 1
                 # The loss shows the size of a difference better than the metrics derived from it.
                 key = "train/loss" if then["train/loss"] != now["train/loss"] else key
-                return f"epoch {epoch}, {key}: {then.get(key)} then, {now.get(key)} now"
-    return f"{len(histories[0])} epochs then, {len(histories[1])} now"
+                return f"epoch {then['epoch']}, {key}: {then.get(key)} then, {now.get(key)} now"
+    lengths = [len(rows) for rows in histories]
+    return None if lengths[0] == lengths[1] else f"{lengths[0]} epochs then, {lengths[1]} now"
 
 
 def report(run: Run, run_dir: Path, facts: dict[str, Any]) -> list[str]:

@@ -6,7 +6,6 @@ figure; :mod:`emotion_lab.reports.style` renders it. A class without samples has
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from emotion_lab.core.runs import read_history
 from emotion_lab.reports.style import FigureStyle
 
 #: Inches. Narrow, so that 10 pt text stays readable on a phone that is 390 px wide.
@@ -285,10 +285,9 @@ def robustness(values: dict[str, Any], style: FigureStyle) -> Figure:
 
 def curves(history: Path, style: FigureStyle, title: str | None = None) -> Figure:
     """Draw ``history.csv``: loss, accuracy, macro F1 and learning rate; a line marks the best."""
-    with history.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    epochs = [int(row["epoch"]) + 1 for row in rows]
-    best = [e for e, row in zip(epochs, rows, strict=True) if row["best"] == "True"][-1:]
+    rows = read_history(history)
+    epochs = [int(row["epoch"]) for row in rows]
+    best = [int(row["epoch"]) for row in rows if row["best"]][-1:]
     # Single points have no line: mark them.
     marker = "o" if len(rows) == 1 else None
     figure, axes = _figure(4.4, 2, 2, sharex=True)
@@ -296,12 +295,12 @@ def curves(history: Path, style: FigureStyle, title: str | None = None) -> Figur
         figure.suptitle(title, fontsize=10)
     for axis, name in zip(axes.flat, ("loss", "accuracy", "macro_f1"), strict=False):
         for stage, colour in (("train", style.second), ("val", style.accent)):
-            values = [float(row[f"{stage}/{name}"]) for row in rows]
+            values = [row[f"{stage}/{name}"] for row in rows]
             axis.plot(epochs, values, color=colour, label=stage, marker=marker)
         for epoch in best:
             axis.axvline(epoch, color=style.ink, linestyle=":", linewidth=1, label="best")
         axis.set_title(name.replace("_", " ").replace("f1", "F1"))
-    axes[1, 1].plot(epochs, [float(row["lr"]) for row in rows], color=style.accent, marker=marker)
+    axes[1, 1].plot(epochs, [row["lr"] for row in rows], color=style.accent, marker=marker)
     axes[1, 1].set_title("learning rate")
     for axis in axes.flat:
         axis.grid()

@@ -105,7 +105,7 @@ def summary_metrics(metrics: Mapping[str, Any], temperature: float) -> dict[str,
     summary |= {f"best/val/{name}": float(metrics["val"][name]) for name in scores}
     if "test" in metrics:
         summary |= {f"test/{name}": float(metrics["test"][name]) for name in scores}
-    summary["best/epoch"] = metrics["best_epoch"] + 1
+    summary["best/epoch"] = metrics["best_epoch"]
     summary |= {f"run/{name}": metrics[name] for name in ("epochs", "steps", "seconds")}
     summary |= {f"run/parameters_{name}": n for name, n in metrics["parameters"].items()}
     return summary | {"run/temperature": float(temperature)}

@@ -1,4 +1,4 @@
-"""Callbacks: metrics history, early stopping, checkpoints, graceful stop, progress bar."""
+"""Callbacks: metrics history, early stopping, checkpoints, graceful stop."""
 
 from __future__ import annotations
 
@@ -12,23 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
+from lightning.pytorch.callbacks import Checkpoint
 
 from emotion_lab.core import distributed
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import atomic_write
+from emotion_lab.core.runs import epochs_from_one
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.training.module import EmotionModule
 
-#: Seconds between two updates of loss and accuracy on the progress bar.
-REFRESH_S = 0.5
-#: Column of ``history.csv`` -> its short name in the line printed after each epoch.
-_LINE_METRICS = {
-    "loss": "loss",
-    "accuracy": "acc",
-    "macro_precision": "prec",
-    "macro_recall": "rec",
-    "macro_f1": "f1",
+#: Metrics of the line printed after each epoch, with the titles of their columns.
+_COLUMNS = {
+    "train/loss": "train loss",
+    "train/accuracy": "accuracy",
+    "val/loss": "val loss",
+    "val/accuracy": "accuracy",
 }
 
 
@@ -62,8 +60,10 @@ class MetricsHistory(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock of a run resumed in the middle of an epoch; rewrite restored rows."""
         self._start = time.perf_counter()
-        if self.rows and trainer.is_global_zero:
-            self.write()
+        if trainer.is_global_zero:
+            if self.rows:
+                self.write()
+            print(self.header(trainer.max_epochs or 0), flush=True)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Collect, log, write and print the metrics of the epoch."""
@@ -83,7 +83,7 @@ class MetricsHistory(L.Callback):
         if improved:
             self.best = value
         rate = trainer.optimizers[0].param_groups[-1]["lr"]
-        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": rate}
+        row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "lr": rate}
         row |= {key: metrics[key] for key in sorted(metrics) if key.startswith(("train/", "val/"))}
         row.pop("train/loss_step", None)
         row["best"] = improved
@@ -96,20 +96,26 @@ class MetricsHistory(L.Callback):
     def _epoch_seconds(self) -> float:
         return self._previous_seconds + time.perf_counter() - self._start
 
+    @property
+    def _columns(self) -> dict[str, str]:
+        """Return the metrics of a line and their titles; the last one is the monitored metric."""
+        name = self.monitor if self.monitor not in _COLUMNS else "val/macro_f1"
+        title = name.removeprefix("val/").replace("_", " ").replace("f1", "F1")
+        title = title.replace("precision", "prec.")
+        return {**_COLUMNS, name: title}
+
+    def header(self, epochs: int) -> str:
+        """Return the header of the lines that :meth:`line` returns."""
+        titles = "".join(f"  {title:>7}" for title in self._columns.values())
+        return f"{'epoch':>{2 * len(str(epochs)) + 1}}{titles}      time"
+
     def line(self, row: dict[str, Any], epochs: int) -> str:
-        """Return the line that is printed after an epoch."""
-
-        def metrics(stage: str) -> str:
-            return " ".join(
-                f"{s} {row[f'{stage}/{name}']:.4f}" for name, s in _LINE_METRICS.items()
-            )
-
+        """Return the line that is printed after an epoch; ``history.csv`` has all metrics."""
         width = len(str(epochs))
-        return (
-            f"epoch {row['epoch'] + 1:>{width}}/{epochs} | train {metrics('train')} | "
-            f"val {metrics('val')} | lr {row['lr']:.2e} | {self.seconds[-1]:.1f} s"
-            + (" | best" if row["best"] else "")
-        )
+        epoch = f"{row['epoch']:>{width}}/{epochs}".rjust(len("epoch"))
+        columns = self._columns.items()
+        values = "".join(f"  {row[key]:>{max(7, len(title))}.4f}" for key, title in columns)
+        return f"{epoch}{values}{self.seconds[-1]:>8.1f} s" + ("  best" if row["best"] else "")
 
     def write(self) -> None:
         """Write all rows to ``history.csv`` atomically."""
@@ -130,7 +136,7 @@ class MetricsHistory(L.Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore rows, durations and the best value."""
-        self.rows, self.seconds = list(state["rows"]), list(state["seconds"])
+        self.rows, self.seconds = epochs_from_one(state["rows"]), list(state["seconds"])
         self.best = state["best"]
         self._previous_seconds = float(state["open_epoch"])
 
@@ -257,40 +263,3 @@ class DataPositionCallback(L.Callback):
         """Set the position after a batch."""
         data: EmotionData = trainer.datamodule  # type: ignore[attr-defined] # set at run time
         data.record_position(trainer.current_epoch, index + 1, int(trainer.num_training_batches))
-
-
-class ProgressBar(RichProgressBar):
-    """Rich progress bar with loss and accuracy of the epoch so far and images a second."""
-
-    def __init__(self) -> None:
-        super().__init__(leave=False)
-        self._images, self._start = 0, time.perf_counter()
-        self._refreshed = 0.0
-        self._metrics_text: dict[str, int | str | float | dict[str, float]] = {}
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Reset the image count."""
-        super().on_train_epoch_start(trainer, pl_module)
-        self._images, self._start = 0, time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, index: int
-    ) -> None:
-        """Count the images of the batch and update the bar."""
-        self._images += len(batch.labels)
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, index)
-
-    def get_metrics(
-        self, trainer: L.Trainer, pl_module: L.LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
-        """Return loss and accuracy of the epoch so far and images a second."""
-        if not trainer.training or not self._images:
-            return {}
-        assert isinstance(pl_module, EmotionModule)
-        now = time.perf_counter()
-        # Lightning calls this for every batch, but reading the values waits for the accelerator.
-        if now - self._refreshed > REFRESH_S:
-            rate = self._images / max(1e-9, now - self._start)
-            text = {key: f"{value:.3f}" for key, value in pl_module.running_metrics().items()}
-            self._refreshed, self._metrics_text = now, {**text, "images/s": f"{rate:.0f}"}
-        return self._metrics_text

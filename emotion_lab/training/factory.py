@@ -26,11 +26,11 @@ from emotion_lab.training.callbacks import (
     EarlyStopping,
     GracefulStop,
     MetricsHistory,
-    ProgressBar,
 )
 from emotion_lab.training.ema import EMACallback
 from emotion_lab.training.failure_propagation import FailurePropagation
 from emotion_lab.training.module import EmotionModule
+from emotion_lab.training.progress_bar import ProgressBar
 
 #: Keys of ``best.ckpt``, which is for inference; ``last.ckpt`` has everything to resume.
 BEST_KEYS = ("state_dict", ckpt.CARD, "epoch", "global_step", "pytorch-lightning_version")

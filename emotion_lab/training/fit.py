@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -117,6 +118,23 @@ def check_same_data(saved: dict[str, Any], current: dict[str, Any]) -> None:
             )
 
 
+def _print_wrapped(text: str) -> None:
+    """Print text in lines of at most 80 characters."""
+    print(textwrap.fill(text, 80, subsequent_indent="  ", break_on_hyphens=False), flush=True)
+
+
+def _print_config(cfg: dict[str, Any], run_dir: Path) -> None:
+    """Print the run directory, the choice of each config group and the main settings."""
+    print(f"run: {run_dir}")
+    groups = ("data", "model", "augment", "loss", "optim", "schedule")
+    choices, trainer = " ".join(f"{g}={cfg[g]['name']}" for g in groups), cfg["trainer"]
+    _print_wrapped(
+        f"config: {choices}, {trainer['max_epochs']} epochs, "
+        f"batch size {cfg['data']['batch_size']}, learning rate {cfg['optim']['lr']:g}, "
+        f"best epoch by {cfg['monitor']} ({monitor_mode(cfg)}), random seed {cfg['seed']}"
+    )
+
+
 def _print_class_counts(data: EmotionData) -> None:
     print(f"data: {data.source.location}")
     for note in data.source.notes:
@@ -132,10 +150,11 @@ def _build_network(cfg: dict[str, Any], num_classes: int) -> tuple[EmotionNet, d
     net, spec = build_model(cfg["model"], num_classes)
     apply_freeze(net, cfg["model"]["freeze"], cfg["model"]["unfreeze_last"])
     trainable, total = count_parameters(net)
-    print(
+    frozen = f" ({trainable:,} of them trained)" if trainable < total else ""
+    _print_wrapped(
         f"model: {cfg['model']['name']}, {spec.image_size} px, "
-        f"{'RGB' if spec.channels == 3 else 'grey'}, {trainable:,} of {total:,} parameters "
-        f"trainable; {net.weights_report}"
+        f"{'RGB' if spec.channels == 3 else 'grey'}, {total:,} parameters{frozen}; "
+        f"{net.weights_report}"
     )
     return net, {"trainable": trainable, "total": total}
 
@@ -163,11 +182,10 @@ def _print_trainer(accelerator: str, trainer: L.Trainer, module: EmotionModule) 
     engine = "fsdp" if module.cfg["trainer"]["strategy"] == "fsdp" else "ddp"
     parallel = f"{engine}, {trainer.world_size} processes, " if trainer.world_size > 1 else ""
     precision = {name: key for key, name in LIGHTNING_PRECISION.items()}[str(trainer.precision)]
-    print(
+    _print_wrapped(
         f"trainer: {accelerator}, precision {precision}, "
         f"{'channels_last' if module.channels_last else 'contiguous'} memory format, "
-        f"{parallel}{torch.get_num_threads()} threads, seed {module.cfg['seed']}",
-        flush=True,
+        f"{parallel}{torch.get_num_threads()} threads"
     )
 
 
@@ -205,7 +223,7 @@ def _facts(
     return {
         "epochs": epochs,
         "steps": trainer.global_step,
-        "best_epoch": max(i for i, row in enumerate(history.rows) if row["best"]),
+        "best_epoch": max(row["epoch"] for row in history.rows if row["best"]),
         "seconds": round(seconds, 3),
         "epoch_seconds": [round(value, 3) for value in history.seconds],
         "images_per_s": round(images / seconds, 2) if seconds else None,
@@ -248,6 +266,7 @@ def fit(
     # Read first: the checkout may change during a long run.
     commit = git_commit()
     accelerator = _setup(cfg)
+    _print_config(cfg, run_dir)
     data = EmotionData(cfg["data"], ("train", "val"), cfg["seed"], cfg["augment"]["name"])
     # Not by the Trainer, which would use the first batches of val.
     data.limit_val_batches = cfg["trainer"]["limit_val_batches"]

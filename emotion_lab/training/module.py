@@ -155,14 +155,14 @@ class EmotionModule(L.LightningModule):
         step = -1 if self._non_finite_step is None else int(self._non_finite_step)
         if step >= 0:
             raise self._diverged(
-                f"the loss became NaN or infinite at step {step} (epoch {self.current_epoch})"
+                f"the loss became NaN or infinite at step {step} (epoch {self.current_epoch + 1})"
             )
 
     def check_scores(self, scores: dict[str, float]) -> None:
         """Raise if a score is not finite: the last step of the epoch broke the weights."""
         for name, value in scores.items():
             if not math.isfinite(value):
-                raise self._diverged(f"{name} became {value} after epoch {self.current_epoch}")
+                raise self._diverged(f"{name} became {value} after epoch {self.current_epoch + 1}")
 
     def _diverged(self, reason: str) -> UserError:
         return UserError(

@@ -18,6 +18,7 @@ from emotion_lab.core.tables import write_csv
 from emotion_lab.evaluation import test_ledger
 from emotion_lab.evaluation.predictions_file import write_predictions
 from emotion_lab.evaluation.statistics import count
+from emotion_lab.experiments.compare.result import compare
 from emotion_lab.experiments.leaderboard import grouping, report
 from emotion_lab.experiments.leaderboard.table import build_leaderboard
 
@@ -218,6 +219,33 @@ def test_sort_by(tmp_path: Path) -> None:
     names = {by: ranked(tmp_path, by)["groups"][0]["name"] for by in ("accuracy", "macro_f1")}
     assert names == {"accuracy": "loss=plain", "macro_f1": "loss=mixed"}
     assert ranked(tmp_path)["by"] == "macro_f1", "the monitor of the runs"
+
+
+@pytest.mark.parametrize("by", [None, "accuracy", "macro_f1"])
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_compare_of_two_sides_gives_the_same_verdict(
+    seeds: tuple[int, ...], by: str | None, tmp_path: Path
+) -> None:
+    """Accuracy is better and macro F1 is not: both commands follow monitor or sort_by."""
+    sides: dict[str, list[Path]] = {"ce": [], "weighted_ce": []}
+    for seed in seeds:
+        # 20 more of the largest class are right, and all of the smallest are wrong.
+        shift = np.arange(240) + seed
+        base = np.where(shift % 3 > 0, LABELS, (LABELS + 1) % 3)
+        other = np.where(LABELS == 0, LABELS, np.where(LABELS == 2, 0, base))
+        for loss, predicted in (("ce", base), ("weighted_ce", other)):
+            folder = tmp_path / f"{loss}{seed}"
+            sides[loss].append(write_run(folder, 0, seed, predicted=predicted, loss__name=loss))
+    result = ranked(tmp_path, by)
+    a, b = (sides[row["values"]["loss.name"]] for row in result["groups"])
+    compared = compare(a, b, "val", tmp_path / "none", by)
+    assert compared["by"] == result["by"] == (by or "macro_f1")
+    assert compared["verdict"] == report.verdict(result["groups"][1])
+    assert compared["difference"][compared["by"]] == pytest.approx(
+        result["groups"][1]["against_best"]["difference"]
+    )
+    names = [compared[side]["name"] for side in "ab"]
+    assert names == [row["name"] for row in result["groups"]] and "loss=ce" in names
 
 
 def test_monitor_that_is_no_score_is_rejected(tmp_path: Path) -> None:

@@ -302,7 +302,7 @@ def test_command_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
         (("run_a={a}", "run_b={b}", "split=all"), "expected one of train, val, test"),
         (("run_a={a}", "run_b={b}", "splt=val"), "Unknown option 'splt'"),
         (("run_a=[{a},{a}]", "run_b={b}"), "given twice"),
-        (("run_a={a}", "run_b={b}", "sort_by=accuracy"), "applies to a leaderboard only"),
+        (("run_a={a}", "run_b={b}", "latency=true"), "applies to a leaderboard only"),
         (("runs=nowhere",), "no such run directory: nowhere"),
         (("runs={runs_dir}", "run_a={a}"), "runs= ranks many runs"),
         (("runs={runs_dir}", "run_b={b}"), "runs= ranks many runs"),

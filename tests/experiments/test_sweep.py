@@ -70,7 +70,7 @@ def test_failed_jobs_do_not_stop_the_sweep_and_resume_runs_missing_jobs(tmp_path
     assert "2 of 4 jobs have no result" in again.stderr
     assert [row["status"] for row in table(folder)] == ["finished", "finished", "failed", "failed"]
     assert (folder / "0" / "metrics.json").read_bytes() == first
-    assert "[0] " not in again.stdout and "[1] epoch 1/1" in again.stdout
+    assert "[0] " not in again.stdout and "[1]   1/1  " in again.stdout
 
 
 def test_killed_job_is_resumed_and_can_be_pruned(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_two_processes_train_one_network(
     for epoch in (0, 1):
         assert image_counts(tmp_path, epoch) == Counter(range(TRAIN))
     check_scores(cfg, tmp_path)
-    assert capfd.readouterr().out.count("epoch 2/2 | train") == 1
+    assert capfd.readouterr().out.count("  2/2  ") == 1
 
 
 @pytest.mark.parametrize("worlds", [(1, 2), (2, 1)])

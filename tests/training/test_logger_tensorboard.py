@@ -67,7 +67,7 @@ def test_scalars_graph_and_pictures(sweep: tuple[Path, list[dict[str, Any]]]) ->
     assert [step for step, _ in scalars["train/loss_step"]] == list(range(8))
     for name in ("accuracy", "macro_f1", "loss"):
         assert scalars[f"best/val/{name}"] == [(8, pytest.approx(metrics["val"][name], abs=1e-6))]
-    assert scalars["best/epoch"] == [(8, metrics["best_epoch"] + 1)]
+    assert scalars["best/epoch"] == [(8, metrics["best_epoch"])]
     reader = events(folder / "0")
     every = {tag: [event.step for event in reader.Images(tag)] for tag in reader.Tags()["images"]}
     last = {key: [8] for key in ("val/confusion", "val/samples", "val/explain", "curves")}

@@ -171,7 +171,7 @@ def test_nan_loss_names_the_step_and_keeps_the_checkpoint(
         return original(self, batch, index)
 
     monkeypatch.setattr(EmotionModule, "training_step", diverge)
-    with pytest.raises(UserError, match=r"at step 6 .*epoch 1") as caught:
+    with pytest.raises(UserError, match=r"at step 6 .*epoch 2") as caught:
         fit(tiny("trainer.max_epochs=3"), tmp_path)
     assert "last good checkpoint is kept" in str(caught.value)
     _, card = restore(tmp_path / "checkpoints" / "best.ckpt")

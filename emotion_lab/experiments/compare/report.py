@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 
 from emotion_lab.core.io import atomic_write
 from emotion_lab.core.tables import TextTable
+from emotion_lab.experiments.compare.result import SCORES
+from emotion_lab.experiments.leaderboard.significance import VERDICTS
 from emotion_lab.reports import html
 from emotion_lab.reports.style import FigureStyle
 
-_SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1"}
 _NO_SAMPLES = "no samples"
 
 
@@ -50,7 +51,7 @@ def score_rows(result: dict[str, Any]) -> list[list[str]]:
     a, b, difference = result["a"], result["b"], result["difference"]
     rows = [
         [title, _score(a, key), _score(b, key), _difference(difference, key)]
-        for key, title in _SCORES.items()
+        for key, title in SCORES.items()
     ]
     for name in result["classes"]:
         f1 = _difference(difference["per_class"][name], "f1")
@@ -79,15 +80,17 @@ def pair_lines(result: dict[str, Any]) -> list[str]:
         lines.append(
             f"{seed}b ({pair['b']}) - a ({pair['a']}): accuracy {_difference(pair, 'accuracy')}, "
             f"macro F1 {_difference(pair, 'macro_f1')}, McNemar p = {pair['mcnemar_p']:.2g}, "
-            f"{pair['verdict']}"
+            f"{SCORES[result['by']]} {pair[VERDICTS[result['by']]]}"
         )
     return lines
 
 
-def macro_f1_line(result: dict[str, Any]) -> str:
-    """Return the verdict on macro F1, which depends on its interval only."""
+def other_metric_line(result: dict[str, Any]) -> str:
+    """Return the verdict on the metric that did not select the runs."""
     difference = result["difference"]
-    return f"macro F1: {difference['macro_f1_verdict']}, {_difference(difference, 'macro_f1')}"
+    (other,) = set(SCORES) - {result["by"]}
+    verdict = difference[VERDICTS[other]]
+    return f"{SCORES[other]}: {verdict}, {_difference(difference, other)}"
 
 
 def lines(result: dict[str, Any]) -> list[str | TextTable]:
@@ -114,14 +117,14 @@ def lines(result: dict[str, Any]) -> list[str | TextTable]:
     text += [openings] if openings else []
     text += [f"warning: {line}" for line in result["warnings"]]
     text += [f"note: {line}" for line in result["notes"]]
-    return [*text, result["line"], macro_f1_line(result)]
+    return [*text, result["line"], other_metric_line(result)]
 
 
 def _draw_differences(axis: Axes, result: dict[str, Any], style: FigureStyle) -> None:
     """Draw b - a in accuracy and macro F1 with intervals; below each, those of the seeds."""
     pairs = result["pairs"] if result["seeds"] > 1 else []
     y, ticks = 0.0, []
-    for key in _SCORES:
+    for key in SCORES:
         ticks.append(y)
         value = result["difference"][key]
         axis.plot(result["difference"][f"{key}_ci95"], [y, y], color=style.accent, linewidth=2.6)
@@ -137,7 +140,7 @@ def _draw_differences(axis: Axes, result: dict[str, Any], style: FigureStyle) ->
         y += 1
     axis.axvline(0, color=style.ink, linewidth=1, linestyle=":")
     axis.set(ylim=(y - 0.4, -0.75))
-    axis.set_yticks(ticks, list(_SCORES.values()))
+    axis.set_yticks(ticks, list(SCORES.values()))
     axis.xaxis.set_major_formatter(lambda x, _: f"{x * 100:+g}" if abs(x) > 1e-9 else "0")
     title = "b − a in points, 95 % interval"
     axis.set_title(title + ("; grey: each seed" if pairs else ""), loc="left")
@@ -203,7 +206,8 @@ def write_page(folder: Path, result: dict[str, Any], pictures: dict[str, bytes])
         rows=score_rows(result),
         pairs=pair_lines(result),
         openings=ledger_line(result),
-        macro_f1=macro_f1_line(result),
+        other_metric=other_metric_line(result),
+        metric=SCORES[result["by"]],
         unbroken=_unbroken,
         pictures={look: html.png(data) for look, data in pictures.items()},
     )

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from emotion_lab.core import runs as find_runs
+from emotion_lab.core.runs import Run
 from emotion_lab.evaluation import test_ledger
 from emotion_lab.evaluation.predictions_file import SavedPredictions
 from emotion_lab.evaluation.statistics import ROUNDS, intervals, mean_std, paired, paired_seeds
 from emotion_lab.experiments.compare.load import aligned_predictions, read_pairs, short_names
+from emotion_lab.experiments.leaderboard import grouping
+from emotion_lab.experiments.leaderboard.significance import VERDICTS
 
 #: Seed of the bootstrap draws: the same comparison gives the same intervals.
 SEED = 0
-SCORES = ("accuracy", "macro_f1")
+SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1"}
 
 
 def _by_class_name(values: dict[str, Any], classes: list[str]) -> dict[str, Any]:
@@ -32,8 +37,12 @@ def _side(
     predictions: np.ndarray,
     names: list[str],
     reference: SavedPredictions,
+    title: str | None,
 ) -> dict[str, Any]:
-    """Return the scores of each run of one side, and their statistics over the runs."""
+    """Return the scores of each run of one side, and their statistics over the runs.
+
+    ``title`` is the name of the side; None: the names of its runs.
+    """
     rows = []
     for saved, predicted, name in zip(runs, predictions, names, strict=True):
         values = intervals(reference.labels, predicted, len(reference.classes), ROUNDS, SEED)
@@ -44,6 +53,7 @@ def _side(
             "commit": saved.metrics.get("commit"),
         }
         rows.append({**run, **_by_class_name(values, reference.classes)})
+    listed = ", ".join(names) if len(names) < 4 else f"{len(names)} runs from {names[0]}"
     per_class_f1 = {
         name: mean_std([row["per_class"][name]["f1"] for row in rows])
         if rows[0]["per_class"][name]["f1"] is not None
@@ -51,7 +61,7 @@ def _side(
         for name in reference.classes
     }
     return {
-        "name": ", ".join(names) if len(names) < 4 else f"{len(names)} runs from {names[0]}",
+        "name": title or listed,
         "runs": rows,
         **{score: mean_std([row[score] for row in rows]) for score in SCORES},
         "per_class_f1": per_class_f1,
@@ -82,19 +92,21 @@ def _test_openings(
     return {"openings": len(lines), "configurations": configurations}, warnings
 
 
-def _points(difference: dict[str, Any]) -> str:
-    low, high = (f"{end * 100:+.2f}" for end in difference["accuracy_ci95"])
-    return f"accuracy {difference['accuracy'] * 100:+.2f} points [{low}, {high}]"
+def _points(difference: dict[str, Any], by: str) -> str:
+    low, high = (f"{end * 100:+.2f}" for end in difference[f"{by}_ci95"])
+    return f"{SCORES[by]} {difference[by] * 100:+.2f} points [{low}, {high}]"
 
 
-def verdict_sentence(difference: dict[str, Any], a: str, b: str, n: int, seeds: int) -> str:
-    """Return the verdict with the difference, its interval and the sample sizes."""
-    values = _points(difference)
+def verdict_sentence(
+    difference: dict[str, Any], a: str, b: str, n: int, seeds: int, by: str = "accuracy"
+) -> str:
+    """Return the verdict on ``by`` with the difference, its interval and the sample sizes."""
+    values = _points(difference, by)
     if seeds > 1:
         values = f"mean {values} over {seeds} seeds"
-    elif "mcnemar_p" in difference:
+    elif by == "accuracy":
         values += f", McNemar p = {difference['mcnemar_p']:.2g}"
-    verdict = difference["verdict"]
+    verdict = difference[VERDICTS[by]]
     if verdict in ("better", "worse"):
         return f"b ({b}) is {verdict} than a ({a}): {values}, n = {n}"
     return f"b ({b}) and a ({a}) are {verdict} at n = {n}: {values}"
@@ -116,17 +128,34 @@ def _notes(seeds: int, support: dict[str, int]) -> list[str]:
     return [*notes, f"No samples: {', '.join(absent)}."] if absent else notes
 
 
-def compare(a: list[Path], b: list[Path], split: str, ledger: Path) -> dict[str, Any]:
+def _trained(runs: Sequence[SavedPredictions]) -> list[Run]:
+    """Return the runs of ``train`` among the runs that are compared."""
+    return [find_runs.read(saved.run) for saved in runs if find_runs.is_run(saved.run)]
+
+
+def verdict_metric(sort_by: str | None, runs: Sequence[SavedPredictions]) -> str:
+    """Return the metric of the verdict: ``sort_by``, else the metric that selected the runs.
+
+    Runs of ``evaluate`` have no such metric; without another run, it is the accuracy.
+    """
+    trained = _trained(runs)
+    return grouping.sort_metric(sort_by, trained) if trained else sort_by or "accuracy"
+
+
+def compare(
+    a: list[Path], b: list[Path], split: str, ledger: Path, sort_by: str | None = None
+) -> dict[str, Any]:
     """Compare the runs of two sides on the same images; every difference is b - a.
 
     Args:
         a: Run directories of train or evaluate, one per seed.
         b: Run directories with the same seeds.
+        sort_by: Metric of the verdict, see :func:`verdict_metric`.
 
     Returns:
-        Builtins: ``verdict`` (on b's accuracy), ``line``, ``split``, ``n``, ``classes``,
-        ``fingerprint``, ``a`` and ``b`` (scores of each run with intervals; mean, std, min and max
-        over the runs), ``pairs`` (each pair of runs), ``difference`` (over all pairs), ``test``
+        Builtins: ``verdict`` (on b's score), ``by`` (its metric), ``line``, ``split``, ``n``,
+        ``classes``, ``fingerprint``, ``a`` and ``b`` (scores of each run with intervals; mean, std,
+        min and max over the runs), ``pairs``, ``difference`` (over all pairs), ``test``
         (openings, for the test split only), ``notes`` and ``warnings``.
     """
     runs_a, runs_b, notes = read_pairs(a, b, split)
@@ -136,8 +165,13 @@ def compare(a: list[Path], b: list[Path], split: str, ledger: Path) -> dict[str,
     runs = [*runs_a, *runs_b]
     names = short_names([saved.run for saved in runs])
     predictions = np.stack([aligned_predictions(reference, saved) for saved in runs])
-    side_a = _side(runs_a, predictions[:seeds], names[:seeds], reference)
-    side_b = _side(runs_b, predictions[seeds:], names[seeds:], reference)
+    by = verdict_metric(sort_by, runs)
+    trained_a, trained_b = _trained(runs_a), _trained(runs_b)
+    all_trained = len(trained_a) + len(trained_b) == len(runs)
+    titles = grouping.side_names(trained_a, trained_b) if all_trained else None
+    title_a, title_b = titles or (None, None)
+    side_a = _side(runs_a, predictions[:seeds], names[:seeds], reference, title_a)
+    side_b = _side(runs_b, predictions[seeds:], names[seeds:], reference, title_b)
     pairs = []
     for i in range(seeds):
         values = paired(labels, predictions[i], predictions[seeds + i], k, ROUNDS, SEED)
@@ -149,8 +183,9 @@ def compare(a: list[Path], b: list[Path], split: str, ledger: Path) -> dict[str,
         difference = _by_class_name(values, classes)
     support = {name: int((labels == i).sum()) for i, name in enumerate(classes)}
     result = {
-        "verdict": difference["verdict"],
-        "line": verdict_sentence(difference, side_a["name"], side_b["name"], n, seeds),
+        "verdict": difference[VERDICTS[by]],
+        "by": by,
+        "line": verdict_sentence(difference, side_a["name"], side_b["name"], n, seeds, by),
         "split": split,
         "n": n,
         "classes": classes,

@@ -64,7 +64,7 @@ def curves(
             label = _label(rows[i]) if coloured else None
             for history in histories[i]:
                 finite = [row for row in history if key in row and math.isfinite(row[key])]
-                epochs = [row["epoch"] + 1 for row in finite]
+                epochs = [row["epoch"] for row in finite]
                 values = [row[key] for row in finite]
                 axis.plot(epochs, values, label=label, **line)
                 label = None

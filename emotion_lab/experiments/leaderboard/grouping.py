@@ -175,7 +175,7 @@ def _check_same_val(runs: Sequence[Run]) -> list[str]:
     return []
 
 
-def _sort_metric(by: str | None, runs: Sequence[Run]) -> str:
+def sort_metric(by: str | None, runs: Sequence[Run]) -> str:
     """Return the metric to rank by: ``by``, else the metric that selected the epochs."""
     if by is not None:
         return by
@@ -225,7 +225,7 @@ def group(runs: Sequence[Run], by: str | None) -> Configurations:
             f"runs= holds one finished run, {runs[0].folder}: a leaderboard needs two or more."
         )
     notes = _check_same_val(runs)
-    by = _sort_metric(by, runs)
+    by = sort_metric(by, runs)
     configs, older = _add_defaults([trained(run) for run in runs])
     notes += older
     members: dict[str, list[Run]] = {}
@@ -241,10 +241,28 @@ def group(runs: Sequence[Run], by: str | None) -> Configurations:
     groups = []
     for name, values in distinct.items():
         differing = {key: values[key] for key in keys if key in values}
-        words = [f"{short(key)}={shown(values[key])}" for key in keys[:main] if key in differing]
-        title = ", ".join(words) or "one configuration"
+        title = _name(keys[:main], differing) or "one configuration"
         groups.append(Configuration(title, differing, _one_per_seed(members[name], notes)))
     return Configurations(by, groups, keys, main, notes)
+
+
+def side_names(a: Sequence[Run], b: Sequence[Run]) -> tuple[str, str] | None:
+    """Return the config keys that distinguish the runs of two sides, as ``key=value``.
+
+    Returns:
+        None if the runs of a side differ in more than their seed, or if both sides have one config.
+    """
+    configs, _ = _add_defaults([trained(run) for run in (*a, *b)])
+    first, second = configs[0], configs[-1]
+    sides = (configs[: len(a)], first), (configs[len(a) :], second)
+    if first == second or any(values != one for side, one in sides for values in side):
+        return None
+    keys, main = _differing_keys([first, second], _command_line_keys([*a, *b]))
+    return _name(keys[:main], first), _name(keys[:main], second)
+
+
+def _name(keys: Sequence[str], values: dict[str, Any]) -> str:
+    return ", ".join(f"{short(key)}={shown(values[key])}" for key in keys if key in values)
 
 
 def _differing_keys(configs: list[dict[str, Any]], typed: list[str]) -> tuple[list[str], int]:

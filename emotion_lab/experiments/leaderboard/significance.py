@@ -15,7 +15,8 @@ from emotion_lab.evaluation.statistics import ALPHA, ROUNDS, SAME, count, paired
 SEED = 0
 #: Lower bound of reported p-values; the underlying intervals are not accurate below it.
 MIN_P = 1e-12
-_VERDICTS = {"accuracy": "verdict", "macro_f1": "macro_f1_verdict"}
+#: Metric -> key of its verdict in the results of ``paired`` and ``paired_seeds``.
+VERDICTS = {"accuracy": "verdict", "macro_f1": "macro_f1_verdict"}
 
 
 def p_value(difference: float, interval: Sequence[float], over_seeds: np.ndarray) -> float:
@@ -85,7 +86,7 @@ def compare_with_best(
         pair = [common[0]] * 2 if common else [min(best), min(other)]
         result = paired(labels, best[pair[0]], other[pair[1]], k, ROUNDS, SEED)
         over_seeds, pairs = np.array([result[by]]), [pair]
-    verdict, interval = result[_VERDICTS[by]], result[f"{by}_ci95"]
+    verdict, interval = result[VERDICTS[by]], result[f"{by}_ci95"]
     if len(pairs) == 1 and by == "accuracy":
         p = result["mcnemar_p"]
     else:
