@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
@@ -50,8 +50,14 @@ class Registry(Generic[T]):
         self._discovered = True
 
     def get(self, name: str) -> T:
-        """Return the builder registered under ``name``."""
-        self._discover()
+        """Return the builder registered under ``name``.
+
+        The module of that name is tried first: other modules may need packages that are missing.
+        """
+        if name not in self._items and importlib.util.find_spec(f"{self.package}.{name}"):
+            importlib.import_module(f"{self.package}.{name}")
+        if name not in self._items:
+            self._discover()
         if name not in self._items:
             raise unknown(self.kind, name, self._items, f"Set it with {self.kind}=<name>.")
         return self._items[name]

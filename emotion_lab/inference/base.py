@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.input_spec import InputSpec
 from emotion_lab.core.registry import Registry
-from emotion_lab.models.base import InputSpec
-from emotion_lab.models.load import restore
-from emotion_lab.models.network import Network
+
+if TYPE_CHECKING:
+    from emotion_lab.models.network import Network
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class ModelSource:
 
     def net(self) -> Network:
         """Build the network in eval mode, float32, on the CPU. This takes seconds."""
+        from emotion_lab.models.load import restore  # imports torch
+
         return restore(self.path)[0]
 
 

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
 from emotion_lab.config import schema
-from emotion_lab.core import checkpoint, weights
+from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError, unknown
+from emotion_lab.core.input_spec import InputSpec
 from emotion_lab.core.io import EXPORT_SUFFIXES, file_hash
 from emotion_lab.data.transforms import Resize
 from emotion_lab.inference.base import BACKENDS, DEFAULTS, InferenceBackend, ModelSource, input_spec
 from emotion_lab.inference.exported_model import open_exported
-from emotion_lab.models.base import InputSpec
 
 #: Values of ``backend=`` for which a shipped model runs as its ONNX file.
 SHIPPED_BACKENDS = ("auto", "onnx", "onnxruntime")
@@ -75,7 +74,9 @@ class Classifier:
         Raises:
             ValueError: If an image is empty or has another shape or dtype.
         """
-        return softmax(self.logits(images) / np.float32(self.temperature), axis=1)
+        logits = self.logits(images) / np.float32(self.temperature)
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return exponentials / exponentials.sum(axis=1, keepdims=True)
 
     def warm(self) -> None:
         """Run each small batch size once, because the first run of a batch size is slow."""
@@ -94,6 +95,8 @@ class Classifier:
 
 def read_source(path: Path) -> ModelSource:
     """Read and check the card of a checkpoint."""
+    from emotion_lab.core import checkpoint  # imports torch
+
     card = checkpoint.read(path)[checkpoint.CARD]
     try:
         spec = input_spec(card["input"])
@@ -125,6 +128,8 @@ def open_backend(
     ckpt: str | Path, backend: dict[str, Any] | str, threads: int | None = None
 ) -> tuple[ModelSource, InferenceBackend]:
     """Open a checkpoint with a backend; the arguments are those of :func:`load_classifier`."""
+    from emotion_lab.core import checkpoint  # imports torch
+
     path = checkpoint.find(ckpt)
     cfg = _options(backend, threads)
     build = BACKENDS.get(cfg["name"])

@@ -20,6 +20,7 @@ from scipy.special import softmax
 
 from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.input_spec import InputSpec
 from emotion_lab.core.io import cache_root
 from emotion_lab.inference.base import (
     BACKENDS,
@@ -33,7 +34,6 @@ from emotion_lab.inference.conversion.base import FORMATS
 from emotion_lab.inference.conversion.writer import export, move_into_place, package_versions
 from emotion_lab.inference.loader import RunOptions, open_graph
 from emotion_lab.inference.openvino_core import computes_bf16, import_openvino
-from emotion_lab.models.base import InputSpec
 from emotion_lab.models.network import Network
 
 #: Version of the graph and the probe images; files of other versions are converted again.

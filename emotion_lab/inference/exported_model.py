@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.input_spec import InputSpec
 from emotion_lab.inference.base import InferenceBackend, input_spec
 from emotion_lab.inference.conversion.base import package_version
 from emotion_lab.inference.loader import load
-from emotion_lab.models.base import InputSpec
 
 #: Suffix -> accepted values of ``backend=``, the package first.
 BACKEND_NAMES = {

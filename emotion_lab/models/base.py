@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from emotion_lab.config import schema
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.input_spec import InputSpec as InputSpec
 from emotion_lab.core.registry import Registry
 from emotion_lab.models.pretrained import fetch, load_local
 from emotion_lab.models.stages import last_layer, named_stages
@@ -27,23 +28,6 @@ MODELS: Registry[Callable[[dict[str, Any], int], nn.Module]] = Registry(
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MIN_IMAGE_SIZE = 32
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """Input of a network.
-
-    Attributes:
-        image_size: Height and width in pixels.
-        channels: 1 (grey) or 3 (RGB).
-        mean: Mean of each channel, for images scaled to 0..1.
-        std: Standard deviation of each channel.
-    """
-
-    image_size: int
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 #: Function that returns the default input of a model config.

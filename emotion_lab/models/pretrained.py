@@ -11,7 +11,6 @@ import re
 import tempfile
 import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -22,13 +21,11 @@ from torch import Tensor, nn
 from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
-from emotion_lab.core.timeout import call_with_timeout
+from emotion_lab.core.timeout import open_url
 
 if TYPE_CHECKING:
     from emotion_lab.models.base import Backbone
 
-TIMEOUT_S = 10  # of one read or connect
-DEADLINE_S = 15  # of the whole connection
 #: Prefix of the network in checkpoints of this package.
 CHECKPOINT_PREFIX = "model.backbone.net."
 #: Prefixes that other programs put before the names of the network.
@@ -214,11 +211,6 @@ def load_local(backbone: Backbone, path: str | Path) -> str:
     backbone.net.load_state_dict(load, strict=False)
     report = f"loaded {len(load)} of {len(target)} tensors from {Path(path).name}"
     return "; ".join([report, *notes, *([f"new: {', '.join(new)}"] if new else [])])
-
-
-def open_url(url: str) -> http.client.HTTPResponse:
-    """Open ``url`` or raise an exception within DEADLINE_S."""
-    return call_with_timeout(lambda: urllib.request.urlopen(url, timeout=TIMEOUT_S), DEADLINE_S)
 
 
 def unreachable_error(url: str, name: str) -> UserError:

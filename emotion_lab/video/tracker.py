@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from emotion_lab.video.types import Detections, Track
 
@@ -184,6 +183,8 @@ class FaceTracker:
         matched: set[int] = set()
         known_faces = self._faces.copy()
         if self._faces and unmatched:
+            from scipy.optimize import linear_sum_assignment  # a slow import (0.4 s)
+
             predicted = np.array([face.box(time_s, self.coast_s) for face in self._faces])
             costs = _costs(predicted, boxes[unmatched], self.max_match_distance)
             rows, columns = linear_sum_assignment(costs)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from emotion_lab.core import timeout
 from emotion_lab.core.errors import UserError
 from emotion_lab.models import EmotionNet, build_model
 from emotion_lab.models import pretrained as weights_module
@@ -202,7 +203,7 @@ def test_offline(hub: Path, monkeypatch: pytest.MonkeyPatch, name: str, host: st
 
 
 def test_hanging_dns_lookup(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights_module, "DEADLINE_S", 0.2)
+    monkeypatch.setattr(timeout, "DEADLINE_S", 0.2)
     monkeypatch.setattr(weights_module.urllib.request, "urlopen", lambda *_, **__: time.sleep(3))
     start = time.monotonic()
     with pytest.raises(UserError, match=r"Cannot reach example.org"):

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from emotion_lab.core.input_spec import InputSpec
 from emotion_lab.inference.conversion.base import DYNAMIC
 from emotion_lab.inference.metadata import LARGEST
-from emotion_lab.models.base import InputSpec
 from emotion_lab.models.network import Network
 
 #: OpenCV's weights of red, green and blue (ITU-R BT.601), multiplied by 2**15.

@@ -10,6 +10,7 @@ from typing import Any
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import atomic_write, cache_root, file_hash
+from emotion_lab.core.timeout import open_url
 
 
 def configured_path(cfg: dict[str, Any], key: str, what: str, allow_dir: bool = False) -> Path:
@@ -57,9 +58,6 @@ def find_weights(
 
 def _download(url: str, path: Path, sha256: str | None, what: str) -> Path:
     """Download ``url`` to ``path`` atomically; nothing is written if the hash is wrong."""
-    # Deferred: the module imports torch, and only the first use of a detector downloads.
-    from emotion_lab.models.pretrained import open_url
-
     manual = f"Download {url} on another computer and set detector.file=<path>"
     try:
         with open_url(url) as response:
