@@ -67,7 +67,7 @@ def run_live(cfg: dict[str, Any], run_dir: Path) -> None:
             from emotion_lab.video.web import server
 
             server_socket = stack.enter_context(server.bind(cfg["web"]))
-        pipeline = factory.build_pipeline(cfg, source.stills)
+        pipeline = factory.build_pipeline(cfg, source.stills, source.kind == "synthetic")
         overlay = factory.build_overlay(cfg, pipeline.classes)
         sinks: list[Sink] = []
         if cfg["save"]:

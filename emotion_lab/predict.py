@@ -52,7 +52,7 @@ def predict(cfg: DictConfig) -> None:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     source = open_source(plain)
     with distributed.stoppable(), source:
-        pipeline = factory.build_pipeline(plain, source.stills)
+        pipeline = factory.build_pipeline(plain, source.stills, source.kind == "synthetic")
         sinks: list[Sink] = []
         overlay = None
         if plain["save"]:

@@ -1,4 +1,4 @@
-"""The examples of docs/examples and of the docs agree with ``emotion_lab.load``."""
+"""The examples of docs/examples and of the docs agree with ``emotion_lab.inference.loader``."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_code_of_the_docs(
 ) -> None:
     """The lines of the page run unchanged, in a folder with files of these names."""
     blocks = (ROOT / text).read_text().split("    import cv2\n")[1:]
-    (block,) = [part for part in blocks if "emotion_lab.load(" in part]
+    (block,) = [part for part in blocks if " = load(" in part]
     lines = filter(None, block.splitlines())
     code = ["import cv2", *(line[4:] for line in takewhile(lambda line: line[0] == " ", lines))]
     assert len(code) <= 10

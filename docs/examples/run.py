@@ -1,4 +1,4 @@
-"""Run the examples and compare their probabilities with ``emotion_lab.load``.
+"""Run the examples and compare their probabilities with ``emotion_lab.inference.loader``.
 
     python docs/examples/run.py                    # trains and exports a tiny network first
     python docs/examples/run.py --model=senet.fp32.onnx --cpp=docs/examples/cpp/build/face
@@ -28,8 +28,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-import emotion_lab
 from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.inference.loader import load
 from emotion_lab.synthetic.render import draw_face
 from emotion_lab.synthetic.spec import sample_face
 
@@ -90,8 +90,8 @@ def draw_faces(folder: Path) -> list[Path]:
 
 
 def expected(model: Path, faces: Sequence[Path]) -> list[Probabilities]:
-    """Return the probabilities of ``emotion_lab.load``."""
-    network = emotion_lab.load(model)
+    """Return the probabilities of ``emotion_lab.inference.loader``."""
+    network = load(model)
     images = [cv2.cvtColor(cv2.imread(str(face)), cv2.COLOR_BGR2RGB) for face in faces]
     return [dict(zip(network.classes, map(float, network(image)), strict=True)) for image in images]
 

@@ -248,7 +248,7 @@ def bench(cfg: dict[str, Any], smoothing: dict[str, Any]) -> dict[str, Any]:
     """Run the benchmark; ``smoothing`` maps the name of every method to its config."""
     net, _ = restore(ckpt.find(cfg["ckpt"]))
     baseline_pipeline = baseline.live_pipeline(net.eval())
-    first = factory.build_pipeline(cfg, stills=False)
+    first = factory.build_pipeline(cfg, stills=False, synthetic=True)
 
     def make_pipeline() -> Pipeline:
         smooth, track = cfg["smoothing"], cfg["tracking"]

@@ -205,12 +205,13 @@ def to_container(cfg: Any) -> Any:
 
 
 def defaults(group: str, name: str) -> dict[str, Any]:
-    """Return ``conf/<group>/<name>.yaml`` merged with the ``base.yaml`` of its group."""
+    """Return ``conf/<group>/<name>.yaml`` merged with its defaults and ``base.yaml``."""
     files = [CONF / group / "base.yaml", CONF / group / f"{name}.yaml"]
-    merged = to_container(
-        OmegaConf.merge(*(OmegaConf.load(file) for file in files if file.is_file()))
-    )
-    return {key: value for key, value in merged.items() if key != "defaults"}
+    base, own = ({} if not f.is_file() else to_container(OmegaConf.load(f)) for f in files)
+    for parent in own.pop("defaults", ()):
+        if parent not in ("base", "_self_"):
+            base |= defaults(group, parent)
+    return {**base, **own}
 
 
 def check_unchanged(

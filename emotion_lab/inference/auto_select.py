@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from emotion_lab.core.environment import cpu_name
+from emotion_lab.core.environment import cpu_multiplies_bf16, cpu_name
 from emotion_lab.core.io import cache_root, write_json
 from emotion_lab.inference.base import (
     BACKENDS,
@@ -111,13 +111,14 @@ def _build_candidates(
     cfg: dict[str, Any], source: ModelSource
 ) -> tuple[dict[tuple[str, str], InferenceBackend], list[str]]:
     """Build every available candidate; return them and the reasons of the unavailable ones."""
-    message = "backend: converting this checkpoint for each backend and timing them, once"
-    print(message, file=sys.stderr, flush=True)
+    print(f"converting {source.path}, once", file=sys.stderr, flush=True)
     backends: dict[tuple[str, str], InferenceBackend] = {}
     reasons: list[str] = []
     for pair in CANDIDATES:
         if cfg["precision"] not in ("auto", pair[1]):
             continue
+        if pair[1] == "bf16" and cfg["precision"] == "auto" and not cpu_multiplies_bf16():
+            continue  # not requested, so its absence is no reason to report
         try:
             backends[pair] = _build(cfg, source, *pair)
         except BackendUnavailableError as error:

@@ -34,6 +34,7 @@ class Classifier:
         temperature: Logits are divided by it before the softmax.
         runtime_name: Program, version, precision and device that run the network.
         notes: How the backend was chosen and verified.
+        data_name: Name of the dataset that it was trained on; None in exported files without it.
         card: The checkpoint's card; for an exported file the entries used here.
     """
 
@@ -43,6 +44,8 @@ class Classifier:
         self.classes: list[str] = list(card["classes"])
         self.crop_margin = float(card["input"]["crop_margin"])
         self.temperature = float(card["temperature"])
+        first = card.get("members", [card])[0]
+        self.data_name: str | None = first.get("config", {}).get("data", {}).get("name")
         self.runtime_name = backend.name
         self.notes = backend.notes
         self._run = backend.run
@@ -140,7 +143,7 @@ def open_backend(
 def load_classifier(
     ckpt: str | Path, backend: dict[str, Any] | str = "auto", threads: int | None = None
 ) -> Classifier:
-    """Load a checkpoint or an exported file, and print one line that names the backend.
+    """Load a checkpoint or an exported file.
 
     The first call converts a checkpoint to the backend's format and caches the result next to it.
     An exported file runs as it is.
@@ -161,6 +164,4 @@ def load_classifier(
         card, spec = source.card, source.spec
     classifier = Classifier(card, spec, opened)
     classifier.warm()
-    notes = "; ".join(classifier.notes)
-    print(f"classifier: {classifier.runtime_name}" + (f" ({notes})" if notes else ""), flush=True)
     return classifier

@@ -75,6 +75,7 @@ def open_exported(
     card = {
         "classes": model.classes,
         "temperature": 1.0,
+        "config": {"data": {"name": model.meta.get("data", {}).get("name")}},
         "input": {**values, "crop_margin": model.crop_margin},
     }
     name = f"{package} {package_version(package)} {precision} on cpu"

@@ -1,4 +1,4 @@
-"""Run an exported file: ``emotion_lab.load("senet.fp32.onnx")(face)``.
+"""Run an exported file: ``load("senet.fp32.onnx")(face)``.
 
 Needs numpy, OpenCV and the file's runtime (onnxruntime or openvino; torch only for files of torch),
 and nothing else of this package's dependencies.

@@ -18,6 +18,7 @@ import numpy as np
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.video.detectors import build_detector
+from emotion_lab.video.detectors.auto import resolve
 from emotion_lab.video.scene_cut import SceneCutDetector
 from emotion_lab.video.tracker import FaceTracker
 from emotion_lab.video.types import Box, Detections, Detector, Frame, FrameResult
@@ -59,6 +60,8 @@ def build_sensitive_detectors(cfg: dict[str, Any]) -> list[Detector]:
     other at the size of the image up to 1920 pixels, which finds small ones. A network with a fixed
     input size detects at that size only.
     """
+    if cfg["name"] == "auto":
+        cfg = resolve(cfg)
     low = {key: min(cfg[key], limit) for key, limit in _MAX_VALUES.items() if key in cfg}
     detectors = [build_detector({**cfg, **low})]
     if cfg["name"] in _ANY_SIZE:

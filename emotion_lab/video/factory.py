@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,30 @@ from emotion_lab.video.anonymize import Anonymizer, build_sensitive_detectors
 from emotion_lab.video.detectors import build_detector
 from emotion_lab.video.overlay.overlay import Overlay
 from emotion_lab.video.pipeline import Pipeline
+from emotion_lab.video.recognizer import EmotionRecognizer
 from emotion_lab.video.sinks.base import Sink
 from emotion_lab.video.sinks.image_folder import ImageFolderSink
 from emotion_lab.video.sinks.video import CODECS, VideoSink
 from emotion_lab.video.sources.open import IMAGES
 from emotion_lab.video.sources.threaded import FrameSource
 
+log = logging.getLogger(__name__)
 
-def build_pipeline(cfg: dict[str, Any], stills: bool) -> Pipeline:
-    """Load detector and checkpoint."""
+
+def build_pipeline(cfg: dict[str, Any], stills: bool, synthetic: bool = False) -> Pipeline:
+    """Load detector and checkpoint; print one line that names the model and its backend.
+
+    Args:
+        stills: Frames are unrelated photos.
+        synthetic: Whether the frames show synthetic faces.
+    """
     detector = build_detector(cfg["detector"])
     classifier = load_classifier(cfg["ckpt"], cfg["backend"])
-    return Pipeline(
-        detector, classifier, cfg["smoothing"], cfg["tracking"], cfg["align"], stills=stills
-    )
+    print(f"classifier: {cfg['ckpt']}, {classifier.runtime_name}", flush=True)
+    for note in classifier.notes:
+        log.info("classifier: %s", note)
+    model = EmotionRecognizer(classifier, detector, cfg["smoothing"], cfg["tracking"], cfg["align"])
+    return model.pipeline(stills, synthetic)
 
 
 def build_overlay(cfg: dict[str, Any], classes: list[str]) -> Overlay:

@@ -25,7 +25,7 @@ class Pipeline:
         tracking: See :class:`FaceTracker`; ``scene_cut_threshold``: see
             :class:`SceneCutDetector` (default 0.25).
         align: Rotate every face so that the eyes are level, if the detector returns landmarks.
-        stills: Frames are unrelated photos.
+        stills: Frames are unrelated photos: nothing is smoothed.
     """
 
     def __init__(
@@ -98,10 +98,15 @@ class Pipeline:
             return self.classifier(crops)
 
     def _smooth(self, track: Track, probabilities: np.ndarray, time_s: float) -> Face:
+        x, y, width, height = (float(value) for value in track.box)
+        if self.stills:
+            # One image has no history: its label is the most probable class, never uncertain.
+            best = int(probabilities.argmax())
+            box = (x, y, width, height)
+            return Face(track.id, box, track.score, probabilities, probabilities, best)
         if track.id not in self._smoothers:
             self._smoothers[track.id] = TrackSmoother(self.smoothing, len(self.classes))
         smoothed, label = self._smoothers[track.id].update(probabilities, time_s)
-        x, y, width, height = (float(value) for value in track.box)
         return Face(
             id=track.id,
             box=(x, y, width, height),

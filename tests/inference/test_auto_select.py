@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from emotion_lab.config import compose
+from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data.checkpoint_data import CheckpointData
@@ -213,13 +214,14 @@ def test_installed_backends(run: Path, capsys: Any) -> None:
     """The choice agrees with PyTorch and prints one line; the second start is fast."""
     torch_threads = torch.get_num_threads()
     first = load_classifier(run, "auto", threads=1)
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("classifier: ") and "auto: of " in line and "torch fp32" in line
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err == f"converting {ckpt.find(run)}, once\n"
+    assert "auto: of " in first.notes[0] and "torch fp32" in first.notes[0]
     start_time = time.perf_counter()
     again = load_classifier(run, "auto", threads=1)
     assert again.runtime_name == first.runtime_name
     assert time.perf_counter() - start_time < 8
-    assert "measured before" in capsys.readouterr().out
+    assert "measured before" in again.notes[0] and capsys.readouterr() == ("", "")
     assert torch.get_num_threads() == torch_threads
     face = np.random.default_rng(0).integers(0, 256, (32, 32, 1), dtype=np.uint8)
     expected = load_classifier(run, "torch", threads=1)([face])

@@ -62,12 +62,12 @@ def test_exported_file_equals_checkpoint(
 ) -> None:
     run = runs[channels]
     from_checkpoint = load_classifier(run, "torch", threads=1)
-    capsys.readouterr()
     from_file = load_classifier(run / "files" / name, threads=1)
-    output = capsys.readouterr().out
+    assert capsys.readouterr().out == ""
     package = exported_model.BACKEND_NAMES[Path(name).suffix][0]
-    assert output.startswith(f"classifier: {package} ") and output.count("\n") == 1
-    assert f"fp32 on cpu (the exported file {name}, fp32)" in output
+    assert from_file.runtime_name.startswith(f"{package} ")
+    assert from_file.runtime_name.endswith(" fp32 on cpu")
+    assert from_file.notes == [f"the exported file {name}, fp32"]
     assert from_file.classes == NAMES and from_file.crop_margin == 0.25
     assert from_file.spec == from_checkpoint.spec
     expected = from_checkpoint(crops())
@@ -159,7 +159,7 @@ def test_live_with_a_file(grey_run: Path, tmp_path: Path) -> None:
     file = grey_run / "files" / "net.onnx"
     done = command(f"ckpt={file}", *options, module="emotion_lab.live", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "classifier: onnxruntime" in done.stdout and "net.onnx, fp32" in done.stdout
+    assert f"classifier: {file}, onnxruntime" in done.stdout
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert len(rows) == 5 and list(rows[0]["faces"][0]["smoothed"]) == NAMES
     damaged = tmp_path / "net.onnx"

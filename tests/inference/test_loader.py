@@ -95,7 +95,7 @@ def test_one_face_and_several(exports: Path, net: Any, suffix: str) -> None:
 def test_load_without_the_heavy_packages(
     exports: Path, net: Any, blocked: bool, tmp_path: Path
 ) -> None:
-    """``emotion_lab.load`` works without torch, Hydra and others, and does not import them."""
+    """``load`` works without torch, Hydra and others, and does not import them."""
     (face,) = blurred_noise((40, 50, 3))
     np.save(tmp_path / "face.npy", face)
     code = """
@@ -105,9 +105,9 @@ heavy = ("torch", "torchvision", "hydra", "omegaconf", "lightning", "timm", "alb
 if sys.argv[1] == "True":
     sys.modules.update(dict.fromkeys(heavy))
 import numpy as np
-import emotion_lab
+from emotion_lab.inference.loader import load
 for file in sys.argv[3:]:
-    model = emotion_lab.load(file)
+    model = load(file)
     print(json.dumps([model.classes, model(np.load(sys.argv[2])).tolist()]))
 print([name for name in ("torch", "hydra", "openvino_telemetry") if sys.modules.get(name)])
 """

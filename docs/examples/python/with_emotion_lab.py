@@ -1,4 +1,4 @@
-"""Classify a face with ``emotion_lab.load``; torch is not imported.
+"""Classify a face with ``emotion_lab.inference.loader``; torch is not imported.
 
 python with_emotion_lab.py senet.fp32.onnx face.png
 """
@@ -7,13 +7,13 @@ import sys
 
 import cv2
 
-import emotion_lab
 from emotion_lab.core.errors import UserError
+from emotion_lab.inference.loader import load
 
 if len(sys.argv) != 3:
     sys.exit("usage: with_emotion_lab.py <exported file> <face image>")
 try:
-    model = emotion_lab.load(sys.argv[1])  # .onnx, OpenVINO's .xml, .torchscript or .pt2
+    model = load(sys.argv[1])  # .onnx, OpenVINO's .xml, .torchscript or .pt2
 except UserError as error:  # the file is missing or damaged, or its runtime is not installed
     sys.exit(f"error: {error}")
 image = cv2.imread(sys.argv[2])

@@ -13,6 +13,14 @@ from emotion_lab.core.io import atomic_write, cache_root, file_hash
 from emotion_lab.core.timeout import open_url
 
 
+class DownloadError(UserError):
+    """A model file cannot be downloaded; ``reason`` is a short cause."""
+
+    def __init__(self, what: str, reason: str, manual: str) -> None:
+        super().__init__(f"Cannot download {what} ({reason}). {manual}.")
+        self.reason = reason
+
+
 def configured_path(cfg: dict[str, Any], key: str, what: str, allow_dir: bool = False) -> Path:
     """Return ``cfg[key]`` as a path of a readable file; messages call it ``what``."""
     name = cfg["name"]
@@ -29,7 +37,11 @@ def configured_path(cfg: dict[str, Any], key: str, what: str, allow_dir: bool = 
 
 
 def find_weights(
-    cfg: dict[str, Any], what: str, url: str | None = None, allow_dir: bool = False
+    cfg: dict[str, Any],
+    what: str,
+    url: str | None = None,
+    allow_dir: bool = False,
+    deadline_s: float | None = None,
 ) -> Path:
     """Return the verified model file of a detector.
 
@@ -40,6 +52,7 @@ def find_weights(
         cfg: The detector's config; uses ``name``, ``file`` and ``sha256`` (null: not checked).
         what: Description of the file for error messages.
         allow_dir: Whether ``file`` may be a directory, which is not hashed.
+        deadline_s: Seconds to wait for the connection; None: those of :func:`open_url`.
     """
     sha256 = cfg.get("sha256")
     if cfg.get("file") or url is None:
@@ -53,18 +66,20 @@ def find_weights(
     path = cache_root() / url.rpartition("/")[2]
     if path.is_file() and (not sha256 or file_hash(path) == sha256):
         return path
-    return _download(url, path, sha256, what)
+    return _download(url, path, sha256, what, deadline_s)
 
 
-def _download(url: str, path: Path, sha256: str | None, what: str) -> Path:
+def _download(
+    url: str, path: Path, sha256: str | None, what: str, deadline_s: float | None
+) -> Path:
     """Download ``url`` to ``path`` atomically; nothing is written if the hash is wrong."""
     manual = f"Download {url} on another computer and set detector.file=<path>"
     try:
-        with open_url(url) as response:
+        with open_url(url, deadline_s) as response:
             data = response.read()
     except (OSError, http.client.HTTPException) as error:
         reason = " ".join(str(error).split())[:100]
-        raise UserError(f"Cannot download {what} ({reason}). {manual}.") from error
+        raise DownloadError(what, reason, manual) from error
     digest = hashlib.sha256(data).hexdigest()
     if sha256 and digest != sha256:
         raise UserError(

@@ -1,4 +1,4 @@
-"""YuNet through OpenCV or OpenVINO: small, fast, with landmarks; the default detector."""
+"""YuNet through OpenCV or OpenVINO: small, fast, with landmarks."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ URL = (
     "https://github.com/opencv/opencv_zoo/raw/main/models/face_detection_yunet/"
     "face_detection_yunet_2023mar.onnx"
 )
+WHAT = "YuNet's face_detection_yunet_2023mar.onnx"
 STRIDES = (8, 16, 32)
 
 #: Corners (N, 4), scores (N,) and landmarks (N, 10), in input pixels.
@@ -109,7 +110,7 @@ class YuNet:
 
     def __init__(self, cfg: dict[str, Any]) -> None:
         self.cfg = cfg
-        path = find_weights(cfg, "YuNet's face_detection_yunet_2023mar.onnx", URL)
+        path = find_weights(cfg, WHAT, URL)
         self.backend = cfg["backend"]
         if self.backend != "opencv":
             self.backend = self._resolve(self.backend)
