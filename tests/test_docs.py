@@ -136,7 +136,7 @@ def test_links_are_valid(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_commands_are_valid(name: str) -> None:
+def test_entriesare_valid(name: str) -> None:
     texts = [command for command in commands(read(name)) if command != EXAMPLE]
     assert {command: error for command in texts if (error := refused(command))} == {}
 
@@ -150,12 +150,14 @@ def test_the_readme_names_every_page_and_every_command() -> None:
     text = read("README.md")
     linked = re.findall(r"\]\((docs/\w+\.md)\)", text)
     assert {name for name in NAMES if name.count("/") == 1} == {*linked}
-    scripts = re.findall(r"^(emotion-\w+) = ", read("pyproject.toml"), re.M)
-    assert {*scripts} == {*re.findall(r"`(emotion-\w+)`", text)}
+    entries = {path.stem for path in compose.CONF.glob("*.yaml")}
+    assert entries - {*re.findall(r"emotion(?:-lab |_lab\.)(\w+)", text)} == set()
 
 
 def test_these_tests_can_fail() -> None:
-    page = "# A head\n\n[a](nowhere.md) [b](#a-head) [c](#none) [d](README.md#train) [e](https://x)"
+    page = (
+        "# A head\n\n[a](nowhere.md) [b](#a-head) [c](#none) [d](README.md#install) [e](https://x)"
+    )
     assert dead_links(ROOT / "page.md", page) == ["nowhere.md", "#none"]
     text = (
         "Type `python -m emotion_lab.nothing seed=1`, or:\n\n"

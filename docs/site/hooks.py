@@ -45,9 +45,11 @@ HEADER = "| key | default | description | allowed | role |\n|---|---|---|---|---
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Add the generated pages, and the pages of ``docs/`` that the navigation does not list."""
     nav: dict[str, list[Any]] = {title: item for part in config.nav for title, item in part.items()}
-    listed = {page for item in nav["How to"] for page in item.values()} | {*nav["Results"]}
+    listed = str(config.nav)
     docs = Path(config.docs_dir)
-    nav["How to"] += [page.name for page in sorted(docs.glob("*.md")) if page.name not in listed]
+    nav["How to"] += [
+        page.name for page in sorted(docs.glob("*.md")) if f"'{page.name}'" not in listed
+    ]
     nav["Tutorials"].append({"Notebooks": [page for page in SOURCES if "notebooks/" in page]})
     nav["Reference"] += [
         {"Commands": [f"reference/commands/{entry}.md" for entry in keys.ENTRIES]},
@@ -73,6 +75,11 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Point the relative links of a page to the pages of the site."""
     uri = page.file.src_uri
     return site_links(markdown, uri, SOURCES.get(uri, f"docs/{uri}"))
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Show the references of docstrings, ``:func:`load```, as code."""
+    return re.sub(r":(?:func|class|meth|attr|data|mod):(<code>)[~.]?", r"\1", content)
 
 
 def site_links(markdown: str, page: str, source: str) -> str:
@@ -108,18 +115,23 @@ def _group_names() -> list[str]:
     return sorted(folder.relative_to(CONF).as_posix() for folder in folders)
 
 
+def _of_help(name: str) -> Any:
+    """Return a function of ``--help``, public or private."""
+    return getattr(cli_help, name, None) or getattr(cli_help, f"_{name}")
+
+
 def command_page(entry: str) -> str:
     """Return the reference page of an entry point as Markdown."""
     path = CONF / f"{entry}.yaml"
     lines = path.read_text(encoding="utf-8").splitlines()
     header = [line.lstrip("#") for line in lines[: _first(lines, "defaults")] if line[:1] == "#"]
     text = [f"# {entry}", header[0].strip(), "", *(f" {line}" for line in header[1:]), ""]
-    groups = cli_help._groups(entry)
+    groups = _of_help("groups")(entry)
     if groups:
         text += ["## Config groups", "", "| group | choices |", "|---|---|"]
         text += [
             f"| [`{group}=`](../config/{group}.md) | "
-            + ", ".join(f"`{name}`" for name in cli_help._choices(entry, group))
+            + ", ".join(f"`{name}`" for name in _of_help("choices")(entry, group))
             + " |"
             for group in groups
         ]
@@ -144,7 +156,7 @@ def group_page(group: str) -> str:
         title = "Keys of every choice" if name == "base" else f"{name}"
         text += ["", f"## {title}", ""]
         if name != "base":
-            text += [_cell(cli_help._summary(path)), ""]
+            text += [_cell(_of_help("summary")(path)), ""]
         if plain:
             text += ["```yaml", path.read_text(encoding="utf-8").rstrip(), "```"]
             continue
