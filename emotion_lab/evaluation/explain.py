@@ -25,6 +25,7 @@ import cv2
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.colors import ListedColormap
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -187,11 +188,15 @@ def explain_network(
     return mean, f"{method_name(members[0])}, mean of the members by their weight"
 
 
+#: Violet to orange part of inferno: perceptually uniform, and without its pale end, which is
+#: invisible on white.
+COLOUR_MAP = ListedColormap(matplotlib.colormaps["inferno"](np.linspace(0.25, 0.85, 256)))
+
+
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """Blend a heat map over an image; high values cover more of the image.
 
-    The colour map is the violet to orange part of matplotlib's inferno: perceptually uniform, and
-    without its pale end, which is invisible on white. The image is converted to grey.
+    The image is converted to grey.
 
     Args:
         image: uint8 (S, S, C), C = 1 (grey) or 3 (RGB).
@@ -205,6 +210,6 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.shape[2] == 3 else image[:, :, 0]
     background = cv2.resize(grey, (side, side), interpolation=cv2.INTER_CUBIC)[:, :, None]
     enlarged = np.clip(cv2.resize(heat, (side, side), interpolation=cv2.INTER_LINEAR), 0, 1)
-    colours = matplotlib.colormaps["inferno"](0.25 + 0.6 * enlarged)[:, :, :3] * 255
+    colours = COLOUR_MAP(enlarged)[:, :, :3] * 255
     weight = 0.65 * enlarged[:, :, None]
     return np.rint(background * (1 - weight) + colours * weight).astype(np.uint8)

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -320,6 +321,8 @@ def image_grid(
     style: FigureStyle,
     columns: int = 8,
     width: float = 1.5,
+    title: str | None = None,
+    scale: tuple[Colormap, str] | None = None,
 ) -> Figure:
     """Draw a grid of images with captions; captions of wrong predictions are coloured.
 
@@ -329,6 +332,7 @@ def image_grid(
         correct: Whether each prediction is correct.
         columns: Maximum number of columns.
         width: Width of a column in inches.
+        scale: Colour map and label of a scale from 0 to 1, for images with a heat map.
     """
     columns = max(1, min(columns, len(images)))
     rows = max(1, -(-len(images) // columns))
@@ -339,4 +343,10 @@ def image_grid(
     for axis, image, caption, good in zip(axes.flat, images, captions, correct, strict=False):
         axis.imshow(image.squeeze(), cmap="gray" if image.shape[2] == 1 else None, vmin=0, vmax=255)
         axis.set_title(caption, fontsize=8, color=style.ink if good else style.second)
+    if title is not None:
+        figure.suptitle(title, fontsize=9)
+    if scale is not None:
+        bar = figure.colorbar(ScalarMappable(cmap=scale[0]), ax=axes, location="bottom", aspect=40)
+        bar.set_label(scale[1], fontsize=8)
+        bar.ax.tick_params(labelsize=7)
     return figure

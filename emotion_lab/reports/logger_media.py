@@ -16,7 +16,7 @@ from PIL import Image
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from emotion_lab.data.torch_dataset import Batch
-from emotion_lab.evaluation.explain import explain, overlay
+from emotion_lab.evaluation.explain import COLOUR_MAP, explain_network, overlay
 from emotion_lab.evaluation.result import EvaluationResult
 from emotion_lab.models.base import EmotionNet
 from emotion_lab.reports import figures
@@ -117,7 +117,7 @@ def write_explanations(result: EvaluationResult, count: int, path: Path) -> Path
     chosen = random_indices(len(result.labels), count)
     images = [result.image(i) for i in chosen]
     predicted = result.predicted[chosen]
-    maps = explain(result.net, np.stack(images), predicted, result.device)
+    maps, method = explain_network(result.net, np.stack(images), predicted, result.device)
     pairs = []
     for image, heat in zip(images, maps, strict=True):
         explained = overlay(image, heat)
@@ -127,7 +127,17 @@ def write_explanations(result: EvaluationResult, count: int, path: Path) -> Path
         pairs.append(np.hstack([enlarged, explained]))
     correct = (predicted == result.labels[chosen]).tolist()
     texts = captions(result, chosen, separator=" ")
-    return write_png(partial(figures.image_grid, pairs, texts, correct, columns=2, width=3.0), path)
+    draw = partial(
+        figures.image_grid,
+        pairs,
+        texts,
+        correct,
+        columns=2,
+        width=3.0,
+        title=f"Evidence for the predicted class, {len(pairs)} random val images\n{method}",
+        scale=(COLOUR_MAP, "evidence, relative to the maximum of each image"),
+    )
+    return write_png(draw, path)
 
 
 def log_results(

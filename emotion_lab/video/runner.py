@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,6 +31,9 @@ class RunStats:
         held: Frames with a hidden region whose face was detected in other frames only; None if no
             faces are hidden.
         fps: Frames per second, averaged over about a second.
+        labelled: Faces with a label, summed over the frames; the others are uncertain.
+        highest: Highest smoothed probability of any face.
+        threshold: ``smoothing.threshold``.
     """
 
     frames: int = 0
@@ -38,6 +42,9 @@ class RunStats:
     with_faces: int = 0
     last_faces: int = 0
     held: int | None = None
+    labelled: int = 0
+    highest: float = 0.0
+    threshold: float = 0.0
     seconds: float = 0.0
     fps: float = 0.0
 
@@ -51,6 +58,12 @@ class RunStats:
         if self.dropped:
             text += f"; {self.dropped} frames dropped to keep up with the source"
         lines = [text]
+        if self.with_faces and not self.labelled and self.highest < self.threshold:
+            lines.append(
+                "every face is uncertain: the highest smoothed probability was "
+                f"{self.highest:.2f}, below smoothing.threshold={self.threshold:g}; for a label "
+                f"set smoothing.threshold={math.floor(self.highest * 20) / 20:g}"
+            )
         if self.held is not None and not stills:
             lines.append(
                 f"faces hidden; in {self.held} of {self.frames} frames a face was not detected "
@@ -110,12 +123,14 @@ class PipelineRunner:
                             fps=None if self.source.stills else stats.fps,
                             detector=self.pipeline.detector.name,
                             debug=any(sink.debug for sink in self.sinks),
+                            live=self.source.live,
                         )
                     for sink in self.sinks:
                         sink.write(frame, result, drawn)
                     ids.update((result.source, face.id) for face in result.faces)
                     stats.frames += 1
                     stats.with_faces += bool(result.faces)
+                    self._count_labels(result)
                     if result.hidden is not None:
                         stats.held = (stats.held or 0) + bool(result.held)
                     stats.last_faces = len(result.faces)
@@ -128,6 +143,14 @@ class PipelineRunner:
             finally:
                 stats.seconds = time.perf_counter() - begin
         return stats
+
+    def _count_labels(self, result: FrameResult) -> None:
+        """Note whether a face got a label, and the highest probability of a face without one."""
+        stats = self.stats
+        stats.threshold = float(self.pipeline.smoothing["threshold"])
+        for face in result.faces:
+            stats.labelled += face.label is not None
+            stats.highest = max(stats.highest, float(face.smoothed.max()))
 
     @property
     def _draws(self) -> bool:

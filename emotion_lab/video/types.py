@@ -145,7 +145,7 @@ class FrameResult:
         wall: Capture time, seconds since 1970.
         size: (width, height) of the frame.
         faces: Sorted by track id.
-        latency_ms: Time from capture to the end of the pipeline.
+        latency_ms: Processing time of a file or photo; from capture to label for a live source.
         stages_ms: Duration of each stage (cut, detect, track, classify, smooth).
         hidden: Regions to hide in the picture, set by the anonymizer; None without one.
         held: Number of hidden faces that were detected in other frames only.

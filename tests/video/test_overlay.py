@@ -339,3 +339,13 @@ def test_text_cache_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(75):
         renderer.text(str(number), 8, kind="numbers")
     assert 0 < len(renderer._bitmaps) <= 20
+
+
+def test_a_label_does_not_cover_the_speed() -> None:
+    """A face in the upper left corner: its label goes below the face, and its bars beside it."""
+    for box in ((0.0, 0.0, 120.0, 150.0), (4.0, 22.0, 60.0, 70.0), (0.0, 0.0, 640.0, 360.0)):
+        speed = Overlay({}, EMOTIONS).draw(blank(), result(), fps=25.0)
+        drawn = Overlay({}, EMOTIONS).draw(blank(), result(face(box=box)), fps=25.0)
+        part = (slice(2, 14), slice(6, 70))
+        white = (speed[part] > 200).all(2)
+        assert white.sum() > 30 and (drawn[part][white] > 200).all()

@@ -120,6 +120,22 @@ def test_summary_lines_use_singular_and_plural() -> None:
     assert stats.summary_lines(False) == [text, "no face in the last frame"]
 
 
+def test_a_clip_without_any_label_says_why_once() -> None:
+    stats = RunStats(frames=9, with_faces=9, ids=1, seconds=1.0, last_faces=1)
+    stats.highest, stats.threshold = 0.27, 0.3
+    assert stats.summary_lines(False)[1:] == [
+        "every face is uncertain: the highest smoothed probability was 0.27, below "
+        "smoothing.threshold=0.3; for a label set smoothing.threshold=0.25"
+    ]
+    stats.labelled = 1
+    assert len(stats.summary_lines(False)) == 1
+
+
+def test_frames_with_held_faces_are_counted_in_the_summary() -> None:
+    stats = RunStats(frames=9, with_faces=9, ids=1, seconds=1.0, last_faces=1, held=4)
+    assert "in 4 of 9 frames a face was not detected" in stats.summary_lines(False)[-1]
+
+
 def test_images_are_saved_to_a_folder(tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     cv2.imwrite(str(photo), np.zeros((8, 8, 3), np.uint8))

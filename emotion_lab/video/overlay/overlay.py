@@ -114,6 +114,7 @@ class Overlay:
         fps: float | None = None,
         detector: str = "",
         debug: bool = False,
+        live: bool = False,
     ) -> np.ndarray:
         """Return a drawn copy of the frame, uint8 (H, W, 3) RGB.
 
@@ -122,6 +123,7 @@ class Overlay:
             fps: Frames per second; None for a photo, which has no speed.
             detector: Name of the detector, drawn with ``debug``.
             debug: Also draw stage times, detector scores and unsmoothed probabilities.
+            live: Whether the latency includes the time since the capture, as "delay".
         """
         hidden = self.anonymizer.hide(image, result) if self.anonymizer else image.copy()
         out = np.ascontiguousarray(hidden)
@@ -135,7 +137,8 @@ class Overlay:
         )
         canvas.area = (width, height - strip[3])
         canvas.occupied = [(_rect(face), 1.5) for face in result.faces]
-        canvas.occupied.append((self._status(canvas, result, fps, detector), 2.0))
+        status = self._status(canvas, result, fps, detector, live)
+        canvas.occupied.append((status, 20.0))  # a label goes elsewhere, even onto a face
         for face in result.faces:
             canvas.occupied.append((self._tag(canvas, face), 2.0))
         if self.bars != "none":
@@ -219,7 +222,7 @@ class Overlay:
             names_width = max(
                 self.renderer.text(self.translations.labels[k], scale.small).width for k in rows
             )
-            width = names_width + scale.bar + 3 * scale.pad
+            width = names_width + scale.bar + 3 * scale.pad + self._id_width(canvas, face)
             height = scale.row * len(rows) + scale.pad
             candidates = [
                 (x + w + gap, y),
@@ -239,18 +242,30 @@ class Overlay:
             canvas.occupied.append((rect, 2.0))
             return
 
+    def _id_width(self, canvas: _Canvas, face: Face) -> int:
+        """Return the width of the coloured edge and the id in a panel of bars."""
+        key = self.renderer.text(f"{face.id}", canvas.scale.small, WHITE, "numbers")
+        return canvas.scale.line + canvas.scale.pad + key.width
+
     def _bars(
         self, canvas: _Canvas, face: Face, rect: Rect, rows: list[int], names_width: int
     ) -> None:
         scale, out = canvas.scale, canvas.image
         shade(out, rect)
-        left = rect[0] + 2 * scale.pad + names_width
+        # The colour and the id of the label show which face the bars belong to.
+        colour = self._label_style(face.label)[1]
+        fill(out, (rect[0], rect[1], scale.line, rect[3]), colour)
+        key = self.renderer.text(f"{face.id}", scale.small, WHITE, "numbers")
+        names_left = rect[0] + self._id_width(canvas, face)
+        row_baseline = scale.pad // 2 + round(scale.row * 0.76)
+        draw_text(out, key, rect[0] + scale.line + scale.pad, rect[1] + row_baseline)
+        left = names_left + 2 * scale.pad + names_width
         thickness = max(3, round(scale.row * 0.55))
         for line, k in enumerate(rows):
             top = rect[1] + scale.pad // 2 + line * scale.row
             colour = WHITE if k == face.label else DIM
             name = self.renderer.text(self.translations.labels[k], scale.small, colour)
-            draw_text(out, name, rect[0] + scale.pad, top + round(scale.row * 0.76))
+            draw_text(out, name, names_left + scale.pad, top + round(scale.row * 0.76))
             top += (scale.row - thickness) // 2
             fill(out, (left, top, scale.bar, thickness), _BAR_BACKGROUND)
             length = round(float(face.smoothed[k]) * scale.bar)
@@ -260,12 +275,13 @@ class Overlay:
                 fill(out, (mark, top - 1, max(1, scale.line // 2), thickness + 2), WHITE)
 
     def _status(
-        self, canvas: _Canvas, result: FrameResult, fps: float | None, detector: str
+        self, canvas: _Canvas, result: FrameResult, fps: float | None, detector: str, live: bool
     ) -> Rect:
         """Draw speed and state in the upper left corner."""
         first = []
         if fps is not None:
-            first = [(f"{fps:.0f} fps", "numbers"), (f"{result.latency_ms:.0f} ms", "numbers")]
+            what = "delay" if live else "processing"
+            first = [(f"{fps:.0f} fps  {what} {result.latency_ms:.0f} ms", "numbers")]
         if not result.faces:
             first.append((self.translations.no_face, "words"))
         lines = [first]

@@ -293,6 +293,7 @@ class WebSession(Sink):
             "view": self.name,
             "source": source.name,
             "stills": source.stills,
+            "live": source.live,
             "state": self.state,
             "message": message,
             "recording": recording,
