@@ -91,7 +91,7 @@ def audit(cfg: DictConfig) -> float:
 
 
 def main() -> None:
-    """Entry point of ``emotion-audit``."""
+    """Entry point of ``emotion-lab audit``."""
     app.run("audit", audit, validate, RESULTS)
 
 

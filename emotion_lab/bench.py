@@ -111,7 +111,7 @@ def bench(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    """Entry point of ``emotion-bench``."""
+    """Entry point of ``emotion-lab bench``."""
     app.run("bench", bench, validate, ("bench.json",))
 
 

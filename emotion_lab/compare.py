@@ -93,7 +93,7 @@ def compare(cfg: DictConfig) -> float:
 
 
 def main() -> None:
-    """Entry point of ``emotion-compare``."""
+    """Entry point of ``emotion-lab compare``."""
     app.run("compare", compare, validate, RESULTS)
 
 

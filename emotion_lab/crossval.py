@@ -48,7 +48,7 @@ def crossval(cfg: DictConfig) -> float:
 
 
 def main() -> None:
-    """Entry point of ``emotion-crossval``."""
+    """Entry point of ``emotion-lab crossval``."""
     app.run("crossval", crossval, validate, RESULTS)
 
 

@@ -73,7 +73,7 @@ def ensemble(cfg: DictConfig) -> float:
 
 
 def main() -> None:
-    """Entry point of ``emotion-ensemble``."""
+    """Entry point of ``emotion-lab ensemble``."""
     app.run("ensemble", ensemble, validate, RESULTS)
 
 

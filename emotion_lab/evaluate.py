@@ -101,7 +101,7 @@ def evaluate(cfg: DictConfig) -> float:
 
 
 def main() -> None:
-    """Entry point of ``emotion-evaluate``."""
+    """Entry point of ``emotion-lab evaluate``."""
     app.run("evaluate", evaluate, validate, RESULTS)
 
 

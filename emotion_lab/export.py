@@ -37,7 +37,7 @@ def export(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    """Entry point of ``emotion-export``."""
+    """Entry point of ``emotion-lab export``."""
     app.run("export", export, validate, RESULTS)
 
 

@@ -106,7 +106,7 @@ def live(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    """Entry point of ``emotion-live``."""
+    """Entry point of ``emotion-lab live``."""
     app.run("live", live, validate)
 
 

@@ -72,7 +72,7 @@ def predict(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    """Entry point of ``emotion-predict``."""
+    """Entry point of ``emotion-lab predict``."""
     app.run("predict", predict, validate)
 
 

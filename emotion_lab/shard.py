@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
@@ -43,8 +42,6 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
         data = Path(str(path)).expanduser().resolve()
         if data.is_dir() and data in out.resolve().parents and cfg.data.name == "image_folder":
             raise UserError(f"out={out} is inside the data, {path}: name a folder outside of it.")
-    if importlib.util.find_spec("webdataset") is None:
-        raise UserError('shard needs webdataset: pip install "emotion_lab[stream]"')
     parent = next(p for p in out.absolute().parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"cannot write out={out}: {parent} is not a writable folder.")
@@ -70,7 +67,7 @@ def shard(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    """Entry point of ``emotion-shard``."""
+    """Entry point of ``emotion-lab shard``."""
     app.run("shard", shard, validate)
 
 

@@ -6,7 +6,6 @@ disk fail with SQLAlchemy 2.1, so that no study would survive the end of its pro
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -63,8 +62,6 @@ def _check_files(cfg: DictConfig, overrides: list[str]) -> None:
 
 def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Run the cheap checks before Hydra creates the run directory; return further overrides."""
-    if cfg.sweep.name != "lr_find" and importlib.util.find_spec("optuna") is None:
-        raise UserError('optuna is not installed: pip install "emotion_lab[sweep]".')
     for text in overrides:
         if text.startswith(("hydra/launcher", "hydra.launcher", "hydra.sweep")):
             raise UserError(
@@ -99,7 +96,7 @@ def sweep(cfg: DictConfig) -> float:
 
 
 def main() -> None:
-    """Entry point of ``emotion-sweep``."""
+    """Entry point of ``emotion-lab sweep``."""
     try:
         sys.argv[1:] = spaces.gather(sys.argv[1:])
     except UserError as error:

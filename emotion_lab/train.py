@@ -66,7 +66,7 @@ def train(cfg: DictConfig) -> float:
 
 
 def main() -> None:
-    """Entry point of ``emotion-train``."""
+    """Entry point of ``emotion-lab train``."""
     app.run("train", train, validate, RESULTS, multirun.locked_sweep)
 
 

@@ -71,7 +71,8 @@ def commands(text: str) -> list[str]:
     result = []
     for part in [*code_blocks(text).splitlines(), *spans(text)]:
         part = re.sub(r"<[^<>]*>|\.\.\.", "x", part)
-        for command in re.findall(r"python -m (emotion_lab\b.*)", part):
+        part = re.sub(r"\bemotion-lab (?=[a-z])(?!completion)", "python -m emotion_lab.", part)
+        for command in re.findall(r"python -m (emotion_lab\.\w.*)", part):
             result.append(re.split(r"[;\"|]|&&", re.sub(r"[\w.]+=\$\w+", "", command))[0].strip())
     return result
 

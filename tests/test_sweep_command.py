@@ -57,15 +57,6 @@ def test_invalid_options_are_reported_before_anything_starts(
     assert message in str(caught.value) and not (tmp_path / "never").exists()
 
 
-def test_missing_optuna_error_has_install_command(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    overrides = ["data=synthetic", f"hydra.run.dir={tmp_path / 'never'}"]
-    with pytest.raises(UserError, match=r"pip install \"emotion_lab\[sweep\]\""):
-        sweep.validate(compose.precheck("sweep", overrides), overrides)
-
-
 def test_resumed_search_cannot_change(tmp_path: Path) -> None:
     SPEC.save(tmp_path)
     good = [f"resume={tmp_path}", "sweep.trials=50"]

@@ -13,7 +13,9 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig
 
-from emotion_lab.config.compose import CONF, check_custom, precheck
+from emotion_lab import __version__
+from emotion_lab.cli.extras import check_installed, missing_package
+from emotion_lab.config.compose import CONF, check_custom, has_sweeps, precheck
 from emotion_lab.config.overrides import flags, quote_paths
 from emotion_lab.core import distributed
 from emotion_lab.core.errors import UserError
@@ -68,9 +70,14 @@ def _guarded(
 
 
 def as_user_error(error: Exception) -> UserError | None:
-    """Return the error for a user: also for a full disk and full memory; None for a bug."""
+    """Return the error for a user, None for a bug.
+
+    A full disk, full memory and a package that an extra installs are errors for a user.
+    """
     if isinstance(error, UserError):
         return error
+    if isinstance(error, ModuleNotFoundError):
+        return missing_package(error)
     message = str(error)
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
@@ -121,24 +128,26 @@ def run(
     warnings.filterwarnings("ignore", message=r"(?s).*validated against ConfigStore schema.*")
     try:
         argv = quote_paths(sys.argv[1:])
+        if "--version" in argv:
+            print(f"emotion_lab {__version__}")
+            return
         if any(flag in argv for flag in ("-h", "--help")):
             from emotion_lab.cli.help import show
 
-            try:
-                show(entry)
-                sys.stdout.flush()
-            except BrokenPipeError:  # ... --help | head
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            show(entry)
             return
         overrides, multirun, custom = flags(argv)
+        if multirun and not has_sweeps(entry):
+            raise UserError(f"{entry} runs one job: remove -m.")
         prepared: list[str] = []
         if not custom:
             cfg = precheck(entry, overrides, multirun)
             only_shown = any(
                 a in ("-c", "--cfg", "--info", "-i") or a.startswith("--cfg=") for a in argv
             )
-            if prepare is not None and not only_shown:
-                prepared = prepare(cfg, overrides)
+            if not only_shown:
+                check_installed(entry)
+                prepared = prepare(cfg, overrides) if prepare else []
         # With this variable Hydra passes exceptions on, and _guarded prints them.
         os.environ["EMOTION_LAB_FULL_ERROR"] = "1" if full else "0"
         os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -147,7 +156,8 @@ def run(
         task = _guarded(entry, task, full, multirun, custom, None if around_jobs else results)
         with around_jobs(prepared) if around_jobs else contextlib.nullcontext():
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=entry)(task)()
-    except (UserError, OSError) as error:  # OSError: Hydra writes into the run directory
+    # OSError: Hydra writes into the run directory.
+    except (UserError, OSError, ModuleNotFoundError) as error:
         user_error = as_user_error(error)
         if user_error is None or full:
             raise

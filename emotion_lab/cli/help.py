@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import yaml
 
-from emotion_lab.config.compose import CONF, options
+from emotion_lab.config.compose import CONF, has_sweeps, options
 
 
-def _summary(path: Path) -> str:
+def summary(path: Path) -> str:
     """Return the first comment of a yaml file, its description."""
     lines = path.read_text(encoding="utf-8").splitlines()
     first = next(line for line in lines if not line.startswith("# @package"))
@@ -36,7 +40,7 @@ def _keys(path: Path) -> list[str]:
     return lines
 
 
-def _groups(entry: str) -> list[str]:
+def groups(entry: str) -> list[str]:
     """Return the config groups of an entry point."""
     text = yaml.safe_load((CONF / f"{entry}.yaml").read_text(encoding="utf-8"))
     names = []
@@ -48,7 +52,7 @@ def _groups(entry: str) -> list[str]:
     return names
 
 
-def _choices(entry: str, group: str) -> list[str]:
+def choices(entry: str, group: str) -> list[str]:
     """Return the choices of a group that an entry point accepts.
 
     ``data=checkpoint`` needs a checkpoint. ``train`` has ``sweep=grid``, ``sweep`` the searches.
@@ -62,35 +66,60 @@ def _choices(entry: str, group: str) -> list[str]:
     ]
 
 
+def commands() -> list[str]:
+    """Return the names of all commands: each has a ``conf/<command>.yaml``."""
+    return sorted(path.stem for path in CONF.glob("*.yaml"))
+
+
+def keys(entry: str) -> list[str]:
+    """Return the dotted keys of an entry point and of its groups."""
+    lines = _keys(CONF / f"{entry}.yaml")
+    for group in groups(entry):
+        lines += [f"{group}.{line}" for file in _group_files(entry, group) for line in _keys(file)]
+    return list(dict.fromkeys(line.partition(":")[0] for line in lines))
+
+
+def _group_files(entry: str, group: str) -> list[Path]:
+    """Return the yaml files with the keys of a group, the shared ones first."""
+    if group in ("experiment", "logger"):
+        return []
+    base = CONF / group / "base.yaml"
+    files = [CONF / group / f"{name}.yaml" for name in choices(entry, group)]
+    return [base, *files] if base.exists() else files
+
+
 def show(entry: str) -> None:
     """Print the help of an entry point."""
+    try:
+        print("\n".join(_help(entry)), flush=True)
+    except BrokenPipeError:  # ... --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _help(entry: str) -> Iterator[str]:
+    """Yield the lines of the help."""
     path = CONF / f"{entry}.yaml"
-    header = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        header.append(line[1:].removeprefix(" "))
-    print("\n".join(header))
-    groups = _groups(entry)
-    if groups:
-        print("\nGroups, set with <group>=<name>:")
-    for group in groups:
-        print(f"\n  {group}=")
-        for name in _choices(entry, group):
-            print(f"    {name:<26} {_summary(CONF / group / f'{name}.yaml')}")
-    print("\nKeys, set with <key>=<value>:\n")
+    header = takewhile(
+        lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines()
+    )
+    yield from (line[1:].removeprefix(" ") for line in header)
+    names = groups(entry)
+    if names:
+        yield "\nGroups, set with <group>=<name>:"
+    for group in names:
+        yield f"\n  {group}="
+        for name in choices(entry, group):
+            yield f"    {name:<26} {summary(CONF / group / f'{name}.yaml')}"
+    yield "\nKeys, set with <key>=<value>:\n"
     for line in _keys(path):
-        print(f"  {line.replace(':', '=', 1).replace('= ', '=', 1)}")
-    for group in groups:
-        base = CONF / group / "base.yaml"
-        files = [base] if base.exists() else []
-        files += [CONF / group / f"{name}.yaml" for name in _choices(entry, group)]
-        for file in files if group not in ("experiment", "logger") else []:
+        yield f"  {line.replace(':', '=', 1).replace('= ', '=', 1)}"
+    for group in names:
+        for file in _group_files(entry, group):
             lines = _keys(file)
             if lines:
-                print(f"\n  {group}" + ("" if file == base else f"={file.stem}"))
+                yield f"\n  {group}" + ("" if file.stem == "base" else f"={file.stem}")
             for line in lines:
-                print(f"    {group}.{line.replace(':', '=', 1).replace('= ', '=', 1)}")
-    if entry != "sweep":
-        print("\nSweep with -m and commas: -m model=cnn,senet seed=1,2,3")
-    print("See the composed config with --cfg job; HYDRA_FULL_ERROR=1 shows tracebacks.")
+                yield f"    {group}.{line.replace(':', '=', 1).replace('= ', '=', 1)}"
+    if has_sweeps(entry):
+        yield "\nSweep with -m and commas: -m <key>=<value>,<value>"
+    yield "See the composed config with --cfg job; HYDRA_FULL_ERROR=1 shows tracebacks."

@@ -29,6 +29,11 @@ def options(group: str) -> list[str]:
     return sorted(p.stem for p in (CONF / group).glob("*.yaml") if p.stem != "base")
 
 
+def has_sweeps(entry: str) -> bool:
+    """Return whether an entry point runs sweeps (``-m``): its yaml sets ``hydra.sweep``."""
+    return "sweep" in OmegaConf.load(CONF / f"{entry}.yaml").hydra
+
+
 def _is_group(name: str) -> bool:
     return (CONF / name).is_dir()
 

@@ -23,7 +23,7 @@ META = "stream.json"
 CONNECT_TIMEOUT_S = 15.0
 #: Age in seconds after which a partial download is considered abandoned.
 _STALE_SECONDS = 3600
-_INSTALL = 'pip install "emotion_lab[stream]"'
+_INSTALL = 'pip install "emotion_lab[scale]"'
 
 
 class LocalStorage:

@@ -1,0 +1,17 @@
+# live and predict on a CPU, without torch. docs/install.md shows how to run it.
+FROM python:3.12-slim-bookworm
+
+WORKDIR /build
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY emotion_lab ./emotion_lab
+COPY conf ./conf
+RUN pip install --no-cache-dir -c constraints.txt . \
+    && rm -rf /build/* \
+    && useradd --create-home app \
+    && install -d -o app -g app /work
+
+USER app
+WORKDIR /work
+EXPOSE 8080
+ENTRYPOINT ["emotion-lab"]
+CMD ["live", "display=web"]
