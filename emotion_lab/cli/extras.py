@@ -9,8 +9,8 @@ from emotion_lab.core.errors import UserError
 #: Extra of ``pyproject.toml`` -> import names of its packages.
 PACKAGES = {
     "train": (
-        *("torch", "torchvision", "lightning", "timm", "torchmetrics", "scipy", "matplotlib"),
-        *("jinja2", "albumentations", "captum", "cleanlab", "tensorboard", "wandb", "optuna"),
+        *("torch", "torchvision", "lightning", "timm", "torchmetrics", "jinja2"),
+        *("albumentations", "captum", "cleanlab", "tensorboard", "wandb", "optuna"),
         "kagglehub",
     ),
     "deploy": ("onnx", "onnxscript", "openvino", "nncf"),
@@ -19,7 +19,7 @@ PACKAGES = {
 #: Commands that run with the base installation.
 BASE_COMMANDS = ("live", "predict")
 #: What all other commands import; further packages are imported when an option needs them.
-_CORE = PACKAGES["train"][:8]
+_CORE = PACKAGES["train"][:6]
 _FURTHER = {"sweep": ("optuna",), "shard": ("webdataset",)}
 
 
