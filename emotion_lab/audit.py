@@ -37,7 +37,7 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
         from emotion_lab.audits.label_issues import find_predictions
 
         find_predictions(paths.as_list(cfg.predictions))
-    if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
+    if not compose.is_multirun(cfg.hydra):
         paths.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
     return []
 

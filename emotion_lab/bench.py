@@ -31,7 +31,7 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     paths.check_exist(
         {"data.path": cfg.data.path, "ckpt": ckpt, "clip": cfg.clip, "photo": cfg.photo}
     )
-    if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
+    if not compose.is_multirun(cfg.hydra):
         paths.check_folder(str(cfg.hydra.run.dir))
     return []
 

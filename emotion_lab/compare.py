@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from emotion_lab.cli import app
+from emotion_lab.config import compose
 from emotion_lab.core import paths
 from emotion_lab.core.errors import UserError
 
@@ -46,7 +47,7 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
         sides = parse_runs("run_a", cfg.run_a), parse_runs("run_b", cfg.run_b)
         a, b, _ = read_pairs(*sides, cfg.split)
         verdict_metric(cfg.sort_by, [*a, *b])
-    if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
+    if not compose.is_multirun(cfg.hydra):
         paths.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
     return []
 

@@ -8,25 +8,18 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from emotion_lab.cli import app
+from emotion_lab.config import compose
 from emotion_lab.core import paths, runs
-from emotion_lab.core.errors import UserError
 
 RESULTS = ("folds.json", "metrics.json")
-
-
-def _find_runs(cfg: DictConfig) -> list[runs.Run]:
-    folders = [Path(path) for path in paths.as_list(cfg.runs)]
-    if not folders:
-        raise UserError("runs is missing: give the sweep over data.fold, runs=<sweep directory>.")
-    return runs.find(folders)
 
 
 def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Read and check the folds, which takes less than a second, before a directory is created."""
     from emotion_lab.experiments.crossval.pool import pool
 
-    pool(_find_runs(cfg))
-    if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
+    pool(runs.find(paths.as_list(cfg.runs)))
+    if not compose.is_multirun(cfg.hydra):
         paths.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
     return []
 
@@ -42,7 +35,7 @@ def crossval(cfg: DictConfig) -> float:
     hydra_cfg = HydraConfig.get()
     run_dir = Path(hydra_cfg.runtime.output_dir)
     command = shlex.join(["python", "-m", "emotion_lab.crossval", *hydra_cfg.overrides.task])
-    content = write(pool(_find_runs(cfg)), run_dir, command)
+    content = write(pool(runs.find(paths.as_list(cfg.runs))), run_dir, command)
     show(*lines(content), str(run_dir))
     return float(content["accuracy"])
 

@@ -8,28 +8,21 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from emotion_lab.cli import app
+from emotion_lab.config import compose
 from emotion_lab.config.overrides import quote
 from emotion_lab.core import paths, runs
-from emotion_lab.core.errors import UserError
 
 FILE = "ensemble.ckpt"
 RESULTS = (FILE, "ensemble.json")
-
-
-def _find_runs(cfg: DictConfig) -> list[runs.Run]:
-    folders = [Path(path) for path in paths.as_list(cfg.runs)]
-    if not folders:
-        raise UserError("runs is missing: give a sweep directory or a list, runs=[<run>,<run>].")
-    return runs.find(folders)
 
 
 def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Read and check the runs, which takes about a second, before Hydra creates a directory."""
     from emotion_lab.experiments.ensemble.candidates import read
 
-    read(_find_runs(cfg), cfg.metric)
+    read(runs.find(paths.as_list(cfg.runs)), cfg.metric)
     folder = str(cfg.hydra.run.dir if cfg.out is None else cfg.out)
-    if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
+    if not compose.is_multirun(cfg.hydra):
         paths.check_fresh(folder, *RESULTS, key="hydra.run.dir" if cfg.out is None else "out")
     return [] if cfg.out is None else [f"hydra.run.dir={quote(str(cfg.out))}"]
 
@@ -49,7 +42,7 @@ def ensemble(cfg: DictConfig) -> float:
 
     hydra_cfg = HydraConfig.get()
     run_dir = Path(hydra_cfg.runtime.output_dir)
-    candidates = read(_find_runs(cfg), cfg.metric)
+    candidates = read(runs.find(paths.as_list(cfg.runs)), cfg.metric)
     selection = select(candidates, cfg.selection, cfg.max_members, cfg.num_splits)
     content = summary(candidates, selection)
     path = run_dir / FILE

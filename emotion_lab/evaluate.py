@@ -24,7 +24,7 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     if cfg.calibrate:
         _check_calibrate(cfg)
     _check_backend(cfg)
-    if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
+    if not compose.is_multirun(cfg.hydra):
         paths.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
     return []
 
@@ -39,7 +39,7 @@ def _check_rescore(cfg: DictConfig, overrides: list[str]) -> list[str]:
             "rescore=true writes predictions_val.csv of one finished run of train: give "
             "ckpt=<its run directory>, split=val."
         )
-    if str(cfg.hydra.mode or "").endswith("MULTIRUN"):
+    if compose.is_multirun(cfg.hydra):
         raise UserError("rescore=true writes into the directory of one run: remove -m.")
     run_dir = quote(str(folders[0]), interpolate=True)
     return [f"hydra.run.dir={run_dir}", "hydra.output_subdir=null"]

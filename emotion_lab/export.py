@@ -20,7 +20,7 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     paths.check_checkpoint(cfg.ckpt)
     select_formats(str(cfg.format), str(cfg.precision), cfg.batch)
     paths.check_exist({"data.path": cfg.data.path})
-    if not str(cfg.hydra.mode or "").endswith("MULTIRUN"):
+    if not compose.is_multirun(cfg.hydra):
         paths.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
     return []
 

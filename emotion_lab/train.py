@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
 from emotion_lab.cli import app, preflight
+from emotion_lab.config import compose
 from emotion_lab.config.overrides import check_different, values
 from emotion_lab.core import distributed
 from emotion_lab.core.console_log import console_log
@@ -19,13 +19,9 @@ from emotion_lab.experiments.sweep import directory
 RESULTS = ("checkpoints/last.ckpt", "metrics.json")
 
 
-def _is_multirun(hydra_cfg: Any) -> bool:
-    return str(hydra_cfg.mode or "").endswith("MULTIRUN")
-
-
 def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Check the command before Hydra creates the run directory; return further overrides."""
-    is_multirun = _is_multirun(cfg.hydra)
+    is_multirun = compose.is_multirun(cfg.hydra)
     checks.check_sweep_options(cfg, overrides, is_multirun)
     if is_multirun:
         multirun.check_single_device(cfg.trainer)
@@ -54,7 +50,7 @@ def train(cfg: DictConfig) -> float:
 
     hydra_cfg = HydraConfig.get()
     run_dir, overrides = Path(hydra_cfg.runtime.output_dir), list(hydra_cfg.overrides.task)
-    if _is_multirun(hydra_cfg):
+    if compose.is_multirun(hydra_cfg):
         # Before torch is imported: the process of the job does that.
         return multirun.run_job(cfg, overrides, run_dir)
 

@@ -151,10 +151,17 @@ def _check_keys(keys: list[Any], base: DictConfig, entry: str) -> None:
         added = override.is_add() or override.is_force_add()
         if name not in known_keys and not added:
             raise unknown_key(name, known_keys)
-        group = base.get(name.partition(".")[0])
+        group_name, _, rest = name.partition(".")
+        group = base.get(group_name)
         choice = group.get("name") if isinstance(group, DictConfig) else None
         declared = schema.is_declared(name, entry, choice)
         for value in choices(override):
+            if rest == "name" and _is_group(group_name) and value != choice:
+                raise UserError(
+                    f"'{override.input_line}' does not apply: the other keys of {group_name} are "
+                    f"those of {choice}. Choose with {group_name}=<name>: "
+                    f"{', '.join(options(group_name))}."
+                )
             if declared and not _refers(value):
                 schema.check_value(name, value, entry, choice)
             elif not (added or _refers(value)):
@@ -202,6 +209,11 @@ def precheck(entry: str, overrides: list[str], multirun: bool = False) -> DictCo
         cfg = _compose(entry, merged, return_hydra_config=True)
     check_values(cfg, entry)
     return cfg
+
+
+def is_multirun(hydra_cfg: DictConfig) -> bool:
+    """Return whether the ``hydra`` node of a config belongs to a sweep (``-m``)."""
+    return str(hydra_cfg.mode or "").endswith("MULTIRUN")
 
 
 def to_container(cfg: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,17 +110,19 @@ def read(folder: Path) -> Run:
     return run
 
 
-def find(paths: Iterable[Path]) -> list[Run]:
+def find(paths: Sequence[str | Path]) -> list[Run]:
     """Return the finished runs in directories.
 
     Args:
-        paths: Run directories, or directories that contain runs at any depth.
+        paths: The paths of ``runs=``: run directories, or folders with runs at any depth.
 
     Returns:
         Every run once, in the order of ``paths``, then by name with numbers in numeric order.
     """
+    if not paths:
+        raise UserError("runs is missing: give a sweep directory or a list, runs=[<run>,<run>].")
     result: dict[Path, Run] = {}
-    for path in paths:
+    for path in map(Path, paths):
         if not path.is_dir():
             raise UserError(f"no such run directory: {path}.")
         candidates = [path] if is_run(path) else [p.parent for p in path.rglob("metrics.json")]

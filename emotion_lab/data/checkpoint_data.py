@@ -113,9 +113,9 @@ def leakage_warnings(
         previous = prints.get(split)
         if previous is not None and previous["hash"] != fingerprint["hash"]:
             return [
-                f"warning: {split} differs from the {split} split of the training run "
-                f"(now {fingerprint['n']} images, then {previous['n']}): "
-                "it may contain training images"
+                f"warning: {split} has {fingerprint['n']} images, which are not the "
+                f"{previous['n']} of the {split} split of the training run: it may contain "
+                "training images"
             ]
     return []
 

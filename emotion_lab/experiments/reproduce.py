@@ -40,13 +40,13 @@ def check_data(run: Run, fingerprints: dict[str, Any]) -> None:
         run: The run to reproduce.
         fingerprints: Fingerprints of the current splits by name.
     """
-    for name, then in run.metrics.get("fingerprints", {}).items():
-        now = fingerprints.get(name)
-        if now is None or now["hash"] != then["hash"]:
-            current = "none" if now is None else f"{now['n']} images ({now['hash'][:8]})"
+    for name, original in run.metrics.get("fingerprints", {}).items():
+        current = fingerprints.get(name)
+        if current is None or current["hash"] != original["hash"]:
+            found = f"{current['n']} images ({current['hash'][:8]})" if current else "no images"
             raise UserError(
-                f"reproduce: the {name} split differs from that of the run: now {current}, then "
-                f"{then['n']} images ({then['hash'][:8]}). Give data.path=<the same data>."
+                f"reproduce: the {name} split has {found}, but that of the run had "
+                f"{original['n']} images ({original['hash'][:8]}). Give data.path=<the same data>."
             )
 
 
@@ -57,23 +57,23 @@ def differences(run: Run, facts: dict[str, Any]) -> list[str]:
         run: The run to reproduce.
         facts: Current ``commit``, ``versions``, ``hardware`` and ``precision``.
     """
-    then = run.metrics
-    old = {key: then.get(key) for key in ("commit", "precision")}
+    original = run.metrics
+    old = {key: original.get(key) for key in ("commit", "precision")}
     new = {key: facts.get(key) for key in old}
     lines = _changes(old, new)
-    if then.get("commit") == facts.get("commit") and str(facts["commit"]).endswith("+dirty"):
+    if original.get("commit") == facts.get("commit") and str(facts["commit"]).endswith("+dirty"):
         lines.append("commit: there were uncommitted changes, so the code may differ")
-    lines += _changes(then.get("versions", {}), facts.get("versions", {}))
+    lines += _changes(original.get("versions", {}), facts.get("versions", {}))
     hardware = [
         {name: record.get("hardware", {}).get(name, "none") for name in _HARDWARE}
-        for record in (then, facts)
+        for record in (original, facts)
     ]
     return lines + _changes(*hardware)
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [
-        f"{name}: {old.get(name, 'none')} then, {new.get(name, 'none')} now"
+        f"{name}: {new.get(name, 'none')} instead of {old.get(name, 'none')}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     ]
@@ -87,14 +87,15 @@ def first_difference(old: Path, new: Path) -> str | None:
     for path in (old, new):
         with path.open(encoding="utf-8", newline="") as stream:
             histories.append(epochs_from_one(csv.DictReader(stream)))
-    for then, now in zip(*histories, strict=False):
-        for key in then.keys() | now.keys():
-            if then.get(key) != now.get(key):
+    for original, row in zip(*histories, strict=False):
+        for key in original.keys() | row.keys():
+            if original.get(key) != row.get(key):
                 # The loss shows the size of a difference better than the metrics derived from it.
-                key = "train/loss" if then["train/loss"] != now["train/loss"] else key
-                return f"epoch {then['epoch']}, {key}: {then.get(key)} then, {now.get(key)} now"
+                key = "train/loss" if original["train/loss"] != row["train/loss"] else key
+                values = f"{row.get(key)} instead of {original.get(key)}"
+                return f"epoch {original['epoch']}, {key}: {values}"
     lengths = [len(rows) for rows in histories]
-    return None if lengths[0] == lengths[1] else f"{lengths[0]} epochs then, {lengths[1]} now"
+    return None if lengths[0] == lengths[1] else f"{lengths[1]} epochs instead of {lengths[0]}"
 
 
 def report(run: Run, run_dir: Path, facts: dict[str, Any]) -> list[str]:
@@ -114,7 +115,7 @@ def report(run: Run, run_dir: Path, facts: dict[str, Any]) -> list[str]:
         "not_as_it_was": changes,
     }
     atomic_write(run_dir / "replay.json", (json.dumps(content, indent=2) + "\n").encode())
-    lines = [f"reproduce: changed since then: {line}" for line in changes]
+    lines = [f"reproduce: changed since the original run: {line}" for line in changes]
     if first is None:
         epochs = len(run.history())
         return [*lines, f"reproduce: history.csv is identical to the last digit, {epochs} epochs"]

@@ -241,6 +241,19 @@ def test_one_line_for_a_mistake(typed: str, message: str) -> None:
     assert message in refused(*groups, typed)
 
 
+def test_the_name_of_a_group_is_chosen_with_the_group() -> None:
+    for group, value in (
+        ("optim", "foo"),
+        ("optim", "null"),
+        ("schedule", "step"),
+        ("loss", "a,b"),
+    ):
+        message = refused(f"{group}.name={value}", *["-m"] * ("," in value))
+        assert f"'{group}.name={value}' does not apply" in message
+        assert f"Choose with {group}=<name>: {', '.join(compose.options(group))}." in message
+    assert parse("optim.name=adamw").optim.name == "adamw"  # the default: nothing changes
+
+
 def test_an_unknown_choice_lists_all_and_says_how() -> None:
     text = refused("loss=cee")
     assert all(name in text for name in compose.options("loss"))

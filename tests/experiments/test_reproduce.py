@@ -66,7 +66,7 @@ def test_other_data_is_refused_before_training(first: Path, tmp_path: Path) -> N
     content["data"]["n"] = 90
     (run / "config.yaml").write_text(yaml.safe_dump(content))
     done = command(f"reproduce={run}", "hydra.run.dir=again", cwd=tmp_path)
-    assert done.returncode == 2 and "differs from that of the run" in done.stderr
+    assert done.returncode == 2 and "but that of the run had 64 images" in done.stderr
     assert not (tmp_path / "again" / "checkpoints").exists()
 
 
@@ -95,11 +95,11 @@ def test_differences(first: Path) -> None:
     now["versions"] = {"torch": "2.15", "timm": "1.0", "numpy": "2.4"}
     now["hardware"]["threads"], now["hardware"]["cores"] = 1, 8
     assert reproduce.differences(same, now) == [
-        "commit: abc then, def now",
-        "precision: 32-true then, bf16-mixed now",
-        "timm: none then, 1.0 now",
-        "torch: 2.14 then, 2.15 now",
-        "threads: 2 then, 1 now",
+        "commit: def instead of abc",
+        "precision: bf16-mixed instead of 32-true",
+        "timm: 1.0 instead of none",
+        "torch: 2.15 instead of 2.14",
+        "threads: 1 instead of 2",
     ]
     dirty = {**FACTS, "commit": "abc+dirty"}
     changed = runs.Run(run.folder, run.config, {**run.metrics, **dirty}, None)
@@ -111,13 +111,17 @@ def test_first_difference_of_two_histories(first: Path, tmp_path: Path) -> None:
     other = tmp_path / "history.csv"
     other.write_text("\n".join(lines[:2]) + "\n")
     old = first / "history.csv"
-    assert reproduce.first_difference(old, other) == "2 epochs then, 1 now"
+    assert reproduce.first_difference(old, other) == "1 epochs instead of 2"
     cells = lines[2].split(",")
     column = lines[0].split(",").index("train/loss")
     cells[column] = "9.5"
     other.write_text("\n".join([*lines[:2], ",".join(cells)]) + "\n")
     text = reproduce.first_difference(old, other)
-    assert text is not None and text.startswith("epoch 2, train/loss: ") and "9.5 now" in text
+    assert (
+        text is not None
+        and text.startswith("epoch 2, train/loss: ")
+        and ": 9.5 instead of " in text
+    )
 
 
 def test_missing_keys_of_an_older_version_get_defaults(first: Path) -> None:
