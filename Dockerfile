@@ -5,7 +5,10 @@ WORKDIR /build
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY emotion_lab ./emotion_lab
 COPY conf ./conf
+# The image has no graphics libraries, which opencv-python would need.
 RUN pip install --no-cache-dir -c constraints.txt . \
+    && pip uninstall -y opencv-python \
+    && pip install --no-cache-dir -c constraints.txt --no-deps opencv-python-headless \
     && rm -rf /build/* \
     && useradd --create-home app \
     && install -d -o app -g app /work

@@ -14,6 +14,8 @@ setup: .venv/.ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	# Of the two OpenCV wheels, the one installed last is in use: the one that can open windows.
+	$(BIN)/python -m pip install --quiet -c constraints.txt --force-reinstall --no-deps opencv-python
 	touch $@
 
 demo: .venv/.ready

@@ -211,7 +211,7 @@ def precheck(entry: str, overrides: list[str], multirun: bool = False) -> DictCo
     return cfg
 
 
-def is_multirun(hydra_cfg: DictConfig) -> bool:
+def is_multirun(hydra_cfg: Any) -> bool:
     """Return whether the ``hydra`` node of a config belongs to a sweep (``-m``)."""
     return str(hydra_cfg.mode or "").endswith("MULTIRUN")
 

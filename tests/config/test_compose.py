@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from emotion_lab import train
-from emotion_lab.cli.help import _groups, show
+from emotion_lab.cli.help import groups, show
 from emotion_lab.config import compose, schema
 from emotion_lab.config import overrides as command_line
 from emotion_lab.core.errors import UserError
@@ -97,7 +97,7 @@ def test_configs_and_registries_agree() -> None:
 def test_help_names_every_group_choice_and_key(entry: str, capsys: Any) -> None:
     show(entry)
     text = capsys.readouterr().out
-    for group in _groups(entry):
+    for group in groups(entry):
         assert f"\n  {group}=\n" in text
         for name in compose.options(group):
             offered = (group, name) != ("data", "checkpoint") or entry in ("evaluate", "export")

@@ -33,7 +33,7 @@ class Haar:
         if not hasattr(cv2, "CascadeClassifier"):
             raise UserError(
                 f"OpenCV {cv2.__version__} has no Haar cascades. Set detector=yunet, or "
-                "pip install 'opencv-python-headless<5'."
+                "pip install 'opencv-python<5'."
             )
         self.cfg = cfg
         self.cascade = cv2.CascadeClassifier()

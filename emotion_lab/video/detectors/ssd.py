@@ -72,7 +72,7 @@ class Ssd:
         if weights.suffix.lower() == ".caffemodel" and not hasattr(cv2.dnn, "readNetFromCaffe"):
             raise UserError(
                 f"OpenCV {cv2.__version__} cannot read Caffe files. Set detector=yunet, or "
-                "pip install 'opencv-python-headless<5'."
+                "pip install 'opencv-python<5'."
             )
         try:
             self.net = cv2.dnn.readNet(str(weights), str(definition))
