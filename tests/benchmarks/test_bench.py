@@ -18,7 +18,7 @@ from emotion_lab.models.base import InputSpec
 from tests.conftest import TINY, command, composed
 
 #: TINY without the keys of training.
-SMALL = (*TINY[1:7], "trainer.num_threads=1", "images=64", "rounds=2", "workers=0")
+SMALL = (*TINY[1:7], "trainer.num_threads=1", "images=64", "rounds=1", "workers=0")
 
 
 def test_fast_work_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:

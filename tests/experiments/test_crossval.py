@@ -249,6 +249,7 @@ def test_pool_of_a_real_sweep(tmp_path: Path) -> None:
     folds = ("data.exclude=[disgust]", "data.folds=2", "data.fold=range(2)")
     done = command("-m", *tiny, *small, *folds, "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert all((tmp_path / "sweep" / job / "metrics.json").exists() for job in "01")
     pooled = pool(runs.find([tmp_path / "sweep"]))
     fingerprints = [run.metrics["fingerprints"] for run in pooled.runs]
     assert len(pooled.names) == sum(splits["val"]["n"] for splits in fingerprints)

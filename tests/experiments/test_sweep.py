@@ -19,12 +19,14 @@ import yaml
 
 from emotion_lab import train
 from emotion_lab.config import compose
+from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core import paths
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.evaluation.predictions_file import read_predictions
 from emotion_lab.experiments.run.rescore import rescore
 from emotion_lab.experiments.sweep import directory, subprocess_job, summary
-from tests.conftest import TINY, command
+from tests.conftest import TINY, command, composed, make_checkpoint
 
 
 def wait_for(file: Path, lines: int = 1, seconds: float = 120) -> None:
@@ -43,17 +45,22 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 def test_failed_jobs_do_not_stop_the_sweep_and_resume_runs_missing_jobs(tmp_path: Path) -> None:
     folder = tmp_path / "a sweep = [1]"
+    # The third job diverges: its first layer overflows.
+    large = make_checkpoint(composed(*TINY), tmp_path / "large.ckpt", list(EMOTIONS))
+    content = ckpt.read(large)
+    next(iter(content["state_dict"].values())).fill_(3e38)
+    ckpt.write(large, content)
     overrides = [
-        *("-m", *TINY, "trainer.max_epochs=1", "optim.lr=0.001,1e30"),
-        *("model.weights=null,missing.pth", f"hydra.sweep.dir={folder}"),
+        *("-m", *TINY, "trainer.max_epochs=1"),
+        *("model.weights=null,missing.pth,large.ckpt", f"hydra.sweep.dir={folder}"),
     ]
     done = command(*overrides, cwd=tmp_path)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr and "Error executing job" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
-    assert "3 of 4 jobs have no result" in last and "sweep.resume=true" in last
+    assert "2 of 3 jobs have no result" in last and "sweep.resume=true" in last
     rows = table(folder)
-    assert [row["status"] for row in rows] == ["finished", "failed", "failed", "failed"]
+    assert [row["status"] for row in rows] == ["finished", "failed", "failed"]
     assert "missing.pth does not exist" in rows[1]["reason"]
     assert "optim.lr" in rows[2]["reason"] and "nan" in rows[2]["reason"].lower()
     assert rows[0]["reason"] == "" and 0 <= float(rows[0]["val_accuracy"]) <= 1
@@ -67,8 +74,8 @@ def test_failed_jobs_do_not_stop_the_sweep_and_resume_runs_missing_jobs(tmp_path
     (folder / "0" / "checkpoints" / "best.ckpt").rename(tmp_path / "missing.pth")
     again = command(*overrides, "sweep.resume=true", cwd=tmp_path)
     assert again.returncode == 1, again.stderr
-    assert "2 of 4 jobs have no result" in again.stderr
-    assert [row["status"] for row in table(folder)] == ["finished", "finished", "failed", "failed"]
+    assert "1 of 3 jobs have no result" in again.stderr
+    assert [row["status"] for row in table(folder)] == ["finished", "finished", "failed"]
     assert (folder / "0" / "metrics.json").read_bytes() == first
     assert "[0] " not in again.stdout and "[1]   1/1  " in again.stdout
 
@@ -106,17 +113,6 @@ def test_killed_job_is_resumed_and_can_be_pruned(tmp_path: Path) -> None:
     assert subprocess_job.read(tmp_path / "0") == pruned
 
 
-def test_finished_job_is_not_repeated_and_another_job_is_rejected(tmp_path: Path) -> None:
-    overrides = [*TINY, "trainer.max_epochs=1"]
-    first = subprocess_job.run(overrides, tmp_path / "0")
-    assert first.status == "finished" and first.reason is None and first.value is not None
-    begin = time.perf_counter()
-    again = subprocess_job.run(overrides, tmp_path / "0")
-    assert again == first and time.perf_counter() - begin < 1
-    with pytest.raises(UserError, match="holds another job"):
-        subprocess_job.run([*overrides, "seed=9"], tmp_path / "0")
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_ctrl_c_stops_all_jobs_and_writes_the_summary(tmp_path: Path) -> None:
     folder = tmp_path / "s"
@@ -145,11 +141,15 @@ def test_ctrl_c_stops_all_jobs_and_writes_the_summary(tmp_path: Path) -> None:
     assert not remaining
 
 
-def test_missing_predictions_and_scores_are_restored(tmp_path: Path) -> None:
+def test_finished_job_is_not_repeated_and_its_missing_results_are_restored(tmp_path: Path) -> None:
     run = tmp_path / "a job = [0]"
     overrides = [*TINY, "trainer.max_epochs=5", "trainer.patience=1", "seed=3", "optim.lr=1e-5"]
     first = subprocess_job.run(overrides, run)
-    assert first.status == "finished"
+    assert first.status == "finished" and first.reason is None and first.value is not None
+    begin = time.perf_counter()
+    assert subprocess_job.run(overrides, run) == first and time.perf_counter() - begin < 1
+    with pytest.raises(UserError, match="holds another job"):
+        subprocess_job.run([*overrides, "seed=9"], run)
     predictions, metrics = run / "predictions_val.csv", run / "metrics.json"
     was, scores = predictions.read_bytes(), json.loads(metrics.read_text())
     kept = {name: (run / name).read_bytes() for name in ("metrics.json", "checkpoints/best.ckpt")}

@@ -116,9 +116,9 @@ def test_every_format(format: str, precision: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("format", ["onnx", "openvino", "torchscript", "torch_export"])
 def test_graph_without_resizing(format: str, tmp_path: Path) -> None:
     """It maps resized images to the logits of the network."""
-    net = varied_network("senet")
+    net = varied_network("cnn")
     path = tmp_path / f"net{FORMATS.get(format).suffix}"
-    export(net, card_of(net), format, "fp32", path, resize=False, extra={"note": 1})
+    export(net, card_of(net, "cnn"), format, "fp32", path, resize=False, extra={"note": 1})
     meta, run = open_graph(path, RunOptions(threads=1))
     assert meta["note"] == 1 and meta["input"]["layout"] == "NCHW"
     shape = (5, net.spec.channels, net.spec.image_size, net.spec.image_size)
@@ -164,8 +164,8 @@ def test_split_at_a_missing_tensor(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["onnx", "openvino", "torch_export"])
 def test_fixed_batch_size(format: str, tmp_path: Path) -> None:
-    net = varied_network("senet")
-    path = export_to(tmp_path, net, card_of(net), format, batch=4)
+    net = varied_network("cnn")
+    path = export_to(tmp_path, net, card_of(net, "cnn"), format, batch=4)
     model, faces = load(path, 1), np.stack(random_faces(*[(40, 50)] * 6))
     expected = predict_all(eager(net, 1.7), list(faces))
     for count in (1, 4, 6):
@@ -178,12 +178,13 @@ def test_fixed_batch_size(format: str, tmp_path: Path) -> None:
 
 
 def test_ensemble_is_one_graph(tmp_path: Path) -> None:
-    nets = [varied_network("senet", seed=i) for i in range(2)]
+    nets = [varied_network("cnn", seed=i) for i in range(2)]
     ensemble = Ensemble(nets, [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0]], [0.3, 0.7]).eval()
-    card = {**card_of(nets[0]), "temperature": 1.0, "members": [card_of(net) for net in nets]}
+    members = [card_of(net, "cnn") for net in nets]
+    card = {**members[0], "temperature": 1.0, "members": members}
     reference = reference_of(ensemble, card, random_faces(*SIZES))
     path = export_to(tmp_path, ensemble, card, "onnx")
-    assert path.name == "ensemble.fp32.onnx" and load(path).meta["model"] == ["senet", "senet"]
+    assert path.name == "ensemble.fp32.onnx" and load(path).meta["model"] == ["cnn", "cnn"]
     assert certify(path, "onnx", "fp32", reference)["passed"]
 
 
@@ -216,7 +217,7 @@ def test_full_disk(format: str, tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limit[1]))
     try:
         with pytest.raises((OSError, UserError)) as caught:
-            export_to(tmp_path, net, card_of(net, "cnn"), format)
+            export_to(tmp_path, net, card_of(net, "cnn"), format, resize=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, handler)

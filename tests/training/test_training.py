@@ -250,7 +250,7 @@ def test_mixing_with_every_loss(mix: str, loss: str, tiny: Tiny, tmp_path: Path)
 
 
 def test_command_line(tmp_path: Path) -> None:
-    """The command prints the run directory last; evaluate computes the same scores."""
+    """The run directory is printed last; evaluate gives the same scores; best is not resumed."""
     run = tmp_path / "a run = [ä]"
     done = command(*TINY, f"hydra.run.dir={run}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -262,9 +262,5 @@ def test_command_line(tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr
     first = json.loads((run / "metrics.json").read_text())["val"]
     assert json.loads((tmp_path / "e" / "metrics.json").read_text())["val"] == first
-
-
-def test_multirun(tmp_path: Path) -> None:
-    done = command("-m", *TINY, "seed=1,2", f"hydra.sweep.dir={tmp_path / 's'}", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert all((tmp_path / "s" / job / "metrics.json").exists() for job in "01")
+    best = command(f"resume={run / 'checkpoints' / 'best.ckpt'}", cwd=tmp_path)
+    assert best.returncode == 2 and "resume from the run directory" in best.stderr
