@@ -1,11 +1,12 @@
 # make demo: set up, train on synthetic faces, report, watch a generated clip
 # make test: set up, run the tests
 # make docs: set up, build the documentation site into site/
+# make browser: assemble the web page in build/browser (needs npm)
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := outputs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
 
-.PHONY: demo test lint docs setup clean
+.PHONY: demo test browser lint docs setup clean
 
 setup: .venv/.ready
 
@@ -26,6 +27,9 @@ demo: .venv/.ready
 
 test: .venv/.ready lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+browser:
+	$(PYTHON) docs/examples/browser/build.py build/browser
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

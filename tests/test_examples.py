@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 import torch
 
+import emotion_lab
 from emotion_lab.inference.conversion.graph import Preprocess
 from emotion_lab.inference.conversion.writer import export
 from tests.conftest import ROOT
+from tests.helpers_detectors import SHARED, shared
 from tests.helpers_export import card_of, varied_network
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -175,16 +177,64 @@ def test_cpp(model: Path, faces: list[Path], references: References, tmp_path: P
         run.run_command([program, model, grey])
 
 
-@pytest.mark.skipif(
+needs_browser = pytest.mark.skipif(
     not (run.find_browser() and run.MODULES.is_dir()),
-    reason="needs Chromium and docs/examples/browser/node_modules (npm install there)",
+    reason="needs Chromium and docs/examples/browser/node_modules (make browser)",
 )
+
+
+@needs_browser
 def test_browser(model: Path, faces: list[Path], references: References, tmp_path: Path) -> None:
-    results = run.run_browser(run.find_browser(), model, faces)
-    assert [list(result) for result in results] == [CLASSES] * len(faces)
-    assert run.largest_difference(results, references) <= run.TOLERANCE
+    queries = [f"photo={face.name}" for face in faces]
+    visit = run.visit_page(run.find_browser(), model, queries, faces)
+    assert [list(result) for result in visit.results] == [CLASSES] * len(faces)
+    assert run.largest_difference(visit.results, references) <= run.TOLERANCE
+    assert not visit.sent, "the page could connect to another host"
     # The classes are read from the metadata; a file without it is rejected.
     foreign = tmp_path / "foreign.onnx"
     foreign.write_bytes(model.read_bytes().replace(b"emotion_lab", b"emotion_bal"))
     with pytest.raises(run.ExampleError, match=r"the page shows: .*holds no metadata"):
         run.run_browser(run.find_browser(), foreign, faces[:1])
+
+
+def write_clip(image: np.ndarray, path: Path) -> Path:
+    """Write ten equal frames of a BGR image as an uncompressed .y4m."""
+    height, width = image.shape[:2]
+    frame = b"FRAME\n" + cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420).tobytes()
+    path.write_bytes(f"YUV4MPEG2 W{width} H{height} F10:1 C420jpeg\n".encode() + 10 * frame)
+    return path
+
+
+@needs_browser
+def test_browser_classifies_the_camera(model: Path, tmp_path: Path) -> None:
+    face = run.draw_face(run.sample_face(np.random.default_rng(5), "happy"), 480, 3)
+    image = cv2.copyMakeBorder(face[..., ::-1], 0, 0, 80, 80, cv2.BORDER_REPLICATE)
+    visit = run.visit_page(
+        run.find_browser(), model, ["camera"], clip=write_clip(image, tmp_path / "camera.y4m")
+    )
+    ((left, top, side),) = visit.frames
+    assert side == 336 and (left, top) == (152, 72)  # 0.7 of the height, in the centre
+    crop = tmp_path / "crop.png"
+    cv2.imwrite(str(crop), image[top : top + side, left : left + side])
+    # The camera's colours lose precision in YUV.
+    assert run.largest_difference(visit.results, run.expected(model, [crop])) < 0.02
+
+
+@needs_browser
+@pytest.mark.shared
+def test_browser_detects_faces(model: Path, tmp_path: Path) -> None:
+    """The frame lies around a box of OpenCV's YuNet, and its crop gives the same probabilities."""
+    image = cv2.imread(str(shared(SHARED / "media" / "one_face.jpg")))
+    photo = tmp_path / "photo.png"  # lossless, so that both decode the same pixels
+    cv2.imwrite(str(photo), image)
+    yunet = shared(SHARED / "detectors" / "face_detection_yunet_2023mar.onnx")
+    visit = run.visit_page(run.find_browser(), model, ["photo=photo.png"], [photo], yunet)
+    ((left, top, side),) = visit.frames
+    detector = cv2.FaceDetectorYN.create(str(yunet), "", image.shape[1::-1], 0.7)
+    x, y, width, height = detector.detect(image)[1][0, :4]
+    margin = 1 + 2 * emotion_lab.load(model).crop_margin
+    expected = [x + width / 2, y + height / 2, max(width, height) * margin]
+    assert np.allclose([left + side / 2, top + side / 2, side], expected, atol=0.05 * side)
+    cv2.imwrite(str(tmp_path / "crop.png"), image[top : top + side, left : left + side])
+    references = run.expected(model, [tmp_path / "crop.png"])
+    assert run.largest_difference(visit.results, references) <= run.TOLERANCE

@@ -4,7 +4,7 @@
     python docs/examples/run.py --model=senet.fp32.onnx --cpp=docs/examples/cpp/build/face
 
 The Python examples always run. The web page needs Chromium and browser/node_modules, the C++
-example --cpp=<built program>. The exit code is 1 if a probability differs by more than 1e-4.
+example --cpp=<built program>. The exit code is 1 if a probability differs by more than 1e-5.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -37,37 +38,47 @@ HERE = Path(__file__).resolve().parent
 SCRIPTS = tuple(sorted((HERE / "python").glob("*.py")))
 MODULES = HERE / "browser" / "node_modules"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-TOLERANCE = 1e-4
+TOLERANCE = 1e-5
 #: Sides of the faces: equal to, below, above and twice the input size of the network.
 SIZES = (48, 31, 130, 96)
 
 #: Class -> probability.
 Probabilities = dict[str, float]
 
-#: Opens the page with each face in turn and posts the values of the bars.
+#: Opens the page at each address and posts the values of the bars and the frame.
 _DRIVER = """<!doctype html>
-<iframe id="page" width="390" height="844"></iframe>
+<iframe id="page" width="390" height="844" allow="camera"></iframe>
 <script type="module">
   const page = document.getElementById("page");
   const results = [];
+  const frames = [];
   const post = (body) => fetch("/results", { method: "POST", body: JSON.stringify(body) });
+  const wait = () => new Promise((go) => setTimeout(go, 50));
   try {
-    for (const face of FACES) {
-      page.src = `index.html?photo=${face}`;
+    for (const query of QUERIES) {
+      page.src = `index.html?${query}`;
       await new Promise((go) => page.addEventListener("load", go, { once: true }));
+      const all = (selector) => [...page.contentDocument.querySelectorAll(selector)];
+      if (query === "camera") {
+        while (!all("#bars li").length && !all("#message.alarm").length) await wait();
+        all("#camera")[0].click();
+      }
       for (;;) {
-        const alarm = page.contentDocument.querySelector("#message.alarm");
+        const [alarm] = all("#message.alarm");
         if (alarm) throw new Error(alarm.textContent);
-        const rows = [...page.contentDocument.querySelectorAll("#bars li")];
+        const rows = all("#bars li");
         if (rows.length && rows.every((row) => row.dataset.probability)) {
           const read = (row) => [row.querySelector(".name").textContent, +row.dataset.probability];
           results.push(Object.fromEntries(rows.map(read)));
+          frames.push(all("#stage")[0].dataset.frame.split(",").map(Number));
           break;
         }
-        await new Promise((go) => setTimeout(go, 50));
+        await wait();
       }
     }
-    await post({ results });
+    const sent = await page.contentWindow.fetch("OTHER", { mode: "no-cors" }).then(
+      () => true, () => false);
+    await post({ results, frames, sent });
   } catch (error) {
     await post({ error: error.message });
   }
@@ -167,36 +178,61 @@ def _served(folder: Path) -> Iterator[tuple[str, queue.Queue[dict[str, Any]]]]:
             server.shutdown()
 
 
-def run_browser(
-    program: str, model: Path, faces: Sequence[Path], timeout: float = 120
-) -> list[Probabilities]:
-    """Open the page in a headless Chromium and read its bars.
+@dataclass(frozen=True)
+class Visit:
+    """What the page showed.
+
+    Attributes:
+        results: The bars at each address.
+        frames: Left, top and side of the frame in pixels of the image, at each address.
+        sent: Whether the page could send a request to another host.
+    """
+
+    results: list[Probabilities]
+    frames: list[list[int]]
+    sent: bool
+
+
+def visit_page(
+    program: str,
+    model: Path,
+    queries: Sequence[str],
+    files: Sequence[Path] = (),
+    detector: Path | None = None,
+    clip: Path | None = None,
+    timeout: float = 240,
+) -> Visit:
+    """Assemble the page and open it in a headless Chromium.
 
     Args:
         program: Path of Chromium.
         model: The exported file.
-        faces: Square images, which the frame of the page covers completely.
-        timeout: Seconds for all faces.
+        queries: ``photo=<name>`` of a file, or ``camera`` to press the button Camera.
+        files: Photos to put beside the page.
+        detector: YuNet's .onnx; None for a page without detection.
+        clip: A .y4m or .mjpeg file that the camera shows, repeated.
+        timeout: Seconds for all addresses.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name) / "site"
-        shutil.copytree(HERE / "browser", folder, ignore=shutil.ignore_patterns("node_modules"))
-        # The server follows symbolic links.
-        (folder / "node_modules").symlink_to(MODULES.resolve(), target_is_directory=True)
-        shutil.copy(model, folder / "model.onnx")
-        for face in faces:
-            shutil.copy(face, folder)
-        names = json.dumps([face.name for face in faces])
-        (folder / "driver.html").write_text(_DRIVER.replace("FACES", names))
-        with _served(folder) as (address, posted):
+        command = [sys.executable, HERE / "browser" / "build.py", folder, f"--model={model}"]
+        command += [f"--detector={detector}"] if detector else []
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        for file in files:
+            shutil.copy(file, folder)
+        with _served(folder) as (address, posted), _served(folder) as (other, _):
+            driver = _DRIVER.replace("QUERIES", json.dumps(queries)).replace("OTHER", other)
+            (folder / "driver.html").write_text(driver)
             words = [program, "--headless", "--disable-gpu", "--no-first-run"]
             words += ["--disable-background-networking", f"--user-data-dir={name}/profile"]
+            if clip:
+                words += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+                words += [f"--use-file-for-fake-video-capture={clip}"]
             if hasattr(os, "geteuid") and os.geteuid() == 0:
                 words.append("--no-sandbox")  # Chromium has no sandbox for root
             # Without a debugging port it would print the page and exit; 0 selects a free port.
             words += ["--remote-debugging-port=0", f"{address}/driver.html"]
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            process = subprocess.Popen(words, **quiet)
+            process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             try:
                 result = posted.get(timeout=timeout)
             except queue.Empty:
@@ -206,7 +242,12 @@ def run_browser(
                 process.wait(30)
     if "error" in result:
         raise ExampleError(f"the page shows: {result['error']}")
-    return result["results"]
+    return Visit(**result)
+
+
+def run_browser(program: str, model: Path, faces: Sequence[Path]) -> list[Probabilities]:
+    """Open square photos, which the frame of the page covers completely, and read the bars."""
+    return visit_page(program, model, [f"photo={face.name}" for face in faces], faces).results
 
 
 def export_tiny(folder: Path) -> Path:
@@ -253,7 +294,7 @@ def main() -> int:
         if not chromium:
             print("browser: not run, Chromium is not installed")
         elif not MODULES.is_dir():
-            print(f"browser: not run, first run: npm install --prefix {MODULES.parent}")
+            print("browser: not run, first run: make browser")
         else:
             examples["browser"] = functools.partial(run_browser, chromium)
         for name, run in examples.items():

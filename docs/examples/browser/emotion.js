@@ -1,6 +1,6 @@
 // Run an exported .onnx file in a browser with onnxruntime-web.
 
-import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
+import * as ort from "./ort/ort.wasm.min.mjs";
 
 // More threads need SharedArrayBuffer, which requires COOP and COEP headers.
 ort.env.wasm.numThreads = 1;

@@ -1,6 +1,9 @@
 // The page: a photo or the camera, a frame around the face, a bar for each class.
 //
-//   index.html?model=senet.fp32.onnx&photo=face.png   both are optional; the default model is model.onnx
+//   index.html?model=senet.fp32.onnx&detector=yunet.onnx&photo=face.png
+//
+// All three are optional and files of the same host; without them model.onnx and detector.onnx
+// are opened. A page without a detector has a frame that the user places.
 
 /** Largest side of a face in pixels; larger ones are scaled down, because the graph is slower. */
 const LARGEST_FACE = 512;
@@ -8,6 +11,8 @@ const LARGEST_FACE = 512;
 const STAGE = 960;
 /** Time constant of the bars for the camera. */
 const TIME_CONSTANT_MS = 300;
+/** Time between two detections on the camera. */
+const DETECTION_MS = 250;
 
 const $ = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
@@ -16,7 +21,11 @@ const cut = document.createElement("canvas").getContext("2d", { willReadFrequent
 const video = Object.assign(document.createElement("video"), { muted: true, playsInline: true });
 
 let loadModel; // from emotion.js
+let loadDetector; // from yunet.js
 let model = null;
+let detect = null; // null without a detector
+let detection = null; // boxes in the source and their time
+let chosen = false; // the user or a detection has placed the frame in this source
 let source = null; // an ImageBitmap, or the video
 let centre = [0.5, 0.5]; // of the frame, as fractions of width and height
 let pending = null; // the running classification
@@ -45,6 +54,27 @@ function frame() {
   return [within(centre[0], width), within(centre[1], height), side];
 }
 
+/** Detect faces and place the frame: on the face nearest to it, at first on the largest. */
+async function follow() {
+  if (!detect || !$("follow").checked) return;
+  const image = source;
+  const [width, height] = size();
+  if (!detection || (image === video && performance.now() - detection.at > DETECTION_MS)) {
+    const boxes = await detect(image, width, height);
+    if (image !== source) return;
+    detection = { boxes, at: performance.now() };
+  }
+  if (!detection.boxes.length) return;
+  const rank = chosen
+    ? ([x, y, w, h]) => -Math.hypot(x + w / 2 - centre[0] * width, y + h / 2 - centre[1] * height)
+    : ([, , w, h]) => w * h;
+  const [x, y, w, h] = detection.boxes.reduce((a, b) => (rank(b) > rank(a) ? b : a));
+  const side = Math.round(Math.max(w, h) * (1 + 2 * (model.metadata.crop_margin ?? 0)));
+  $("side").value = side / Math.min(width, height);
+  centre = [(x + w / 2) / width, (y + h / 2) / height];
+  chosen = true;
+}
+
 function draw() {
   const [width, height] = size();
   const scale = STAGE / Math.max(width, height);
@@ -61,6 +91,9 @@ function draw() {
   context.strokeStyle = "white";
   context.lineWidth = Math.max(1, stage.width / 240);
   context.strokeRect(left, top, side, side);
+  if (!$("follow").checked) return;
+  context.setLineDash([6, 6]);
+  for (const box of detection?.boxes ?? []) context.strokeRect(...box.map((value) => value * scale));
 }
 
 /** Return the pixels inside the frame. */
@@ -85,6 +118,9 @@ function smooth(probabilities) {
 }
 
 function show(probabilities, ms) {
+  const found = detection && $("follow").checked ? detection.boxes.length : null;
+  const faces = { null: "", 0: "no face detected, ", 1: "1 face detected, " }[found];
+  stage.dataset.frame = frame();
   const first = probabilities.indexOf(Math.max(...probabilities));
   [...$("bars").children].forEach((row, i) => {
     row.classList.toggle("first", i === first);
@@ -93,7 +129,7 @@ function show(probabilities, ms) {
     row.querySelector(".bar").style.width = `${100 * probabilities[i]}%`;
   });
   showMessage(model.metadata.classes[first]);
-  $("speed").textContent = `${ms.toFixed(0)} ms per face`;
+  $("speed").textContent = `${faces ?? `${found} faces detected, `}${ms.toFixed(0)} ms per face`;
 }
 
 /** Classify the face in the frame; a call during a classification repeats it at the end. */
@@ -109,6 +145,8 @@ async function classify() {
     while (pending.again) {
       pending.again = false;
       const network = model;
+      await follow();
+      draw();
       const start = performance.now();
       const probabilities = await network.classify(face());
       if (network === model) show(smooth(probabilities), performance.now() - start);
@@ -156,6 +194,19 @@ async function openModel(blob, name) {
   await classify();
 }
 
+async function openDetector(blob, name) {
+  try {
+    detect = await loadDetector(new Uint8Array(await blob.arrayBuffer()));
+  } catch (error) {
+    showMessage(`${name}: ${error.message}`, true);
+    return;
+  }
+  detection = null;
+  $("detection").hidden = true;
+  $("following").hidden = false;
+  await classify();
+}
+
 function stop() {
   for (const track of video.srcObject?.getTracks() ?? []) track.stop();
   video.srcObject = null;
@@ -164,7 +215,8 @@ function stop() {
 
 function setSource(next) {
   source = next;
-  smoothed = null;
+  smoothed = detection = null;
+  chosen = false;
   centre = [0.5, 0.5];
   stage.classList.toggle("mirrored", next === video);
   stage.hidden = $("size").hidden = false;
@@ -214,6 +266,7 @@ async function camera() {
 
 function move(x, y) {
   centre = [x, y].map((fraction) => Math.min(Math.max(fraction, 0), 1));
+  chosen = true;
   classify();
 }
 
@@ -236,7 +289,11 @@ stage.addEventListener("keydown", (event) => {
   const [x, y] = step[event.key];
   move(centre[0] + 0.03 * (mirrored() ? -x : x), centre[1] + 0.03 * y);
 });
-$("side").addEventListener("input", classify);
+$("side").addEventListener("input", () => {
+  $("follow").checked = false;
+  classify();
+});
+$("follow").addEventListener("change", classify);
 $("camera").addEventListener("click", camera);
 $("photo").addEventListener("change", ({ target }) => {
   if (target.files[0]) openPhoto(target.files[0]);
@@ -247,13 +304,19 @@ $("file").addEventListener("change", ({ target }) => {
   target.value = "";
 });
 
+$("detector").addEventListener("change", ({ target }) => {
+  if (target.files[0]) openDetector(target.files[0], target.files[0].name);
+  target.value = "";
+});
+
 async function main() {
   try {
     ({ load: loadModel } = await import("./emotion.js"));
+    ({ load: loadDetector } = await import("./yunet.js"));
   } catch (error) {
     $("model").textContent = "";
     $("controls").hidden = true;
-    showMessage(`onnxruntime-web is missing (${error.message}): run npm install in this folder.`, true);
+    showMessage(`onnxruntime-web is missing (${error.message}): assemble the folder with build.py.`, true);
     return;
   }
   const name = query.get("model") ?? "model.onnx";
@@ -262,6 +325,12 @@ async function main() {
   } catch (error) {
     $("model").textContent = `${error.message}. Open an exported .onnx with the button Model.`;
   }
+  const detector = query.get("detector");
+  const file = await fetch(detector ?? "detector.onnx");
+  // Some hosts answer a missing file with a page instead of an error.
+  if (file.ok && !file.headers.get("content-type")?.startsWith("text/html"))
+    await openDetector(await file.blob(), detector ?? "detector.onnx");
+  else if (detector) showMessage(`${detector}: ${file.status} ${file.statusText}`, true);
   const photo = query.get("photo");
   if (photo) {
     try {
