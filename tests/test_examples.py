@@ -179,7 +179,7 @@ def test_cpp(model: Path, faces: list[Path], references: References, tmp_path: P
 
 needs_browser = pytest.mark.skipif(
     not (run.find_browser() and run.MODULES.is_dir()),
-    reason="needs Chromium and docs/examples/browser/node_modules (make browser)",
+    reason="needs Chromium and onnxruntime-web (make browser)",
 )
 
 

@@ -3,8 +3,8 @@
     python docs/examples/run.py                    # trains and exports a tiny network first
     python docs/examples/run.py --model=senet.fp32.onnx --cpp=docs/examples/cpp/build/face
 
-The Python examples always run. The web page needs Chromium and browser/node_modules, the C++
-example --cpp=<built program>. The exit code is 1 if a probability differs by more than 1e-5.
+The Python examples always run. The web page needs Chromium and onnxruntime-web (make browser), the
+C++ example --cpp=<built program>. The exit code is 1 if a probability differs by more than 1e-5.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from emotion_lab.synthetic.spec import sample_face
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = tuple(sorted((HERE / "python").glob("*.py")))
-MODULES = HERE / "browser" / "node_modules"
+MODULES = HERE.parents[1] / "build" / "npm" / "node_modules"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 TOLERANCE = 1e-5
 #: Sides of the faces: equal to, below, above and twice the input size of the network.

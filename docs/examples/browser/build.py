@@ -16,8 +16,11 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-MODEL = HERE.parents[2] / "emotion_lab" / "weights" / "fer2013.onnx"
-PACKAGE = HERE / "node_modules" / "onnxruntime-web"
+ROOT = HERE.parents[2]
+MODEL = ROOT / "emotion_lab" / "weights" / "fer2013.onnx"
+#: Where npm installs; outside of docs, whose pages are built and checked.
+NPM = ROOT / "build" / "npm"
+PACKAGE = NPM / "node_modules" / "onnxruntime-web"
 PAGE = ("index.html", "page.css", "page.js", "emotion.js", "yunet.js")
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 
@@ -33,8 +36,10 @@ def install() -> None:
     npm = shutil.which("npm")
     if not npm:
         raise SystemExit("error: npm is missing; install Node.js")
+    NPM.mkdir(parents=True, exist_ok=True)
+    shutil.copy(HERE / "package.json", NPM)
     words = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund"]
-    if subprocess.run(words, cwd=HERE).returncode:
+    if subprocess.run(words, cwd=NPM).returncode:
         raise SystemExit("error: npm could not install onnxruntime-web")
 
 
