@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 
-import emotion_lab
 from emotion_lab.inference.conversion.graph import Preprocess
 from emotion_lab.inference.conversion.writer import export
 from tests.conftest import ROOT
@@ -232,7 +231,7 @@ def test_browser_detects_faces(model: Path, tmp_path: Path) -> None:
     ((left, top, side),) = visit.frames
     detector = cv2.FaceDetectorYN.create(str(yunet), "", image.shape[1::-1], 0.7)
     x, y, width, height = detector.detect(image)[1][0, :4]
-    margin = 1 + 2 * emotion_lab.load(model).crop_margin
+    margin = 1 + 2 * run.load(model).crop_margin
     expected = [x + width / 2, y + height / 2, max(width, height) * margin]
     assert np.allclose([left + side / 2, top + side / 2, side], expected, atol=0.05 * side)
     cv2.imwrite(str(tmp_path / "crop.png"), image[top : top + side, left : left + side])
