@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,6 @@ from emotion_lab.synthetic.render import draw_face
 from emotion_lab.synthetic.spec import sample_face
 from emotion_lab.synthetic.video import render_video
 from tests.conftest import command
-
-HEAVY = (
-    *("torch", "torchvision", "lightning", "timm", "torchmetrics", "albumentations"),
-    *("matplotlib", "captum", "cleanlab"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -180,33 +174,6 @@ def test_predict_gives_the_same_faces(
     assert row["score"] == face.score
     assert row["probabilities"] == pytest.approx(face.probabilities, abs=1e-6)
     assert row["smoothed"] == pytest.approx(face.smoothed, abs=1e-6)
-
-
-def test_no_heavy_import(photo: Path, tmp_path: Path) -> None:
-    """Without the training packages: the API, and predict in a process that cannot import them."""
-    code = f"""
-import sys, time
-blocked = {HEAVY!r}
-sys.modules.update(dict.fromkeys((*blocked, "hydra")))
-start = time.process_time()
-import emotion_lab
-seconds = time.process_time() - start
-model = emotion_lab.load(detector="haar")
-model({str(photo)!r})
-model.classify({str(photo)!r})
-for name in ("hydra",):
-    del sys.modules[name]
-sys.argv = ["predict", "source={photo}", "detector=haar", "out=result"]
-from emotion_lab.predict import main
-main()
-print(seconds < 0.5)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "True"
-    assert (tmp_path / "result" / "predictions.jsonl").is_file()
 
 
 def test_opencv_reads_bgr(photo: Path, model: EmotionRecognizer) -> None:

@@ -14,11 +14,11 @@ from typing import Any, NoReturn
 from omegaconf import DictConfig
 
 from emotion_lab import __version__
-from emotion_lab.cli.extras import check_installed, missing_package
 from emotion_lab.config.compose import CONF, check_custom, has_sweeps, precheck
 from emotion_lab.config.overrides import flags, quote_paths
 from emotion_lab.core import distributed
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.extras import check_installed, missing_package
 from emotion_lab.core.paths import locked_run_dir
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from emotion_lab.config import compose
 from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError, unknown
+from emotion_lab.core.extras import missing_package
 from emotion_lab.data.images import to_array
 from emotion_lab.inference.classifier import Classifier, load_classifier
 from emotion_lab.inference.loader import InvalidImageError
@@ -229,5 +230,8 @@ def load(
     if detector_file is not None:
         detector_cfg["file"] = str(Path(detector_file).expanduser())
     smoothing_cfg, backend_cfg = _group("smoothing", smoothing), _group("backend", backend)
-    classifier = load_classifier(name, backend_cfg)
-    return EmotionRecognizer(classifier, build_detector(detector_cfg), smoothing_cfg)
+    try:
+        classifier = load_classifier(name, backend_cfg)
+        return EmotionRecognizer(classifier, build_detector(detector_cfg), smoothing_cfg)
+    except ModuleNotFoundError as error:
+        raise missing_package(error) or error from None

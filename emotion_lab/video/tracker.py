@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import lap
 import numpy as np
 
 from emotion_lab.video.types import Detections, Track
 
-_FORBIDDEN = 1e6  # cost of a pair that must not be matched
+_FORBIDDEN = 1e3  # cost of a pair that must not be matched; lapjv is inexact at 1e6
 _MAX_SCALE = 2.0  # maximum ratio of the sides of a face between two detections
 
 
@@ -183,11 +184,11 @@ class FaceTracker:
         matched: set[int] = set()
         known_faces = self._faces.copy()
         if self._faces and unmatched:
-            from scipy.optimize import linear_sum_assignment  # a slow import (0.4 s)
-
             predicted = np.array([face.box(time_s, self.coast_s) for face in self._faces])
             costs = _costs(predicted, boxes[unmatched], self.max_match_distance)
-            rows, columns = linear_sum_assignment(costs)
+            columns = lap.lapjv(costs, extend_cost=True)[1]  # of each row, -1 for none
+            rows = np.flatnonzero(columns >= 0)
+            columns = columns[rows]
             allowed = costs[rows, columns] < _FORBIDDEN
             candidates = np.array(unmatched)
             for row, index in zip(

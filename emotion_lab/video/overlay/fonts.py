@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
@@ -22,10 +23,8 @@ _EXCLUDED = ("lastresort", "adobeblank", "emoji")
 
 
 def default_font() -> Path:
-    """Return DejaVu Sans Bold from matplotlib: Latin, Greek, Cyrillic, Arabic."""
-    import matplotlib
-
-    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
+    """Return DejaVu Sans Bold, part of this package: Latin, Greek, Cyrillic, Arabic."""
+    return Path(__file__).with_name("DejaVuSans-Bold.ttf")
 
 
 def _characters(texts: Sequence[str]) -> frozenset[str]:
@@ -33,32 +32,54 @@ def _characters(texts: Sequence[str]) -> frozenset[str]:
 
 
 def covers(path: Path, texts: Sequence[str]) -> bool:
-    """Return whether the font file has a glyph for every character of ``texts``."""
-    from matplotlib.ft2font import FT2Font
+    """Return whether the font file has a glyph for every character of ``texts``.
 
+    A character without one is rendered as the font's replacement glyph, like U+10FFFF, which no
+    text contains.
+    """
     try:
-        glyphs = FT2Font(str(path)).get_charmap()
-        ImageFont.truetype(str(path), 12)
-    except (OSError, RuntimeError, ValueError):  # a bitmap font or a corrupt file
+        font = ImageFont.truetype(str(path), 24, layout_engine=ImageFont.Layout.BASIC)
+        missing = font.getmask("\U0010ffff")
+        replacement = (missing.size, bytes(missing))
+        masks = ((mask.size, bytes(mask)) for mask in map(font.getmask, _characters(texts)))
+        return all(mask != replacement for mask in masks)
+    except (OSError, ValueError):  # a bitmap font or a corrupt file
         return False
-    return all(ord(character) in glyphs for character in _characters(texts))
+
+
+def _font_folders() -> list[Path]:
+    """Return the folders in which Linux, macOS and Windows keep fonts."""
+    home, local = Path.home(), os.environ.get("LOCALAPPDATA", "")
+    folders = [home / ".fonts", home / ".local/share/fonts", home / "Library/Fonts"]
+    folders += map(Path, ("/usr/share/fonts", "/usr/local/share/fonts"))
+    folders += map(Path, ("/Library/Fonts", "/System/Library/Fonts"))
+    folders += [Path(os.environ.get("WINDIR", "C:/Windows")) / "Fonts"]
+    return folders + ([Path(local) / "Microsoft/Windows/Fonts"] if local else [])
 
 
 @lru_cache(maxsize=32)
 def _find_system_font(characters: frozenset[str]) -> Path | None:
     """Search the installed fonts; cached, because reading many fonts is slow."""
-    from matplotlib import font_manager
 
-    def preference(path: str) -> tuple[int, str]:
-        name = Path(path).name.lower().replace("-", "").replace("_", "")
+    def preference(path: Path) -> tuple[int, str]:
+        name = path.name.lower().replace("-", "").replace("_", "")
         rank = next((i for i, part in enumerate(_PREFERRED) if part in name), len(_PREFERRED))
-        return rank, path
+        return rank, str(path)
 
-    for path in map(Path, sorted(font_manager.findSystemFonts(), key=preference)):
+    files = [path for folder in _font_folders() for path in folder.rglob("*.[oOtT]*")]
+    for path in sorted(files, key=preference):
         excluded = any(part in path.name.lower() for part in _EXCLUDED)
-        if not excluded and covers(path, tuple(characters)):
+        is_font = path.suffix.lower() in (".ttf", ".otf", ".ttc")
+        if is_font and not excluded and covers(path, tuple(characters)):
             return path
     return None
+
+
+def font_for(texts: Sequence[str]) -> Path | None:
+    """Return the default font, or an installed one if only that covers ``texts``; else None."""
+    if covers(default_font(), texts):
+        return default_font()
+    return _find_system_font(_characters(texts))
 
 
 def needs_shaping(texts: Sequence[str]) -> bool:
@@ -97,9 +118,7 @@ def choose_font(
         problem = f"{path.name} lacks characters of language={translations.language}"
         path = path if covers(path, texts) else None
     else:
-        path = default_font()
-        if not covers(path, texts):
-            path = _find_system_font(_characters(texts))
+        path = font_for(texts)
         problem = f"no installed font covers language={translations.language}"
     if path is not None and needs_shaping(texts) and not can_shape():
         path = None
@@ -110,7 +129,5 @@ def choose_font(
         return translations, path
     note = f"{problem}: labels are in English. Install a Noto font or set overlay.font=<file.ttf>."
     fallback = english(classes, (*translations.notes, note))
-    if covers(default_font(), fallback.all_words()):
-        return fallback, default_font()
     # Class names in another script stay as they are; characters without a glyph show as boxes.
-    return fallback, _find_system_font(_characters(fallback.all_words())) or default_font()
+    return fallback, font_for(fallback.all_words()) or default_font()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from emotion_lab.video.overlay.primitives import UNCERTAIN, class_colours
 from emotion_lab.video.sinks.base import Sink, make_folder, new_file, write_file
+from emotion_lab.video.sinks.timeline_figure import draw_timeline
 from emotion_lab.video.types import Frame, FrameResult
 
 #: A frame counts until the next one, but at most this long (a pause, a disconnected camera).
@@ -128,48 +128,17 @@ class SummarySink(Sink):
         return text.getvalue()
 
     def _png(self) -> bytes:
-        # Without pyplot, which shares state between threads and may require a display.
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Patch
-
         seconds = {k: sum(face.seconds_by_label().values()) for k, face in self.faces.items()}
         ids = sorted(sorted(seconds, key=lambda track_id: -seconds[track_id])[:_MAX_ROWS])
-        colours: dict[int | None, tuple[float, float, float]] = {
-            k: (red / 255, green / 255, blue / 255)
-            for k, (red, green, blue) in enumerate(class_colours(self.classes))
-        }
-        colours[None] = (UNCERTAIN[0] / 255, UNCERTAIN[1] / 255, UNCERTAIN[2] / 255)
-        figure = Figure(figsize=(10, 1.7 + 0.36 * max(1, len(ids))), layout="constrained")
-        axis = figure.subplots()
-        runs = [
-            (line, run) for line, track_id in enumerate(ids) for run in self.faces[track_id].runs
-        ]
-        for line, (start, end, label) in runs:
-            bar = [(start, end - start)]
-            axis.broken_barh(bar, (line - 0.4, 0.8), color=colours[label], linewidth=0)
-        axis.set_yticks(range(len(ids)), [f"face {track_id}" for track_id in ids])
-        axis.set_ylim(max(1, len(ids)) - 0.4, -0.6)
-        first = min((run[0] for _, run in runs), default=0.0)
-        last = max([self._last_s or 0.0, *(run[1] for _, run in runs)])
+        runs = {track_id: self.faces[track_id].runs for track_id in ids}
+        times = [run for face_runs in runs.values() for run in face_runs]
+        first = min((start for start, *_ in times), default=0.0)
+        last = max([self._last_s or 0.0, *(end for _, end, _ in times)])
         first = first if first >= last / 2 else min(0.0, first)
-        axis.set_xlim(first, last if last > first else first + 1)
-        axis.set_xlabel("seconds")
-        axis.grid(axis="x", alpha=0.25)
-        axis.set_axisbelow(True)
         title = Path(self.title).name or self.title
         if not ids:
             title += ": no face"
         elif len(ids) < len(seconds):
             title += f": the {len(ids)} of {len(seconds)} faces visible longest"
-        axis.set_title(title, fontsize=10)
-        names = (*self.classes, "uncertain")
-        figure.legend(
-            handles=[Patch(color=c, label=n) for c, n in zip(colours.values(), names, strict=True)],
-            loc="outside lower center",
-            ncols=min(len(names), 8),
-            frameon=False,
-            fontsize=8,
-        )
-        data = io.BytesIO()
-        figure.savefig(data, format="png", dpi=120)
-        return data.getvalue()
+        last = last if last > first else first + 1
+        return draw_timeline(runs, self.classes, title, first, last)

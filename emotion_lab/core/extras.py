@@ -11,7 +11,7 @@ PACKAGES = {
     "train": (
         *("torch", "torchvision", "lightning", "timm", "torchmetrics", "jinja2"),
         *("albumentations", "captum", "cleanlab", "tensorboard", "wandb", "optuna"),
-        "kagglehub",
+        *("kagglehub", "matplotlib", "scipy"),
     ),
     "deploy": ("onnx", "onnxscript", "openvino", "nncf"),
     "scale": ("webdataset", "boto3"),

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from emotion_lab.cli import extras
 from emotion_lab.cli.help import commands
+from emotion_lab.core import extras
 from emotion_lab.core.errors import UserError
 from tests.conftest import ROOT
 
 #: Runs several commands in a process that has only the packages of the base installation.
 BLOCKED = """
 import runpy, sys
-from emotion_lab.cli.extras import PACKAGES
+from emotion_lab.core.extras import PACKAGES
 blocked = {name for names in PACKAGES.values() for name in names}
 
 class Finder:
