@@ -103,15 +103,16 @@ def identity(config: dict[str, Any], exclude: Collection[str] = ()) -> dict[str,
     """
     return {
         key: value
-        for key, value in _leaves(config)
+        for key, value in leaves(config)
         if role(key) is Role.IDENTITY and key not in exclude
     }
 
 
-def _leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted key and value of a stored config, nested keys included."""
     for name, value in config.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

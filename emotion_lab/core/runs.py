@@ -14,6 +14,8 @@ import yaml
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.migrate import migrate_config, migrate_override
 
+#: The resumes of a run, oldest first; see :func:`read_resumes`.
+RESUMES = "resumes.json"
 #: Files that every finished run has.
 FILES = ("config.yaml", "metrics.json")
 
@@ -108,6 +110,22 @@ def read(folder: Path) -> Run:
     except (OSError, ValueError, AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{folder} cannot be read as a training run: {error}.") from None
     return run
+
+
+def read_resumes(folder: Path) -> list[dict[str, Any]]:
+    """Return the resumes of a run, oldest first; empty if it was never resumed.
+
+    Returns:
+        For each resume ``time`` (UTC, ISO 8601), ``epoch`` (completed epochs), ``step`` (optimiser
+        steps done), ``changed`` (dotted key -> ``old`` and ``new`` value) and ``commit``.
+    """
+    file = folder / RESUMES
+    if not file.is_file():
+        return []
+    try:
+        return list(json.loads(file.read_text(encoding="utf-8"))["resumes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} cannot be read: {error}.") from None
 
 
 def find(paths: Sequence[str | Path]) -> list[Run]:

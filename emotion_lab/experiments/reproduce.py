@@ -11,6 +11,7 @@ from emotion_lab.config.compose import CONF, defaults
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import atomic_write
 from emotion_lab.core.runs import Run, epochs_from_one
+from emotion_lab.experiments.run.resume import earlier_values
 
 #: Entries of the hardware record that numerical results depend on.
 _HARDWARE = ("accelerator", "cpu", "threads", "gpu")
@@ -108,14 +109,17 @@ def report(run: Run, run_dir: Path, facts: dict[str, Any]) -> list[str]:
     """
     changes = differences(run, facts)
     first = first_difference(run.folder / "history.csv", run_dir / "history.csv")
+    earlier = earlier_values(run.folder)
     content = {
         "of": str(run.folder),
+        "changed_on_resume": earlier,
         "identical": first is None,
         "first_difference": first,
         "not_as_it_was": changes,
     }
     atomic_write(run_dir / "replay.json", (json.dumps(content, indent=2) + "\n").encode())
     lines = [f"reproduce: changed since the original run: {line}" for line in changes]
+    lines += [f"reproduce: the original run was trained with {line}" for line in earlier]
     if first is None:
         epochs = len(run.history())
         return [*lines, f"reproduce: history.csv is identical to the last digit, {epochs} epochs"]

@@ -216,10 +216,8 @@ def _facts(
     """Return the facts of a finished fit: epochs, steps, durations, throughput, hardware."""
     epochs, seconds = len(history.rows), sum(history.seconds)
     # With limit_train_batches, an epoch is shorter than the split.
-    steps_images = (
-        trainer.global_step * data.global_batch_size * cfg["trainer"]["accumulate_grad_batches"]
-    )
-    images = min(steps_images, len(data.split("train")) * epochs)
+    batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+    images = min(batches * data.global_batch_size, len(data.split("train")) * epochs)
     return {
         "epochs": epochs,
         "steps": trainer.global_step,

@@ -141,6 +141,22 @@ def test_runs_that_differ_in_the_seed_only_are_one_configuration(tmp_path: Path)
     assert result["n"] == 240 and result["total_runs"] == 9 and result["comparisons"] == 2
 
 
+def test_a_change_on_resume_is_another_configuration(tmp_path: Path) -> None:
+    """Stop conditions do not count: a run of 1 + 5 epochs equals one of 6."""
+    changes = {"trainer.max_epochs": (1, 6), "trainer.gradient_clip_val": (None, 1.0)}
+    for name, keys in {"plain": [], "longer": ["trainer.max_epochs"], "clipped": changes}.items():
+        run = write_run(tmp_path / name, 0.5, seed=len(keys), trainer__gradient_clip_val=1.0)
+        changed = {key: dict(zip(("old", "new"), changes[key], strict=True)) for key in keys}
+        entry = {"epoch": 1, "step": 4, "changed": changed}
+        (run / "resumes.json").write_text(json.dumps({"resumes": [entry]}))
+    groups = grouping.read([tmp_path], None).groups
+    assert [[run.folder.name for run in group.runs] for group in groups] == [
+        ["clipped"],
+        ["plain", "longer"],
+    ]
+    assert groups[0].values == {"resumed": "trainer.gradient_clip_val=null until step 4"}
+
+
 def guesses_of(run: dict[str, Any]) -> np.ndarray:
     with (Path(run["folder"]) / "predictions_val.csv").open(newline="") as file:
         return np.array([CLASSES.index(row["predicted"]) for row in csv.DictReader(file)])

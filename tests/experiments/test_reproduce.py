@@ -86,6 +86,17 @@ def test_invalid_reproductions(first: Path, tmp_path: Path) -> None:
     assert "already holds" in refused(f"reproduce={first}", f"hydra.run.dir={first}")
 
 
+def test_report_of_a_run_that_was_changed_on_resume(first: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(first, tmp_path / "run"))
+    changed = {"trainer.precision": {"old": "fp32", "new": "bf16"}}
+    entry = {"epoch": 1, "step": 5, "changed": changed}
+    (run / "resumes.json").write_text(json.dumps({"resumes": [entry]}))
+    lines = reproduce.report(runs.read(run), run, {**FACTS, "commit": "other"})
+    assert "reproduce: the original run was trained with trainer.precision=" in "\n".join(lines)
+    saved = json.loads((run / "replay.json").read_text())
+    assert saved["changed_on_resume"] == ['trainer.precision="fp32" until step 5']
+
+
 def test_differences(first: Path) -> None:
     run = runs.read(first)
     same = runs.Run(run.folder, run.config, {**run.metrics, **FACTS}, None)

@@ -18,6 +18,7 @@ from emotion_lab.config import schema
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.runs import Run
 from emotion_lab.evaluation.predictions_file import SavedPredictions, read_predictions
+from emotion_lab.experiments.run.resume import earlier_values
 
 #: Keys of ``data`` that leave images out of train or val.
 _FILTERS = ("limit", "drop_csv", "drop_not_face")
@@ -49,7 +50,13 @@ class OutOfFoldPredictions:
 
 def _check_same_config(runs: Sequence[Run]) -> None:
     """Raise if the configs differ in other keys than the fold."""
-    configs = [schema.identity(run.config, exclude=("data.fold",)) for run in runs]
+    configs = [
+        {
+            **schema.identity(run.config, exclude=("data.fold",)),
+            "the change on resume": earlier_values(run.folder),
+        }
+        for run in runs
+    ]
     for key in dict.fromkeys(key for config in configs for key in config):
         values = [json.dumps(config.get(key), sort_keys=True, default=str) for config in configs]
         if len(set(values)) > 1:

@@ -18,11 +18,14 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.runs import Run, find
 from emotion_lab.evaluation.predictions_file import find_predictions
 from emotion_lab.experiments.compare.load import describe_split
+from emotion_lab.experiments.run.resume import earlier_values
 
 #: Metrics that a leaderboard can be sorted by.
 SCORES = ("accuracy", "macro_f1")
 #: Name of the column for runs that were trained on different images with the same config.
 TRAIN = "train split"
+#: Name of the column for runs whose config was changed when they were resumed.
+RESUMED = "resumed"
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,12 @@ def trained(run: Run) -> dict[str, Any]:
     train = fingerprint(run, "train")
     config = schema.identity(run.config, exclude=("seed",))
     values = {key: json_safe(value) for key, value in config.items()}
-    return {**values, **({TRAIN: train["hash"][:8]} if train else {})}
+    if train:
+        values[TRAIN] = train["hash"][:8]
+    earlier = earlier_values(run.folder)
+    if earlier:
+        values[RESUMED] = ", ".join(earlier)
+    return values
 
 
 @functools.cache

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from emotion_lab.config import compose
+from emotion_lab.config import compose, schema
+from emotion_lab.config.fields import Role
 from emotion_lab.config.overrides import override_key, quote
+from emotion_lab.core import runs
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.io import atomic_write
+from emotion_lab.core.migrate import migrate_config
 
 #: Keys that ``trainer=<name>`` changes in a resumed run; the others keep their values.
 _DEVICE_KEYS = ("accelerator", "devices", "strategy", "num_nodes", "precision")
+#: Keys of the trainer, with the schedules that are computed from them when a run starts.
+_PLANNED_FROM = {
+    "max_epochs": ("cosine", "onecycle"),
+    "accumulate_grad_batches": ("cosine", "onecycle", "step"),
+    "limit_train_batches": ("cosine", "onecycle", "step"),
+}
+#: Keys that only end a run: with other values, the epochs before the resume are the same.
+_STOP_KEYS = ("trainer.max_epochs", "trainer.max_time", "trainer.patience")
 
 
 def find_last_checkpoint(resume: str) -> tuple[Path, Path]:
@@ -35,10 +49,13 @@ def check_resume(cfg: DictConfig, overrides: list[str], multirun: bool) -> list[
     if multirun:
         raise UserError("resume= continues one run; it cannot be swept with -m.")
     _, run_dir = find_last_checkpoint(cfg.resume)
-    if any(override_key(text) == "trainer.ema_decay" for text in overrides):
-        raise UserError(
-            "trainer.ema_decay cannot change on resume: the checkpoint holds the average."
-        )
+    fixed = {
+        "trainer.ema_decay": "the checkpoint holds the average",
+        "trainer.monitor_mode": "best.ckpt was chosen with it",
+    }
+    for key in map(override_key, overrides):
+        if key in fixed:
+            raise UserError(f"{key} cannot change on resume: {fixed[key]}. Remove {key}=.")
     reason = "resume= continues the run with its own config"
     compose.check_unchanged(cfg, overrides, reason, groups=("trainer",))
     return [f"hydra.run.dir={quote(str(run_dir))}", "hydra.output_subdir=null"]
@@ -79,15 +96,89 @@ def merge_overrides(
     return result
 
 
-def resumed_config(cfg: DictConfig, overrides: list[str], card: dict[str, Any]) -> dict[str, Any]:
-    """Return the config of a resumed run; ``card`` is the metadata of its checkpoint."""
-    result = merge_overrides(cfg, overrides, card["config"])
-    result["resume"] = cfg.resume
-    planned, requested = card["config"]["trainer"]["max_epochs"], result["trainer"]["max_epochs"]
-    schedule = card["config"]["schedule"]["name"]
-    if planned != requested and schedule in ("cosine", "onecycle"):
+def save_config(run_dir: Path, config: dict[str, Any]) -> None:
+    """Write ``config.yaml`` of a run atomically."""
+    # Not by OmegaConf, which would parse a path that contains "${".
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    atomic_write(run_dir / "config.yaml", text.encode())
+
+
+def saved_config(run_dir: Path, card: dict[str, Any]) -> dict[str, Any]:
+    """Return the config that a run was last trained with; ``card`` is that of its checkpoint.
+
+    ``config.yaml`` is newer than the card if a resumed run was killed before its first checkpoint.
+    Earlier versions did not update ``config.yaml`` on resume; their runs have no ``resumes.json``.
+    """
+    file = run_dir / "config.yaml"
+    if not (run_dir / runs.RESUMES).is_file() or not file.is_file():
+        return card["config"]
+    try:
+        return migrate_config(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file} cannot be read: {reason}.") from None
+
+
+def resumed_config(cfg: DictConfig, overrides: list[str], saved: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of a resumed run; ``saved`` is the config that it had before."""
+    return {**merge_overrides(cfg, overrides, saved), "resume": None}
+
+
+def check_changes(saved: dict[str, Any], config: dict[str, Any], position: dict[str, int]) -> None:
+    """Refuse changes that do not fit the training done so far.
+
+    Args:
+        saved: The config that the run had before.
+        config: The config to resume it with.
+        position: ``epoch``, the number of completed epochs, and ``start``, the number of batches
+            of the next epoch that were trained on.
+    """
+    name, epoch, batches = saved["schedule"]["name"], position["epoch"], position["start"]
+    for key, schedules in _PLANNED_FROM.items():
+        old, new = saved["trainer"].get(key), config["trainer"][key]
+        if old == new:
+            continue
+        change = f"trainer.{key}={new} cannot change on resume"
+        plans = [f"schedule={name}"] if name in schedules else []
+        if key == "max_epochs" and saved["augment"].get("progressive_resize"):
+            plans.append("augment.progressive_resize")
+        if plans:
+            raise UserError(
+                f"{change}: {plans[0]} was computed for {json.dumps(old)}. Remove trainer.{key}=, "
+                "or start a new run with it (model.weights=<this run> keeps the weights)."
+            )
+        if key != "max_epochs" and batches:
+            raise UserError(
+                f"{change} now: the run was stopped after batch {batches} of epoch {epoch + 1}. "
+                f"Remove trainer.{key}=; it can change after a completed epoch."
+            )
+    if config["trainer"]["max_epochs"] < epoch:
         raise UserError(
-            f"trainer.max_epochs={requested} cannot change on resume: schedule={schedule} was "
-            f"computed for {planned} epochs."
+            f"trainer.max_epochs={config['trainer']['max_epochs']} is too small: this run has "
+            f"completed {epoch} epochs. Set trainer.max_epochs={epoch} or more."
         )
-    return result
+
+
+def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return dotted key -> ``old`` and ``new`` value of the keys that differ between configs."""
+    before, after = dict(schema.leaves(old)), dict(schema.leaves(new))
+    return {
+        key: {"old": before.get(key), "new": after.get(key)}
+        for key in dict.fromkeys([*before, *after])
+        if key != "resume" and before.get(key) != after.get(key)
+    }
+
+
+def earlier_values(run_dir: Path) -> list[str]:
+    """Return the values that a resumed run was trained with before those of its ``config.yaml``.
+
+    Returns:
+        For instance ``trainer.gradient_clip_val=null until step 12``; only keys that change the
+        result of the steps before the resume.
+    """
+    return [
+        f"{key}={json.dumps(change['old'])} until step {resume['step']}"
+        for resume in runs.read_resumes(run_dir)
+        for key, change in resume["changed"].items()
+        if schema.role(key) is Role.IDENTITY and key not in _STOP_KEYS
+    ]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import lightning as L
+from omegaconf import DictConfig
 
 from emotion_lab.config import compose
 from emotion_lab.core import checkpoint as ckpt
@@ -14,9 +16,32 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.experiments import reproduce
 from emotion_lab.experiments.run import resume
 from emotion_lab.experiments.run.final_evaluation import finish_run
+from emotion_lab.experiments.run.resume_record import ResumeRecord
 from emotion_lab.reports.logger_media import monitoring_callbacks
 from emotion_lab.training.fit import fit
 from emotion_lab.training.loggers import close
+
+
+def _prepare_resume(
+    cfg: DictConfig, overrides: list[str], run_dir: Path, checkpoint: Path
+) -> tuple[dict[str, Any], ResumeRecord]:
+    """Return the config of a resumed run and the callback that records the resume."""
+    content = ckpt.read(checkpoint)
+    if "optimizer_states" not in content:
+        raise UserError(
+            f"resume={checkpoint} holds weights only, for inference: resume from the run "
+            "directory or its last.ckpt, or start from these weights with model.weights=."
+        )
+    saved = resume.saved_config(run_dir, content[ckpt.CARD])
+    config = resume.resumed_config(cfg, overrides, saved)
+    position = content["EmotionData"]
+    resume.check_changes(saved, config, position)
+    entry = {
+        "epoch": int(position["epoch"]),
+        "step": int(content["global_step"]),
+        "changed": resume.changed_keys(saved, config),
+    }
+    return config, ResumeRecord(run_dir, config, entry)
 
 
 def run_training(cfg: DictConfig, overrides: list[str], run_dir: Path) -> float:
@@ -26,6 +51,7 @@ def run_training(cfg: DictConfig, overrides: list[str], run_dir: Path) -> float:
     """
     config = compose.to_container(cfg)
     checkpoint = original = check_data = None
+    callbacks: list[L.Callback] = []
     if cfg.reproduce is not None:
         original = runs.read(Path(str(cfg.reproduce)))
         config = resume.merge_overrides(
@@ -34,20 +60,16 @@ def run_training(cfg: DictConfig, overrides: list[str], run_dir: Path) -> float:
         check_data = functools.partial(reproduce.check_data, original)
     if cfg.resume is not None:
         checkpoint, _ = resume.find_last_checkpoint(cfg.resume)
-        content = ckpt.read(checkpoint)
-        if "optimizer_states" not in content:
-            raise UserError(
-                f"resume={checkpoint} holds weights only, for inference: resume from the run "
-                "directory or its last.ckpt, or start from these weights with model.weights=."
-            )
-        config = resume.resumed_config(cfg, overrides, content[ckpt.CARD])
+        config, record = _prepare_resume(cfg, overrides, run_dir, checkpoint)
+        callbacks.append(record)
     else:
-        OmegaConf.save(OmegaConf.create(config), run_dir / "config.yaml")
+        resume.save_config(run_dir, config)
     teacher = (config.get("distill") or {}).get("teacher")
     if teacher is not None:
         # Fail before the data is loaded, which can take minutes.
         ckpt.read(ckpt.find(teacher))
-    fitted = fit(config, run_dir, checkpoint, check_data, monitoring_callbacks(config))
+    callbacks += monitoring_callbacks(config)
+    fitted = fit(config, run_dir, checkpoint, check_data, callbacks)
     if not fitted.is_global_zero:
         # The main process evaluates, writes the files and opens the test split.
         return float(fitted.facts["monitor"]["best"])
