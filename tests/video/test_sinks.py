@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.video.sinks import base
+from emotion_lab.video.sinks import base, timeline_figure
 from emotion_lab.video.sinks.jsonl import JsonlSink
 from emotion_lab.video.sinks.summary import SummarySink
 from tests.helpers_sinks import CLASSES, HAPPY, ROOT, SAD, face, frame, frames_of, lines, result
@@ -239,3 +239,18 @@ def test_constant_label_is_one_run(tmp_path: Path) -> None:
         sink.write(image, result(index, index / 25, faces))
     assert len(sink.faces[1].runs) == 1
     assert sink.faces[1].runs[0][1] == pytest.approx(19_999 / 25)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "expected"),
+    [
+        (0.0, 12.0, ["0", "2", "4", "6", "8", "10", "12"]),
+        (0.0, 0.3, ["0.00", "0.05", "0.10", "0.15", "0.20", "0.25", "0.30"]),
+        (95.0, 101.0, ["95", "96", "97", "98", "99", "100", "101"]),
+        (0.0, 3600.0, ["0", "500", "1000", "1500", "2000", "2500", "3000", "3500"]),
+    ],
+)
+def test_ticks_of_the_timeline(first: float, last: float, expected: list[str]) -> None:
+    ticks = timeline_figure._ticks(first, last)
+    assert [text for _, text in ticks] == expected
+    assert [position for position, _ in ticks] == pytest.approx([float(text) for text in expected])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from emotion_lab.video.tracker import FaceTracker
+from emotion_lab.video.tracker import _FORBIDDEN, FaceTracker, _costs
 from emotion_lab.video.types import Detections, Track
 
 SIZE = (640, 360)
@@ -262,3 +263,30 @@ def test_deterministic_and_fast() -> None:
     first, cost = run()
     assert run()[0] == first
     assert cost < 0.003  # 0.2 ms on an idle core; the margin is for busy machines
+
+
+def test_assignment_has_the_lowest_total_cost() -> None:
+    """Compare with all permutations; first as many pairs as possible, then the lowest cost."""
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        known, count = rng.integers(1, 4, 2).tolist()
+        boxes = np.hstack(
+            [rng.uniform(0, 120, (known + count, 2)), np.full((known + count, 2), 50)]
+        )
+        tracker = FaceTracker()
+        tracker.update(detected(*boxes[:known]), 0.0, SIZE)
+        tracks = tracker.update(detected(*boxes[known:]), 0.1, SIZE)
+        costs = _costs(boxes[:known], boxes[known:], tracker.max_match_distance)
+        padded = np.full((known + count, count), _FORBIDDEN)
+        padded[:known] = costs
+        best = min(
+            padded[list(rows), range(count)].sum()
+            for rows in itertools.permutations(range(known + count), count)
+        )
+        # Without an earlier velocity, a matched face is centred at its detection.
+        total = _FORBIDDEN * count
+        for track in tracks:
+            if track.id <= known and track.detected:
+                distances = np.abs(boxes[known:, :2] - track.box[:2]).sum(1)
+                total += costs[track.id - 1, distances.argmin()] - _FORBIDDEN
+        assert total == pytest.approx(best, abs=1e-3)
