@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from emotion_lab.audits.image_stats import ImageStats
 from emotion_lab.reports.style import LIGHT
 
-COLOURS = {"train": LIGHT.accent, "val": LIGHT.second, "test": LIGHT.cycle[2]}
+COLOURS = {"train": LIGHT.train, "val": LIGHT.val, "test": LIGHT.cycle[2]}
 
 
 def draw_class_counts(stats: ImageStats, path: Path) -> Path:

@@ -295,13 +295,13 @@ def curves(history: Path, style: FigureStyle, title: str | None = None) -> Figur
     if title is not None:
         figure.suptitle(title, fontsize=10)
     for axis, name in zip(axes.flat, ("loss", "accuracy", "macro_f1"), strict=False):
-        for stage, colour in (("train", style.second), ("val", style.accent)):
+        for stage, colour in (("train", style.train), ("val", style.val)):
             values = [row[f"{stage}/{name}"] for row in rows]
             axis.plot(epochs, values, color=colour, label=stage, marker=marker)
         for epoch in best:
             axis.axvline(epoch, color=style.ink, linestyle=":", linewidth=1, label="best")
         axis.set_title(name.replace("_", " ").replace("f1", "F1"))
-    axes[1, 1].plot(epochs, [row["lr"] for row in rows], color=style.accent, marker=marker)
+    axes[1, 1].plot(epochs, [row["lr"] for row in rows], color=style.ink, marker=marker)
     axes[1, 1].set_title("learning rate")
     for axis in axes.flat:
         axis.grid()

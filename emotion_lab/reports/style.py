@@ -44,6 +44,16 @@ class FigureStyle:
     cycle: tuple[str, ...]
     shades: tuple[str, ...]
 
+    @property
+    def train(self) -> str:
+        """Colour of the train split in every figure."""
+        return self.second
+
+    @property
+    def val(self) -> str:
+        """Colour of the val split in every figure."""
+        return self.accent
+
 
 _CYCLE = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LIGHT = FigureStyle(

@@ -13,6 +13,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 
+from emotion_lab.audits.figures import COLOURS
+from emotion_lab.experiments.tuning.figures import lr_curve
 from emotion_lab.reports import figures, style
 from emotion_lab.reports.style import DARK, LIGHT, Draw, both, render
 
@@ -197,6 +199,11 @@ def test_curves_mark_the_best_epoch(tmp_path: Path) -> None:
     assert list(loss["train"].get_ydata()) == [1.8, 1.5, 1.4]
     assert list(loss["val"].get_ydata()) == [1.7, 1.4, 1.5]
     assert list(loss["best"].get_xdata()) == [2, 2]
+    # The colours of the splits are the same in every figure.
+    assert loss["train"].get_color() == COLOURS["train"] == LIGHT.train
+    assert loss["val"].get_color() == COLOURS["val"] == LIGHT.val
+    (curve, *_) = lr_curve([0.1, 1.0], [2.0, 1.0], 1.0, LIGHT).axes[0].get_lines()
+    assert curve.get_color() == LIGHT.train
     assert pixels(render(draw, DARK)).std() > 5
 
 

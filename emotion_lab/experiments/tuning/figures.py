@@ -59,14 +59,14 @@ def lr_curve(
     """Draw smoothed losses (N,) over increasing learning rates (N,), with the suggested rate."""
     figure = Figure(figsize=(7.0, 3.6), layout="constrained")
     axis = figure.subplots()
-    axis.plot(rates, losses, color=style.accent)
+    axis.plot(rates, losses, color=style.train)
     axis.set_xscale("log")
     # Plain text instead of powers in TeX, as all text in figures.
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
     index = int(np.argmin(np.abs(np.asarray(rates) - suggestion)))
-    axis.plot([rates[index]], [losses[index]], "o", color=style.second, markersize=8)
-    axis.axvline(suggestion, color=style.second, linestyle=":")
+    axis.plot([rates[index]], [losses[index]], "o", color=style.ink, markersize=8)
+    axis.axvline(suggestion, color=style.ink, linestyle=":")
     start, low = losses[0], min(losses)
     # The diverging part is cut off.
     axis.set_ylim(low - 0.1 * (start - low), min(max(losses), start + (start - low)) * 1.01)
