@@ -52,7 +52,7 @@ def train(cfg: DictConfig) -> float:
     run_dir, overrides = Path(hydra_cfg.runtime.output_dir), list(hydra_cfg.overrides.task)
     if compose.is_multirun(hydra_cfg):
         # Before torch is imported: the process of the job does that.
-        return multirun.run_job(cfg, overrides, run_dir)
+        return multirun.run_job(cfg, overrides, run_dir, Path(hydra_cfg.sweep.dir))
 
     log = console_log(run_dir / "train.log")
     with log if distributed.is_rank_zero() else contextlib.nullcontext():

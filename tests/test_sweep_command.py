@@ -94,12 +94,13 @@ def test_plan_shows_default_space_and_existing_trials() -> None:
     cfg = compose.to_container(compose.precheck("sweep", ["data=synthetic"]).sweep)
     space = spaces.read(cfg.pop("space"), ["data=synthetic", "trainer.max_epochs=7"])
     spec = SearchSpec([], space.typed, {**cfg, "timeout": 60.0}, "val/macro_f1", "max")
-    first, second = search.plan(spec, space, 7, 0, default_space=True)
+    first, second, third = search.plan(spec, space, Path("s"), 7, 0, default_space=True)
+    assert third == "the output of each trial is in s/<trial>/job.log"
     assert "planned: 30 trials of at most 7 epochs, no new trial after 60 s" in first
     assert "sampler tpe, pruner median" in first
     assert "sweep.space, as no option has several values" in second
     assert "optim.lr=tag(log,interval(1e-4,1e-2))" in second
-    first, second = search.plan(spec, space, 7, 4, default_space=False)
+    first, second, _ = search.plan(spec, space, Path("s"), 7, 4, default_space=False)
     assert "30 trials (4 already in the study)" in first and "sweep.space" not in second
 
 
@@ -139,9 +140,13 @@ def test_search_survives_sigkill(tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr
     assert len(history.read_text().splitlines()) == 1 + 15
     # It is resumed from its last checkpoint: its first epochs are not trained again.
-    epochs = re.findall(r"^\[trial 0\] +\d+/15 ", again.stdout, re.MULTILINE)
-    assert 0 < len(epochs) <= 15 - done + 1
-    assert "[trial 0]  1/15 " not in again.stdout
+    # Its log has the epochs of both starts, the console one line.
+    log = (tmp_path / "s" / "0" / "job.log").read_text()
+    epochs = re.findall(r"^ +(\d+)/15 ", log, re.MULTILINE)
+    assert done - 1 <= len(epochs) - 15 + done <= done + 1 and epochs.count("1") == 1
+    assert "1/15 " not in again.stdout
+    (line,) = re.findall(r"^trial 0: .*$", again.stdout, re.MULTILINE)
+    assert "optim.lr=" in line and ", val/macro_f1 0." in line
     rows = table(tmp_path / "s")
     assert [row["trial"] for row in rows] == ["0", "1"]
     assert {row["status"] for row in rows} <= {"finished", "repeated"}

@@ -77,7 +77,15 @@ def test_failed_jobs_do_not_stop_the_sweep_and_resume_runs_missing_jobs(tmp_path
     assert "1 of 3 jobs have no result" in again.stderr
     assert [row["status"] for row in table(folder)] == ["finished", "finished", "failed"]
     assert (folder / "0" / "metrics.json").read_bytes() == first
-    assert "[0] " not in again.stdout and "[1]   1/1  " in again.stdout
+    logs = [(folder / str(i) / "job.log").read_text() for i in range(3)]
+    assert [log.count("  1/1  ") for log in logs] == [1, 1, 0]
+    assert "error: " in logs[1], "the log has the output of both starts"
+    job_lines = [line for line in again.stdout.splitlines() if line.startswith("job ")]
+    assert job_lines[0].startswith("job 0: model.weights=null, val/macro_f1 0.")
+    assert job_lines[1].startswith("job 1: model.weights=missing.pth, val/macro_f1 0.")
+    assert job_lines[2].startswith("job 2: model.weights=large.ckpt, failed after ")
+    assert again.stdout.startswith("3 jobs; the output of each is in ")
+    assert "1/1" not in again.stdout and "Launching" not in again.stdout
 
 
 def test_killed_job_is_resumed_and_can_be_pruned(tmp_path: Path) -> None:
@@ -202,10 +210,13 @@ def write_job(
     if value is None:
         return
     seed = int(next(text for text in overrides if text.startswith("seed="))[5:])
-    (run / "config.yaml").write_text(f"monitor: {options.get('monitor', 'val/macro_f1')}\n"
-                                     "trainer: {mode: auto}\n")  # fmt: skip
+    (run / "config.yaml").write_text(
+        f"monitor: {options.get('monitor', 'val/macro_f1')}\ntrainer: {{mode: auto}}\n"
+        f"data: {{fold: {options.get('fold', 'null')}}}\n"
+    )
     val = {"accuracy": value + 0.1, "macro_f1": value, "loss": 1.0}
     content = {"val": val, "seed": seed, "epochs": 3, "monitor": {"best": value}}
+    content["fingerprints"] = {"val": {"hash": options.get("images", "a")}}
     (run / "metrics.json").write_text(json.dumps(content))
 
 
@@ -232,6 +243,7 @@ def test_groups_over_seeds_are_ranked_by_their_mean(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "summary.json").read_text()) == result
     text = "\n".join(map(str, summary.lines(tmp_path, result)))
     assert "model=senet" in text and "± 0.1414" in text and "no weights" in text
+    assert "seconds (sum)" in text and f"python -m emotion_lab.compare runs={tmp_path}" in text
 
 
 def test_repeated_runs_count_once(tmp_path: Path) -> None:
@@ -265,6 +277,30 @@ def test_minimized_metric(tmp_path: Path) -> None:
     assert result["mode"] == "min" and result["best"]["job"] == "1"
     assert result["groups"][0]["overrides"] == ["optim.lr=1"]
     assert result["groups"][0]["value"]["std"] is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [
+        ({}, {"monitor": "val/loss"}, "different monitors, val/loss (min) and val/macro_f1 (max)"),
+        ({"images": "a"}, {"images": "b"}, "scored on different val images"),
+        ({"fold": "0"}, {"fold": "1"}, "pool the folds with python -m emotion_lab.crossval runs="),
+    ],
+)
+def test_scores_that_cannot_be_compared_are_not_ranked(
+    tmp_path: Path, first: dict[str, str], second: dict[str, str], reason: str
+) -> None:
+    write_job(tmp_path, 0, ["loss=ce", "seed=1"], 0.5, **first)
+    write_job(tmp_path, 1, ["loss=focal", "seed=1"], 1.9, **second)
+    write_job(tmp_path, 2, ["loss=focal", "seed=2"], None, reason="no data")
+    result = summary.write(tmp_path)
+    assert result["best"] is None and result["monitor"] is None and result["mode"] is None
+    assert [group["overrides"] for group in result["groups"]] == [["loss=ce"], ["loss=focal"]]
+    monitors = [options.get("monitor", "val/macro_f1") for options in (first, second)]
+    assert [group["monitor"] for group in result["groups"]] == monitors
+    text = "\n".join(map(str, summary.lines(tmp_path, result)))
+    assert "not ranked: the jobs " in text and reason in text and "best" not in text
+    assert f"1.9000 {monitors[1]}" in text and "emotion_lab.compare" not in text
 
 
 def test_summary_without_any_result(tmp_path: Path) -> None:

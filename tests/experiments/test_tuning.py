@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import shlex
 import time
 from collections.abc import Callable
@@ -51,7 +52,7 @@ class FakeTrainings:
         self.fails: Callable[[float], bool] = lambda lr: False
 
     def __call__(
-        self, overrides: list[str], folder: Path, should_prune: Any, title: str
+        self, overrides: list[str], folder: Path, should_prune: Any
     ) -> subprocess_job.JobResult:
         self.calls.append((folder.name, overrides))
         folder.mkdir(exist_ok=True)
@@ -256,6 +257,20 @@ def test_failed_trial_is_reported_and_search_continues(
     assert result["trials"]["failed"] == len(failed) > 0 and result["trials"]["all"] == 12
     assert all(row["reason"] == "the loss is not finite" and not row["value"] for row in failed)
     assert f"trial {failed[0]['trial']} failed: the loss is not finite" in capsys.readouterr().out
+
+
+def test_first_of_equal_trials_is_the_best(
+    trainings: FakeTrainings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # 0.001 and 0.1 are equally far from the optimum.
+    typed = (space("optim.lr=0.001,0.1"), "sweep.trials=6", "sweep.pruner=none")
+    result = run_search(tmp_path, *typed)
+    values = [row["value"] for row in table(tmp_path)]
+    assert len(trainings.calls) == 2 and len(set(values)) == 1, "no tie: the test is void"
+    output = capsys.readouterr().out
+    assert result["best"]["trial"] == 0 and "best by val: trial 0," in output
+    assert output.count("best so far: 0.7500, trial 0") == 2
+    assert len(re.findall(r"^trial \d+: ", output, re.MULTILINE)) == 6, "one line a trial"
 
 
 def test_no_finished_trial_is_an_error(trainings: FakeTrainings, tmp_path: Path) -> None:

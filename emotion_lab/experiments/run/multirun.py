@@ -9,9 +9,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from emotion_lab.config.overrides import choices, override_key, parse
 from emotion_lab.core import paths
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.tables import show
+from emotion_lab.experiments.run.checks import swept_keys
 from emotion_lab.experiments.sweep import directory
 
 
@@ -33,9 +35,14 @@ def check_single_device(trainer: DictConfig) -> None:
 @contextlib.contextmanager
 def locked_sweep(overrides: list[str]) -> Iterator[None]:
     """Lock the sweep directory while the jobs run; write and print the summary at the end."""
-    from emotion_lab.experiments.sweep import summary
+    from emotion_lab.experiments.sweep import subprocess_job, summary
 
     sweep_dir = directory.directory_of(overrides)
+    n = math.prod(len(choices(override)) for override in parse(directory.read(sweep_dir) or []))
+    print(
+        f"{n} job{'s' * (n != 1)}; the output of each is in {sweep_dir}/<job>/{subprocess_job.LOG}",
+        flush=True,
+    )
     with paths.locked_run_dir(sweep_dir, key="hydra.sweep.dir"):
         try:
             yield
@@ -51,16 +58,29 @@ def locked_sweep(overrides: list[str]) -> Iterator[None]:
         )
 
 
-def run_job(cfg: DictConfig, overrides: list[str], run_dir: Path) -> float:
-    """Run one sweep job in its own process; return its score, NaN without a result."""
+def run_job(cfg: DictConfig, overrides: list[str], run_dir: Path, sweep_dir: Path) -> float:
+    """Run one job of a sweep in its own process and print one line about it.
+
+    Returns:
+        Its best value of the monitored metric, NaN without a result.
+    """
     from emotion_lab.experiments.sweep import subprocess_job
 
     job_overrides = directory.job_overrides(overrides)
     try:
         check_single_device(cfg.trainer)
     except UserError as error:
-        failed = subprocess_job.JobResult(run_dir, job_overrides, "failed", str(error), None, 0.0)
-        failed.save()
-        return math.nan
-    result = subprocess_job.run(job_overrides, run_dir)
-    return math.nan if result.value is None else result.value
+        job = subprocess_job.JobResult(run_dir, job_overrides, "failed", str(error), None, 0.0)
+        job.save()
+    else:
+        job = subprocess_job.run(job_overrides, run_dir)
+    swept = swept_keys(directory.read(sweep_dir) or [])
+    settings = " ".join(text for text in job_overrides if override_key(text) in swept)
+    if job.value is None:
+        result = f"{job.status} after {job.seconds:.1f} s: {job.reason}"
+    else:
+        result = f"{cfg.monitor} {job.value:.4f}, {job.seconds:.1f} s"
+    parts = ", ".join(filter(None, (settings, result)))
+    # One write, so that the lines of parallel jobs do not mix.
+    print(f"job {run_dir.name}: {parts}\n", end="", flush=True)
+    return math.nan if job.value is None else job.value

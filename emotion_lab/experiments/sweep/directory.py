@@ -39,7 +39,7 @@ def _same_sweep(first: Sequence[str], second: Sequence[str]) -> bool:
     return kept[0] == kept[1]
 
 
-def _read(folder: Path) -> list[str] | None:
+def read(folder: Path) -> list[str] | None:
     """Read the overrides of the sweep in ``folder``; None if there is no sweep."""
     file = folder / FILE
     if not file.exists():
@@ -63,7 +63,7 @@ def _latest(root: Path, overrides: list[str]) -> Path:
     damaged = None
     for file in root.rglob(FILE):
         try:
-            existing = _read(file.parent)
+            existing = read(file.parent)
             if existing is not None and _same_sweep(existing, overrides):
                 matches.append(file.parent)
         except UserError as error:
@@ -88,7 +88,7 @@ def open_directory(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     if cfg.sweep.resume and not typed:
         # outputs/multirun/DATE/TIME
         return _latest(folder.parent.parent, wanted)
-    existing = _read(folder)
+    existing = read(folder)
     if existing is not None and not typed:
         # Another sweep was started in the same second.
         numbered = (folder.with_name(f"{folder.name}-{i}") for i in range(2, 1000))

@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -26,6 +25,8 @@ from emotion_lab.core.io import write_json
 
 #: Status of a job, in its run directory.
 FILE = "job.json"
+#: Everything that a job prints, in its run directory.
+LOG = "job.log"
 #: Seconds that a job has to save and exit after it was asked to stop.
 GRACE = 60.0
 
@@ -122,12 +123,9 @@ def wait_until_free(folder: Path) -> None:
 
 
 def run(
-    overrides: list[str],
-    folder: Path,
-    should_prune: Callable[[Path], bool] | None = None,
-    title: str | None = None,
+    overrides: list[str], folder: Path, should_prune: Callable[[Path], bool] | None = None
 ) -> JobResult:
-    """Train in a child process, ``python -m emotion_lab.train``, and forward its output.
+    """Train in a child process, ``python -m emotion_lab.train``, and append its output to a log.
 
     A finished job is not run again. A job without predictions is scored again. An interrupted job
     is resumed from its last checkpoint. Any other job starts from scratch.
@@ -159,10 +157,7 @@ def run(
     job.save()
     module, *arguments = _command(overrides, folder)
     start_time = time.perf_counter()
-    child = _Child(
-        [sys.executable, "-m", f"emotion_lab.{module}", *arguments],
-        folder.name if title is None else title,
-    )
+    child = _Child([sys.executable, "-m", f"emotion_lab.{module}", *arguments], folder / LOG)
     try:
         pruned = child.wait(None if should_prune is None else lambda: should_prune(folder))
     except BaseException:
@@ -195,9 +190,9 @@ def _terminate_with_parent() -> None:
 
 
 class _Child:
-    """A subprocess with prefixed output and graceful shutdown."""
+    """A subprocess whose output goes to a log file, with graceful shutdown."""
 
-    def __init__(self, command: list[str], title: str) -> None:
+    def __init__(self, command: list[str], log: Path) -> None:
         environment = dict(os.environ)
         # app.run sets it for this process; the child reports a user error in one line.
         environment["HYDRA_FULL_ERROR"] = environment.get("EMOTION_LAB_FULL_ERROR", "0")
@@ -205,36 +200,27 @@ class _Child:
         options: dict[str, Any] = {}
         if sys.platform == "linux":
             options["preexec_fn"] = _terminate_with_parent
-        # Its own session: Ctrl-C reaches it once, from here, and not from the terminal too.
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            env=environment,
-            start_new_session=True,
-            **options,
-        )
-        self.title, self.last_error = title, ""
-        self._threads = [
-            threading.Thread(target=self._forward, args=pipe, daemon=True)
-            for pipe in ((self.process.stdout, "stdout"), (self.process.stderr, "stderr"))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self.log = log
+        with log.open("ab") as stream:
+            # Output of earlier starts of a resumed job.
+            self.log_start = stream.tell()
+            # Its own session: Ctrl-C reaches it once, from here, and not from the terminal too.
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+                **options,
+            )
 
-    def _forward(self, pipe: Any, name: str) -> None:
-        """Print the lines of a pipe with the title to ``sys.stdout`` or ``sys.stderr``."""
-        for line in pipe:
-            text = line.rstrip()
-            if name == "stderr" and text.strip():
-                self.last_error = text.strip()
-            # A closed output (head) must not block the child.
-            with contextlib.suppress(OSError, ValueError):
-                print(f"[{self.title}] {text}", file=getattr(sys, name), flush=True)
+    def _error(self) -> str:
+        """Return the last error line of the log, else its last line; empty without output."""
+        text = self.log.read_bytes()[self.log_start :].decode("utf-8", "replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("error: ")]
+        return [*lines[-1:], *errors][-1].removeprefix("error: ") if lines else ""
 
     def wait(self, should_prune: Callable[[], bool] | None) -> bool:
         """Wait for the end of the process; return whether ``should_prune`` stopped it."""
@@ -247,12 +233,7 @@ class _Child:
                     self.stop()
                     return True
                 continue
-            self._join()
             return False
-
-    def _join(self) -> None:
-        for thread in self._threads:
-            thread.join(timeout=10)
 
     def stop(self) -> None:
         """Ask the process to save and exit; kill it after :data:`GRACE` seconds."""
@@ -266,7 +247,6 @@ class _Child:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.kill()
             self.process.wait()
-        self._join()
 
     def exit_status(self) -> tuple[str, str | None]:
         """Return status and reason of a process that has ended by itself."""
@@ -280,5 +260,5 @@ class _Child:
                 name = f"signal {-code}"
             return "killed", f"the process was killed ({name})"
         if code == 130:
-            return "stopped", self.last_error or "stopped"
-        return "failed", self.last_error.removeprefix("error: ") or f"exit code {code}"
+            return "stopped", self._error() or "stopped"
+        return "failed", self._error() or f"exit code {code}"

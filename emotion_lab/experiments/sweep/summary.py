@@ -1,4 +1,7 @@
-"""Summary of a grid sweep: one row per job, mean and std over seeds, and the best job by val."""
+"""Summary of a grid sweep: one row per job, mean and std over seeds, and the best job by val.
+
+Jobs are ranked only if they have the same monitor and were scored on the same val images.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import write_json
 from emotion_lab.core.tables import TextTable, write_csv
 from emotion_lab.evaluation.statistics import mean_std
+from emotion_lab.experiments.leaderboard.grouping import SCORES, fingerprint
 from emotion_lab.experiments.sweep.subprocess_job import FILE, JobResult, read
 
 #: Metrics of val in each row.
 METRICS = ("accuracy", "macro_f1", "loss")
 _COLUMNS = (
-    *("job", "overrides", "seed", "status", "reason", "value"),
+    *("job", "overrides", "seed", "status", "reason", "monitor", "value"),
     *(f"val_{name}" for name in METRICS),
     *("epochs", "seconds", "folder"),
 )
@@ -62,6 +66,7 @@ def _row(job: JobResult) -> dict[str, Any]:
     if job.status == "finished":
         run = runs.read(job.folder)
         row["seed"], row["epochs"] = run.seed, run.metrics["epochs"]
+        row["monitor"] = run.config["monitor"]
         row |= {f"val_{name}": run.metrics["val"][name] for name in METRICS}
     else:
         row["seed"] = next((t.split("=")[1] for t in job.overrides if _is_seed(t)), None)
@@ -79,9 +84,12 @@ def _over_seeds(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _groups(
-    jobs: Sequence[JobResult], rows: Sequence[dict[str, Any]], mode: str
+    jobs: Sequence[JobResult], rows: Sequence[dict[str, Any]], mode: str | None
 ) -> list[dict[str, Any]]:
-    """Group jobs that differ in their seed only; the best group by val comes first."""
+    """Group jobs that differ in their seed only.
+
+    The best group by val comes first; without a ``mode`` they are in the order of the jobs.
+    """
     by_overrides: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for job, row in zip(jobs, rows, strict=True):
         key = tuple(text for text in job.overrides if not _is_seed(text))
@@ -96,6 +104,7 @@ def _groups(
             "n": len(unique),
             "failed": len(members) - len(finished),
             "repeated": len(finished) - len(unique),
+            "monitor": unique[0]["monitor"] if unique else None,
             "seeds": [row["seed"] for row in unique],
             "jobs": [row["job"] for row in members],
             "seconds": round(sum(row["seconds"] for row in members), 3),
@@ -103,10 +112,24 @@ def _groups(
         for name in ("value", *(f"val_{metric}" for metric in METRICS)):
             group[name] = _over_seeds([row[name] for row in unique]) if unique else None
         groups.append(group)
-    sign = -1 if mode == "max" else 1
+    sign = {"max": -1, "min": 1, None: 0}[mode]
     return sorted(
         groups, key=lambda g: (g["value"] is None, sign * g["value"]["mean"] if g["value"] else 0)
     )
+
+
+def _not_ranked(finished: Sequence[runs.Run]) -> str | None:
+    """Return why the finished jobs cannot be ranked, a sentence; None if they can."""
+    monitors = sorted({f"{run.config['monitor']} ({run.mode})" for run in finished})
+    if len(monitors) > 1:
+        return f"not ranked: the jobs have different monitors, {' and '.join(monitors)}"
+    folds = {run.config.get("data", {}).get("fold") for run in finished}
+    if len({fingerprint(run, "val").get("hash") for run in finished}) < 2 and len(folds) < 2:
+        return None
+    reason = "not ranked: the jobs were scored on different val images"
+    if len(folds) > 1:
+        reason += "; pool the folds with python -m emotion_lab.crossval runs=<sweep directory>"
+    return reason
 
 
 def write(folder: Path) -> dict[str, Any]:
@@ -114,16 +137,19 @@ def write(folder: Path) -> dict[str, Any]:
 
     Returns:
         The content of ``summary.json``: ``monitor``, ``mode``, ``jobs`` (counts by status),
-        ``groups`` (mean, std and n over seeds), ``best`` (the best single job), ``seconds``.
+        ``groups`` (mean, std and n over seeds), ``best`` (the best single job), ``not_ranked``
+        (why the jobs cannot be ranked, or None), ``seconds`` (sum over all jobs). Jobs that cannot
+        be ranked have no ``best``, and no ``monitor`` and ``mode`` but those of each group.
     """
     jobs = read_jobs(folder)
     rows = [_row(job) for job in jobs]
     write_csv(folder / "summary.csv", _COLUMNS, rows)
     finished = [row for row in rows if row["status"] == "finished"]
-    monitor, mode, best = None, "max", None
-    if finished:
-        run = runs.read(folder / finished[0]["folder"])
-        monitor, mode = run.config["monitor"], run.mode
+    trained = [runs.read(folder / row["folder"]) for row in finished]
+    not_ranked = _not_ranked(trained)
+    monitor, mode, best = None, None, None
+    if finished and not_ranked is None:
+        monitor, mode = trained[0].config["monitor"], trained[0].mode
         best = (max if mode == "max" else min)(finished, key=lambda row: row["value"])
     summary = {
         "monitor": monitor,
@@ -131,6 +157,7 @@ def write(folder: Path) -> dict[str, Any]:
         "jobs": {"all": len(jobs), **Counter(job.status for job in jobs)},
         "groups": _groups(jobs, rows, mode),
         "best": best,
+        "not_ranked": not_ranked,
         "seconds": round(sum(job.seconds for job in jobs), 3),
     }
     write_json(folder / "summary.json", summary)
@@ -151,7 +178,7 @@ def _remark(group: dict[str, Any]) -> str:
 
 def lines(folder: Path, summary: dict[str, Any]) -> list[str | TextTable]:
     """Return the printed summary: scores over seeds, failed jobs, the best job."""
-    groups, monitor = summary["groups"], summary["monitor"] or "value"
+    groups, monitor = summary["groups"], summary["monitor"]
     common = set.intersection(*(set(group["overrides"]) for group in groups)) if groups else set()
 
     def differing(overrides: Sequence[str]) -> str:
@@ -161,14 +188,14 @@ def lines(folder: Path, summary: dict[str, Any]) -> list[str | TextTable]:
         [
             differing(group["overrides"]) or "(same settings)",
             group["n"],
-            _score(group["value"]),
+            _score(group["value"]) + (f" {group['monitor'] or ''}" if monitor is None else ""),
             _score(group["val_accuracy"]),
             f"{group['seconds']:.1f}",
             _remark(group),
         ]
         for group in groups
     ]
-    header = ["settings", "seeds", monitor, "val/accuracy", "seconds", ""]
+    header = ["settings", "seeds", monitor or "monitor", "val/accuracy", "seconds (sum)", ""]
     text: list[str | TextTable] = [
         "",
         TextTable(header, cells, left=(0, 5)),
@@ -184,4 +211,11 @@ def lines(folder: Path, summary: dict[str, Any]) -> list[str | TextTable]:
             f"best single job by val: job {best['job']}, {monitor} {best['value']:.4f}, "
             f"{folder / best['folder']}"
         )
+        if sum(group["n"] > 0 for group in groups) > 1:
+            command = ["python", "-m", "emotion_lab.compare", f"runs={folder}"]
+            if monitor.removeprefix("val/") not in SCORES:
+                command.append("sort_by=macro_f1")
+            text.append(f"compare them, with intervals:\n  {shlex.join(command)}")
+    elif summary["not_ranked"]:
+        text.append(summary["not_ranked"])
     return text

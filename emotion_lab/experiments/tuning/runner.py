@@ -86,20 +86,20 @@ def _repeated_trial(study: optuna.Study, overrides: list[str]) -> FrozenTrial | 
 
 
 def _reuse(study: optuna.Study, trial: Trial, first: FrozenTrial) -> str:
-    """Give a trial the result of an earlier one with the same settings; return a log line."""
+    """Give a trial the result of an earlier one with the same settings; return it as a text."""
     _set_attributes(trial, **{STATUS: "repeated", SAME_AS: first.number})
     if first.state == TrialState.COMPLETE:
         study.tell(trial, first.value)
     else:
         study.tell(trial, state=first.state)
     status = first.user_attrs[STATUS]
-    return f"trial {trial.number}: same settings as trial {first.number} ({status}), not repeated"
+    return f"same settings as trial {first.number} ({status}), not repeated"
 
 
 def run_trial(
     study: optuna.Study, trial: Trial, space: Space, spec: SearchSpec, folder: Path
 ) -> str:
-    """Train one trial, report its result to the study and return a log line.
+    """Train one trial, report its result to the study and return its line for the console.
 
     A failed trial is recorded with its reason, and the search continues.
 
@@ -108,18 +108,17 @@ def run_trial(
     """
     overrides = studies.suggest(trial, space)
     _set_attributes(trial, **{OVERRIDES: overrides})
-    name = f"trial {trial.number}"
-    print(f"{name}: {' '.join(overrides)}", flush=True)
+    name = f"trial {trial.number}: {' '.join(overrides)}"
     first = _repeated_trial(study, overrides)
     if first is not None:
-        return _reuse(study, trial, first)
+        return f"{name}, {_reuse(study, trial, first)}"
     run_dir = folder / str(trial.number)
     monitor = PruningMonitor(trial, spec, space.epochs(overrides))
     subprocess_job.wait_until_free(run_dir)
     job = subprocess_job.read(run_dir)
     # A pruned job is not run again, even if the process was killed before it reported to the study.
     if job is None or job.status != "pruned":
-        job = subprocess_job.run([*space.fixed, *overrides], run_dir, monitor, title=name)
+        job = subprocess_job.run([*space.fixed, *overrides], run_dir, monitor)
     monitor.finish(run_dir)
     status, reason = job.status, job.reason
     if status == "finished" and (job.value is None or not math.isfinite(job.value)):
@@ -129,14 +128,14 @@ def run_trial(
     _set_attributes(trial, **{STATUS: status, REASON: reason, SECONDS: job.seconds})
     if status == "finished":
         study.tell(trial, job.value)
-        best = study.best_trial
+        best = studies.best_trial(study)
         return (
-            f"{name}: {spec.monitor} {job.value:.4f}, {job.seconds:.1f} s; best so far: "
+            f"{name}, {spec.monitor} {job.value:.4f}, {job.seconds:.1f} s; best so far: "
             f"{best.value:.4f}, trial {best.number}"
         )
     study.tell(trial, state=TrialState.PRUNED if status == "pruned" else TrialState.FAIL)
-    value = "" if monitor.best is None else f", {spec.monitor} {monitor.best:.4f}"
-    return f"{name}: {status}{value}, {job.seconds:.1f} s: {reason}"
+    value = "" if monitor.best is None else f"{spec.monitor} {monitor.best:.4f}, "
+    return f"{name}, {value}{job.seconds:.1f} s, {status}: {reason}"
 
 
 def run_trials(study: optuna.Study, space: Space, spec: SearchSpec, folder: Path) -> None:

@@ -13,6 +13,7 @@ from emotion_lab.config import compose
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.runs import monitor_mode
 from emotion_lab.core.tables import show
+from emotion_lab.experiments.sweep.subprocess_job import LOG
 from emotion_lab.experiments.tuning import runner, summary
 from emotion_lab.experiments.tuning import space as spaces
 from emotion_lab.experiments.tuning import spec as search_spec
@@ -45,7 +46,12 @@ def _specification(cfg: DictConfig, overrides: list[str], folder: Path) -> Searc
 
 
 def plan(
-    spec: SearchSpec, space: Space, max_epochs: int, n_trials: int, default_space: bool
+    spec: SearchSpec,
+    space: Space,
+    folder: Path,
+    max_epochs: int,
+    n_trials: int,
+    default_space: bool,
 ) -> list[str]:
     """Return the lines that announce a search with ``n_trials`` trials already in the study."""
     sweep = spec.sweep
@@ -57,6 +63,7 @@ def plan(
         f"sampler {sweep['sampler']}, pruner {sweep['pruner']}, metric {spec.monitor} "
         f"({spec.mode})",
         f"search space{source}: {'  '.join(space.typed)}",
+        f"the output of each trial is in {folder}/<trial>/{LOG}",
     ]
 
 
@@ -79,7 +86,7 @@ def search(cfg: DictConfig, overrides: list[str], folder: Path) -> float:
     study = studies.open_study(folder, spec, max_epochs)
     typed = any(text.startswith("sweep.space=") for text in overrides)
     n_trials = len(study.get_trials(deepcopy=False))
-    show(*plan(spec, space, max_epochs, n_trials, default_space=cfg.resume is None and not typed))
+    show(*plan(spec, space, folder, max_epochs, n_trials, cfg.resume is None and not typed))
     try:
         runner.run_trials(study, space, spec, folder)
     except KeyboardInterrupt:

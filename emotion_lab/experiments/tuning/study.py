@@ -107,6 +107,16 @@ def suggest(trial: Trial, space: Space) -> list[str]:
     return [*groups, *(key.override(_draw(trial, key)) for key in space.keys(groups))]
 
 
+def best_trial(study: optuna.Study) -> FrozenTrial:
+    """Return the completed trial with the best value; the first one if several have it.
+
+    ``study.best_trial`` leaves the choice among equal values to the database.
+    """
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
+    return min(complete, key=lambda trial: sign * (trial.value or 0.0))
+
+
 def importance_evaluator() -> optuna.importance.FanovaImportanceEvaluator:
     """Return the evaluator of importances; its seed makes them reproducible."""
     return optuna.importance.FanovaImportanceEvaluator(seed=0)

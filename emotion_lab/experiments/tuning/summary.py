@@ -72,7 +72,7 @@ def _row(trial: FrozenTrial, space: Space, folder: Path) -> dict[str, Any]:
 
 
 def ranked(rows: list[dict[str, Any]], mode: str) -> list[dict[str, Any]]:
-    """Return the rows of finished trials, the best by val first."""
+    """Return the rows of finished trials, the best by val first; equal values by number."""
     finished = [row for row in rows if row["status"] == "finished"]
     return sorted(finished, key=lambda row: row["value"], reverse=mode == "max")
 
