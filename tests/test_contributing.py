@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from emotion_lab.core.errors import UserError
+from emotion_lab.models.load import restore
 from tests.conftest import ROOT, TINY
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -48,3 +50,21 @@ def test_a_backbone_a_loss_and_a_detector_are_added(checkout: Path) -> None:
     assert (checkout / "live.jsonl").read_text().count('"box"') >= 3
     help_text = run(checkout, "emotion_lab.train", "--help")
     assert "a small network of two convolutions" in help_text and "loss.epsilon" in help_text
+
+
+def test_a_package_of_its_own(tmp_path: Path) -> None:
+    names = ["my_package/tiny.py", "my_package/conf/model/tiny.yaml"]
+    names += ["my_package/poly.py", "my_package/conf/loss/poly.yaml"]
+    assert all(f"    {name}\n" in TEXT for name in names)
+    for name, (_, code) in zip(names, CODE[:4], strict=True):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(code, encoding="utf-8")
+    (tmp_path / "my_package" / "__init__.py").touch()
+    line = re.search(r"python -m emotion_lab\.train (plugins=.*)", TEXT)
+    assert line is not None
+    tiny = [word for word in TINY if not word.startswith("model")]
+    done = [*line[1].split(), *tiny, "trainer.max_epochs=1", "hydra.run.dir=run"]
+    assert "emotion_lab.train" in line[0] and run(tmp_path, "emotion_lab.train", *done)
+    with pytest.raises(UserError, match=r"plug-in my_package: add plugins=\[my_package\]"):
+        restore(tmp_path / "run" / "checkpoints" / "best.ckpt")

@@ -117,7 +117,7 @@ def open_all_splits(cfg: dict) -> LoadedDataset:
     """
     cfg = {**cfg, "on_decode_error": "skip"}
     # A loader called without splits lists the available ones.
-    splits = DATASETS.get(str(cfg["name"]))(cfg, ()).available_splits or list(SPLITS)
+    splits = DATASETS.build(str(cfg["name"]), cfg, ()).available_splits or list(SPLITS)
     if cfg.get("folds") is not None:
         splits = [*splits, "val"]
     return load_data(cfg, tuple(name for name in SPLITS if name in splits), carve=False)
@@ -130,7 +130,7 @@ def _skipped_files(source: LoadedDataset, cfg: dict) -> list[UnreadableFile]:
     cfg = {**cfg, "on_decode_error": "skip"}
     files = []
     for split in source.available_splits:
-        for path in DATASETS.get(str(cfg["name"]))(cfg, (split,)).skipped:
+        for path in DATASETS.build(str(cfg["name"]), cfg, (split,)).skipped:
             try:
                 name = Path(path).relative_to(source.location).as_posix()
             except ValueError:

@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 from omegaconf import DictConfig
 
 from emotion_lab import __version__
-from emotion_lab.config.compose import CONF, check_custom, has_sweeps, precheck
-from emotion_lab.config.overrides import flags, quote_paths
-from emotion_lab.core import distributed
+from emotion_lab.config.compose import CONF, activate_plugins, check_custom, has_sweeps, precheck
+from emotion_lab.config.overrides import flags, parse, quote_paths
+from emotion_lab.core import distributed, plugins
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.extras import check_installed, missing_package
 from emotion_lab.core.paths import locked_run_dir
@@ -52,6 +52,8 @@ def _guarded(
 
     def guarded(cfg: DictConfig) -> Any:
         try:
+            # Again for a custom config, and for the worker process of a launcher.
+            plugins.activate(cfg.get("plugins") or ())
             if custom:
                 check_custom(cfg, entry)
             with lock(cfg):
@@ -134,13 +136,16 @@ def run(
         if any(flag in argv for flag in ("-h", "--help")):
             from emotion_lab.cli.help import show
 
+            activate_plugins(parse([a for a in argv if a.startswith("plugins=")]), entry)
             show(entry)
             return
         overrides, multirun, custom = flags(argv)
         if multirun and not has_sweeps(entry):
             raise UserError(f"{entry} runs one job: remove -m.")
         prepared: list[str] = []
-        if not custom:
+        if custom:
+            activate_plugins(parse(overrides), entry)
+        else:
             cfg = precheck(entry, overrides, multirun)
             only_shown = any(
                 a in ("-c", "--cfg", "--info", "-i") or a.startswith("--cfg=") for a in argv

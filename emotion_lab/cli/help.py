@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from emotion_lab.config.compose import CONF, has_sweeps, options
+from emotion_lab.config.compose import CONF, config_file, has_sweeps, options
 
 
 def summary(path: Path) -> str:
@@ -84,7 +84,7 @@ def _group_files(entry: str, group: str) -> list[Path]:
     if group in ("experiment", "logger"):
         return []
     base = CONF / group / "base.yaml"
-    files = [CONF / group / f"{name}.yaml" for name in choices(entry, group)]
+    files = [config_file(group, name) for name in choices(entry, group)]
     return [base, *files] if base.exists() else files
 
 
@@ -109,7 +109,7 @@ def _help(entry: str) -> Iterator[str]:
     for group in names:
         yield f"\n  {group}="
         for name in choices(entry, group):
-            yield f"    {name:<26} {summary(CONF / group / f'{name}.yaml')}"
+            yield f"    {name:<26} {summary(config_file(group, name))}"
     yield "\nKeys, set with <key>=<value>:\n"
     for line in _keys(path):
         yield f"  {line.replace(':', '=', 1).replace('= ', '=', 1)}"

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from emotion_lab.config import schema
 from emotion_lab.config.fields import Role, describe
 from emotion_lab.config.overrides import choices, first, override_key, parse
+from emotion_lab.core import plugins, suggestions
 from emotion_lab.core.errors import UserError, unknown, unknown_key
 from emotion_lab.core.migrate import RENAMED_VALUES
 
@@ -22,11 +23,25 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 #: Groups that take several names, ``logger=[csv,wandb]``.
 LISTS = ("logger",)
+#: Groups whose ``name`` is looked up in a registry.
+NAMED_GROUPS = ("model", "loss", "data", "detector", "smoothing")
+
+
+def config_dirs() -> list[Path]:
+    """Return the folders of configs: that of this package and those of the active plug-ins."""
+    return [CONF, *plugins.conf_dirs()]
+
+
+def config_file(group: str, name: str) -> Path:
+    """Return the path of ``<group>/<name>.yaml``; that of this package if there is none."""
+    paths = [folder / group / f"{name}.yaml" for folder in config_dirs()]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def options(group: str) -> list[str]:
     """Return the names that can be chosen for a config group."""
-    return sorted(p.stem for p in (CONF / group).glob("*.yaml") if p.stem != "base")
+    files = (file for folder in config_dirs() for file in (folder / group).glob("*.yaml"))
+    return sorted({file.stem for file in files} - {"base"})
 
 
 def has_sweeps(entry: str) -> bool:
@@ -34,8 +49,23 @@ def has_sweeps(entry: str) -> bool:
     return "sweep" in OmegaConf.load(CONF / f"{entry}.yaml").hydra
 
 
-def _is_group(name: str) -> bool:
+def is_group(name: str) -> bool:
+    """Return whether a key is a config group."""
     return (CONF / name).is_dir()
+
+
+def activate_plugins(parsed: list[Any], entry: str) -> None:
+    """Activate the packages of ``plugins=[...]`` among parsed overrides."""
+    from emotion_lab.config import search_path
+
+    search_path.register()
+    for override in parsed:
+        if override.key_or_group == "plugins":
+            if override.is_sweep_override():
+                names = override.input_line.partition("=")[2]
+                raise UserError(f"plugins takes a list: plugins=[{names}].")
+            schema.check_value("plugins", override.value(), entry)
+            plugins.activate(override.value())
 
 
 def leaves(cfg: Any, prefix: str = "") -> Iterator[str]:
@@ -83,12 +113,16 @@ def _check_group(group: str, values: list[Any]) -> None:
         for name in names:
             shown = "null" if name is None else str(name).strip("'")
             if shown not in options(group):
+                library = suggestions.library_model(shown) if group == "model" else None
+                if library:
+                    raise UserError(f"model={shown} is a network of a library: type {library}.")
                 renamed = RENAMED_VALUES.get(group, {}).get(shown)
+                renamed = renamed or suggestions.choice(group, shown, options(group))
                 raise unknown(group, shown, options(group), f"Set it with {group}=<name>.", renamed)
 
 
 @functools.cache
-def _compose_groups(entry: str, groups: tuple[str, ...], conf: Path) -> DictConfig:
+def _compose_groups(entry: str, groups: tuple[str, ...], dirs: tuple[Path, ...]) -> DictConfig:
     """Compose ``conf/<entry>.yaml`` with group choices only; it is cached, do not change it."""
     return _compose(entry, list(groups))
 
@@ -119,7 +153,7 @@ def _split(parsed: list[Any], top: DictConfig, multirun: bool) -> tuple[list[str
         if name.startswith("hydra"):
             _check_hydra_group(override)
             groups.append(first(override))
-        elif _is_group(name):
+        elif is_group(name):
             if name not in top and name != "experiment":
                 raise unknown("option", name, [str(key) for key in top if key != "hydra"])
             _check_group(name, choices(override))
@@ -129,17 +163,24 @@ def _split(parsed: list[Any], top: DictConfig, multirun: bool) -> tuple[list[str
     return groups, keys
 
 
-def _check_complete(cfg: DictConfig) -> None:
-    """Refuse a model without the keys that all models share, for instance that of a plug-in."""
-    if not isinstance(cfg.get("model"), DictConfig) or "name" not in cfg.model:
-        return
-    missing = [key for key in defaults("model", "base") if key not in cfg.model]
-    if missing:
-        path = CONF / "model" / f"{cfg.model.name}.yaml"
-        raise UserError(
-            f"model={cfg.model.name} lacks {', '.join(missing)}: begin {path} with "
-            "defaults: [base, _self_]."
-        )
+def _check_complete(cfg: DictConfig, groups: list[str]) -> None:
+    """Refuse the yaml of a plug-in that lacks ``name``, or the keys that all datasets share."""
+    chosen = dict(text.split("=", 1) for text in groups)
+    for group in NAMED_GROUPS:
+        node = cfg.get(group)
+        if not isinstance(node, DictConfig):
+            continue
+        file = config_file(group, chosen.get(group, str(node.get("name"))))
+        if not isinstance(node.get("name"), str):
+            raise UserError(
+                f"{file} lacks 'name'. Add the name that the builder is registered with, "
+                f"name: {file.stem}."
+            )
+        missing = [key for key in defaults("data", "base") if group == "data" and key not in node]
+        if missing and node.name != "checkpoint":
+            raise UserError(
+                f"{file} lacks {', '.join(missing)}. Begin it with defaults: [base, _self_]."
+            )
 
 
 def _check_keys(keys: list[Any], base: DictConfig, entry: str) -> None:
@@ -156,7 +197,7 @@ def _check_keys(keys: list[Any], base: DictConfig, entry: str) -> None:
         choice = group.get("name") if isinstance(group, DictConfig) else None
         declared = schema.is_declared(name, entry, choice)
         for value in choices(override):
-            if rest == "name" and _is_group(group_name) and value != choice:
+            if rest == "name" and is_group(group_name) and value != choice:
                 raise UserError(
                     f"'{override.input_line}' does not apply: the other keys of {group_name} are "
                     f"those of {choice}. Choose with {group_name}=<name>: "
@@ -198,12 +239,14 @@ def precheck(entry: str, overrides: list[str], multirun: bool = False) -> DictCo
     from hydra import initialize_config_dir
 
     parsed = parse(overrides)
+    activate_plugins(parsed, entry)
+    dirs = tuple(config_dirs())
     mode = ["hydra.mode=MULTIRUN"] if multirun else []
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        top = _compose_groups(entry, (), CONF)
+        top = _compose_groups(entry, (), dirs)
         groups, keys = _split(parsed, top, multirun)
-        base = _compose_groups(entry, tuple(groups), CONF)
-        _check_complete(base)
+        base = _compose_groups(entry, tuple(groups), dirs)
+        _check_complete(base, groups)
         _check_keys(keys, base, entry)
         merged = groups + [first(override) for override in keys] + mode
         cfg = _compose(entry, merged, return_hydra_config=True)
@@ -223,7 +266,7 @@ def to_container(cfg: Any) -> Any:
 
 def defaults(group: str, name: str) -> dict[str, Any]:
     """Return ``conf/<group>/<name>.yaml`` merged with its defaults and ``base.yaml``."""
-    files = [CONF / group / "base.yaml", CONF / group / f"{name}.yaml"]
+    files = [CONF / group / "base.yaml", config_file(group, name)]
     base, own = ({} if not f.is_file() else to_container(OmegaConf.load(f)) for f in files)
     for parent in own.pop("defaults", ()):
         if parent not in ("base", "_self_"):
@@ -270,5 +313,5 @@ def check_custom(cfg: DictConfig, entry: str) -> None:
             if missing:
                 raise UserError(
                     f"this config lacks {', '.join(missing)}: another version wrote it. "
-                    f"Compare it with {CONF / group / name}.yaml."
+                    f"Compare it with {config_file(group, name)}."
                 )

@@ -317,8 +317,7 @@ _LIVE = section(
         font=Location,
     ),
 )
-#: Entry point -> schema of the keys that belong to no group.
-ENTRIES: dict[str, type[Section]] = {
+_ENTRIES: dict[str, type[Section]] = {
     "train": _TRAIN,
     "sweep": _TRAIN,
     "evaluate": section(
@@ -387,4 +386,9 @@ ENTRIES: dict[str, type[Section]] = {
         monitor=Monitor,
         mix=MIX,
     ),
+}
+#: Entry point -> schema of the keys that belong to no group.
+ENTRIES: dict[str, type[Section]] = {
+    name: section(keys, plugins=Annotated[list[str], Role.EXECUTION])
+    for name, keys in _ENTRIES.items()
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from emotion_lab.core import suggestions
 from emotion_lab.core.migrate import RENAMED
 
 
@@ -49,6 +50,7 @@ def unknown_key(name: str, known: list[str]) -> UserError:
 
     same = [key for key in known if key.rpartition(".")[2] == last]
     renamed = [key for key in RENAMED.get(name, ()) if key in known]
-    suggestions = renamed or close(0.6) or same or close(0.5)
-    hint = f" Did you mean '{suggestions[0]}'?" if suggestions else ""
+    usual = suggestions.key(name, known)
+    meant = renamed or usual or close(0.6) or same or close(0.5)
+    hint = f" Did you mean '{meant[0]}'?" if meant else ""
     return UserError(f"Unknown option '{name}'.{hint} Available: {', '.join(sorted(near))}.")

@@ -1,15 +1,30 @@
-"""Registries of named builders; modules of a package are discovered automatically."""
+"""Registries of named builders; modules of a package and of plug-ins are discovered."""
 
 from __future__ import annotations
 
 import importlib.util
-import pkgutil
+import inspect
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from emotion_lab.core.errors import unknown
+from emotion_lab.core import plugins
+from emotion_lab.core.errors import UserError, unknown
 
 T = TypeVar("T")
+
+#: Errors of a builder that are mistakes in its code or in its arguments; not a full memory or disk.
+_MISTAKES = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError),
+    *(NameError, NotImplementedError, TypeError, ValueError),
+)
+
+
+def source(item: Any) -> str:
+    """Return ``file:line`` of a function or class, or its module if there is no file."""
+    try:
+        return f"{inspect.getsourcefile(item)}:{inspect.getsourcelines(item)[1]}"
+    except (OSError, TypeError):
+        return str(getattr(item, "__module__", item))
 
 
 class Registry(Generic[T]):
@@ -30,24 +45,28 @@ class Registry(Generic[T]):
         """Return a decorator that registers a builder under ``name``.
 
         Raises:
-            ValueError: If the name is already registered, a programming error.
+            UserError: If another function or class is registered under this name.
         """
 
         def decorate(item: T) -> T:
-            if name in self._items:
-                raise ValueError(f"{self.kind} '{name}' is registered twice")
+            other = self._items.get(name, item)
+            # A module that is imported again, for instance in a notebook, replaces its builders.
+            names = [(x.__module__, x.__qualname__) for x in (item, other)]  # type: ignore[attr-defined]
+            if names[0] != names[1]:
+                raise UserError(
+                    f"{self.kind} '{name}' is registered twice: in {source(other)} and in "
+                    f"{source(item)}. Choose another name for one of them."
+                )
             self._items[name] = item
             return item
 
         return decorate
 
     def _discover(self) -> None:
-        if self._discovered:
-            return
-        package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self.package}.{module.name}")
-        self._discovered = True
+        if not self._discovered:
+            plugins.import_modules(self.package)
+            self._discovered = True
+        plugins.import_active()
 
     def get(self, name: str) -> T:
         """Return the builder registered under ``name``.
@@ -55,12 +74,35 @@ class Registry(Generic[T]):
         The module of that name is tried first: other modules may need packages that are missing.
         """
         if name not in self._items and importlib.util.find_spec(f"{self.package}.{name}"):
-            importlib.import_module(f"{self.package}.{name}")
+            plugins.import_modules(f"{self.package}.{name}")
         if name not in self._items:
             self._discover()
         if name not in self._items:
-            raise unknown(self.kind, name, self._items, f"Set it with {self.kind}=<name>.")
+            how = f"Set it with {self.kind}=<name>; plugins=[<package>] adds those of a package."
+            raise unknown(self.kind, name, self._items, how)
         return self._items[name]
+
+    def build(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call the builder registered under ``name``.
+
+        Raises:
+            UserError: If the builder does not take the arguments, or fails; with file and line.
+        """
+        builder: Any = self.get(name)
+        signature = inspect.signature(builder)
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise UserError(
+                f"{source(builder)}: {self.kind} '{name}' takes {signature}: {error}."
+            ) from None
+        try:
+            return builder(*args, **kwargs)
+        except _MISTAKES as error:
+            place = plugins.place(error, builder.__module__) or source(builder)
+            raise UserError(
+                f"{place}: {self.kind} '{name}' cannot be built: {plugins.reason(error)}"
+            ) from error
 
     def names(self) -> list[str]:
         """Return all registered names, sorted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from emotion_lab.core import registry
 from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.data.cleaning import clean
 from emotion_lab.data.ferplus import apply_ferplus
@@ -34,15 +35,24 @@ def _missing(name: str, source: LoadedDataset) -> UserError:
     )
 
 
+def _load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
+    source = DATASETS.build(str(cfg["name"]), cfg, splits)
+    if not isinstance(source, LoadedDataset):
+        raise UserError(
+            f"{registry.source(DATASETS.get(str(cfg['name'])))}: data '{cfg['name']}' returns "
+            f"{type(source).__name__}, expected emotion_lab.data.types.LoadedDataset."
+        )
+    return source
+
+
 def _open(cfg: dict[str, Any], requested: set[str]) -> tuple[LoadedDataset, set[str]]:
     """Open the splits that the requested ones are built from; return the names opened, too."""
-    load = DATASETS.get(str(cfg["name"]))
     needed = _needed(requested, cfg.get("folds"))
-    source = load(cfg, _ordered(needed))
+    source = _load(cfg, _ordered(needed))
     if "val" in requested and "val" not in source.splits and "train" not in needed:
         # Without a val split in the dataset, val is a part of train.
         needed = requested | {"train"}
-        source = load(cfg, _ordered(needed))
+        source = _load(cfg, _ordered(needed))
     return exclude_classes(source, excluded_classes(cfg)), needed
 
 

@@ -13,7 +13,7 @@ from emotion_lab.config import compose
 from emotion_lab.core.errors import UserError
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.transforms import Resize
-from emotion_lab.data.types import LoadedDataset, Split
+from emotion_lab.data.types import DATASETS, LoadedDataset, Split
 
 
 def data_config(data_cfg: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
@@ -25,6 +25,12 @@ def data_config(data_cfg: dict[str, Any], card: dict[str, Any]) -> dict[str, Any
         return data_cfg
     overrides = {key: value for key, value in data_cfg.items() if value is not None}
     trained_on = card["config"]["data"]
+    plugin = card.get("plugins", {}).get("data")
+    if plugin and trained_on["name"] not in DATASETS.names():
+        raise UserError(
+            f"this checkpoint was trained with data={trained_on['name']} of the plug-in {plugin}: "
+            f"add plugins=[{plugin}]."
+        )
     if trained_on["name"] == "synthetic" and overrides.get("path"):
         raise UserError(
             f"data.path={overrides['path']} does not apply: the checkpoint was trained on "

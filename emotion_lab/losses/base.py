@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from emotion_lab.core import plugins
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.registry import Registry
+from emotion_lab.core.registry import Registry, source
 
 #: ``build(**arguments)`` returns the loss. Arguments are the keys of ``conf/loss/<name>.yaml`` and,
 #: if the builder has parameters of these names, ``num_classes`` (int), ``class_weights`` (float32
@@ -52,15 +53,35 @@ def build_loss(
         A module: (logits (B, K), target (B,) int64 or (B, K) float) -> scalar.
     """
     arguments = {key: value for key, value in cfg.items() if key != "name"}
-    build = LOSSES.get(cfg["name"])
     data_arguments = {
         "num_classes": num_classes,
         "class_weights": torch.tensor(list(class_weights), dtype=torch.float32),
         "class_counts": class_counts,
     }
-    parameters = inspect.signature(build).parameters
+    parameters = inspect.signature(LOSSES.get(cfg["name"])).parameters
     arguments |= {key: value for key, value in data_arguments.items() if key in parameters}
-    try:
-        return build(**arguments)
-    except TypeError as error:
-        raise UserError(f"loss={cfg['name']}: {error}") from None
+    loss = LOSSES.build(cfg["name"], **arguments)
+    _check_output(cfg["name"], loss, num_classes)
+    return loss
+
+
+def _check_output(name: str, loss: Any, num_classes: int) -> None:
+    """Refuse a loss that does not return a scalar for class indices and for probabilities."""
+    builder = LOSSES.get(name)
+    indices = torch.zeros(2, dtype=torch.int64)
+    targets = {"indices (B,)": indices, "probabilities (B, K)": soft_targets(indices, num_classes)}
+    for words, target in targets.items():
+        try:
+            with torch.no_grad():
+                value = loss(torch.zeros(2, num_classes), target)
+        except Exception as error:  # a plug-in can raise anything
+            place = plugins.place(error, builder.__module__) or source(builder)
+            raise UserError(
+                f"{place}: loss '{name}' fails for targets as {words}: {plugins.reason(error)}"
+            ) from error
+        if not isinstance(value, Tensor) or value.ndim:
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise UserError(
+                f"{source(builder)}: loss '{name}' returns {shape} for targets as {words}, "
+                "expected a scalar tensor."
+            )

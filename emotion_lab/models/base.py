@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from emotion_lab.config import schema
+from emotion_lab.core import plugins
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.input_spec import InputSpec as InputSpec
-from emotion_lab.core.registry import Registry
+from emotion_lab.core.registry import Registry, source
 from emotion_lab.models.pretrained import fetch, load_local
 from emotion_lab.models.stages import last_layer, named_stages
 
@@ -30,6 +31,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 MIN_IMAGE_SIZE = 32
 
 
+#: Input of a model that registers none: the images of FER2013.
+DEFAULT_INPUT = InputSpec(48, 1, (0.5,), (0.25,))
+
 #: Function that returns the default input of a model config.
 DefaultInput = Callable[[dict[str, Any]], InputSpec]
 
@@ -39,7 +43,7 @@ _DEFAULT_INPUTS: dict[str, DefaultInput] = {}
 def register_default_input(name: str) -> Callable[[DefaultInput], DefaultInput]:
     """Return a decorator that registers the values for input keys that are null in model ``name``.
 
-    A model without registered values needs ``image_size``, ``channels``, ``mean`` and ``std``.
+    A model without registered values takes :data:`DEFAULT_INPUT`.
     """
 
     def decorate(function: DefaultInput) -> DefaultInput:
@@ -170,17 +174,16 @@ def input_spec(cfg: dict[str, Any]) -> InputSpec:
     """Return the input of a model config without building the model.
 
     Keys that are null get the default of the family: for timm the pretrained configuration of
-    the backbone, for torchvision 224 pixels, RGB, ImageNet mean and std. With ``channels: 1``
-    the mean and std of the family are averaged over RGB.
+    the backbone, for torchvision 224 pixels, RGB, ImageNet mean and std, for a model that
+    registers none :data:`DEFAULT_INPUT`. With ``channels: 1`` the mean and std of the family are
+    averaged over RGB.
     """
     MODELS.get(cfg["name"])
     schema.check_group("model", cfg)
     values: dict[str, Any] = {k: cfg.get(k) for k in ("image_size", "channels", "mean", "std")}
     if None in values.values():
-        if cfg["name"] not in _DEFAULT_INPUTS:
-            missing = next(key for key, value in values.items() if value is None)
-            raise UserError(f"model.{missing} is null. Set model.{missing}=<value>.")
-        default = asdict(_DEFAULT_INPUTS[cfg["name"]](cfg))
+        family = _DEFAULT_INPUTS.get(cfg["name"], lambda _: DEFAULT_INPUT)
+        default = asdict(family(cfg))
         if values["channels"] == 1:
             for key in ("mean", "std"):
                 default[key] = (sum(default[key]) / len(default[key]),)
@@ -203,6 +206,42 @@ def check_patches(image_size: int, patch: int) -> None:
         )
 
 
+def check_output(module: Any, cfg: dict[str, Any], num_classes: int) -> None:
+    """Refuse a network that does not take the image size or does not return logits (1, K)."""
+    name, builder = cfg["name"], MODELS.get(cfg["name"])
+    if not isinstance(module, nn.Module) or next(module.parameters(), None) is None:
+        raise UserError(
+            f"{source(builder)}: model '{name}' returns {type(module).__name__}, expected a "
+            "torch.nn.Module with parameters."
+        )
+    size, channels = cfg["image_size"], cfg["channels"]
+    module.eval()
+    try:
+        with torch.no_grad():
+            logits = module(torch.zeros(1, channels, size, size))
+    except Exception as error:  # networks raise arbitrary exceptions
+        place = plugins.place(error, builder.__module__)
+        raise image_size_error(cfg.get("backbone", name), size, error, place) from error
+    finally:
+        module.train()
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape != (1, num_classes):
+        raise UserError(
+            f"{source(builder)}: model '{name}' returns {shape} for images "
+            f"(1, {channels}, {size}, {size}), expected logits (1, {num_classes})."
+        )
+
+
+def image_size_error(name: str, size: int, error: Exception, place: str | None = None) -> UserError:
+    """Return the error for an image size that a network does not accept; ``place`` is file:line."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0].strip().rstrip(".")
+    where = f" ({place})" if place else ""
+    return UserError(
+        f"{name} does not take images of {size}x{size}: {reason}{where}. "
+        "Set model.image_size=<pixels>."
+    )
+
+
 def build_model(cfg: dict[str, Any], num_classes: int) -> tuple[EmotionNet, InputSpec]:
     """Build a network and load its weights.
 
@@ -211,7 +250,8 @@ def build_model(cfg: dict[str, Any], num_classes: int) -> tuple[EmotionNet, Inpu
     """
     spec = input_spec(cfg)
     cfg = {**cfg, **asdict(spec)}
-    module = MODELS.get(cfg["name"])(cfg, num_classes)
+    module = MODELS.build(cfg["name"], cfg, num_classes)
+    check_output(module, cfg, num_classes)
     backbone = module if isinstance(module, Backbone) else Backbone.wrap(module)
     net = EmotionNet(backbone, spec)
     if cfg.get("weights"):

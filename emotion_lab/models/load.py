@@ -12,7 +12,7 @@ from torch import Tensor
 
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.errors import UserError
-from emotion_lab.models.base import EmotionNet, build_model
+from emotion_lab.models.base import MODELS, EmotionNet, build_model
 from emotion_lab.models.ensemble import Ensemble
 from emotion_lab.models.network import Network
 
@@ -35,6 +35,11 @@ def _build_network(path: Path, state: dict[str, Tensor] | None, card: dict[str, 
     if missing or state is None:
         raise UserError(
             f"{path} is damaged: {', '.join(sorted(missing)) or 'the weights'} missing."
+        )
+    plugin, name = card.get("plugins", {}).get("model"), card["config"]["model"]["name"]
+    if plugin and name not in MODELS.names():
+        raise UserError(
+            f"{path} was trained with model={name} of the plug-in {plugin}: add plugins=[{plugin}]."
         )
     # The checkpoint contains all weights: no download or other file is needed.
     model = {**card["config"]["model"], "pretrained": False, "weights": None}

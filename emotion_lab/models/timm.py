@@ -13,11 +13,12 @@ from emotion_lab.models.base import (
     Backbone,
     InputSpec,
     check_patches,
+    image_size_error,
     register_default_input,
 )
 from emotion_lab.models.pretrained import check_reachable, unreachable_error
 from emotion_lab.models.stages import NORMS, named_stages
-from emotion_lab.models.torchvision import check_forward, image_size_error, unknown_backbone_error
+from emotion_lab.models.torchvision import unknown_backbone_error
 
 
 def _timm() -> ModuleType:
@@ -28,14 +29,28 @@ def _timm() -> ModuleType:
     return timm
 
 
-def check_name(name: str) -> str:
-    """Return ``name`` if it is a timm model, with or without a tag (``resnet18.a1_in1k``)."""
-    base, _, tag = str(name).partition(".")
-    tags = _timm().list_pretrained(f"{base}.*") if tag else []
-    if not _timm().is_model(base) or (tag and name not in tags):
+def resolve_name(name: str) -> str:
+    """Return today's timm name of a network, with or without a tag (``resnet18.a1_in1k``).
+
+    timm's older names, for instance ``tf_efficientnet_b0_ns``, have no pretrained configuration.
+    """
+    from timm.models import get_deprecated_models
+
+    name = str(name)
+    deprecated = get_deprecated_models()
+    if name in deprecated and deprecated[name] is None:
+        raise UserError(
+            f"timm has removed {name} without a replacement. Set model.backbone=<name>."
+        )
+    name = deprecated.get(name) or name
+    base, dot, _ = name.partition(".")
+    is_model = _timm().is_model(base)
+    tags = _timm().list_pretrained(f"{base}.*") if dot and is_model else []
+    if not is_model or (dot and name not in tags):
+        names = [base, *tags] if is_model else _timm().list_models()
         raise unknown_backbone_error(
             name,
-            tags if _timm().is_model(base) else _timm().list_models(),
+            names,
             'python -c "import timm; print(timm.list_models())"',
             tags or ("resnet18", "mobilenetv3_small_100", "convnext_atto"),
         )
@@ -159,7 +174,7 @@ def timm_backbone(
 @register_default_input("timm")
 def default_input(cfg: dict[str, Any]) -> InputSpec:
     """Return the input that the published weights of the network were trained on."""
-    source = _timm().get_pretrained_cfg(check_name(cfg["backbone"]))
+    source = _timm().get_pretrained_cfg(resolve_name(cfg["backbone"]))
     if source is None:
         return InputSpec(224, 3, (0.5,) * 3, (0.5,) * 3)
     return InputSpec(source.input_size[-1], 3, tuple(source.mean), tuple(source.std))
@@ -168,9 +183,8 @@ def default_input(cfg: dict[str, Any]) -> InputSpec:
 @MODELS.register("timm")
 def build(cfg: dict[str, Any], num_classes: int) -> Backbone:
     """Build ``cfg["backbone"]``, an image network of timm."""
-    backbone = timm_backbone(check_name(cfg["backbone"]), cfg, num_classes)
+    backbone = timm_backbone(resolve_name(cfg["backbone"]), cfg, num_classes)
     # The only convolution of a transformer is the patch embedding, with kernel equal to stride.
     convs = [m for m in backbone.net.modules() if isinstance(m, nn.Conv2d)]
     backbone.conv = any(conv.kernel_size != conv.stride for conv in convs)
-    check_forward(backbone, cfg)
     return backbone

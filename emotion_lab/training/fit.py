@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 
 from emotion_lab import __version__
 from emotion_lab.core import checkpoint as ckpt
+from emotion_lab.core import plugins
 from emotion_lab.core.environment import (
     LIGHTNING_PRECISION,
     choose_accelerator,
@@ -25,10 +26,13 @@ from emotion_lab.core.environment import (
     versions,
 )
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.registry import Registry
 from emotion_lab.core.runs import monitor_mode
 from emotion_lab.core.tables import TextTable, show
 from emotion_lab.data.datamodule import EmotionData
-from emotion_lab.models.base import EmotionNet, InputSpec, build_model
+from emotion_lab.data.types import DATASETS
+from emotion_lab.losses import LOSSES
+from emotion_lab.models.base import MODELS, EmotionNet, InputSpec, build_model
 from emotion_lab.models.finetune import apply_freeze, count_parameters
 from emotion_lab.training import distill, strategy
 from emotion_lab.training.callbacks import MetricsHistory
@@ -103,7 +107,18 @@ def make_card(
         "monitor": cfg["monitor"],
         "seed": cfg["seed"],
         "versions": {**versions(), "emotion_lab": __version__},
+        "plugins": _providers(cfg),
     }
+
+
+def _providers(cfg: dict[str, Any]) -> dict[str, str]:
+    """Return group -> plug-in of all that a config takes from plug-ins."""
+    registries: dict[str, Registry[Any]] = {"model": MODELS, "loss": LOSSES, "data": DATASETS}
+    found = {
+        group: plugins.provider(registry.get(str(cfg[group]["name"])))
+        for group, registry in registries.items()
+    }
+    return {group: name for group, name in found.items() if name is not None}
 
 
 def check_same_data(saved: dict[str, Any], current: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ import copy
 import functools
 import itertools
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -380,11 +379,3 @@ def test_resume_merges_allowed_overrides() -> None:
     assert config["trainer"] == {**saved["trainer"], "max_epochs": 9}
 
 
-def test_model_without_base_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The yaml of a plug-in must include the keys that all models share."""
-    conf = Path(shutil.copytree(compose.CONF, tmp_path / "conf"))
-    (conf / "model" / "mine.yaml").write_text("name: mine\nimage_size: 48\n")
-    monkeypatch.setattr(compose, "CONF", conf)
-    for override in ("seed=1", "model.freeze=backbone"):
-        with pytest.raises(UserError, match=r"model=mine lacks .*weights.*: begin .*mine.yaml"):
-            compose.precheck("train", ["model=mine", override])

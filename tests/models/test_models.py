@@ -16,6 +16,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.models import MODELS, Backbone, EmotionNet, InputSpec, build_model, input_spec
 from emotion_lab.models.cnn import CNN
 from emotion_lab.models.senet import SqueezeExcite
+from emotion_lab.models.timm import resolve_name
 
 SMALL: dict[str, dict[str, Any]] = {
     "vit": {"image_size": 64, "depth": 2, "embed_dim": 64, "heads": 2},
@@ -138,6 +139,8 @@ def test_default_inputs() -> None:
     assert spec("timm", backbone="inception_v3").image_size == 299
     assert spec("mobilenetv3", mean=[0.3]).mean == (0.3, 0.3, 0.3)
     assert spec("cnn").image_size == 48
+    nulls = dict.fromkeys(("image_size", "mean", "std"))
+    assert spec("cnn", **nulls, channels=3) == InputSpec(48, 3, (0.5,) * 3, (0.25,) * 3)
 
 
 def test_googlenet_normalisation_matches_torchvision() -> None:
@@ -154,7 +157,6 @@ def test_googlenet_normalisation_matches_torchvision() -> None:
     ("name", "overrides", "message"),
     [
         ("cnn", {"image_size": 31}, "expected a whole number of 32 or more"),
-        ("cnn", {"image_size": None}, "model.image_size is null"),
         ("cnn", {"channels": 2}, "model.channels=2 is not valid: expected 1 (grey) or 3 (RGB)"),
         ("cnn", {"mean": [0.5, 0.5]}, "model.mean has 2 values but model.channels is 1"),
         ("cnn", {"std": [0.0]}, "model.std=[0.0] is not valid: expected a number above 0"),
@@ -169,6 +171,7 @@ def test_googlenet_normalisation_matches_torchvision() -> None:
         ("vit", {"heads": 3}, "not a multiple of model.heads=3"),
         ("vit", {"pretrained": True}, "ImageNet weights for model.depth=12"),
         ("cnn", {"pretrained": True}, "no ImageNet weights of model 'cnn'"),
+        ("timm", {"backbone": "resnet18."}, "Did you mean 'resnet18'?"),
         ("timm", {"backbone": "resnt18"}, "Did you mean 'resnet18'?"),
         ("timm", {"backbone": "vit_tiny_patch16_224", "image_size": 50}, "48 or 64"),
         ("torchvision", {"backbone": "mobilenetv2"}, "Did you mean 'mobilenet_v2'?"),
@@ -183,6 +186,20 @@ def test_user_errors(name: str, overrides: dict[str, Any], message: str) -> None
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("older", "current"),
+    [
+        ("tf_efficientnet_b0_ns", "tf_efficientnet_b0.ns_jft_in1k"),
+        ("convnext_tiny_in22k", "convnext_tiny.fb_in22k"),
+        ("swsl_resnet18", "resnet18.fb_swsl_ig1b_ft_in1k"),
+    ],
+)
+def test_older_names_of_timm(older: str, current: str) -> None:
+    assert resolve_name(older) == current
+    specs = [input_spec({**defaults("model", "timm"), "backbone": n}) for n in (older, current)]
+    assert specs[0] == specs[1] and specs[0].mean != (0.5, 0.5, 0.5)
 
 
 def test_unknown_model() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from emotion_lab.config import schema
-from emotion_lab.config.compose import CONF, defaults, options
+from emotion_lab.config.compose import CONF, defaults, is_group, options
 from emotion_lab.config.overrides import override_key
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.runs import Run, find
@@ -115,7 +115,7 @@ def trained(run: Run) -> dict[str, Any]:
 @functools.cache
 def _defaults(group: str, name: str) -> dict[str, Any]:
     """Return the defaults of a group's choice; those of ``train`` for a key outside of groups."""
-    if not (CONF / group).is_dir():
+    if not is_group(group):
         return yaml.safe_load((CONF / "train.yaml").read_text(encoding="utf-8"))
     return defaults(group, name) if name in options(group) else {}
 
@@ -127,7 +127,7 @@ def _default(key: str, values: dict[str, Any]) -> list[Any]:
     """
     group, _, rest = key.partition(".")
     node: Any = _defaults(group, str(values.get(f"{group}.name")))
-    for part in (rest if (CONF / group).is_dir() else key).split("."):
+    for part in (rest if is_group(group) else key).split("."):
         if not isinstance(node, dict) or part not in node:
             return []
         node = node[part]

@@ -79,7 +79,7 @@ def merge_overrides(
             continue
         if text.startswith("trainer="):
             # The group also sets the defaults of all its other keys: take the device keys only.
-            group = OmegaConf.load(compose.CONF / "trainer" / f"{text.split('=', 1)[1]}.yaml")
+            group = OmegaConf.load(compose.config_file("trainer", text.split("=", 1)[1]))
             keys = {str(key) for key in group} | {"accelerator"}
             result["trainer"] |= {
                 key: current["trainer"][key] for key in _DEVICE_KEYS if key in keys

@@ -69,7 +69,7 @@ class Dimension:
     @property
     def is_group(self) -> bool:
         """Whether the key is a config group, which determines the available keys."""
-        return (compose.CONF / self.key).is_dir()
+        return compose.is_group(self.key)
 
     def override(self, value: Any) -> str:
         """Return the override for a value; numbers are rounded to four significant digits."""

@@ -11,4 +11,4 @@ from emotion_lab.video.types import DETECTORS, Detector
 def build_detector(cfg: dict[str, Any]) -> Detector:
     """Build the detector ``cfg["name"]`` from ``conf/detector/<name>.yaml``, a plain dict."""
     silence_opencv()
-    return DETECTORS.get(cfg["name"])(cfg)
+    return DETECTORS.build(cfg["name"], cfg)

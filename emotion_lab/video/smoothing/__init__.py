@@ -13,9 +13,8 @@ from emotion_lab.video.types import SMOOTHERS, Smoother
 
 def build_smoother(cfg: dict[str, Any], num_classes: int) -> Smoother:
     """Build the smoother of ``conf/smoothing/<name>.yaml`` for one track."""
-    smoother = SMOOTHERS.get(cfg["name"])
     schema.check_group("smoothing", cfg)
-    return smoother(cfg, num_classes)
+    return SMOOTHERS.build(cfg["name"], cfg, num_classes)
 
 
 class TrackSmoother:
