@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,38 @@ from emotion_lab.config import compose
 from emotion_lab.core.errors import UserError
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.transforms import Resize
-from emotion_lab.data.types import DATASETS, LoadedDataset, Split
+from emotion_lab.data.types import DATASETS, LoadedDataset, Split, data_path
+
+#: Keys of the ``data`` group that decide which images are train and which are val.
+_SPLIT_KEYS = ("split_seed", "val_fraction", "folds", "fold", "exclude")
+
+
+def is_foreign(data_cfg: dict[str, Any], card: dict[str, Any]) -> bool:
+    """Return whether a ``data`` group names other data than that of a checkpoint.
+
+    Data of the same kind at the same path is not foreign, whether or not the command names it.
+    """
+    if data_cfg["name"] == "checkpoint":
+        return False
+    trained_on = card["config"]["data"]
+    if data_cfg["name"] != trained_on["name"] or data_cfg["name"] == "synthetic":
+        return True
+    location, other = (data_path(cfg)[0] for cfg in (data_cfg, trained_on))
+    return "://" in location + other or Path(location).resolve() != Path(other).resolve()
 
 
 def data_config(data_cfg: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
     """Return the ``data`` group to read: for ``data=checkpoint`` that of the card of a checkpoint.
 
-    Keys that are set in ``data_cfg``, the group of the command, override those of the card.
+    Keys that are set in ``data_cfg``, the group of the command, override those of the card. If
+    the command names the data of the checkpoint explicitly, train and val are divided as for the
+    training run, so that val holds no image that was trained on.
     """
     if data_cfg["name"] != "checkpoint":
-        return data_cfg
+        if is_foreign(data_cfg, card):
+            return data_cfg
+        trained_on = card["config"]["data"]
+        return data_cfg | {key: trained_on[key] for key in _SPLIT_KEYS if key in trained_on}
     overrides = {key: value for key, value in data_cfg.items() if value is not None}
     trained_on = card["config"]["data"]
     plugin = card.get("plugins", {}).get("data")
@@ -152,7 +175,7 @@ class CheckpointData:
     ) -> CheckpointData:
         """Load a split and adapt it to the checkpoint of ``card``.
 
-        ``foreign`` is whether :func:`data_config` names other data than that of the checkpoint.
+        ``foreign`` is the result of :func:`is_foreign`, ``data_cfg`` that of :func:`data_config`.
         """
         classes = list(card["classes"])
         module = EmotionData(data_cfg, (split,), card["seed"], carve=not foreign)

@@ -57,3 +57,17 @@ def without_duplicates(result: EvaluationResult, data_cfg: dict[str, Any]) -> di
         summary = {key: scores[key] for key in summary}
     in_train = None if train is None else sum(digest in train for digest in digests)
     return {**summary, "removed": int((~kept).sum()), "in_train": in_train}
+
+
+def overlap_warning(summary: dict[str, Any], n: int) -> str | None:
+    """Return a warning if some of ``n`` scored images are in train, else None.
+
+    ``summary`` is the result of :func:`without_duplicates`.
+    """
+    if not summary["in_train"]:
+        return None
+    accuracy = summary["accuracy"]
+    rest = "no image remains without them"
+    if accuracy is not None:
+        rest = f"accuracy {accuracy:.2%} on the {summary['n']:,} others, each counted once"
+    return f"{summary['in_train']:,} of {n:,} images are in the training data: {rest}"

@@ -55,7 +55,7 @@ def fit_weights(probabilities: Sequence[np.ndarray], labels: np.ndarray) -> np.n
 
 def fit_ensemble_weights(
     members: Sequence[LoadedCheckpoint], data_cfg: dict[str, Any], device: str, tta: str
-) -> tuple[list[float], Predictions]:
+) -> tuple[list[float], Predictions, str]:
     """Fit the weights of ensemble members on val.
 
     Args:
@@ -65,7 +65,7 @@ def fit_ensemble_weights(
         tta: Test-time augmentation.
 
     Returns:
-        The weights, and the predictions of the weighted ensemble on val.
+        The weights, the predictions of the weighted ensemble on val, and the hash of val.
     """
     results, printed = [], list[str]()
     for member in members:
@@ -82,4 +82,5 @@ def fit_ensemble_weights(
     mean = np.einsum("m,mnk->nk", np.array(weights, np.float32), np.stack(probabilities))
     logits = torch.from_numpy(mean).clamp_min(1e-12).log()
     first = results[0].predictions
-    return weights, Predictions(logits, first.labels, first.positions)
+    predictions = Predictions(logits, first.labels, first.positions)
+    return weights, predictions, results[0].scores["fingerprint"]["hash"]

@@ -155,7 +155,12 @@ def score_split(
 
 
 def selection_bias_warning(card: dict[str, Any], fingerprint: dict[str, Any]) -> list[str]:
-    """Return a warning if the members of an ensemble were selected on these images."""
+    """Return a warning if members or weights of an ensemble were chosen on these images."""
+    if card.get("weights_fitted_on") == fingerprint["hash"]:
+        return [
+            "warning: the weights of the ensemble were fitted on these images: the score is too "
+            "high"
+        ]
     selection = card.get("ensemble") or {}
     if selection.get("choose") != "val" or selection.get("hash") != fingerprint["hash"]:
         return []

@@ -11,7 +11,7 @@ from emotion_lab.core import checkpoint, paths
 from emotion_lab.core.environment import git_commit, hardware, versions
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash, write_json
-from emotion_lab.data.checkpoint_data import data_config
+from emotion_lab.data.checkpoint_data import data_config, is_foreign
 from emotion_lab.data.shards.writer import LICENCES, UNKNOWN_LICENCE
 from emotion_lab.exporters.calibration_data import ValImages, val_images
 from emotion_lab.exporters.verify import (
@@ -128,9 +128,9 @@ def export_checkpoint(cfg: dict[str, Any], run_dir: Path) -> None:
     pairs = select_formats(cfg["format"], cfg["precision"], cfg["batch"])
     # An interrupted export leaves files without a certificate.
     paths.check_fresh(run_dir, *(name for pair in pairs for name in writer.file_names(card, *pair)))
-    data_cfg = data_config(cfg["data"], card.get("members", [card])[0])
+    member = card.get("members", [card])[0]
+    data_cfg, foreign = data_config(cfg["data"], member), is_foreign(cfg["data"], member)
     num_calibration = cfg["calibration"] if any(p == "int8" for _, p in pairs) else 0
-    foreign = cfg["data"]["name"] != "checkpoint"
     images = val_images(card, data_cfg, foreign, cfg["num_images"], num_calibration)
     for note in images.notes:
         print(f"  {note}")

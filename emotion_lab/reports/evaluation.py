@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from emotion_lab.core.io import write_json
 from emotion_lab.evaluation import calibration, curves, test_ledger
-from emotion_lab.evaluation.deduplicated_score import without_duplicates
+from emotion_lab.evaluation.deduplicated_score import overlap_warning, without_duplicates
 from emotion_lab.evaluation.explain import explain_network, overlay
 from emotion_lab.evaluation.human_agreement import agreement
 from emotion_lab.evaluation.result import EvaluationResult
@@ -188,6 +188,9 @@ def make_report(
     if votes := agreement(result):
         report["votes"] = votes
     report["without_duplicates"] = without_duplicates(result, data_cfg)
+    warning = overlap_warning(report["without_duplicates"], report["n"])
+    if warning is not None:
+        report["protocol"]["warnings"].append(warning)
     if options["num_robustness"]:
         report["robustness"] = robustness(result, options["num_robustness"], result.device)
     page: dict[str, Any] = {

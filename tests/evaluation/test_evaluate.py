@@ -7,18 +7,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from sklearn import metrics
 
+from emotion_lab.config import compose
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data import checkpoint_data
-from emotion_lab.data.checkpoint_data import data_config, match_classes
+from emotion_lab.data.checkpoint_data import CheckpointData, data_config, is_foreign, match_classes
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.evaluation import test_ledger
+from emotion_lab.evaluation.deduplicated_score import overlap_warning
 from emotion_lab.evaluation.evaluate import LedgerEntry, evaluate_checkpoint
 from emotion_lab.evaluation.metrics import report_text, score
 from emotion_lab.evaluation.predict import Predictions, predict
@@ -173,7 +176,60 @@ def test_data_of_the_checkpoint_is_used(cfg: dict[str, Any]) -> None:
     asked = {"name": "checkpoint", "path": None, "batch_size": 5, "limit": None}
     assert data_config(asked, card) == {**cfg["data"], "batch_size": 5}
     other = {"name": "image_folder", "path": "x"}
-    assert data_config(other, card) == other
+    assert data_config(other, card) == other and is_foreign(other, card)
+    assert not is_foreign(asked, card)
+
+
+def save_images(folder: Path, per_class: int) -> Path:
+    """Write distinct grey images of two classes, without a val folder."""
+    generator = np.random.default_rng(0)
+    for name in ("happy", "sad"):
+        (folder / name).mkdir(parents=True)
+        for i in range(per_class):
+            image = generator.integers(0, 255, (32, 32), np.uint8)
+            cv2.imwrite(str(folder / name / f"{i}.png"), image)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "n"), [({"val_fraction": 0.2}, 8), ({"folds": 4, "fold": 1, "split_seed": 3}, 10)]
+)
+def test_val_of_the_training_run_is_remade_for_the_same_data(
+    settings: dict[str, Any], n: int, cfg: dict[str, Any], tmp_path: Path
+) -> None:
+    """The command names the training data itself, with the default seed, fraction and folds."""
+    folder = save_images(tmp_path / "faces", per_class=20)
+    asked = {**compose.defaults("data", "image_folder"), "path": str(folder / ".." / "faces")}
+    trained_on = {**asked, "path": str(folder), **settings}
+    prints = EmotionData(trained_on, ("train", "val")).fingerprints()
+    card = {
+        **{"config": {**cfg, "data": trained_on}, "classes": ["happy", "sad"], "seed": 0},
+        **{"fingerprints": prints, "input": {"image_size": 32, "channels": 1}},
+    }
+    foreign = is_foreign(asked, card)
+    data = CheckpointData.open(card, data_config(asked, card), "val", foreign)
+    assert len(data.part) == n and data.fingerprint["hash"] == prints["val"]["hash"]
+    assert not data.foreign and not [note for note in data.notes if "warning" in note]
+
+
+@pytest.mark.parametrize(
+    ("summary", "expected"),
+    [
+        ({"in_train": None, "accuracy": 0.5, "n": 3}, None),
+        ({"in_train": 0, "accuracy": 0.5, "n": 3}, None),
+        (
+            {"in_train": 7, "accuracy": 0.5, "n": 3},
+            "7 of 10 images are in the training data: accuracy 50.00% on the 3 others, each "
+            "counted once",
+        ),
+        (
+            {"in_train": 10, "accuracy": None, "n": 0},
+            "10 of 10 images are in the training data: no image remains without them",
+        ),
+    ],
+)
+def test_overlap_with_train_is_a_warning(summary: dict[str, Any], expected: str | None) -> None:
+    assert overlap_warning(summary, 10) == expected
 
 
 # --- the ledger -----------------------------------------------------------------------------

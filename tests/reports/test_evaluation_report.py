@@ -311,6 +311,8 @@ def test_evaluate_an_ensemble_from_the_command_line(
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert sum(report["weights"]) == pytest.approx(1) and len(report["weights"]) == 2
+    fitted = "the weights of the ensemble were fitted on these images: the score is too high"
+    assert fitted in report["protocol"]["warnings"] and f"warning: {fitted}" in done.stdout
     assert report["temperature"] is None and report["nll_calibrated"] is None
     assert report["temperature_fitted_on"].startswith("not fitted: val has")
     assert done.stdout.splitlines()[-1] == str(tmp_path / "out")

@@ -13,8 +13,9 @@ from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core import paths
 from emotion_lab.core.environment import choose_accelerator, git_commit, hardware, versions
 from emotion_lab.core.io import write_json
-from emotion_lab.data.checkpoint_data import CheckpointData, data_config
+from emotion_lab.data.checkpoint_data import CheckpointData, data_config, is_foreign
 from emotion_lab.evaluation import temperature
+from emotion_lab.evaluation.deduplicated_score import overlap_warning
 from emotion_lab.evaluation.ensemble_weights import fit_ensemble_weights
 from emotion_lab.evaluation.evaluate import LedgerEntry, Predictor, check_ledger, evaluate, identity
 from emotion_lab.evaluation.metrics import report_text
@@ -37,16 +38,19 @@ def _load_predictor(
         The predictor; its predictions of the split, if the fit of the ensemble weights has
         computed them; and the name of the inference backend.
     """
-    weights = predictions = None
+    weights = predictions = fitted_on = None
     if len(loaded) > 1 and cfg["weights"] == "val":
-        foreign = cfg["data"]["name"] != "checkpoint"
+        foreign = is_foreign(cfg["data"], loaded[0].card)
         data_cfg = data_config({"name": "checkpoint"} if foreign else cfg["data"], loaded[0].card)
-        weights, predictions = fit_ensemble_weights(loaded, data_cfg, device, cfg["tta"])
+        weights, predictions, fitted_on = fit_ensemble_weights(loaded, data_cfg, device, cfg["tta"])
         print("weights, fitted on val: " + ", ".join(f"{weight:.3f}" for weight in weights))
         if cfg["split"] != "val" or foreign:
             predictions = None
     files = tuple(checkpoint.path for checkpoint in loaded)
-    predictor = Predictor(*combine(loaded, weights), files, device, cfg["tta"])
+    net, card = combine(loaded, weights)
+    if fitted_on is not None:
+        card["weights_fitted_on"] = fitted_on
+    predictor = Predictor(net, card, files, device, cfg["tta"])
     if cfg["backend"]["name"] == "torch":
         return predictor, predictions, f"torch {torch.__version__} fp32 on {device}"
     from emotion_lab.inference.classifier import open_backend
@@ -91,6 +95,9 @@ def _write_report(
     report = make_report(result, run_dir, options, facts, data_cfg, history if single else None)
     low, high = report["accuracy_ci95"]
     print(f"accuracy {report['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})")
+    warning = overlap_warning(report["without_duplicates"], report["n"])
+    if warning is not None:
+        print(f"  warning: {warning}")
     print(f"report: {run_dir / 'report.html'}")
 
 
@@ -108,7 +115,7 @@ def run_evaluation(cfg: dict[str, Any], overrides: list[str], run_dir: Path) -> 
         print(f"val accuracy {accuracy:.4f}, as in metrics.json: predictions_val.csv is recreated")
         print(run_dir)
         return accuracy
-    split, foreign = cfg["split"], cfg["data"]["name"] != "checkpoint"
+    split, foreign = cfg["split"], is_foreign(cfg["data"], loaded[0].card)
     for checkpoint in loaded:
         print(f"checkpoint: {checkpoint.path} ({ckpt.describe(checkpoint.card)})")
     predictor, predictions, backend = _load_predictor(cfg, loaded, device)
