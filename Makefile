@@ -1,4 +1,4 @@
-# make demo: set up, train on synthetic faces, report, watch a generated clip
+# make demo: set up, train on synthetic faces, report, run that model and the shipped one on a clip
 # make test: set up, run the tests
 # make docs: set up, build the documentation site into site/
 # make browser: assemble the web page in build/browser (needs npm)
@@ -24,6 +24,8 @@ demo: .venv/.ready
 	$(BIN)/python -m emotion_lab.evaluate ckpt=$(RUN) num_robustness=100 hydra.run.dir=$(RUN)/report
 	$(BIN)/python -m emotion_lab.live ckpt=$(RUN) source=synthetic detector=haar display=none \
 		save=$(RUN)/live.mp4 log=$(RUN)/live.jsonl hydra.run.dir=$(RUN)/live
+	$(BIN)/python -m emotion_lab.live source=synthetic display=none \
+		save=$(RUN)/shipped.mp4 log=$(RUN)/shipped.jsonl hydra.run.dir=$(RUN)/shipped
 
 test: .venv/.ready lint
 	$(BIN)/python -m pytest -n auto --dist loadfile

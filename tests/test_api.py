@@ -101,7 +101,7 @@ def test_files_and_addresses(model: EmotionRecognizer, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "fer2012"}, "no such checkpoint: fer2012.*fer2013, fer2013-small"),
+        ({"name": "fer2012"}, "no such checkpoint: fer2012.*model: fer2013"),
         ({"detector": "yunett"}, "Unknown detector 'yunett'. Did you mean 'yunet'"),
         ({"smoothing": "emma"}, "Unknown smoothing 'emma'"),
         ({"backend": "onxruntime"}, "Unknown backend 'onxruntime'"),

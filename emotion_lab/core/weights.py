@@ -15,7 +15,7 @@ from emotion_lab.core.io import file_hash
 
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
 #: Name -> suffixes of its files.
-MODELS = {"fer2013": (".onnx", ".ckpt"), "fer2013-small": (".onnx",)}
+MODELS = {"fer2013": (".onnx", ".ckpt")}
 #: The model that is used where none is named.
 DEFAULT = "fer2013"
 

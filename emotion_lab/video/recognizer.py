@@ -210,7 +210,7 @@ def load(
     """Load a model for images, videos and face crops.
 
     Args:
-        name: A shipped model (``fer2013``, ``fer2013-small``), a checkpoint, a run directory of
+        name: A shipped model (``fer2013``), a checkpoint, a run directory of
             train, or an exported file; None: ``fer2013``. Only a checkpoint or run directory needs
             PyTorch. A file that is called like a shipped model is ``./fer2013``.
         detector: Name in ``conf/detector/``; ``auto`` is YuNet if its file is present or can be

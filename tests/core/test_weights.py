@@ -46,15 +46,15 @@ def test_names_are_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     # A folder of this name, for instance of the data, does not hide the model.
     (tmp_path / "fer2013").mkdir()
     assert checkpoint.find("fer2013") == weights.FOLDER / "fer2013.ckpt"
-    for value in ("fer2013", "fer2013-small"):
-        paths.check_checkpoint(value, exported=True)
+    paths.check_checkpoint("fer2013", exported=True)
     paths.check_checkpoint("fer2013")
     paths.check_exist({"model.weights": "fer2013"})
     with pytest.raises(UserError, match=r"no checkpoints/best.ckpt in fer2013"):
         paths.check_checkpoint("./fer2013")
-    with pytest.raises(UserError, match="fer2013-small is shipped as an exported file only"):
-        paths.check_checkpoint("fer2013-small")
-    with pytest.raises(UserError, match=r"no such checkpoint: fer2012\..*fer2013, fer2013-small"):
+    monkeypatch.setitem(weights.MODELS, "tiny", (".onnx",))
+    with pytest.raises(UserError, match=r"tiny is shipped as an exported file only.*use fer2013"):
+        paths.check_checkpoint("tiny")
+    with pytest.raises(UserError, match=r"no such checkpoint: fer2012\..*model: fer2013"):
         paths.check_checkpoint("fer2012", exported=True)
     with pytest.raises(UserError, match=r"data\.path=fer2012 does not exist"):
         paths.check_exist({"data.path": "fer2012"})
