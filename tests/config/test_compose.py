@@ -58,7 +58,7 @@ def test_every_file_composes(group: str) -> None:
 def test_every_file_has_a_description(group: str) -> None:
     for path in (compose.CONF / group).glob("*.yaml"):
         first = path.read_text(encoding="utf-8").splitlines()[0]
-        assert first.startswith("# ") and len(first) > 4, path
+        assert first.startswith("# ") and len(first) > 4, f"{path}: --help shows its first line"
 
 
 def test_experiments_override_groups_and_keys() -> None:

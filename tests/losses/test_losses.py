@@ -27,6 +27,10 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
     return x - np.log(np.exp(x).sum(1, keepdims=True))
 
 
+#: Losses that :func:`reference` computes. A loss that is added needs a test of its own formula.
+REFERENCES = ("ce", "class_balanced", "focal", "label_smoothing", "weighted_ce", "weighted_focal")
+
+
 def reference(name: str, cfg: dict, logits: np.ndarray, label: np.ndarray) -> float:
     """Compute the loss sample by sample from the formulas of the papers."""
     log_p = log_softmax(logits)
@@ -57,7 +61,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return logits, torch.randint(0, 7, (16,), generator=generator)
 
 
-@pytest.mark.parametrize("name", LOSSES.names())
+@pytest.mark.parametrize("name", REFERENCES)
 def test_reference(name: str, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     logits, label = batch
     expected = reference(name, defaults("loss", name), logits.double().numpy(), label.numpy())

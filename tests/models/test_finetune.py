@@ -67,7 +67,7 @@ def test_training_a_frozen_network(name: str) -> None:
     changed = {key for key, value in state.items() if not torch.equal(value, original[key])}
     assert changed
     assert all(net.backbone.stage_index(key) >= first for key in changed)
-    if name != "vit":
+    if any(isinstance(m, torch.nn.BatchNorm2d) and m.training for m in net.modules()):
         assert any("running_mean" in key for key in changed)
     unfreeze_all(net)
     net.train()
