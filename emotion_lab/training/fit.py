@@ -44,6 +44,8 @@ from emotion_lab.training.module import EmotionModule
 #: Warnings of Lightning, torch and W&B that do not concern the user of this program.
 _IGNORED_WARNINGS = (
     ".*does not have many workers.*",
+    # The sampler of this package continues in the middle of an epoch.
+    ".*ended before the epoch ended and your dataloader is not resumable.*",
     ".*smaller than the logging interval.*",
     ".*Checkpoint directory.*exists.*",
     ".*`isinstance\\(treespec, LeafSpec\\)`.*",
