@@ -377,5 +377,3 @@ def test_resume_merges_allowed_overrides() -> None:
     assert (config["seed"], config["resume"], config["model"]) == (3, None, saved["model"])
     config = resumed(["resume=x", "trainer.max_epochs=9"], saved)
     assert config["trainer"] == {**saved["trainer"], "max_epochs": 9}
-
-
