@@ -56,13 +56,15 @@ def _rank(cfg: DictConfig, runs: list[Path], run_dir: Path) -> float:
     """Rank many runs, write and print the leaderboard; return the best mean score."""
     from emotion_lab.core.io import atomic_write, write_json
     from emotion_lab.core.tables import show
-    from emotion_lab.experiments.leaderboard import grouping, report
+    from emotion_lab.experiments.leaderboard import grouping, paper, report
     from emotion_lab.experiments.leaderboard.table import build_leaderboard
 
     configurations = grouping.read(runs, cfg.sort_by, cfg.split)
     result = build_leaderboard(configurations, Path(str(cfg.test_ledger)), bool(cfg.latency))
     pictures = report.draw_figures(configurations, result, run_dir)
     atomic_write(run_dir / "leaderboard.csv", report.csv_text(result).encode())
+    atomic_write(run_dir / "leaderboard.md", paper.markdown(result).encode())
+    atomic_write(run_dir / "leaderboard.tex", paper.latex(result).encode())
     report.write_page(run_dir, result, pictures)
     # Written last: it marks the run directory as complete.
     write_json(run_dir / "leaderboard.json", result)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
+from pathlib import Path
+
 #: Word -> config keys; the first that the command has is suggested.
 KEYS: dict[str, tuple[str, ...]] = {
     "accelerator": ("trainer.accelerator", "backend.device"),
@@ -128,26 +132,26 @@ def choice(group: str, name: str, options: list[str]) -> str | None:
     return meant if meant in options else None
 
 
+def _library_names(package: str) -> set[str]:
+    """Return the classifiers of a library, read from its source: importing it takes seconds."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return set()
+    sources = (Path(spec.origin).parent / "models").glob("*.py")
+    registered = r"^@register_model(?:\(\))?\n(?:@.*\n)*def (\w+)\("
+    return {
+        name
+        for source in sources
+        for name in re.findall(registered, source.read_text(encoding="utf-8"), re.M)
+    }
+
+
 def library_model(name: str) -> str | None:
-    """Return what to type for the name of a network of torchvision or timm, else None.
-
-    The libraries are imported: call it only to explain an error.
-    """
+    """Return what to type for the name of a network of torchvision or timm, else None."""
     plain = name.lower().replace("-", "_")
-    words = []
-    try:
-        from torchvision import models
-
-        # Detection and segmentation networks are no classifiers.
-        if plain in models.list_models(module=models):
-            words.append(f"model=torchvision model.backbone={plain}")
-    except ImportError:
-        pass
-    try:
-        import timm
-
-        if timm.is_model(plain.partition(".")[0]):
-            words.append(f"model=timm model.backbone={plain}")
-    except ImportError:
-        pass
+    words = [
+        f"model={package} model.backbone={plain}"
+        for package in ("torchvision", "timm")
+        if plain.partition(".")[0] in _library_names(package)
+    ]
     return " or ".join(words) or None

@@ -19,7 +19,7 @@ from emotion_lab.data.batch_augment import BatchAugment
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.losses import build_loss
 from emotion_lab.models.base import EmotionNet
-from emotion_lab.training import strategy, votes_head
+from emotion_lab.training import strategy
 from emotion_lab.training.callbacks import (
     BestLastCheckpoint,
     DataPositionCallback,
@@ -108,7 +108,6 @@ def make_module(
     module = EmotionModule(net, criterion, cfg, card)
     if cfg["augment"]["name"] == "device":
         module.augment = device_augment(cfg["augment"], net)
-    module.votes_head = votes_head.build(cfg, data, net)
     channels_last = cfg["trainer"]["channels_last"]
     if channels_last == "auto":
         # fsdp shards contiguous parameters only.

@@ -34,7 +34,7 @@ from emotion_lab.data.types import DATASETS
 from emotion_lab.losses import LOSSES
 from emotion_lab.models.base import MODELS, EmotionNet, InputSpec, build_model
 from emotion_lab.models.finetune import apply_freeze, count_parameters
-from emotion_lab.training import distill, strategy
+from emotion_lab.training import distill, strategy, votes_head
 from emotion_lab.training.callbacks import MetricsHistory
 from emotion_lab.training.factory import make_module, make_trainer
 from emotion_lab.training.failure_propagation import FailurePropagation, rank_zero_stdout
@@ -297,6 +297,7 @@ def fit(
 
     card = make_card(cfg, data, spec, fingerprints)
     module = make_module(cfg, data, net, card)
+    module.votes_head = votes_head.build(cfg, data, net)
     module.distillation, teacher = distill.build(cfg["distill"], spec, data.classes, fingerprints)
     # Temporary files of a process that was killed while saving.
     for temporary in (run_dir / "checkpoints").glob(".*.tmp"):

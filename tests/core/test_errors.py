@@ -62,3 +62,14 @@ def test_networks_of_libraries() -> None:
         precheck("train", ["model=ResNet50"])
     with pytest.raises(UserError, match=r"type model=timm model\.backbone=convnext_atto"):
         precheck("train", ["model=convnext_atto"])
+
+
+def test_library_names_are_those_of_the_libraries() -> None:
+    """They are read from the source, because importing the libraries takes seconds."""
+    import timm
+    from torchvision import models
+
+    assert suggestions._library_names("torchvision") == {*models.list_models(module=models)}
+    registered = suggestions._library_names("timm")
+    assert registered == {*timm.list_models()} and len(registered) > 500
+    assert suggestions._library_names("no_such_package") == set()

@@ -6,8 +6,10 @@ import csv
 import io
 from pathlib import Path
 
+import pytest
+
 from emotion_lab.core import runs as run_folders
-from emotion_lab.experiments.leaderboard import grouping, report
+from emotion_lab.experiments.leaderboard import grouping, paper, report
 from emotion_lab.experiments.leaderboard.table import build_leaderboard
 from tests.experiments.test_leaderboard import ranked, three, write_run
 
@@ -31,12 +33,33 @@ def test_csv_has_all_numbers(tmp_path: Path) -> None:
     assert [row["optim.lr"] for row in rows] == ["0.001", "0.0001", "0.01"]
     for row, group in zip(rows, result["groups"], strict=True):
         for score in ("accuracy", "macro_f1"):
-            assert float(row[f"{score}_mean"]) == group[score]["mean"]
-            assert float(row[f"{score}_std"]) == group[score]["std"]
+            assert float(row[f"{score}_mean"]) == pytest.approx(group[score]["mean"], rel=1e-5)
+            assert float(row[f"{score}_std"]) == pytest.approx(group[score]["std"], rel=1e-5)
+            assert len(row[f"{score}_mean"]) <= 8
         assert row["seeds"] == "1 2 3" and row["n_seeds"] == "3"
         assert row["verdict"] == report.verdict(group) and int(row["test_openings"]) == 0
-    assert float(rows[2]["p_holm"]) == result["groups"][2]["against_best"]["p_holm"]
+    p_holm = result["groups"][2]["against_best"]["p_holm"]
+    assert float(rows[2]["p_holm"]) == pytest.approx(p_holm, rel=1e-5)
     assert rows[0]["p"] == "" and rows[0]["latency_ms"] == ""
+
+
+def test_tables_for_a_paper(tmp_path: Path) -> None:
+    """Markdown and LaTeX show mean ± std, n and the interval of each difference."""
+    result = ranked(three(tmp_path))
+    best, second = result["groups"][:2]
+    mean, std = (100 * best["macro_f1"][part] for part in ("mean", "std"))
+    rows = paper.markdown(result).splitlines()
+    assert rows[0].startswith("| configuration | seeds | macro F1 (%) | accuracy (%) | Δ to best")
+    assert rows[2].startswith(f"| optim.lr=0.001 | 3 | {mean:.1f} ± {std:.1f} | ")
+    assert rows[2].endswith("| – | – |") and len(rows) == 2 + 3 + 2
+    low, high = (100 * value for value in second["against_best"]["ci95"])
+    assert f"({low:+.1f} to {high:+.1f})" in rows[3] and "n = 240 images" in rows[-1]
+    text = paper.latex(result)
+    assert f"optim.lr=0.001 & 3 & {mean:.1f} $\\pm$ {std:.1f} & " in text
+    assert text.count("\\\\\n") == 4 and text.count("&") == 4 * 5
+    result["groups"][0]["name"] = "a_b&c|d"
+    assert r"a\_b\&c|d & 3" in paper.latex(result)
+    assert r"| a\_b&c\|d | 3" in paper.markdown(result)
 
 
 def test_names_are_escaped_in_csv_and_terminal(tmp_path: Path) -> None:

@@ -159,9 +159,7 @@ def test_no_folder_can_be_written(checkpoint: Path, monkeypatch: pytest.MonkeyPa
     np.testing.assert_allclose(classifier(FACES), torch_probabilities(checkpoint), atol=1e-5)
 
 
-def test_backend_that_differs_from_torch(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_backend_that_differs_from_torch(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def inexact(path: Path, options: RunOptions) -> Any:
         meta, run = open_graph(path, options)
         return meta, lambda images: run(images) * 1.01
@@ -171,10 +169,9 @@ def test_backend_that_differs_from_torch(
         open_classifier(checkpoint, "openvino")
     assert names_in(checkpoint.parent) == ["best.ckpt"]
     monkeypatch.setattr(auto_select, "CANDIDATES", (("openvino", "fp32"), ("torch", "fp32")))
-    np.testing.assert_array_equal(
-        open_classifier(checkpoint, "auto")(FACES), torch_probabilities(checkpoint)
-    )
-    assert "differs from PyTorch" in capsys.readouterr().out
+    classifier = open_classifier(checkpoint, "auto")
+    np.testing.assert_array_equal(classifier(FACES), torch_probabilities(checkpoint))
+    assert any("differs from PyTorch" in note for note in classifier.notes)
     monkeypatch.setattr(OpenVino, "write", lambda *_: 1 / 0)
     with pytest.raises(UserError, match=r"cannot be converted to openvino \S+ fp32 on cpu \(div"):
         open_classifier(checkpoint, "openvino")
@@ -200,17 +197,19 @@ def test_bfloat16(checkpoint: Path) -> None:
     assert 1e-6 < difference <= converted_model.TOLERANCE["bf16"]
 
 
-def test_auto_prints_the_choice_and_the_missing_packages(
+def test_auto_notes_the_choice_and_the_missing_packages(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    open_classifier(checkpoint, "auto")
-    assert "auto: of " in capsys.readouterr().out
+    notes = open_classifier(checkpoint, "auto").notes
+    assert any(note.startswith("auto: of ") for note in notes)
+    assert capsys.readouterr().err == f"converting {checkpoint}, once\n"
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"openvino is not installed .*pip install openvino"):
         load_classifier(checkpoint, "openvino")
     with pytest.raises(UserError, match="pip install onnxruntime onnx onnxscript"):
         load_classifier(checkpoint, "onnx")
-    assert "torch" in open_classifier(checkpoint, "auto").runtime_name
-    (line,) = capsys.readouterr().out.splitlines()
+    classifier = open_classifier(checkpoint, "auto")
+    assert "torch" in classifier.runtime_name and capsys.readouterr().out == ""
+    line = " ".join(classifier.notes)
     assert "pip install openvino" in line and "pip install onnxruntime" in line

@@ -128,7 +128,9 @@ def lines(result: dict[str, Any]) -> list[str | TextTable]:
 
 
 def _cell(value: Any) -> Any:
-    """Return a CSV cell; a text that a spreadsheet would run as a formula gets a leading quote."""
+    """Return a CSV cell: numbers with six significant digits, no formulas of a spreadsheet."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@"):
         try:
             float(value)

@@ -37,8 +37,8 @@ def resolve(cfg: dict[str, Any]) -> dict[str, Any]:
         except DownloadError as error:
             _failures.append(error.reason)
             print(
-                f"detector: haar, because YuNet cannot be downloaded ({error.reason}). YuNet finds "
-                f"more faces: get {URL} and set detector.file=<path>.",
+                "detector: haar, because YuNet cannot be downloaded. It finds more faces: save "
+                f"{URL} in data/, or set detector.file=<path>.",
                 file=sys.stderr,
             )
     return compose.defaults("detector", "haar")
