@@ -18,8 +18,8 @@ import pytest
 
 from tests import forked
 
-# Before torch is imported, also in the processes that tests start. A pool of OpenMP threads does not
-# survive a fork: a forked process that reuses a convolution of its parent would wait forever.
+# Before torch is imported, also in the processes that tests start. A pool of OpenMP threads does
+# not survive a fork: a forked process that reuses a convolution of its parent would wait forever.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
