@@ -105,6 +105,20 @@ def fail(error: BaseException) -> NoReturn:
     raise SystemExit(code)
 
 
+def _is_informational(argv: list[str], entry: str) -> bool:
+    """Print the version or the help if a command line asks for it."""
+    if "--version" in argv:
+        print(f"emotion_lab {__version__}")
+        return True
+    if not any(flag in argv for flag in ("-h", "--help")):
+        return False
+    from emotion_lab.cli.help import show
+
+    activate_plugins(parse([a for a in argv if a.startswith("plugins=")]), entry)
+    show(entry)
+    return True
+
+
 def run(
     entry: str,
     task: Callable[[DictConfig], Any],
@@ -130,14 +144,7 @@ def run(
     warnings.filterwarnings("ignore", message=r"(?s).*validated against ConfigStore schema.*")
     try:
         argv = quote_paths(sys.argv[1:])
-        if "--version" in argv:
-            print(f"emotion_lab {__version__}")
-            return
-        if any(flag in argv for flag in ("-h", "--help")):
-            from emotion_lab.cli.help import show
-
-            activate_plugins(parse([a for a in argv if a.startswith("plugins=")]), entry)
-            show(entry)
+        if _is_informational(argv, entry):
             return
         overrides, multirun, custom = flags(argv)
         if multirun and not has_sweeps(entry):

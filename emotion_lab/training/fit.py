@@ -259,6 +259,12 @@ def _setup(cfg: dict[str, Any]) -> str:
     return accelerator
 
 
+def _remove_partial_checkpoints(folder: Path) -> None:
+    """Remove the temporary files of a process that was killed while saving."""
+    for temporary in folder.glob(".*.tmp"):
+        temporary.unlink(missing_ok=True)
+
+
 @rank_zero_stdout()
 def fit(
     cfg: dict[str, Any],
@@ -299,9 +305,7 @@ def fit(
     module = make_module(cfg, data, net, card)
     module.votes_head = votes_head.build(cfg, data, net)
     module.distillation, teacher = distill.build(cfg["distill"], spec, data.classes, fingerprints)
-    # Temporary files of a process that was killed while saving.
-    for temporary in (run_dir / "checkpoints").glob(".*.tmp"):
-        temporary.unlink(missing_ok=True)
+    _remove_partial_checkpoints(run_dir / "checkpoints")
     history = MetricsHistory(run_dir, cfg["monitor"], monitor_mode(cfg))
     loggers = build_loggers(LoggerContext(cfg, run_dir, step))
     trainer = make_trainer(cfg, run_dir, history, loggers, accelerator, callbacks)

@@ -1,9 +1,12 @@
-"""Names from indices of unknown origin."""
+"""Names from indices of unknown origin, and locks of run directories."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from emotion_lab.core import paths
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.paths import check_inside
 
@@ -24,3 +27,21 @@ def test_other_names_are_refused_in_one_line(name: object) -> None:
     with pytest.raises(UserError, match="index is refused") as caught:
         check_inside(name, "index")
     assert "\n" not in str(caught.value)
+
+
+def test_locked_folder_error_names_the_config_key(tmp_path: Path) -> None:
+    def error(*names: str, **options: str | None) -> str:
+        with (
+            paths.locked_run_dir(tmp_path),
+            pytest.raises(UserError) as caught,
+            paths.locked_run_dir(tmp_path, *names, **options),
+        ):
+            raise AssertionError
+        return str(caught.value)
+
+    assert "or set hydra.run.dir=<a new folder>" in error()
+    assert "or set hydra.sweep.dir=<a new folder>" in error(key="hydra.sweep.dir")
+    assert error(key=None).endswith("wait until it is done.")
+    (tmp_path / "done").touch()
+    with pytest.raises(UserError, match=r"already holds done.* Set out=<a new folder>"):
+        paths.check_fresh(tmp_path, "done", key="out")

@@ -20,7 +20,6 @@ import yaml
 from emotion_lab import train
 from emotion_lab.config import compose
 from emotion_lab.core import checkpoint as ckpt
-from emotion_lab.core import paths
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.evaluation.predictions_file import read_predictions
@@ -390,21 +389,3 @@ def test_invalid_run_options_are_reported_before_data_is_read(tmp_path: Path) ->
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "no checkpoints/best.ckpt in" in error(f"distill.teacher={empty}")
-
-
-def test_locked_folder_error_names_the_config_key(tmp_path: Path) -> None:
-    def error(*names: str, **options: str | None) -> str:
-        with (
-            paths.locked_run_dir(tmp_path),
-            pytest.raises(UserError) as caught,
-            paths.locked_run_dir(tmp_path, *names, **options),
-        ):
-            raise AssertionError
-        return str(caught.value)
-
-    assert "or set hydra.run.dir=<a new folder>" in error()
-    assert "or set hydra.sweep.dir=<a new folder>" in error(key="hydra.sweep.dir")
-    assert error(key=None).endswith("wait until it is done.")
-    (tmp_path / "done").touch()
-    with pytest.raises(UserError, match=r"already holds done.* Set out=<a new folder>"):
-        paths.check_fresh(tmp_path, "done", key="out")

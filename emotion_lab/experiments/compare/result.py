@@ -182,10 +182,9 @@ def compare(
         values = paired_seeds(labels, predictions[:seeds], predictions[seeds:], k, ROUNDS, SEED)
         difference = _by_class_name(values, classes)
     support = {name: int((labels == i).sum()) for i, name in enumerate(classes)}
+    line = verdict_sentence(difference, side_a["name"], side_b["name"], n, seeds, by)
     result = {
-        "verdict": difference[VERDICTS[by]],
-        "by": by,
-        "line": verdict_sentence(difference, side_a["name"], side_b["name"], n, seeds, by),
+        **{"verdict": difference[VERDICTS[by]], "by": by, "line": line},
         "split": split,
         "n": n,
         "classes": classes,
