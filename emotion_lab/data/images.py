@@ -12,6 +12,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from emotion_lab.core.errors import UserError
 
+#: Suffixes of image files, for training and prediction. HEIC needs the package ``pillow-heif``.
+IMAGE_SUFFIXES = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".gif"),
+        *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+        *(".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx"),
+    }
+)
 #: Grey level (0..255) behind transparent pixels: neither a dark nor a bright border.
 BACKGROUND = 128
 
@@ -29,6 +37,26 @@ _DECODE_ERRORS = (
     struct.error,
     Image.DecompressionBombError,
 )
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+with contextlib.suppress(ImportError):  # an optional package
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+
+
+def is_image_name(name: str | Path) -> bool:
+    """Return whether a file name has one of :data:`IMAGE_SUFFIXES`, in upper or lower case."""
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _unidentified(start: bytes) -> str:
+    """Return why Pillow does not know a file with these first 12 bytes or more."""
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
+        return "a HEIC image, which needs a package: pip install pillow-heif"
+    if start[4:8] == b"ftyp" and start[8:12] in (b"avif", b"avis"):
+        return "an AVIF image, which needs a newer Pillow: pip install --upgrade pillow"
+    return "not an image"
 
 
 def _to_uint8(array: np.ndarray, mode: str) -> np.ndarray:
@@ -76,18 +104,21 @@ def read_image(path: str | Path) -> np.ndarray:
     scaled to 8 bits, and only the first frame of an animation is read.
 
     Raises:
-        UserError: If the file is missing, truncated or not an image.
+        UserError: If the file is missing, truncated or not an image that Pillow can read.
     """
     try:
         # An open file instead of its name, which some decoders cannot handle.
-        with Path(path).open("rb") as stream, Image.open(stream) as image:
-            return to_array(image)
+        with Path(path).open("rb") as stream:
+            start = stream.read(12)
+            stream.seek(0)
+            with Image.open(stream) as image:
+                return to_array(image)
     except FileNotFoundError as error:
         raise UserError(f"Image {path} does not exist; check the path.") from error
     except IsADirectoryError as error:
         raise UserError(f"{path} is a folder, expected an image file.") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"{path} is not an image; remove or replace it.") from error
+        raise UserError(f"{path} is {_unidentified(start)}; remove or replace it.") from error
     except _DECODE_ERRORS as error:
         text = " ".join(str(error).split())
         raise UserError(
@@ -122,7 +153,7 @@ def check_bytes(data: bytes) -> str | None:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
     except UnidentifiedImageError:
-        return "not an image"
+        return _unidentified(data)
     except _DECODE_ERRORS as error:
         text = " ".join(str(error).split())
         return "truncated" if "truncated" in text.lower() else text or "cannot be decoded"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.data.images import is_image_name
 from emotion_lab.inference.classifier import load_classifier
 from emotion_lab.video.anonymize import Anonymizer, build_sensitive_detectors
 from emotion_lab.video.detectors import build_detector
@@ -16,7 +17,6 @@ from emotion_lab.video.recognizer import EmotionRecognizer
 from emotion_lab.video.sinks.base import Sink
 from emotion_lab.video.sinks.image_folder import ImageFolderSink
 from emotion_lab.video.sinks.video import CODECS, VideoSink
-from emotion_lab.video.sources.open import IMAGES
 from emotion_lab.video.sources.threaded import FrameSource
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def build_save_sink(cfg: dict[str, Any], source: FrameSource) -> Sink:
     """Build the sink for ``save=``: a video file for videos and cameras, a folder for images."""
     path = Path(str(cfg["save"])).expanduser()
     if source.stills:
-        if path.suffix.lower() in {*CODECS, *IMAGES} and not path.is_dir():
+        if (path.suffix.lower() in CODECS or is_image_name(path)) and not path.is_dir():
             raise UserError(f"save={path}: images are saved to a folder, save=<folder>.")
         return ImageFolderSink(path, cfg["overwrite"])
     audio = source.name if source.kind == "clip" and not source.live else None

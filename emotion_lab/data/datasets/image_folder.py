@@ -14,7 +14,7 @@ import numpy as np
 from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.core.labels import EMOTIONS, canonical, class_order
 from emotion_lab.data.file_store import CHUNK_SIZE, FileStore, file_digest, thread_pool
-from emotion_lab.data.images import check_bytes
+from emotion_lab.data.images import IMAGE_SUFFIXES, check_bytes, is_image_name
 from emotion_lab.data.types import (
     DATASETS,
     SPLITS,
@@ -25,8 +25,6 @@ from emotion_lab.data.types import (
     excluded_classes,
     subfolders,
 )
-
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
 _SPLIT_FOLDERS: dict[str, str] = {
     "train": "train",
@@ -58,10 +56,6 @@ class _Listing:
     folders: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     notes: list[str] = field(default_factory=list)
     moved: bool = False
-
-
-def _is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in EXTENSIONS
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -113,7 +107,7 @@ def _list_class(folder: Path, root: Path, ignored: Counter[str]) -> list[str]:
         for name in names:
             if name.startswith("."):
                 continue
-            if _is_image(name):
+            if is_image_name(name):
                 files.append(f"{relative}/{name}")
             else:
                 ignored[Path(name).suffix.lower() or "no extension"] += 1
@@ -158,7 +152,7 @@ def _list(root: Path, strict: bool) -> _Listing:
     num_loose = 0
     for split, folder in (splits or {"train": root}).items():
         num_loose += sum(
-            p.is_file() and _is_image(p.name) and p.name[0] != "." for p in folder.iterdir()
+            p.is_file() and is_image_name(p.name) and p.name[0] != "." for p in folder.iterdir()
         )
         _list_split(listing, split, folder, ignored, strict)
     if not any(listing.files.values()):
@@ -197,7 +191,7 @@ def _no_images(root: Path, num_loose: int) -> UserError:
     if any(p.name.lower().startswith(("fer2013.", "icml_face_data.")) for p in root.iterdir()):
         return UserError(f"{root} holds the FER2013 file, not images: use data=fer2013.")
     return UserError(
-        f"No images ({', '.join(sorted(EXTENSIONS))}) in class folders below {root}; set "
+        f"No images ({', '.join(sorted(IMAGE_SUFFIXES))}) in class folders below {root}; set "
         "data.path=<folder with train/ and test/, or with one folder for each class>."
     )
 

@@ -17,17 +17,13 @@ import numpy as np
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
-from emotion_lab.data.images import read_image
+from emotion_lab.data.images import is_image_name, read_image
 from emotion_lab.synthetic.video import render_video
 from emotion_lab.video.sources.camera import CameraReader, cameras_hint, list_cameras, open_address
 from emotion_lab.video.sources.threaded import FrameReader, FrameSource
 from emotion_lab.video.sources.video_file import SOURCE_HINT, VideoFileReader, print_stderr
 from emotion_lab.video.types import Frame
 
-#: Suffixes of the images in a folder; a file given by its path may have any suffix.
-IMAGES = frozenset(
-    {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-)
 _IMAGE_S = 1.0  # duration of an image with ``realtime``
 _SYNTHETIC_FPS, _SYNTHETIC_SIZE = 25.0, (640, 360)
 _SEGMENT_S = (1.5, 2.5)  # duration of an emotion in the synthetic clip: minimum, maximum
@@ -85,7 +81,7 @@ class ImageReader(FrameReader):
             subfolders.sort()
             for name in names:
                 path = Path(folder) / name
-                if path.suffix.lower() in IMAGES:
+                if is_image_name(path):
                     files.append(path)
                 else:
                     self._skipped.append(self._label(path))
@@ -200,7 +196,7 @@ def _open_path(path: Path, realtime: bool) -> FrameReader:
         raise UserError(f"{path} is not a file. Check the path, or {SOURCE_HINT}.")
     if not os.access(path, os.R_OK):
         raise UserError(f"No permission to read {path}. Change its permissions (chmod).")
-    if path.suffix.lower() in IMAGES:
+    if is_image_name(path):
         return ImageReader(path, realtime)
     try:
         return ImageReader(path, realtime)

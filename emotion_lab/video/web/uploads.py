@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.video.sources.open import IMAGES, ImageReader
+from emotion_lab.data.images import is_image_name
+from emotion_lab.video.sources.open import ImageReader
 from emotion_lab.video.sources.threaded import FrameReader, FrameSource
 from emotion_lab.video.sources.video_file import VideoFileReader
 from emotion_lab.video.types import Frame
@@ -35,7 +36,7 @@ def open_upload(path: Path, name: str) -> FrameSource:
         try:
             reader = ImageReader(path)
         except UserError:
-            if Path(name).suffix.lower() in IMAGES:
+            if is_image_name(name):
                 raise
             reader = VideoFileReader(path, name)
     except UserError as error:
