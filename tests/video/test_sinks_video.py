@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import cv2
@@ -14,7 +13,6 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.video.anonymize import Anonymizer
 from emotion_lab.video.overlay.overlay import Overlay
 from emotion_lab.video.sinks import video
-from emotion_lab.video.sinks.audio import copy_audio
 from emotion_lab.video.sinks.video import VideoSink
 from tests.helpers_sinks import CLASSES, face, frame, frames_of, picture, result
 
@@ -104,8 +102,8 @@ def test_video_errors_are_one_line(
         VideoSink(tmp_path / "a.mp4", 25)
     with pytest.raises(UserError, match="does not exist"):
         VideoSink(tmp_path / "none" / "a.mp4", 25)
-    monkeypatch.setitem(video.CODECS, ".mp4", ("zzzz",))
-    with pytest.raises(UserError, match=r"OpenCV cannot write .* 320x240"):
+    monkeypatch.setitem(video.CODECS, ".mp4", {"zzzz": {}})
+    with pytest.raises(UserError, match=r"Cannot write .* 320x240"):
         VideoSink(tmp_path / "b.mp4", 25, (320, 240))
     assert capfd.readouterr().err == ""
 
@@ -141,33 +139,3 @@ def test_faces_are_hidden_in_the_saved_video(tmp_path: Path) -> None:
         inner = [cv2.cvtColor(i[80:170, 110:180], cv2.COLOR_RGB2GRAY) for i in frames_of(path)]
         sharpness[mode] = max(cv2.Laplacian(part, cv2.CV_64F).var() for part in inner)
     assert sharpness["blur"] < 0.005 * sharpness["none"]
-
-
-def test_missing_ffmpeg_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    with VideoSink(tmp_path / "a.mp4", 25, audio_from="clip.mp4") as sink:
-        sink.write(frame(), result(), picture())
-    assert capsys.readouterr().err == "a.mp4 has no audio: ffmpeg is not installed\n"
-    assert len(list(frames_of(tmp_path / "a.mp4"))) == 1
-
-
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
-def test_audio_is_copied(tmp_path: Path) -> None:
-    clip = tmp_path / "clip.mp4"
-    source = ["-f", "lavfi", "-i", "testsrc=d=2:s=320x240:r=25"]
-    tone = ["-f", "lavfi", "-i", "sine=440:d=2"]
-    for name, extra in (("clip.mp4", tone), ("mute.mp4", [])):
-        command = ["ffmpeg", "-y", "-v", "error", *source, *extra, "-c:v", "mpeg4"]
-        subprocess.run([*command, str(tmp_path / name)], check=True)
-    for name in ("a.mp4", "b.avi", "c.webm"):
-        out = tmp_path / name
-        with VideoSink(out, 25, audio_from=clip) as sink:
-            for index in range(30):  # ends before the clip
-                sink.write(frame(), result(index, index / 25), picture(value=index))
-        streams = subprocess.run(["ffmpeg", "-i", str(out)], capture_output=True, text=True).stderr
-        assert "Audio:" in streams and "Video:" in streams, streams
-        assert len(list(frames_of(out))) == 30
-    assert copy_audio(tmp_path / "a.mp4", tmp_path / "mute.mp4").endswith("the source has none")
-    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []

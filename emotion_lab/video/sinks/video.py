@@ -2,55 +2,45 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import shutil
 import sys
-from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
 import cv2
 import numpy as np
 
 from emotion_lab.core.errors import UserError, unknown
-from emotion_lab.video.sinks.audio import copy_audio
+from emotion_lab.video.sinks.audio import AudioCopier
 from emotion_lab.video.sinks.base import Sink, new_file
 from emotion_lab.video.types import Frame, FrameResult
 
-#: Codecs to try for each file extension, the most widely supported first.
-CODECS: dict[str, tuple[str, ...]] = {
-    ".mp4": ("avc1", "mp4v"),
-    ".mov": ("avc1", "mp4v"),
-    ".mkv": ("avc1", "mp4v"),
-    ".avi": ("MJPG",),
-    ".webm": ("VP90", "VP80"),
+_QUALITY = {"flags": "+qscale", "global_quality": str(3 * 118)}  # 3 of 2..31, in lambda units
+# Without B-frames: their reordering spoils the duration of a video of variable frame rate.
+_H264 = {"preset": "superfast", "crf": "20", "bf": "0"}
+_VPX = {"crf": "24", "deadline": "realtime", "cpu-used": "8"}
+#: Codecs to try for each file extension, with their options; the most widely supported first.
+CODECS: dict[str, dict[str, dict[str, str]]] = {
+    **{key: {"libx264": _H264, "mpeg4": _QUALITY} for key in (".mp4", ".mov", ".mkv")},
+    ".avi": {"mjpeg": _QUALITY},
+    ".webm": {"libvpx-vp9": _VPX, "libvpx": _VPX},
 }
 #: Writing stops below this many free bytes: an MP4 needs space for its index to be playable.
 RESERVE = 32 * 2**20
 _DEFAULT_FPS = 30.0  # if the source has no frame rate
-_MAX_HOLD_S = 10.0  # a longer break (pause, disconnected camera) is shortened to this
-
-
-@contextlib.contextmanager
-def _silence_stderr() -> Iterator[None]:
-    """Hide messages of OpenCV and FFmpeg, which write to the file descriptor."""
-    sys.stderr.flush()
-    with contextlib.ExitStack() as stack:
-        stderr_copy, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        stack.callback(os.close, stderr_copy)
-        stack.callback(os.dup2, stderr_copy, 2)
-        stack.callback(os.close, null)
-        os.dup2(null, 2)
-        yield
+_MAX_HOLD_S = 10.0  # a longer break of a live source (pause, lost camera) is shortened to this
+_CLOCK = 90_000  # time stamps per second
+_BT601 = 6  # the conversion from RGB that OpenCV and FFmpeg use; without it, players guess
 
 
 class VideoSink(Sink):
-    """Writes the drawn frames to a video.
+    """Writes the drawn frames to a video, each at its ``time_s``.
 
-    A file gives one video frame per source frame. A live source (camera, stream, ``realtime=true``)
-    has a varying rate: frames are repeated or dropped by their ``time_s``, so that the video has
-    the duration of the recording.
+    Every frame is kept, and lasts until the next one. Only AVI has a constant frame rate: there
+    frames are repeated or dropped to keep the times.
 
     Args:
         path: Output file; its extension selects the container, see :data:`CODECS`.
@@ -58,7 +48,11 @@ class VideoSink(Sink):
         size: Width and height; default: those of the first picture. An odd side grows by one
             pixel, because video codecs need even sides; pictures of another size are letterboxed.
         live: Whether the source has a varying frame rate.
-        audio_from: File whose audio is copied on closing, if ffmpeg is installed.
+        audio_from: File whose audio is copied.
+
+    Attributes:
+        frames: Number of frames written.
+        seconds: Duration of the video.
     """
 
     wants_picture = True
@@ -80,34 +74,54 @@ class VideoSink(Sink):
         self.live = live
         self.audio_from = audio_from
         self.frames = 0
-        self.codec = ""  # FourCC, once open
-        self._writer: cv2.VideoWriter | None = None
+        self.seconds = 0.0
+        self.codec = ""  # name in FFmpeg, once open
+        self._constant_rate = self.path.suffix.lower() == ".avi"
+        self._container: Any = None
+        self._stream: Any = None
+        self._audio: AudioCopier | None = None
         self._closed = False
         self._size = (0, 0)
-        self._position = 0.0  # of the latest frame of a live source, in video frames
-        self._previous: tuple[float, np.ndarray] | None = None
+        self._dropped = 0  # frames that a constant rate has no room for
+        self._pts = -1  # of the latest frame, in units of 1 / _CLOCK or of frames
+        self._position_s = 0.0  # of the latest frame in the video
+        self._previous: tuple[float, int, np.ndarray] | None = None  # time_s, loop, picture
         if size is not None:
             self._open(size)
 
     def _open(self, size: tuple[int, int]) -> None:
         self._size = (max(2, size[0] + size[0] % 2), max(2, size[1] + size[1] % 2))
         self._check_space()
-        for codec in CODECS[self.path.suffix.lower()]:
-            with _silence_stderr():
-                fourcc = cv2.VideoWriter.fourcc(*codec)
-                writer = cv2.VideoWriter(str(self.path), fourcc, self.fps, self._size)
-                opened = writer.isOpened()
-            if opened:
-                self._writer, self.codec = writer, codec
+        for codec, options in CODECS[self.path.suffix.lower()].items():
+            try:
+                self._open_codec(codec, options)
                 return
+            except (av.error.FFmpegError, ValueError, OSError) as error:
+                reason = " ".join(str(error).split())
         width, height = self._size
         raise UserError(
-            f"OpenCV cannot write {self.path} at {width}x{height} and {self.fps:g} fps. "
+            f"Cannot write {self.path} at {width}x{height} and {self.fps:g} fps ({reason}). "
             "Try save=<name>.avi."
         )
 
+    def _open_codec(self, codec: str, options: dict[str, str]) -> None:
+        container = av.open(str(self.path), "w")
+        rate = Fraction(self.fps).limit_denominator(1001)
+        stream: Any = container.add_stream(codec, rate=rate, options=dict(options))
+        stream.width, stream.height = self._size
+        # mpeg4 allows at most 65535 time stamps per second.
+        clock = Fraction(1000 if codec == "mpeg4" else _CLOCK)
+        self._clock = rate if self._constant_rate else clock
+        stream.codec_context.time_base = 1 / self._clock
+        stream.codec_context.colorspace = _BT601
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.bit_rate = 0  # constant quality
+        stream.codec_context.open()
+        self._container, self._stream, self.codec = container, stream, codec
+        if self.audio_from is not None:
+            self._audio = AudioCopier(self.audio_from, container, self.path.name)
+
     def _check_space(self) -> None:
-        # OpenCV does not report a failed write, so the free space is checked beforehand.
         free = shutil.disk_usage(self.path.parent).free
         if free < RESERVE:
             state = f"it has {self.frames} frames and plays." if self.frames else "not started."
@@ -121,31 +135,59 @@ class VideoSink(Sink):
         """Append a picture; if the disk is nearly full, close the video and raise."""
         if self._closed or drawn is None:
             raise ValueError("the video is closed, or drawn is missing")
-        if self._writer is None:
+        if self._stream is None:
             self._open((drawn.shape[1], drawn.shape[0]))
         if self.frames % 32 == 31:
             self._check_space()
         picture = self._to_video_size(drawn)
-        if not self.live:
-            self._append(picture)
-            return
+        loop = frame.loop
         if self._previous is not None:
-            previous_s, previous_picture = self._previous
-            step = (result.time_s - previous_s) * self.fps
-            self._position += min(max(0.0, step), _MAX_HOLD_S * self.fps)
-            while self.frames < round(self._position):
-                self._append(previous_picture)
-        if self.frames <= round(self._position):
-            self._append(picture)
-        self._previous = (result.time_s, picture)
+            step = result.time_s - self._previous[0]
+            if self.live:
+                step = min(max(0.0, step), _MAX_HOLD_S)
+            elif step <= 0:  # photos have no time of their own
+                step = 1 / self.fps
+            self._position_s += step
+            if self._audio is not None and loop != self._previous[1]:
+                self._audio.restart(self._position_s)
+        if self._constant_rate:
+            self._write_constant_rate(picture)
+        else:
+            self._append(picture, max(self._pts + 1, round(self._position_s * self._clock)))
+        self._previous = (result.time_s, loop, picture)
+        self.seconds = self._position_s + 1 / self.fps
+        if self._audio is not None:
+            self._audio.write_until(self._position_s)
 
-    def _append(self, picture: np.ndarray) -> None:
-        assert self._writer is not None
-        self._writer.write(picture)
+    def _write_constant_rate(self, picture: np.ndarray) -> None:
+        """Repeat the previous picture up to the position of the new one, then write or drop it."""
+        position = round(self._position_s * self._clock)
+        while self._previous is not None and self.frames < position:
+            self._append(self._previous[2], self.frames)
+        if self.frames <= position:
+            self._append(picture, self.frames)
+        else:
+            self._dropped += 1
+
+    def _append(self, picture: np.ndarray, pts: int) -> None:
+        image = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        image.pts, image.time_base, self._pts = pts, 1 / self._clock, pts
+        image.duration = round(self._clock / Fraction(self.fps))
+        self._encode(image)
         self.frames += 1
 
+    def _encode(self, image: av.VideoFrame | None) -> None:
+        """Encode a picture, or with None those that the encoder still holds."""
+        try:
+            self._container.mux(self._stream.encode(image))
+        except OSError as error:
+            raise UserError(
+                f"Cannot write {self.path}: {error.strerror or error}. Free disk space or save to "
+                "another disk."
+            ) from error
+
     def _to_video_size(self, drawn: np.ndarray) -> np.ndarray:
-        """Return BGR of the video size: pad an odd side by a pixel, letterbox other sizes."""
+        """Return RGB of the video size: pad an odd side by a pixel, letterbox other sizes."""
         width, height = self._size
         if not (0 <= width - drawn.shape[1] <= 1 and 0 <= height - drawn.shape[0] <= 1):
             scale = min(width / drawn.shape[1], height / drawn.shape[0])
@@ -160,14 +202,26 @@ class VideoSink(Sink):
         elif drawn.shape[:2] != (height, width):
             bottom, right = height - drawn.shape[0], width - drawn.shape[1]
             drawn = cv2.copyMakeBorder(drawn, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
-        return cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR)
+        return np.ascontiguousarray(drawn)
 
     def close(self) -> None:
-        """Complete the file, then copy the audio and print one line about it."""
+        """Complete the file and print one line about the audio."""
         if self._closed:
             return
         self._closed = True
-        if self._writer is not None:
-            self._writer.release()
-            if self.audio_from is not None and self.frames:
-                print(copy_audio(self.path, self.audio_from), file=sys.stderr)
+        if self._stream is None:
+            return
+        try:
+            self._encode(None)
+            if self._audio is not None:
+                self._audio.finish(self.seconds)
+                if self.frames:
+                    print(self._audio.message, file=sys.stderr)
+            if self._dropped and not self.live:
+                print(
+                    f"{self.path.name} has a constant frame rate, {self._dropped} frames of the "
+                    "source are left out; save=<name>.mp4 keeps all",
+                    file=sys.stderr,
+                )
+        finally:
+            self._container.close()

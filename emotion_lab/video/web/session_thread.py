@@ -286,7 +286,7 @@ class WebSession(Sink):
             message = str(self.error) if expected else "The program failed: see the terminal."
         recording = None
         if recorder is not None:
-            seconds = round(recorder.frames / recorder.fps, 1)
+            seconds = round(recorder.seconds, 1)
             recording = {"file": recorder.path.name, "seconds": seconds}
         stats, source = self.runner.stats, self.runner.source
         return {
