@@ -62,7 +62,7 @@ def audit(cfg: DictConfig) -> float:
     """Run the audit, write the run directory and print the summary.
 
     Returns:
-        Number of groups of byte-identical images across splits.
+        Number of groups of identical images across splits.
     """
     from hydra.core.hydra_config import HydraConfig
 

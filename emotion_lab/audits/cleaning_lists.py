@@ -19,12 +19,12 @@ from emotion_lab.core.io import atomic_write
 REASONS: dict[str, str] = {
     "unreadable": "the file cannot be decoded",
     "blank": "the image is blank",
-    "copy_of_test": "a byte-identical image is in test",
-    "copy_of_val": "a byte-identical image is in val",
+    "copy_of_test": "an identical image is in test",
+    "copy_of_val": "an identical image is in val",
     "near_copy_of_test": "a near-identical image is in test",
     "near_copy_of_val": "a near-identical image is in val",
-    "conflicting_labels": "a byte-identical image has a different label",
-    "repeated": "a byte-identical image is in train already",
+    "conflicting_labels": "an identical image has a different label",
+    "repeated": "an identical image is in train already",
 }
 
 

@@ -31,7 +31,7 @@ KINDS = (
 MISSING_SPLIT = {
     "train": "the data has no train split",
     "val": "the data has no val split; train.py cuts one from train (data.val_fraction) and keeps "
-    "byte-identical images in one split",
+    "identical images in one split",
     "test": "the data has no test split",
 }
 

@@ -68,7 +68,7 @@ def summary(report: dict[str, Any]) -> list[str | TextTable]:
     keys = ("groups", "images", "groups_across_splits", "groups_with_conflicting_labels")
     groups = [
         [name, *(f"{duplicates[f'{kind}_{key}']:,}" for key in keys)]
-        for kind, name in (("identical", "byte-identical"), ("near", "near-identical"))
+        for kind, name in (("identical", "identical"), ("near", "near-identical"))
     ]
     # Constant and almost constant images are included in the blank ones.
     issues = [

@@ -85,6 +85,7 @@ GROUPS: dict[str, type[Section]] = {
         fold=WholeNumber,
         val_fraction=OpenFraction,
         split_seed=WholeNumber,
+        digest_of=Literal["pixels", "file"],
         cache=Annotated[Cache, Role.EXECUTION],
         cache_limit_mib=Annotated[WholeNumber, Role.EXECUTION],
         on_decode_error=Literal["raise", "skip"],

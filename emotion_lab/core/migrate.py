@@ -111,6 +111,9 @@ _REPRODUCED = (
 )
 RENAMED_VALUES["experiment"] = {f"seed_{name}": f"repro_{name}" for name in _REPRODUCED}
 
+#: Datasets whose images earlier versions compared by the bytes of their files, not by pixels.
+_HASHED_FILES = ("image_folder", "stream")
+
 #: Old -> new class name of callbacks with a state in ``last.ckpt``.
 _CALLBACKS = {"Averaging": "EMACallback", "History": "MetricsHistory"}
 
@@ -139,6 +142,9 @@ def migrate_config(config: dict[str, Any]) -> dict[str, Any]:
                 for key, content in value.items()
             }
         result[name] = value
+    data = result.get("data")
+    if isinstance(data, dict) and data.get("name") in _HASHED_FILES and "digest_of" not in data:
+        result["data"] = {**data, "digest_of": "file"}
     return result
 
 

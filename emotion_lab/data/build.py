@@ -61,20 +61,20 @@ def _make_val(
 ) -> tuple[dict[str, Split], list[str]]:
     """Return the splits with val taken from a fold or carved out of train, and printable notes."""
     splits, folds = dict(source.splits), cfg.get("folds")
-    seed = int(cfg.get("split_seed") or 0)
+    seed, digest_of = int(cfg.get("split_seed") or 0), cfg.get("digest_of", "pixels")
     if folds is not None and needed & {"train", "val"}:
         if "train" not in splits:
             raise _missing("train", source)
         index = cfg.get("fold") or 0
         splits["train"], splits["val"] = kfold_split(
-            splits["train"], splits.get("val"), folds, index, seed, source.classes
+            splits["train"], splits.get("val"), folds, index, seed, source.classes, digest_of
         )
         return splits, [f"val is fold {index} of {folds} over train + val (seed {seed})"]
     if "train" not in splits or "val" in splits or "val" not in needed:
         return splits, []
     if carve:
         fraction = cfg.get("val_fraction", 0.1)
-        splits["train"], splits["val"] = carve_val(splits["train"], fraction, seed)
+        splits["train"], splits["val"] = carve_val(splits["train"], fraction, seed, digest_of)
         note = (
             f"no val split in the data: {len(splits['val']):,} images of train are val "
             f"(val_fraction {fraction}, seed {seed})"

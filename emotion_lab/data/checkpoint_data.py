@@ -17,7 +17,7 @@ from emotion_lab.data.transforms import Resize
 from emotion_lab.data.types import DATASETS, LoadedDataset, Split, data_path
 
 #: Keys of the ``data`` group that decide which images are train and which are val.
-_SPLIT_KEYS = ("split_seed", "val_fraction", "folds", "fold", "exclude")
+_SPLIT_KEYS = ("split_seed", "val_fraction", "folds", "fold", "exclude", "digest_of")
 
 
 def is_foreign(data_cfg: dict[str, Any], card: dict[str, Any]) -> bool:

@@ -84,7 +84,8 @@ class EmotionData(L.LightningDataModule):
     def fingerprints(self) -> dict[str, dict[str, Any]]:
         """Return the fingerprint of every opened split (builtins only)."""
         return {
-            name: fingerprint(split, self.classes) for name, split in self.source.splits.items()
+            name: fingerprint(split, self.classes, self.cfg.get("digest_of", "pixels"))
+            for name, split in self.source.splits.items()
         }
 
     def prepare_for(self, image_size: int, channels: int) -> None:

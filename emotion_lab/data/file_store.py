@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,28 +9,23 @@ from PIL import Image
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.data.images import read_image
+from emotion_lab.data.pixel_hash import CHUNK_SIZE, decoded_digests, file_digest, thread_pool
 
-#: Files per task of a thread pool.
-CHUNK_SIZE = 128
 _NUM_SIZE_SAMPLES = 64
 
 
-def file_digest(data: bytes) -> bytes:
-    """Return the blake2b-16 hash of the content of a file."""
-    return hashlib.blake2b(data, digest_size=16).digest()
-
-
-def thread_pool() -> ThreadPoolExecutor:
-    """Return a thread pool for reading files."""
-    return ThreadPoolExecutor(min(16, (os.cpu_count() or 1) + 4))
-
-
 class FileStore:
-    """Image files, decoded on access, with content hashes of 16 bytes (None: hashed on access)."""
+    """Image files, decoded on access.
 
-    def __init__(self, paths: list[str], digests: list[bytes] | None = None) -> None:
+    Args:
+        paths: N files.
+        file_digests: Hash of the content of each file; None: computed on first access.
+    """
+
+    def __init__(self, paths: list[str], file_digests: list[bytes] | None = None) -> None:
         self.paths = paths
-        self._digests: list[bytes | None] = list(digests) if digests else [None] * len(paths)
+        self._file_digests = file_digests
+        self._digests: list[bytes] | None = None
         self._size_hint: int | None = None
 
     def __len__(self) -> int:
@@ -43,20 +35,21 @@ class FileStore:
         return read_image(self.paths[index])
 
     def digest(self, index: int) -> bytes:
-        """Return the blake2b-16 hash of the bytes of file ``index``."""
-        digest = self._digests[index]
-        if digest is None:
-            try:
-                digest = file_digest(Path(self.paths[index]).read_bytes())
-            except OSError as error:
-                raise UserError(f"Cannot read {self.paths[index]}: {error.strerror}.") from error
-            self._digests[index] = digest
-        return digest
+        """Return the hash of the pixels of image ``index``; the first call decodes all files."""
+        if self._digests is None:
+            self._digests = decoded_digests(self.paths, self._all_file_digests())
+        return self._digests[index]
 
-    def compute_digests(self) -> None:
-        """Hash all files that have no digest yet, in parallel."""
-        with thread_pool() as pool:
-            list(pool.map(self.digest, range(len(self)), chunksize=CHUNK_SIZE))
+    def file_digest(self, index: int) -> bytes:
+        """Return the hash of the bytes of file ``index``."""
+        return self._all_file_digests()[index]
+
+    def _all_file_digests(self) -> list[bytes]:
+        """Return the hash of the bytes of every file."""
+        if self._file_digests is None:
+            with thread_pool() as pool:
+                self._file_digests = list(pool.map(_hash_file, self.paths, chunksize=CHUNK_SIZE))
+        return self._file_digests
 
     def size_hint(self) -> int:
         """Return the expected bytes of all decoded images, estimated from up to 64 headers."""
@@ -72,3 +65,10 @@ class FileStore:
                     continue
             self._size_hint = int(np.mean(sizes) * len(self)) if sizes else 0
         return self._size_hint
+
+
+def _hash_file(path: str) -> bytes:
+    try:
+        return file_digest(Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error

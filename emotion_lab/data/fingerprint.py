@@ -19,18 +19,24 @@ _KNOWN: dict[str, tuple[int, ...]] = {
 }
 
 
-def fingerprint(split: Split, classes: list[str]) -> dict[str, Any]:
+def fingerprint(split: Split, classes: list[str], digest_of: str = "pixels") -> dict[str, Any]:
     """Return the identity of a split; two runs with equal fingerprints used the same data.
+
+    Args:
+        split: The images.
+        classes: Class names in label order.
+        digest_of: What the images are hashed by, see :meth:`Split.digests`.
 
     Returns:
         Builtins only: ``n``, ``counts`` (class -> images), ``hash`` (32 hex digits over content
-        and class name of every image, independent of their order) and ``known_as`` (the FER2013
-        split with these counts, or None).
+        and class name of every image, independent of their order), ``of`` (``digest_of``; missing
+        in fingerprints of earlier versions) and ``known_as`` (the FER2013 split with these counts,
+        or None).
     """
     numbers = np.bincount(split.labels, minlength=len(classes)).tolist()
     counts = dict(zip(classes, numbers, strict=True))
     suffixes = [name.encode() + b"\0" for name in classes]
-    pairs = zip(split.digests(), split.labels.tolist(), strict=True)
+    pairs = zip(split.digests(digest_of), split.labels.tolist(), strict=True)
     entries = sorted(digest + suffixes[label] for digest, label in pairs)
     known_as = None
     if set(classes) == set(EMOTIONS):
@@ -40,5 +46,14 @@ def fingerprint(split: Split, classes: list[str]) -> dict[str, Any]:
         "n": len(split),
         "counts": counts,
         "hash": hashlib.blake2b(b"".join(entries), digest_size=16).hexdigest(),
+        "of": digest_of,
         "known_as": known_as,
     }
+
+
+def differ(first: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether two fingerprints are known to be of different images.
+
+    Hashes of pixels and of files cannot be compared.
+    """
+    return first.get("of") == other.get("of") and first["hash"] != other["hash"]

@@ -1,6 +1,6 @@
 """Splits of splits: hold-out validation, k-fold, stratified subsampling, class exclusion.
 
-FER2013 contains 1,516 groups of byte-identical images. All functions keep such a group on one
+FER2013 contains 1,516 groups of identical images. All functions keep such a group on one
 side; otherwise a model would be evaluated on images it was trained on.
 """
 
@@ -36,21 +36,28 @@ class ConcatImageStore:
         return store[inner]
 
     def digest(self, index: int) -> bytes:
-        """Return the content hash of image ``index``, 16 bytes."""
+        """Return the hash of the pixels of image ``index``, 16 bytes."""
         store, inner = self._locate(index)
         return store.digest(inner)
+
+    def file_digest(self, index: int) -> bytes:
+        """Return the hash of the file of image ``index``, that of its pixels without a file."""
+        store, inner = self._locate(index)
+        digest: bytes = getattr(store, "file_digest", store.digest)(inner)
+        return digest
 
     def size_hint(self) -> int:
         """Return the expected bytes of all decoded images."""
         return sum(store.size_hint() for store in self.stores)
 
 
-def duplicate_groups(split: Split) -> np.ndarray:
-    """Return a group number for each image, int64 (N,); byte-identical images share one.
+def duplicate_groups(split: Split, digest_of: str = "pixels") -> np.ndarray:
+    """Return a group number for each image, int64 (N,); identical images share one.
 
-    Numbers follow the sorted hashes and do not depend on the order of the images.
+    Numbers follow the sorted hashes and do not depend on the order of the images. ``digest_of`` is
+    that of :meth:`Split.digests`.
     """
-    digests = np.array(split.digests(), dtype="S16")
+    digests = np.array(split.digests(digest_of), dtype="S16")
     return np.unique(digests, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
@@ -79,12 +86,14 @@ def stratified_position(labels: np.ndarray, groups: np.ndarray, seed: int) -> np
     return position[inverse]
 
 
-def carve_val(train: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+def carve_val(
+    train: Split, fraction: float, seed: int, digest_of: str = "pixels"
+) -> tuple[Split, Split]:
     """Split train into train and a stratified val split; both keep the order of ``train``.
 
     Every class with at least two different images is in both. ``fraction`` of the images are val.
     """
-    groups = duplicate_groups(train)
+    groups = duplicate_groups(train, digest_of)
     position = stratified_position(train.labels, groups, seed)
     in_val = position < fraction
     for label in np.unique(train.labels):
@@ -120,7 +129,13 @@ def concat_splits(first: Split, second: Split | None) -> Split:
 
 
 def kfold_split(
-    train: Split, val: Split | None, k: int, index: int, seed: int, classes: list[str]
+    train: Split,
+    val: Split | None,
+    k: int,
+    index: int,
+    seed: int,
+    classes: list[str],
+    digest_of: str = "pixels",
 ) -> tuple[Split, Split]:
     """Return train and val of one fold of stratified k-fold cross-validation.
 
@@ -131,11 +146,12 @@ def kfold_split(
         index: Fold used as val, 0 to k - 1.
         seed: Seed of the assignment to folds.
         classes: Class names for error messages.
+        digest_of: Hash that identical images share, see :meth:`Split.digests`.
     """
     if not 0 <= index < k:
         raise UserError(f"data.fold is {index}, expected 0 to {k - 1} for data.folds={k}.")
     pooled = concat_splits(train, val)
-    groups = duplicate_groups(pooled)
+    groups = duplicate_groups(pooled, digest_of)
     for label in np.unique(pooled.labels):
         num_distinct = len(np.unique(groups[pooled.labels == label]))
         if num_distinct < k:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 
 from emotion_lab.core.labels import canonical
 from emotion_lab.core.registry import Registry
+from emotion_lab.data.pixel_hash import pixel_digest
 
 #: Split names, in display order.
 SPLITS: tuple[str, ...] = ("train", "val", "test")
@@ -53,7 +53,7 @@ class ImageStore(Protocol):
         ...
 
     def digest(self, index: int) -> bytes:
-        """Return a 16-byte content hash; equal for byte-identical images."""
+        """Return a 16-byte hash of the pixels, see :func:`pixel_hash.pixel_digest`."""
         ...
 
     def size_hint(self) -> int:
@@ -96,8 +96,8 @@ class ArrayStore:
         return self.images[index]
 
     def digest(self, index: int) -> bytes:
-        """Return the blake2b-16 hash of the pixels of image ``index``."""
-        return hashlib.blake2b(self.images[index].tobytes(), digest_size=16).digest()
+        """Return the hash of the pixels of image ``index``."""
+        return pixel_digest(self.images[index])
 
     def size_hint(self) -> int:
         """Return the bytes of the array."""
@@ -134,9 +134,17 @@ class Split:
         """Return the image at ``position`` of this split, uint8 (H, W, C)."""
         return self.store[int(self.indices[position])]
 
-    def digests(self) -> list[bytes]:
-        """Return the content hash of every image of this split, in order."""
-        return [self.store.digest(int(index)) for index in self.indices]
+    def digests(self, of: str = "pixels") -> list[bytes]:
+        """Return the hash of every image of this split, in order.
+
+        Args:
+            of: ``pixels``, or ``file`` for the bytes of image files; images that are not files
+                have the hash of their pixels. See ``data.digest_of``.
+        """
+        digest = self.store.digest
+        if of == "file":
+            digest = getattr(self.store, "file_digest", digest)
+        return [digest(int(index)) for index in self.indices]
 
     def subset(self, positions: np.ndarray) -> Split:
         """Return the images at ``positions`` (int (M,)) as a new split, in that order."""

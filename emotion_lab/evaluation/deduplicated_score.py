@@ -1,6 +1,6 @@
 """The score without images that are in train, or more than once in the split.
 
-FER2013 has about 1,500 groups of byte-identical images; hundreds of them cross the splits.
+FER2013 has about 1,500 groups of identical images; hundreds of them cross the splits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def first_occurrences(digests: list[bytes], known: set[bytes]) -> np.ndarray:
 
 
 def without_duplicates(result: EvaluationResult, data_cfg: dict[str, Any]) -> dict[str, Any]:
-    """Score again without byte-identical copies.
+    """Score again without identical copies.
 
     Args:
         result: The predictions.

@@ -255,8 +255,8 @@ def test_store(tmp_path):
     assert store.size_hint() == 6 * 144
     unpickled = pickle.loads(pickle.dumps(store))
     unhashed = FileStore(store.paths)
-    unhashed.compute_digests()
     for index in range(6):
         assert len(store.digest(index)) == 16
         assert store.digest(index) == unpickled.digest(index) == unhashed.digest(index)
+        assert store.file_digest(index) == unhashed.file_digest(index) != store.digest(index)
     assert len({store.digest(index) for index in range(6)}) == 6

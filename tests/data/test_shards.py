@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.lib import recfunctions
 from PIL import Image
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.io import file_hash
 from emotion_lab.data.build import load_data
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.samplers import ResumableRandomSampler
@@ -338,3 +340,21 @@ def test_missing_shard_in_a_worker_is_one_line(copy: Path, capsys: Any) -> None:
     line = capsys.readouterr().err
     assert line.startswith("error: ") and line.count("\n") == 1
     assert "000001.tar is missing from the stream" in line
+
+
+def test_streams_of_version_1_are_read(folder: Path, tmp_path: Path) -> None:
+    """Their index has no hash of the pixels: the images are decoded."""
+    cfg = {**BASE, "name": "image_folder", "path": str(folder)}
+    out = write_stream(cfg, tmp_path / "out", 40_000)
+    expected = open_train(out).digests()
+    meta = json.loads((out / "stream.json").read_text())
+    for split, entry in meta["splits"].items():
+        path = out / split / "index.npy"
+        index = np.load(path)
+        np.save(path, recfunctions.drop_fields(index, "pixels", usemask=False))
+        entry["index"] |= {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+    (out / "stream.json").write_text(json.dumps({**meta, "format": 1}))
+    source = load_data({**STREAM, "path": str(out)}, ("train",))
+    part = source.splits["train"]
+    assert part.digests() == expected != part.digests("file")
+    assert "decoded at the start" in source.notes[1]

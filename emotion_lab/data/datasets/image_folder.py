@@ -13,8 +13,9 @@ import numpy as np
 
 from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.core.labels import EMOTIONS, canonical, class_order
-from emotion_lab.data.file_store import CHUNK_SIZE, FileStore, file_digest, thread_pool
+from emotion_lab.data.file_store import FileStore
 from emotion_lab.data.images import IMAGE_SUFFIXES, check_bytes, is_image_name
+from emotion_lab.data.pixel_hash import CHUNK_SIZE, file_digest, thread_pool
 from emotion_lab.data.types import (
     DATASETS,
     SPLITS,

@@ -9,7 +9,7 @@ from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.core.paths import check_inside
 from emotion_lab.data.shards.storage import META, open_storage
-from emotion_lab.data.shards.store import FORMAT, open_split
+from emotion_lab.data.shards.store import FORMATS, open_split
 from emotion_lab.data.types import DATASETS, SPLITS, LoadedDataset
 
 
@@ -58,14 +58,14 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
     try:
         meta = json.loads(content)
         version, classes, entries = meta["format"], list(meta["classes"]), dict(meta["splits"])
-        if version == FORMAT:
+        if version in FORMATS:
             _check_files(entries, f"{storage.name}/{META}")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{storage.name}/{META} is damaged, or not that of a stream.") from None
-    if version != FORMAT:
+    if version not in FORMATS:
         raise UserError(
-            f"{storage.name} is a stream of version {version}, supported is {FORMAT}: shard the "
-            "data again."
+            f"{storage.name} is a stream of version {version}, supported are "
+            f"{' and '.join(map(str, FORMATS))}: shard the data again."
         )
     if cfg.get("strict_labels"):
         for name in classes:
@@ -78,11 +78,14 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
                 _check_cache_size(cfg, entries[name], name)
             opened[name] = open_split(storage, entries[name])
     num_shards = sum(len(entry["shards"]) for entry in entries.values())
+    notes = [f"stream of {meta['source']}, {num_shards} shards; licence: {meta['licence']}"]
+    if version == 1:
+        notes.append("stream of version 1: all images are decoded at the start; shard them again")
     return LoadedDataset(
         classes,
         opened,
         storage.name,
-        [f"stream of {meta['source']}, {num_shards} shards; licence: {meta['licence']}"],
+        notes,
         available_splits=[name for name in SPLITS if name in entries],
         class_folders={name: list(folders) for name, folders in meta["folders"].items()},
     )

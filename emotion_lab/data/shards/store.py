@@ -25,24 +25,28 @@ from PIL import Image
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
 from emotion_lab.data.images import to_array
+from emotion_lab.data.pixel_hash import pixel_digest
 from emotion_lab.data.shards.storage import Storage
 from emotion_lab.data.types import SampleNames, Split
 
 #: Version of the layout; increase it if the files change meaning.
-FORMAT = 1
+FORMAT = 2
+#: Versions that can be read.
+FORMATS = (1, 2)
 
-#: Row of the index: shard, offset and bytes of the image in it, label, content hash, and end of
-#: the name in ``names.bin``.
-INDEX = np.dtype(
-    [
-        ("shard", "<u4"),
-        ("offset", "<u8"),
-        ("size", "<u4"),
-        ("label", "<u4"),
-        ("digest", "V16"),
-        ("name", "<u8"),
-    ]
-)
+_FIELDS = [
+    ("shard", "<u4"),
+    ("offset", "<u8"),
+    ("size", "<u4"),
+    ("label", "<u4"),
+    ("digest", "V16"),
+    ("name", "<u8"),
+]
+#: Row of the index: shard, offset and bytes of the image in it, label, hash of the content, end of
+#: the name in ``names.bin``, and hash of the pixels.
+INDEX = np.dtype([*_FIELDS, ("pixels", "V16")])
+#: Version 1 had no hash of the pixels.
+_INDEX_1 = np.dtype(_FIELDS)
 
 _MAX_OPEN_SHARDS = 64
 
@@ -68,7 +72,7 @@ class ShardStore:
         storage: Folder or S3 address of the stream.
         shards: (name, bytes) of each shard.
         index: ``INDEX`` (N,).
-        digest_of: Input of the content hashes: ``file`` (encoded bytes) or ``pixels``.
+        digest_of: Input of the hashes of the content: ``file`` (encoded bytes) or ``pixels``.
         decoded_bytes: Expected bytes of all decoded images.
     """
 
@@ -82,6 +86,7 @@ class ShardStore:
     ) -> None:
         self.storage, self.shards, self.index = storage, shards, index
         self.digest_of, self.decoded_bytes = digest_of, decoded_bytes
+        self._pixels: dict[int, bytes] = {}
         self._open_files: OrderedDict[int, FileIO] = OrderedDict()
         self._pid = os.getpid()
 
@@ -128,7 +133,7 @@ class ShardStore:
         return data
 
     def _verify(self, index: int, data: bytes) -> None:
-        if hashlib.blake2b(data, digest_size=16).digest() != self.digest(index):
+        if hashlib.blake2b(data, digest_size=16).digest() != self.file_digest(index):
             raise self._corrupted(index, "has changed since it was written")
 
     def __getitem__(self, index: int) -> np.ndarray:
@@ -152,7 +157,15 @@ class ShardStore:
             raise self._corrupted(index, f"cannot be decoded ({reason})") from None
 
     def digest(self, index: int) -> bytes:
-        """Return the content hash of the image in the original dataset, 16 bytes."""
+        """Return the hash of the pixels of image ``index``; version 1 decodes the image for it."""
+        if "pixels" in (self.index.dtype.names or ()):
+            return self.index["pixels"][index].tobytes()
+        if index not in self._pixels:
+            self._pixels[index] = pixel_digest(self[index])
+        return self._pixels[index]
+
+    def file_digest(self, index: int) -> bytes:
+        """Return the hash of the content of image ``index`` in the original dataset, 16 bytes."""
         return self.index["digest"][index].tobytes()
 
     def size_hint(self) -> int:
@@ -175,7 +188,7 @@ def open_split(storage: Storage, entry: dict[str, Any]) -> Split:
     # Plain array views: each access to a memmap object takes microseconds.
     index = np.asarray(np.load(paths["index"], mmap_mode="r"))
     text = np.asarray(np.memmap(paths["names"], np.uint8, "r"))
-    if index.dtype != INDEX or len(index) != entry["n"]:
+    if index.dtype not in (INDEX, _INDEX_1) or len(index) != entry["n"]:
         raise UserError(f"{paths['index']} is of another version: shard the data again.")
     store = ShardStore(storage, shards, index, entry["digest_of"], entry["decoded_bytes"])
     return Split(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import shutil
@@ -19,6 +18,7 @@ from emotion_lab.core.io import file_hash
 from emotion_lab.core.progress import track
 from emotion_lab.data.file_store import FileStore
 from emotion_lab.data.fingerprint import fingerprint
+from emotion_lab.data.pixel_hash import file_digest
 from emotion_lab.data.shards.storage import META
 from emotion_lab.data.shards.store import FORMAT, INDEX
 from emotion_lab.data.splits import exclude_classes, subsample
@@ -39,8 +39,11 @@ def _padded(size: int) -> int:
     return -(-size // _BLOCK) * _BLOCK
 
 
-def _encode(split: Split, position: int) -> tuple[bytes, str]:
-    """Return the encoded image and its extension; arrays are encoded as PNG, which is lossless."""
+def _encode(split: Split, position: int) -> tuple[bytes, str, bytes]:
+    """Return the encoded image, its extension and the hash of its content.
+
+    Arrays are encoded as PNG, which is lossless; their content is the array.
+    """
     store, index = split.store, int(split.indices[position])
     if isinstance(store, FileStore):
         path = Path(store.paths[index])
@@ -48,13 +51,14 @@ def _encode(split: Split, position: int) -> tuple[bytes, str]:
             data = path.read_bytes()
         except OSError as error:
             raise UserError(f"Cannot read {path}: {error.strerror}.") from None
-        if hashlib.blake2b(data, digest_size=16).digest() != store.digest(index):
+        digest = file_digest(data)
+        if digest != store.file_digest(index):
             raise UserError(f"{path} changed while the data was sharded: start again.")
-        return data, path.suffix.lower().lstrip(".")
+        return data, path.suffix.lower().lstrip("."), digest
     image = store[index]
     buffer = io.BytesIO()
     Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(buffer, "PNG")
-    return buffer.getvalue(), "png"
+    return buffer.getvalue(), "png", file_digest(image.tobytes())
 
 
 def _write_tar_files(
@@ -86,7 +90,7 @@ def _write_tar_files(
         shards[-1]["bytes"] = (root / shards[-1]["file"]).stat().st_size
 
     for position in track(order.tolist(), f"{name}: {n:,} images", n):
-        data, extension = _encode(split, position)
+        data, extension, digest = _encode(split, position)
         fields = {"cls": str(int(split.labels[position])).encode(), extension: data}
         if writer is None or offset + _padded(len(data)) + 3 * _BLOCK > shard_bytes:
             close()
@@ -94,6 +98,7 @@ def _write_tar_files(
             # A constant mtime, so that the same data gives the same bytes.
             writer = TarWriter(str(root / shards[-1]["file"]), encoder=False, mtime=0)
             offset = 0
+        index[position]["digest"] = np.void(digest)
         writer.write({"__key__": f"{position:09d}", **fields})
         for field in sorted(fields):
             offset += _BLOCK
@@ -124,7 +129,7 @@ def _write_split(
     end = 0
     with (folder / "names.bin").open("wb") as file:
         for position in range(len(split)):
-            index[position]["digest"] = np.void(split.store.digest(int(split.indices[position])))
+            index[position]["pixels"] = np.void(split.store.digest(int(split.indices[position])))
             end += file.write(str(split.names[position]).encode("utf-8", "surrogateescape"))
             index[position]["name"] = end
     np.save(folder / "index.npy", index)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.data.fingerprint import differ
 from emotion_lab.evaluation.predictions_file import SavedPredictions, read_predictions
 
 
@@ -51,7 +52,7 @@ def describe_split(fingerprint: dict[str, Any]) -> str:
 def _check_fingerprints(first: SavedPredictions, other: SavedPredictions) -> None:
     """Raise if two runs were scored on different splits."""
     fingerprints = [saved.fingerprint for saved in (first, other) if saved.fingerprint is not None]
-    if len({fingerprint["hash"] for fingerprint in fingerprints}) > 1:
+    if len(fingerprints) == 2 and differ(*fingerprints):
         raise UserError(
             f"{first.run} and {other.run} were not scored on the same {first.split} split: "
             f"{', '.join(map(describe_split, fingerprints))}. Score both on the same data."

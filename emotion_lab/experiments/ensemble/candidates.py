@@ -12,6 +12,7 @@ import numpy as np
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.runs import Run
+from emotion_lab.data.fingerprint import differ
 from emotion_lab.evaluation.predictions_file import SavedPredictions, read_predictions
 from emotion_lab.experiments.compare.load import aligned_predictions, short_names
 from emotion_lab.experiments.ensemble.selection import METRICS
@@ -93,7 +94,7 @@ def _common_fingerprint(saved: Sequence[SavedPredictions], runs: Sequence[Run]) 
                 "val, so the images it was scored on are unknown: train it again."
             )
         folds = [fold.config.get("data", {}).get("folds") for fold in (runs[0], run)]
-        if fingerprint["hash"] != first["hash"] and all(folds):
+        if differ(first, fingerprint) and all(folds):
             raise UserError(
                 f"{saved[0].run} and {predictions.run} hold out different folds, so they have no "
                 "common val images for the selection. Average them with python -m "

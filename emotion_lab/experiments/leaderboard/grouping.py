@@ -16,6 +16,7 @@ from emotion_lab.config.compose import CONF, defaults, is_group, options
 from emotion_lab.config.overrides import override_key
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.runs import Run, find
+from emotion_lab.data.fingerprint import differ
 from emotion_lab.evaluation.predictions_file import find_predictions
 from emotion_lab.experiments.compare.load import describe_split
 from emotion_lab.experiments.run.resume import earlier_values
@@ -96,7 +97,7 @@ def fingerprint(run: Run, split: str) -> dict[str, Any]:
     result = result or (run.metrics.get("fingerprints") or {}).get(split)
     if not isinstance(result, dict) or not isinstance(result.get("hash"), str):
         return {}
-    return {key: result.get(key) for key in ("n", "hash", "known_as")}
+    return {key: result.get(key) for key in ("n", "hash", "of", "known_as")}
 
 
 def trained(run: Run) -> dict[str, Any]:
@@ -163,7 +164,7 @@ def _check_same_val(runs: Sequence[Run]) -> list[str]:
     with_fingerprint = [(run, val) for run, val in prints if val]
     for run, val in with_fingerprint:
         first, first_val = with_fingerprint[0]
-        if val["hash"] == first_val["hash"]:
+        if not differ(first_val, val):
             continue
         data = [each.config.get("data") or {} for each in (first, run)]
         if all(config.get("folds") for config in data):
