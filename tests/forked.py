@@ -56,5 +56,8 @@ def run(
         if process.exitcode is None:
             process.kill()
             raise TimeoutError(f"{module} {' '.join(arguments)}: not finished after {timeout:g} s")
-        out, err = (Path(output_dir, name).read_text(encoding="utf-8") for name in ("out", "err"))
+        out, err = (
+            Path(output_dir, name).read_text(encoding="utf-8", errors="surrogateescape")
+            for name in ("out", "err")
+        )
     return subprocess.CompletedProcess([module, *arguments], process.exitcode, out, err)

@@ -19,6 +19,7 @@ from emotion_lab.config.overrides import flags, parse, quote_paths
 from emotion_lab.core import distributed, plugins
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.extras import check_installed, missing_package
+from emotion_lab.core.io import print_any_name
 from emotion_lab.core.paths import locked_run_dir
 
 
@@ -139,6 +140,7 @@ def run(
     """
     import hydra
 
+    print_any_name()
     full = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     # Hydra warns three times about the launcher configs of this package.
     warnings.filterwarnings("ignore", message=r"(?s).*validated against ConfigStore schema.*")

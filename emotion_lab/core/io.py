@@ -1,10 +1,15 @@
-"""File hashes, the cache directory and atomic writes."""
+"""File hashes, the cache directory, atomic writes and paths for native libraries."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +30,29 @@ def cache_root() -> Path:
     """Return the cache directory: $EMOTION_LAB_CACHE, else ~/.cache/emotion_lab."""
     path = os.environ.get("EMOTION_LAB_CACHE")
     return Path(path).expanduser() if path else Path.home() / ".cache" / "emotion_lab"
+
+
+@contextlib.contextmanager
+def native_path(path: str | Path) -> Iterator[str]:
+    """Yield the path of a file for a library that accepts UTF-8 only, such as OpenCV.
+
+    OpenCV ends the process with a segmentation fault at any other name. Such a file gets a
+    temporary link, which is removed at the end of the ``with`` block.
+    """
+    try:
+        str(path).encode()
+        yield str(path)
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory(prefix="emotion_lab_") as folder:
+            link = Path(folder) / f"file{Path(path).suffix.encode('ascii', 'ignore').decode()}"
+            link.symlink_to(Path(path).absolute())
+            yield str(link)
+
+
+def print_any_name() -> None:
+    """Print file names that are not UTF-8 as they are, instead of an error."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")
 
 
 def atomic_write(path: Path, data: bytes) -> None:

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.io import print_any_name
 from emotion_lab.data.transforms import Resize
 from emotion_lab.inference import openvino_core
 from emotion_lab.inference.metadata import ENTRY, LARGEST, parse_metadata, xml_text, zip_text
@@ -287,6 +288,7 @@ def load(path: str | Path, threads: int | None = None) -> Model:
 
 def main() -> None:
     """``python -m emotion_lab.inference.loader <exported file> <face image> ...``."""
+    print_any_name()
     try:
         if len(sys.argv) < 3:
             raise UserError(
@@ -294,7 +296,10 @@ def main() -> None:
             )
         model = load(sys.argv[1])
         for name in sys.argv[2:]:
-            image = cv2.imread(name)
+            file = Path(name)
+            # Decoded from memory: OpenCV accepts names in UTF-8 only.
+            data = file.read_bytes() if file.is_file() else b""
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
             if image is None:
                 raise UserError(f"{name} is missing or not an image.")
             probabilities = model(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))

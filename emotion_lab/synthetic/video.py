@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from emotion_lab.core.errors import UserError, unknown
+from emotion_lab.core.io import native_path
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.synthetic.polygons import mix
 from emotion_lab.synthetic.render import draw_face
@@ -89,7 +90,8 @@ def render_video(
     ends = np.cumsum([seconds for seconds, _ in timeline])
     emotions = [emotion for _, emotion in timeline]
     width, height = size
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+    with native_path(path) as name:
+        writer = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
     if not writer.isOpened():
         raise UserError(f"Cannot write the video {path}. Give an .mp4 file in an existing folder.")
     truth: list[dict] = []

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.io import native_path
 from emotion_lab.video.detectors.nms import postprocess
 from emotion_lab.video.detectors.resize import resize_longest_side
 from emotion_lab.video.detectors.weights import find_weights
@@ -39,7 +40,8 @@ class Haar:
         self.cascade = cv2.CascadeClassifier()
         path = self._path(cfg)
         try:
-            loaded = self.cascade.load(str(path))
+            with native_path(path) as name:
+                loaded = self.cascade.load(name)
         except (cv2.error, SystemError):
             loaded = False
         if not loaded:

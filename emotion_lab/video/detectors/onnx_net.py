@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.io import native_path
 from emotion_lab.video.detectors.resize import LetterboxedImage, letterbox, resize_longest_side
 
 #: Coarsest stride of YOLO and SCRFD: input sides must be multiples of it.
@@ -52,9 +53,10 @@ class OnnxNet:
         # Spinning threads would take the cores from the rest of the pipeline between frames.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(self.path), options, providers=["CPUExecutionProvider"]
-            )
+            with native_path(self.path) as name:
+                self._session = onnxruntime.InferenceSession(
+                    name, options, providers=["CPUExecutionProvider"]
+                )
         except Exception as error:  # onnxruntime raises many classes of its own
             raise self._unreadable(error) from error
         inputs = self._session.get_inputs()
@@ -72,7 +74,8 @@ class OnnxNet:
 
     def _load_opencv(self) -> None:
         try:
-            self._net = cv2.dnn.readNetFromONNX(str(self.path))
+            with native_path(self.path) as name:
+                self._net = cv2.dnn.readNetFromONNX(name)
         except cv2.error as error:
             raise self._unreadable(error) from error
         # OpenCV does not expose the input size and is slow if it changes from frame to frame.

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.io import native_path
 from emotion_lab.video.detectors.nms import postprocess
 from emotion_lab.video.detectors.resize import letterbox
 from emotion_lab.video.detectors.weights import configured_path, find_weights
@@ -75,7 +76,8 @@ class Ssd:
                 "pip install 'opencv-python<5'."
             )
         try:
-            self.net = cv2.dnn.readNet(str(weights), str(definition))
+            with native_path(weights) as first, native_path(definition) as second:
+                self.net = cv2.dnn.readNet(first, second)
             shape = self._forward(np.zeros((SIDE, SIDE, 3), np.uint8)).shape
         except (cv2.error, SystemError) as error:
             raise UserError(

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.io import native_path
 from emotion_lab.video.detectors.nms import MAX_CANDIDATES, postprocess
 from emotion_lab.video.detectors.resize import resize_longest_side
 from emotion_lab.video.detectors.weights import find_weights
@@ -56,9 +57,10 @@ def decode(maps: dict[str, np.ndarray], width: int, score_threshold: float) -> C
 
 
 def _with_opencv(path: Path, cfg: dict[str, Any]) -> Callable[[np.ndarray], Candidates]:
-    net = cv2.FaceDetectorYN.create(
-        str(path), "", (320, 320), cfg["score_threshold"], cfg["nms_threshold"], MAX_CANDIDATES
-    )
+    with native_path(path) as name:
+        net = cv2.FaceDetectorYN.create(
+            name, "", (320, 320), cfg["score_threshold"], cfg["nms_threshold"], MAX_CANDIDATES
+        )
 
     def run(image: np.ndarray) -> Candidates:
         net.setInputSize((image.shape[1], image.shape[0]))

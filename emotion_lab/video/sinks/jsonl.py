@@ -71,7 +71,9 @@ class JsonlSink(Sink):
             raise ValueError("the file is closed")
         # NaN is not valid JSON and would make the line unreadable.
         row = result_to_dict(result, self.classes)
-        data = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        # A file name that is not UTF-8 becomes an escape, from which JSON restores the name.
+        data = text.encode(errors="backslashreplace")
         written = 0
         try:
             while written < len(data):  # a nearly full disk accepts only a part

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.io import native_path
 from emotion_lab.video.sources.threaded import FrameReader
 from emotion_lab.video.types import Frame
 
@@ -91,7 +92,8 @@ class VideoFileReader(FrameReader):
         # OpenCV rotates by default (CAP_PROP_ORIENTATION_AUTO). The path must be absolute: FFmpeg
         # takes the start of a name like "a:b.mp4" for a protocol.
         path = self.path if "://" in self.path else str(Path(self.path).absolute())
-        capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+        with native_path(path) as name:
+            capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
         if not capture.isOpened():
             raise self._decode_error()
         return capture
