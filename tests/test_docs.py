@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from emotion_lab.config import compose, schema
-from emotion_lab.config.overrides import flags, quote_paths
+from emotion_lab.config.overrides import flags, quote_texts
 from emotion_lab.core.errors import UserError
 from emotion_lab.experiments.tuning import space
 from tests.conftest import ROOT
@@ -91,7 +91,7 @@ def refused(command: str) -> str | None:
             words = space.gather(words)
         # Launchers need their own packages.
         words = [word for word in words if not word.startswith("hydra")]
-        overrides, multirun, _ = flags(quote_paths(words))
+        overrides, multirun, _ = flags(quote_texts(words))
         compose.precheck(entry, overrides, multirun)
     except UserError as error:
         return str(error)

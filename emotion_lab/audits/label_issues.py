@@ -13,7 +13,7 @@ import numpy as np
 from emotion_lab.audits.image_stats import ImageStats
 from emotion_lab.config.compose import defaults
 from emotion_lab.core.errors import UserError
-from emotion_lab.data.types import class_key
+from emotion_lab.core.labels import class_key
 
 #: File in a run directory with predictions of images that are not in its training set.
 PREDICTIONS = "predictions_val.csv"

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from emotion_lab import __version__
 from emotion_lab.config.compose import CONF, activate_plugins, check_custom, has_sweeps, precheck
-from emotion_lab.config.overrides import flags, parse, quote_paths
+from emotion_lab.config.overrides import flags, parse, quote_texts
 from emotion_lab.core import distributed, plugins
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.extras import check_installed, missing_package
@@ -145,7 +145,7 @@ def run(
     # Hydra warns three times about the launcher configs of this package.
     warnings.filterwarnings("ignore", message=r"(?s).*validated against ConfigStore schema.*")
     try:
-        argv = quote_paths(sys.argv[1:])
+        argv = quote_texts(sys.argv[1:])
         if _is_informational(argv, entry):
             return
         overrides, multirun, custom = flags(argv)

@@ -90,6 +90,7 @@ GROUPS: dict[str, type[Section]] = {
         cache_limit_mib=Annotated[WholeNumber, Role.EXECUTION],
         on_decode_error=Literal["raise", "skip"],
         strict_labels=bool,
+        label_scheme=Literal["fer2013", "rafdb", "affectnet", "ferplus"] | None,
         drop_csv=str | None,
         relabel_csv=str | None,
         ferplus_csv=Location,

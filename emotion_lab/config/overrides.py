@@ -10,13 +10,16 @@ from emotion_lab.config.fields import PATHS, Role
 from emotion_lab.config.schema import FIELDS
 from emotion_lab.core.errors import UserError, unknown
 
-#: Keys whose value is a path or URL; it needs no quoting for Hydra's grammar.
-PATH_KEYS = {key for key, role, _ in FIELDS if role is Role.LOCATION} | {
+#: Keys whose value is a list of names, in any script.
+_NAME_KEYS = {"data.exclude", "logger.wandb.tags"}
+#: Keys whose value is a path, a URL or names; it needs no quoting for Hydra's grammar.
+TEXT_KEYS = {key for key, role, _ in FIELDS if role is Role.LOCATION} | {
     *("data.drop_csv", "data.relabel_csv", "model.weights", "distill.teacher", "language"),
     *("hydra.run.dir", "hydra.sweep.dir"),
+    *_NAME_KEYS,
 }
-#: Path keys that also take a list, ``[first,second]``.
-LIST_KEYS = {key for key, role, field in FIELDS if field.annotation == PATHS}
+#: Those that take a list, ``[first,second]``.
+LIST_KEYS = {key for key, role, field in FIELDS if field.annotation == PATHS} | _NAME_KEYS
 
 
 def quote(value: str, interpolate: bool = False) -> str:
@@ -34,22 +37,23 @@ def quote(value: str, interpolate: bool = False) -> str:
 
 
 def quote_list(value: str) -> str:
-    """Quote every path of ``[first,second]``; a path with a comma must be quoted already."""
+    """Quote every text of ``[first,second]``; a text with a comma must be quoted already."""
     parts = re.findall(r"""'[^']*'|"[^"]*"|[^,]+""", value[1:-1])
-    parts = [part.strip() for part in parts]
+    parts = [part.strip() for part in parts if part.strip()]
     return f"[{','.join(part if part[0] in chr(39) + chr(34) else quote(part) for part in parts)}]"
 
 
-def quote_paths(argv: list[str]) -> list[str]:
-    """Quote the values of :data:`PATH_KEYS`, which may contain blanks, ``=`` and brackets."""
+def quote_texts(argv: list[str]) -> list[str]:
+    """Quote the values of :data:`TEXT_KEYS`, which may contain blanks, ``=`` and brackets."""
     result = []
     for argument in argv:
         match = re.match(r"^(\+{0,2}([\w./]+))=(.*)$", argument, re.DOTALL)
-        if match and match[2] in PATH_KEYS and match[3] not in ("", "null"):
+        if match and match[2] in TEXT_KEYS and match[3] not in ("", "null"):
             value = match[3]
             quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
             swept = "," in value and ("-m" in argv or "--multirun" in argv)
             listed = match[2] in LIST_KEYS and value[0] == "[" and value[-1] == "]"
+            listed = listed and not (swept and "],[" in value)
             # Path.exists() raises for a name that is too long, as a list of paths can be.
             exists = os.path.exists(value)  # noqa: PTH110  # see above
             if listed and not exists:
@@ -125,8 +129,10 @@ def parse(overrides: list[str]) -> list[Any]:
             parsed.append(parser.parse_override(text))
         except HydraException:
             key, value = text.split("=", 1)
+            is_list = value.startswith("[") and value.endswith("]")
+            quoted = quote_list(value) if is_list else quote(value)
             raise UserError(
-                f"Cannot read '{text}': quote special characters, for instance \"{key}='{value}'\"."
+                f"Cannot read '{text}': quote special characters, for instance \"{key}={quoted}\"."
             ) from None
     return parsed
 

@@ -1,12 +1,28 @@
-"""Emotion names: their order, and synonyms in the folder names of other datasets."""
+"""Emotion names: their order, synonyms in the folder names of other datasets, and numberings."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 #: Order of FER2013 (Goodfellow et al. 2013): label ``i`` of the CSV is ``EMOTIONS[i]``.
 EMOTIONS: tuple[str, ...] = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+
+#: Name of a numbering (``data.label_scheme``) -> number of a class -> its name. RAF-DB (Li et al.
+#: 2017), AffectNet (Mollahosseini et al. 2017), FER+ (Barsoum et al. 2016).
+LABEL_SCHEMES: dict[str, dict[int, str]] = {
+    "fer2013": dict(enumerate(EMOTIONS)),
+    "rafdb": dict(
+        enumerate(("surprise", "fear", "disgust", "happy", "sad", "angry", "neutral"), start=1)
+    ),
+    "affectnet": dict(
+        enumerate(("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry", "contempt"))
+    ),
+    "ferplus": dict(
+        enumerate(("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "contempt"))
+    ),
+}
 
 _SYNONYMS: dict[str, tuple[str, ...]] = {
     "angry": ("anger", "ang", "an", "mad"),
@@ -21,19 +37,53 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
 _LOOKUP: dict[str, str] = {
     **{name: name for name in EMOTIONS},
     **{alias: name for name, aliases in _SYNONYMS.items() for alias in aliases},
-    **{str(index): name for index, name in enumerate(EMOTIONS)},
 }
 
 
-def canonical(name: str) -> str | None:
+def normalize(name: str) -> str:
+    """Return a class name in lower case and Unicode form NFC, without surrounding blanks.
+
+    Bytes of a file name that are not UTF-8 are read as Latin-1.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        name = name.encode("utf-8", "surrogateescape").decode("latin-1")
+    return unicodedata.normalize("NFC", name).strip().lower()
+
+
+def class_number(name: str) -> int | None:
+    """Return the number of a class name that is a number, else None."""
+    text = name.strip()
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def canonical(name: str, scheme: str | None = None) -> str | None:
     """Return the emotion of a class name, None if it is none of the seven.
 
-    Case, surrounding blanks and a leading number (``3_happy``, ``0-anger``) are ignored.
+    Case, surrounding blanks and a leading or trailing number (``3_happy``, ``0-anger``) are
+    ignored. A number alone is the label of ``scheme``, a key of :data:`LABEL_SCHEMES`, FER2013 by
+    default.
     """
-    text = name.strip().lower()
+    number = class_number(name)
+    if number is not None:
+        emotion = LABEL_SCHEMES[scheme or "fer2013"].get(number)
+        return emotion if emotion in EMOTIONS else None
+    text = normalize(name)
     if text in _LOOKUP:
         return _LOOKUP[text]
     return _LOOKUP.get(re.sub(r"^\d+[\s._-]*|[\s._-]*\d+$", "", text))
+
+
+def class_key(name: str, scheme: str | None = None) -> str:
+    """Return the name that classes are matched by: the emotion, or the normalized name.
+
+    A number alone is the label of ``scheme``, as for :func:`canonical`.
+    """
+    number = class_number(name)
+    if number is not None and number in LABEL_SCHEMES[scheme or "fer2013"]:
+        return LABEL_SCHEMES[scheme or "fer2013"][number]
+    return canonical(name) or normalize(name)
 
 
 def class_order(names: Iterable[str]) -> list[str]:

@@ -12,12 +12,15 @@ from torch.utils.data import DataLoader
 
 from emotion_lab.config import compose
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.labels import normalize
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.transforms import Resize
 from emotion_lab.data.types import DATASETS, LoadedDataset, Split, data_path
 
-#: Keys of the ``data`` group that decide which images are train and which are val.
-_SPLIT_KEYS = ("split_seed", "val_fraction", "folds", "fold", "exclude", "digest_of")
+#: Keys of the ``data`` group that decide the classes, and which images are train and which val.
+_SPLIT_KEYS = (
+    *("split_seed", "val_fraction", "folds", "fold", "exclude", "digest_of", "label_scheme"),
+)
 
 
 def is_foreign(data_cfg: dict[str, Any], card: dict[str, Any]) -> bool:
@@ -77,8 +80,8 @@ def match_classes(
     Returns:
         The new split and one note for each class without a match.
     """
-    target = {name: index for index, name in enumerate(classes)}
-    mapping = np.array([target.get(name, -1) for name in data_classes], dtype=np.int64)
+    target = {normalize(name): index for index, name in enumerate(classes)}
+    mapping = np.array([target.get(normalize(n), -1) for n in data_classes], dtype=np.int64)
     labels = mapping[part.labels]
     notes = []
     for index, name in enumerate(data_classes):

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from emotion_lab.core.errors import UserError, unknown
-from emotion_lab.data.types import SPLITS, Split, class_key, excluded_classes
+from emotion_lab.core.labels import class_key
+from emotion_lab.data.types import SPLITS, Split, excluded_classes
 
 #: Columns of a relabel list with the new label; the first one present is used.
 NEW_LABEL = ("label", "label_suggested")

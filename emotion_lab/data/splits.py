@@ -12,7 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from emotion_lab.core.errors import UserError, unknown
-from emotion_lab.data.types import ImageStore, LoadedDataset, Split, class_key
+from emotion_lab.core.labels import class_key
+from emotion_lab.data.types import ImageStore, LoadedDataset, Split
 
 
 class ConcatImageStore:

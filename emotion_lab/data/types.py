@@ -10,7 +10,8 @@ from typing import Any, Protocol, overload
 
 import numpy as np
 
-from emotion_lab.core.labels import canonical
+from emotion_lab.core.file_names import is_system_name
+from emotion_lab.core.labels import class_key, class_number
 from emotion_lab.core.registry import Registry
 from emotion_lab.data.pixel_hash import pixel_digest
 
@@ -18,15 +19,15 @@ from emotion_lab.data.pixel_hash import pixel_digest
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 
 
-def class_key(name: str) -> str:
-    """Return the name that classes are matched by: the emotion, or the name in lower case."""
-    return canonical(name) or name.strip().lower()
-
-
 def excluded_classes(cfg: dict[str, Any]) -> list[str]:
-    """Return ``data.exclude`` as a list; a single name may be given without brackets."""
+    """Return ``data.exclude`` as a list; a single name may be given without brackets.
+
+    Numbers are replaced by the classes of ``data.label_scheme``, if that is set.
+    """
     names = cfg.get("exclude") or []
-    return [names] if isinstance(names, str) else [str(name) for name in names]
+    names = [names] if isinstance(names, str) else [str(name) for name in names]
+    scheme = cfg.get("label_scheme")
+    return [class_key(name, scheme) if class_number(name) is not None else name for name in names]
 
 
 def data_path(cfg: dict[str, Any]) -> tuple[str, str]:
@@ -39,8 +40,10 @@ def data_path(cfg: dict[str, Any]) -> tuple[str, str]:
 
 
 def subfolders(parent: Path) -> list[Path]:
-    """Return the visible folders in ``parent``, sorted."""
-    return sorted(p for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
+    """Return the folders in ``parent`` without hidden folders and those of the system, sorted."""
+    with os.scandir(parent) as entries:
+        names = [e.name for e in entries if e.is_dir() and not is_system_name(e.name)]
+    return [parent / name for name in sorted(names)]
 
 
 class ImageStore(Protocol):

@@ -28,7 +28,7 @@ GROUPS = sorted(p.name for p in compose.CONF.iterdir() if p.is_dir())
 
 def parse(*argv: str, entry: str = "train") -> Any:
     """Compose a command line as ``app.run`` does."""
-    overrides, multirun, _ = command_line.flags(command_line.quote_paths(list(argv)))
+    overrides, multirun, _ = command_line.flags(command_line.quote_texts(list(argv)))
     return compose.precheck(entry, overrides, multirun)
 
 
@@ -144,7 +144,7 @@ def read_back(argument: str) -> str:
 @pytest.mark.parametrize("path", PATHS)
 def test_paths_come_back_as_typed(path: str) -> None:
     for key in ("data.path", "ckpt", "+model.weights"):
-        (argument,) = command_line.quote_paths([f"{key}={path}"])
+        (argument,) = command_line.quote_texts([f"{key}={path}"])
         assert argument.startswith(f"{key}=")
         assert read_back(argument) == path
 
@@ -159,16 +159,16 @@ def test_any_mix_of_special_characters_comes_back() -> None:
 
 def test_values_that_are_not_quoted() -> None:
     kept = ["data.path='a b'", 'ckpt="a=b"', "data.path=null", "data.path=", "seed=1,2", "loss=ce"]
-    assert command_line.quote_paths(kept) == kept
+    assert command_line.quote_texts(kept) == kept
     sweep = ["-m", "data.path=/a,/b"]
-    assert command_line.quote_paths(sweep) == sweep
-    assert command_line.quote_paths(["data.path=/a,/b"]) == ["data.path='/a,/b'"]
+    assert command_line.quote_texts(sweep) == sweep
+    assert command_line.quote_texts(["data.path=/a,/b"]) == ["data.path='/a,/b'"]
 
 
 def test_a_path_that_exists_is_one_path(tmp_path: Path) -> None:
     place = tmp_path / "a,b"
     place.mkdir()
-    argv = command_line.quote_paths(["-m", f"data.path={place}"])
+    argv = command_line.quote_texts(["-m", f"data.path={place}"])
     assert argv == ["-m", f"data.path='{place}'"]
 
 
@@ -307,7 +307,7 @@ def prepared(*argv: str, **changes: Any) -> list[str]:
     cfg = copy.deepcopy(default_config())
     for key, value in changes.items():
         OmegaConf.update(cfg, key.replace("__", "."), value)
-    return train.validate(cfg, command_line.quote_paths(list(argv)))
+    return train.validate(cfg, command_line.quote_texts(list(argv)))
 
 
 def not_prepared(*argv: str, **changes: Any) -> str:

@@ -156,11 +156,6 @@ def test_one_folder_of_classes(tmp_path):
     assert sizes(carved) == {"train": 9, "val": 3}
 
 
-def test_archive_with_one_top_folder(tmp_path):
-    make_folder(tmp_path / "archive")
-    assert sizes(load(tmp_path)) == {"train": 6, "test": 6}
-
-
 def test_merged_ignored_and_hidden_folders(tmp_path):
     make_folder(tmp_path)
     write_image(tmp_path / "train" / "Happiness" / "z.webp", 9)
@@ -174,13 +169,6 @@ def test_merged_ignored_and_hidden_folders(tmp_path):
     notes = "\n".join(source.notes)
     assert "train/Happiness and train/happy are read as one class, happy" in notes
     assert "1 .txt" in notes and "1 images outside class folders" in notes and "extra" in notes
-
-
-def test_numbered_folders_are_noted(tmp_path):
-    write_tree(tmp_path, ["0/a.png", "3/a.png"])
-    source = load(tmp_path)
-    assert source.classes == ["angry", "happy"]
-    assert any("0 = angry" in note for note in source.notes)
 
 
 def test_strict_labels(tmp_path):

@@ -71,7 +71,7 @@ def test_other_data_is_refused_before_training(first: Path, tmp_path: Path) -> N
 
 
 def refused(*typed: str) -> str:
-    argv = command_line.quote_paths(list(typed))
+    argv = command_line.quote_texts(list(typed))
     overrides, multirun, _ = command_line.flags(argv)
     with pytest.raises(UserError) as caught:
         train.validate(compose.precheck("train", overrides, multirun), overrides)

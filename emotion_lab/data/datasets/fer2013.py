@@ -12,6 +12,7 @@ from emotion_lab.core.labels import EMOTIONS, canonical
 from emotion_lab.data.download import download_fer2013
 from emotion_lab.data.fer2013 import cache
 from emotion_lab.data.fer2013.csv_reader import USAGE, Arrays, parse
+from emotion_lab.data.image_tree import emotion_folders, find_root, split_folders
 from emotion_lab.data.types import (
     DATASETS,
     SPLITS,
@@ -71,9 +72,8 @@ def _file_in(folder: Path) -> Path | None:
 def _image_folder_in(folder: Path) -> Path | None:
     """Return ``folder`` or a sub-folder of it that contains class or split folders, if any."""
     for parent in (folder, *subfolders(folder)):
-        names = [p.name for p in subfolders(parent)]
-        split_names = {name.lower() for name in names} & {"train", "test", "val", "validation"}
-        if split_names or sum(canonical(name) is not None for name in names) >= 2:
+        root = find_root(parent)
+        if split_folders(root) or len(emotion_folders(root, numbers=True)) >= 2:
             return parent
     return None
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from emotion_lab.config import compose, schema
 from emotion_lab.config.fields import Role
-from emotion_lab.config.overrides import choices, parse, quote, quote_paths
+from emotion_lab.config.overrides import choices, parse, quote, quote_texts
 from emotion_lab.core.errors import UserError
 
 #: Combinations of group choices to compose before the search starts; 0.2 s each.
@@ -155,7 +155,7 @@ def _node(cfg: Any, key: str) -> Any:
 
 def gather(argv: list[str]) -> list[str]:
     """Move overrides with several values into ``sweep.space``; return the new command line."""
-    argv = quote_paths(argv)
+    argv = quote_texts(argv)
     if any(flag in argv for flag in ("-h", "--help")):
         return argv
     if any(flag in argv for flag in ("-m", "--multirun")):
