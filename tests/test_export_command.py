@@ -15,6 +15,7 @@ from emotion_lab import export as export_command
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.exporters import verify
 from emotion_lab.inference.conversion import graph
 from emotion_lab.inference.conversion.base import FORMATS, select_formats
@@ -58,7 +59,7 @@ def test_files_and_certificates(
     assert "a certificate should be based on 1,000 or more" in output
     summary = json.loads((out / "certificate.json").read_text())
     (certificate,) = summary["files"]
-    card = ckpt.read(ckpt.find(run))[ckpt.CARD]
+    card = ckpt.read(find_checkpoint(run))[ckpt.CARD]
     assert certificate["n"] == card["fingerprints"]["val"]["n"]
     assert certificate["format"] == "onnx" and certificate["precision"] == "fp32"
     assert certificate["passed"] is True and certificate["label_flips"] == 0

@@ -14,6 +14,8 @@ from emotion_lab.audits.image_stats import ImageStats
 from emotion_lab.config.compose import defaults
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import class_key
+from emotion_lab.core.paths import find_checkpoint
+from emotion_lab.data.types import class_key
 
 #: File in a run directory with predictions of images that are not in its training set.
 PREDICTIONS = "predictions_val.csv"
@@ -134,7 +136,7 @@ def predict_val(
     from emotion_lab.evaluation.evaluate import evaluate_checkpoint
     from emotion_lab.reports.run_files import save_results
 
-    file = checkpoint.find(ckpt_path)
+    file = find_checkpoint(ckpt_path)
     card = checkpoint.read(file)[checkpoint.CARD]
     cfg = card["config"]["data"]
     if cfg["name"] != data_cfg["name"] or set(card["classes"]) != set(classes):

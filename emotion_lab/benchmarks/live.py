@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 
 from emotion_lab.benchmarks import baseline
-from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.core.timing import summary, time_interleaved
 from emotion_lab.models.load import restore
 from emotion_lab.synthetic.video import render_video
@@ -246,7 +246,7 @@ def compare_smoothing(
 
 def bench(cfg: dict[str, Any], smoothing: dict[str, Any]) -> dict[str, Any]:
     """Run the benchmark; ``smoothing`` maps the name of every method to its config."""
-    net, _ = restore(ckpt.find(cfg["ckpt"]))
+    net, _ = restore(find_checkpoint(cfg["ckpt"]))
     baseline_pipeline = baseline.live_pipeline(net.eval())
     first = factory.build_pipeline(cfg, stills=False, synthetic=True)
 

@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 
-from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.migrate import migrate_callbacks, migrate_config
 
@@ -31,8 +30,6 @@ FORMAT = 1
 #: Version of the card of an ensemble; a reader for single networks refuses it.
 ENSEMBLE_FORMAT = 2
 CARD = "emotion_lab"
-#: File name of an ensemble in its run directory.
-ENSEMBLE = "ensemble.ckpt"
 
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)
 #: Types that torch's optimizers and Lightning's loops store and ``weights_only`` accepts.
@@ -89,27 +86,6 @@ def write(path: Path, content: dict[str, Any]) -> None:
         # The file exists only after a failure or Ctrl-C.
         with contextlib.suppress(OSError):
             temporary.unlink()
-
-
-def find(path: str | Path, prefer: str = "best.ckpt") -> Path:
-    """Return the checkpoint file of a path.
-
-    Args:
-        path: A checkpoint, a run directory of ``train``, that of an ensemble, or the name of a
-            shipped model.
-        prefer: File name in the run directory of ``train``.
-    """
-    if weights.is_name(path):
-        return weights.find(str(path), ".ckpt")
-    path = Path(path)
-    if path.is_file():
-        return path
-    if path.is_dir():
-        for candidate in (path / "checkpoints" / prefer, path / prefer, path / ENSEMBLE):
-            if candidate.is_file():
-                return candidate
-        raise UserError(f"no checkpoints/{prefer} in {path}: is it a run directory of train?")
-    raise weights.no_checkpoint(path)
 
 
 def _is_intact(path: Path) -> bool:

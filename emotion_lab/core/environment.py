@@ -1,4 +1,7 @@
-"""Hardware and versions of this machine, and the choice of accelerator and precision."""
+"""Hardware and versions of this machine, and the choice of accelerator and precision.
+
+Imports torch only inside the functions that need it.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,6 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from emotion_lab.core.errors import UserError
 
@@ -40,6 +41,8 @@ def cpu_name() -> str:
 
 def choose_accelerator(wanted: str) -> str:
     """Return ``cuda``, ``mps`` or ``cpu`` for ``trainer.accelerator``."""
+    import torch
+
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if wanted == "auto":
         return "cuda" if cuda else "mps" if mps else "cpu"
@@ -52,6 +55,8 @@ def choose_accelerator(wanted: str) -> str:
 
 def choose_precision(wanted: str, accelerator: str) -> str:
     """Return Lightning's name for ``trainer.precision``; ``auto`` is bf16 where it is fast."""
+    import torch
+
     if wanted == "fp16" and accelerator == "cpu":
         raise UserError("trainer.precision=fp16 needs a GPU: set bf16, fp32 or auto.")
     if wanted != "auto":
@@ -75,6 +80,8 @@ def versions() -> dict[str, str]:
 
 def hardware(accelerator: str) -> dict[str, Any]:
     """Return a description of the hardware, without the host name."""
+    import torch
+
     description: dict[str, Any] = {
         "accelerator": accelerator,
         "cpu": cpu_name(),

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +72,11 @@ def atomic_write(path: Path, data: bytes) -> None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON atomically; NaN and infinity are refused."""
     atomic_write(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def move_into_place(files: Sequence[Path], folder: Path) -> None:
+    """Flush files of one file system to disk and rename them into ``folder``, in this order."""
+    for file in files:
+        with file.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        file.replace(folder / file.name)

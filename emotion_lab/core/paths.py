@@ -14,6 +14,8 @@ from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import EXPORT_SUFFIXES
 
+#: File name of an ensemble in its run directory.
+ENSEMBLE = "ensemble.ckpt"
 #: Characters that separate or end paths on any system, and control characters.
 _FORBIDDEN = {"\\", ":", *map(chr, range(32)), chr(127)}
 
@@ -71,8 +73,6 @@ def check_checkpoint(ckpt: Any, several: bool = False, exported: bool = False) -
 
 
 def _check_one_checkpoint(path: Path, exported: bool) -> None:
-    if not path.exists():
-        raise weights.no_checkpoint(path)
     if path.suffix in EXPORT_SUFFIXES and path.is_file():
         if exported:
             return
@@ -80,18 +80,41 @@ def _check_one_checkpoint(path: Path, exported: bool) -> None:
             f"{path} is an exported file, but a checkpoint is needed: ckpt=<the .ckpt file or run "
             "directory it was exported from>."
         )
-    files = (path / "checkpoints" / "best.ckpt", path / "best.ckpt", path / "ensemble.ckpt", path)
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        models = sorted(file for file in path.iterdir() if file.suffix in EXPORT_SUFFIXES)
+    try:
+        file = find_checkpoint(path)
+    except UserError:
+        models = sorted(path.glob("*"))
+        models = [model for model in models if model.suffix in EXPORT_SUFFIXES]
         if exported and models:
-            raise UserError(f"{path} is not a run directory of train: set ckpt={models[0]}.")
-        raise UserError(f"no checkpoints/best.ckpt in {path}: is it a run directory of train?")
+            raise UserError(
+                f"{path} is not a run directory of train: set ckpt={models[0]}."
+            ) from None
+        raise
     with file.open("rb") as stream:
         start = stream.read(2)
     # A checkpoint is a zip file; older ones of other programs start with 0x80.
     if start[:1] != b"\x80" and not zipfile.is_zipfile(file):
         raise UserError(f"{file} is truncated or not a checkpoint.")
+
+
+def find_checkpoint(path: str | Path, prefer: str = "best.ckpt") -> Path:
+    """Return the checkpoint file of a path.
+
+    Args:
+        path: A checkpoint, a run directory of ``train``, that of an ensemble, or the name of a
+            shipped model.
+        prefer: File name in the run directory of ``train``.
+    """
+    if weights.is_name(path):
+        return weights.find(str(path), ".ckpt")
+    path = Path(path)
+    if not path.exists():
+        raise weights.no_checkpoint(path)
+    files = (path / "checkpoints" / prefer, path / prefer, path / ENSEMBLE, path)
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise UserError(f"no checkpoints/{prefer} in {path}: is it a run directory of train?")
+    return file
 
 
 def check_exist(paths: dict[str, Any]) -> None:

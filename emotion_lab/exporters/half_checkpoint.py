@@ -14,6 +14,7 @@ import torch
 from emotion_lab.config.fields import Role
 from emotion_lab.config.schema import role
 from emotion_lab.core import checkpoint as ckpt
+from emotion_lab.core.paths import find_checkpoint
 
 
 def without_paths(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("source", help="run directory or checkpoint")
     parser.add_argument("target", type=Path, help="file to write")
     arguments = parser.parse_args()
-    convert(ckpt.find(arguments.source), arguments.target)
+    convert(find_checkpoint(arguments.source), arguments.target)
     print(f"{arguments.target}: {arguments.target.stat().st_size:,} bytes")
 
 

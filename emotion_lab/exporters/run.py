@@ -11,6 +11,7 @@ from emotion_lab.core import checkpoint, paths
 from emotion_lab.core.environment import git_commit, hardware, versions
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash, write_json
+from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.data.checkpoint_data import data_config, is_foreign
 from emotion_lab.data.shards.writer import LICENCES, UNKNOWN_LICENCE
 from emotion_lab.exporters.calibration_data import ValImages, val_images
@@ -121,7 +122,7 @@ def export_checkpoint(cfg: dict[str, Any], run_dir: Path) -> None:
     Existing files are never replaced. A failed certificate raises :class:`ParityError` after all
     files are written.
     """
-    path = checkpoint.find(cfg["ckpt"])
+    path = find_checkpoint(cfg["ckpt"])
     loaded = LoadedCheckpoint(path, *restore(path))
     card = loaded.card
     print(f"checkpoint: {path} ({checkpoint.describe(card)})")

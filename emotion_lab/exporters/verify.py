@@ -15,8 +15,8 @@ from scipy.special import softmax
 from emotion_lab.core.timing import time_interleaved
 from emotion_lab.data.transforms import Resize
 from emotion_lab.evaluation.statistics import paired
+from emotion_lab.inference.backends.torch import reference
 from emotion_lab.inference.conversion.writer import size_mb
-from emotion_lab.inference.converted_model import reference
 from emotion_lab.inference.loader import Run, load
 from emotion_lab.models.network import Network
 

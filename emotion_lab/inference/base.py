@@ -26,7 +26,8 @@ class ModelSource:
         sha256: Of the file, hex.
         spec: The network's input.
         temperature: Logits are divided by it before the softmax.
-        card: The checkpoint's card.
+        card: What running it needs: ``classes``, ``temperature``, ``input`` and the name of the
+            data, ``config.data.name``.
     """
 
     path: Path
@@ -35,11 +36,15 @@ class ModelSource:
     temperature: float
     card: dict[str, Any] = field(repr=False, compare=False)
 
-    def net(self) -> Network:
-        """Build the network in eval mode, float32, on the CPU. This takes seconds."""
+    def restore(self) -> tuple[Network, dict[str, Any]]:
+        """Build the network in eval mode, float32, on the CPU, which takes seconds.
+
+        Returns:
+            The network and the checkpoint's whole card.
+        """
         from emotion_lab.models.load import restore  # imports torch
 
-        return restore(self.path)[0]
+        return restore(self.path)
 
 
 @dataclass
@@ -64,7 +69,7 @@ class BackendUnavailableError(UserError):
 #: Name -> function of (conf/backend/<name>.yaml as a plain dict, checkpoint) that builds it. It
 #: raises BackendUnavailableError if a package is missing or an option is not supported here.
 BACKENDS: Registry[Callable[[dict[str, Any], ModelSource], InferenceBackend]] = Registry(
-    "backend", "emotion_lab.inference"
+    "backend", "emotion_lab.inference.backends"
 )
 
 #: Values of conf/backend/base.yaml.
@@ -75,6 +80,16 @@ def input_spec(values: dict[str, Any]) -> InputSpec:
     """Build the input from a card's or an exported file's ``input``."""
     mean, std = (tuple(float(value) for value in values[key]) for key in ("mean", "std"))
     return InputSpec(int(values["image_size"]), int(values["channels"]), mean, std)
+
+
+def softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """Return softmax(logits / temperature) over the classes, (N, K), in the dtype of the logits.
+
+    scipy is not among the packages that prediction needs.
+    """
+    logits = logits / logits.dtype.type(temperature)
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def supported_option(cfg: dict[str, Any], key: str, *supported: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,21 @@ from emotion_lab.config import schema
 from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.core.input_spec import InputSpec
-from emotion_lab.core.io import EXPORT_SUFFIXES, file_hash
+from emotion_lab.core.io import EXPORT_SUFFIXES, cache_root, file_hash, write_json
+from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.data.transforms import Resize
-from emotion_lab.inference.base import BACKENDS, DEFAULTS, InferenceBackend, ModelSource, input_spec
+from emotion_lab.inference.base import (
+    BACKENDS,
+    DEFAULTS,
+    InferenceBackend,
+    ModelSource,
+    input_spec,
+    softmax,
+)
 from emotion_lab.inference.exported_model import open_exported
 
+#: Version of the cached cards.
+CARD_FORMAT = 1
 #: Values of ``backend=`` for which a shipped model runs as its ONNX file.
 SHIPPED_BACKENDS = ("auto", "onnx", "onnxruntime")
 #: Batch sizes 1 to WARM_FACES run before the first frame, for at most WARM_S seconds.
@@ -35,17 +48,14 @@ class Classifier:
         runtime_name: Program, version, precision and device that run the network.
         notes: How the backend was chosen and verified.
         data_name: Name of the dataset that it was trained on; None in exported files without it.
-        card: The checkpoint's card; for an exported file the entries used here.
     """
 
     def __init__(self, card: dict[str, Any], spec: InputSpec, backend: InferenceBackend) -> None:
-        self.card = card
         self.spec = spec
         self.classes: list[str] = list(card["classes"])
         self.crop_margin = float(card["input"]["crop_margin"])
         self.temperature = float(card["temperature"])
-        first = card.get("members", [card])[0]
-        self.data_name: str | None = first.get("config", {}).get("data", {}).get("name")
+        self.data_name: str | None = card["config"]["data"]["name"]
         self.runtime_name = backend.name
         self.notes = backend.notes
         self._run = backend.run
@@ -77,9 +87,7 @@ class Classifier:
         Raises:
             ValueError: If an image is empty or has another shape or dtype.
         """
-        logits = self.logits(images) / np.float32(self.temperature)
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return exponentials / exponentials.sum(axis=1, keepdims=True)
+        return softmax(self.logits(images), self.temperature)
 
     def warm(self) -> None:
         """Run each small batch size once, because the first run of a batch size is slow."""
@@ -96,8 +104,8 @@ class Classifier:
                 return
 
 
-def read_source(path: Path) -> ModelSource:
-    """Read and check the card of a checkpoint."""
+def _read_card(path: Path) -> dict[str, Any]:
+    """Read the card of a checkpoint and return the entries that running it needs."""
     from emotion_lab.core import checkpoint  # imports torch
 
     card = checkpoint.read(path)[checkpoint.CARD]
@@ -112,7 +120,33 @@ def read_source(path: Path) -> ModelSource:
         raise UserError(
             f"{path} is damaged: its card is incomplete ({type(error).__name__}: {error})."
         ) from None
-    return ModelSource(path, file_hash(path), spec, temperature, card)
+    data = card.get("members", [card])[0].get("config", {}).get("data", {})
+    return {
+        "classes": list(card["classes"]),
+        "temperature": temperature,
+        "input": {**asdict(spec), "crop_margin": margin},
+        "config": {"data": {"name": data.get("name")}},
+    }
+
+
+def read_source(path: Path) -> ModelSource:
+    """Read and check the card of a checkpoint.
+
+    It is saved in the cache folder under the file's hash: the next start reads it without torch,
+    whose import takes seconds.
+    """
+    sha256 = file_hash(path)
+    cached = cache_root() / "cards" / f"{sha256}.{CARD_FORMAT}.json"
+    try:
+        card = json.loads(cached.read_text(encoding="utf-8"))
+        spec, temperature = input_spec(card["input"]), float(card["temperature"])
+    except (OSError, ValueError, KeyError, TypeError):
+        card = _read_card(path)
+        spec, temperature = input_spec(card["input"]), card["temperature"]
+        with contextlib.suppress(OSError):  # a cache folder that cannot be written
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            write_json(cached, card)
+    return ModelSource(path, sha256, spec, temperature, card)
 
 
 def _options(backend: dict[str, Any] | str, threads: int | None) -> dict[str, Any]:
@@ -131,9 +165,8 @@ def open_backend(
     ckpt: str | Path, backend: dict[str, Any] | str, threads: int | None = None
 ) -> tuple[ModelSource, InferenceBackend]:
     """Open a checkpoint with a backend; the arguments are those of :func:`load_classifier`."""
-    from emotion_lab.core import checkpoint  # imports torch
 
-    path = checkpoint.find(ckpt)
+    path = find_checkpoint(ckpt)
     cfg = _options(backend, threads)
     build = BACKENDS.get(cfg["name"])
     source = read_source(path)

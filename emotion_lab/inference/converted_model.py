@@ -1,4 +1,4 @@
-"""Backends ONNX Runtime and OpenVINO: they run a cached export of the checkpoint.
+"""The cached export of a checkpoint that the backends ONNX Runtime and OpenVINO run.
 
 The export is the same as that of ``python -m emotion_lab.export``, without resizing and softmax in
 the graph: OpenCV resizes faster. It contains PyTorch's logits of a few probe images. Each start
@@ -12,29 +12,21 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from scipy.special import softmax
 
 from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.input_spec import InputSpec
-from emotion_lab.core.io import cache_root
+from emotion_lab.core.io import cache_root, move_into_place
 from emotion_lab.inference.base import (
-    BACKENDS,
     BackendUnavailableError,
     InferenceBackend,
     ModelSource,
-    not_installed,
-    supported_option,
+    softmax,
 )
-from emotion_lab.inference.conversion.base import FORMATS
-from emotion_lab.inference.conversion.writer import export, move_into_place, package_versions
+from emotion_lab.inference.conversion.base import FORMATS, package_versions
 from emotion_lab.inference.loader import RunOptions, open_graph
-from emotion_lab.inference.openvino_core import computes_bf16, import_openvino
-from emotion_lab.models.network import Network
 
 #: Version of the graph and the probe images; files of other versions are converted again.
 FORMAT = 2
@@ -59,19 +51,6 @@ def probe_images(spec: InputSpec) -> np.ndarray:
     return np.stack([noise, ramp, waves, 96 + noise / 4]).astype(np.uint8)
 
 
-def reference(net: Network) -> Callable[[np.ndarray], np.ndarray]:
-    """Return eager PyTorch on the CPU, in the memory format of evaluation."""
-    net = net.eval()
-    layout = torch.channels_last if net.backbone.conv else torch.contiguous_format
-    net = net.to(memory_format=layout)
-
-    def run(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return net(torch.from_numpy(images).contiguous(memory_format=layout)).float().numpy()
-
-    return run
-
-
 def max_difference(
     run: Callable[[np.ndarray], np.ndarray], logits: np.ndarray, source: ModelSource
 ) -> float:
@@ -82,7 +61,7 @@ def max_difference(
     if outputs.shape != logits.shape:
         return float("nan")
     ours, expected = (
-        softmax(np.asarray(x, np.float64) / source.temperature, 1) for x in (outputs, logits)
+        softmax(np.asarray(x, np.float64), source.temperature) for x in (outputs, logits)
     )
     return float(np.abs(ours - expected).max())
 
@@ -128,7 +107,12 @@ def _convert(
     path: Path, source: ModelSource, format: str, name: str, options: RunOptions
 ) -> InferenceBackend:
     """Export the checkpoint to ``path`` and verify the backend with it."""
-    net = source.net()
+    import torch  # a start from a cached file does without it
+
+    from emotion_lab.inference.backends.torch import reference
+    from emotion_lab.inference.conversion.writer import export
+
+    net, card = source.restore()
     logits = reference(net)(probe_images(source.spec))
     if not np.isfinite(logits).all():
         raise UserError(
@@ -139,7 +123,7 @@ def _convert(
     sha256 = source.sha256
     try:
         net.to(memory_format=torch.contiguous_format)
-        export(net, source.card, format, "fp32", path, checkpoint=sha256, resize=False, extra=facts)
+        export(net, card, format, "fp32", path, checkpoint=sha256, resize=False, extra=facts)
         run = open_graph(path, options)[1]
         difference = max_difference(run, logits, source)
     except Exception as error:  # exporters and runtimes raise arbitrary exceptions
@@ -182,55 +166,3 @@ def open_converted(
     folders = f"neither {source.path.parent} nor {paths[-1].parent}"
     backend.notes.append(f"not cached, {folders} can be written")
     return backend
-
-
-@BACKENDS.register("onnx")
-@BACKENDS.register("onnxruntime")
-def build_onnxruntime(cfg: dict[str, Any], source: ModelSource) -> InferenceBackend:
-    """Run with ONNX Runtime; ``onnx`` is a second name of it."""
-    supported_option(cfg, "precision", "fp32")
-    device = supported_option(cfg, "device", "cpu", "cuda")
-    try:
-        import onnx  # noqa: F401 (needed by the conversion, checked before it starts)
-        import onnxruntime as ort
-        import onnxscript  # noqa: F401 (likewise)
-    except ImportError as error:
-        raise not_installed(cfg["name"], "onnxruntime onnx onnxscript", error) from error
-    has_gpu = "CUDAExecutionProvider" in ort.get_available_providers()
-    if device == "cuda" and not has_gpu:
-        raise BackendUnavailableError(
-            "backend.device=cuda: this onnxruntime has no GPU support. pip install "
-            "onnxruntime-gpu in its place, or set backend.device=cpu."
-        )
-    device = "cuda" if has_gpu and device != "cpu" else "cpu"
-    name = f"onnxruntime {ort.__version__} fp32 on {device}"
-    return open_converted(source, "onnx", name, RunOptions(cfg["threads"], "fp32", device))
-
-
-@BACKENDS.register("openvino")
-def build_openvino(cfg: dict[str, Any], source: ModelSource) -> InferenceBackend:
-    """Run with OpenVINO; ``backend.precision=auto`` is bf16 if the CPU supports it, else fp32."""
-    precision = supported_option(cfg, "precision", "fp32", "bf16")
-    supported_option(cfg, "device", "cpu")
-    try:
-        version = import_openvino().__version__.split("-")[0]
-    except ImportError as error:
-        raise not_installed("openvino", "openvino", error) from error
-
-    def run_in(precision: str) -> InferenceBackend:
-        name = f"openvino {version} {precision} on cpu"
-        return open_converted(source, "openvino", name, RunOptions(cfg["threads"], precision))
-
-    if precision == "bf16" and not computes_bf16():
-        raise BackendUnavailableError(
-            "backend.precision=bf16: this CPU has no bfloat16 instructions (AMX or AVX512-BF16). "
-            "Set backend.precision=auto."
-        )
-    if precision != "auto" or not computes_bf16():
-        return run_in("fp32" if precision == "auto" else precision)
-    try:
-        return run_in("bf16")
-    except BackendUnavailableError as error:
-        backend = run_in("fp32")
-        backend.notes.insert(0, f"not bf16: {error}")
-        return backend

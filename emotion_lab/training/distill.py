@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
+from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.models.base import InputSpec
 from emotion_lab.models.load import restore
 from emotion_lab.models.network import Network
@@ -120,7 +120,7 @@ def build(
     """
     if cfg["teacher"] is None:
         return None, None
-    path = ckpt.find(cfg["teacher"])
+    path = find_checkpoint(cfg["teacher"])
     net, card = restore(path)
     class_order = _class_order(list(card["classes"]), classes)
     cards = card.get("members") or [card]

@@ -21,7 +21,7 @@ from emotion_lab.benchmarks.deploy.candidates import (
 from emotion_lab.config import compose
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
-from emotion_lab.inference import auto_select
+from emotion_lab.inference.backends import auto
 from emotion_lab.inference.base import BackendUnavailableError, InferenceBackend
 from tests.benchmarks.test_deploy_pareto import row
 from tests.conftest import TINY, command, composed, make_checkpoint
@@ -86,7 +86,7 @@ def test_unavailable_backends_have_a_reason(
     backends, reasons = matrix.open_backends(candidate, 1)
     torch.set_num_threads(threads)
     assert list(backends) == [matrix.EAGER]
-    assert set(reasons) == set(auto_select.CANDIDATES) - {matrix.EAGER}
+    assert set(reasons) == set(auto.CANDIDATES) - {matrix.EAGER}
     assert reasons["openvino", "fp32"] == "openvino is unavailable"
 
 
@@ -117,7 +117,7 @@ def test_agreement_and_accuracy(candidate: BenchmarkCandidate) -> None:
 def test_random_weights_give_varying_logits(tmp_path: Path) -> None:
     (candidate,) = random_candidates(["senet"], tmp_path)
     assert candidate.accuracy is None and candidate.card is None
-    net = candidate.source.net()
+    net = candidate.source.restore()[0]
     assert not net.training and net is not candidate.source.original()
     images = torch.randint(0, 256, (4, candidate.source.spec.channels, 48, 48), dtype=torch.uint8)
     with torch.no_grad():
@@ -147,8 +147,8 @@ def test_command(run: Path, candidate: BenchmarkCandidate, tmp_path: Path) -> No
     assert kinds[0] == matrix.EAGER and len(set(kinds)) == len(kinds)
     assert len(rows) == 2 * len(kinds) and {r["threads"] for r in rows} == {1}
     left_out = {(r["runtime"], r["precision"]) for r in result["left_out"]}
-    assert left_out | set(kinds) == set(auto_select.CANDIDATES)
-    weights = sum(value.nbytes for value in candidate.source.net().state_dict().values())
+    assert left_out | set(kinds) == set(auto.CANDIDATES)
+    weights = sum(value.nbytes for value in candidate.source.restore()[0].state_dict().values())
     assert all(weights / 1e6 * 0.8 < r["size_mb"] < weights / 1e6 + 1 for r in rows)
     exact = [r for r in rows if r["precision"] == "fp32"]
     assert all(r["agreement"] == 1 and r["accuracy"] == 0.5 for r in exact)

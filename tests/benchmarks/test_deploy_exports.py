@@ -14,9 +14,9 @@ from emotion_lab.benchmarks.deploy.candidates import load_candidates
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
 from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.inference.backends.torch import reference
 from emotion_lab.inference.conversion.base import CalibrationData
 from emotion_lab.inference.conversion.writer import export
-from emotion_lab.inference.converted_model import reference
 from emotion_lab.inference.exported_model import to_rgb_batch
 from emotion_lab.inference.loader import load
 from emotion_lab.models.load import restore
@@ -84,7 +84,7 @@ def test_quantised_file_has_its_own_accuracy(tmp_path: Path) -> None:
     assert set(rows) == {"fp32", "int8"}
     assert rows["fp32"]["agreement"] == 1 and 0 < rows["int8"]["agreement"] <= 1
     (candidate,) = load_candidates([str(path)], tmp_path)
-    runs = {matrix.EAGER: reference(candidate.source.net())}
+    runs = {matrix.EAGER: reference(candidate.source.restore()[0])}
     for precision, run in loaded.items():
         runs["ours", precision] = lambda x, run=run: run(to_rgb_batch(x))
     scores = matrix.predict_all(candidate, runs, 1000, None)

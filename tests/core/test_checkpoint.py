@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
+from emotion_lab.core.paths import find_checkpoint
 
 GOOD = {
     ckpt.CARD: {"format": ckpt.FORMAT, "classes": ["happy", "sad"], "mean": [0.5], "none": None},
@@ -228,8 +229,8 @@ def test_find(tmp_path: Path) -> None:
     write_good(folder / "checkpoints" / "best.ckpt")
     best = folder / "checkpoints" / "best.ckpt"
     for place in (folder, folder / "checkpoints", best, str(folder)):
-        assert ckpt.find(place) == best
+        assert find_checkpoint(place) == best
     with pytest.raises(UserError, match=r"no checkpoints/last\.ckpt"):
-        ckpt.find(folder, "last.ckpt")
+        find_checkpoint(folder, "last.ckpt")
     with pytest.raises(UserError, match="no such checkpoint"):
-        ckpt.find(tmp_path / "none")
+        find_checkpoint(tmp_path / "none")

@@ -10,6 +10,7 @@ import pytest
 from emotion_lab.core import checkpoint, paths, weights
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
+from emotion_lab.core.paths import find_checkpoint
 
 
 def test_every_file_is_there_and_listed() -> None:
@@ -45,7 +46,7 @@ def test_names_are_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     # A folder of this name, for instance of the data, does not hide the model.
     (tmp_path / "fer2013").mkdir()
-    assert checkpoint.find("fer2013") == weights.FOLDER / "fer2013.ckpt"
+    assert find_checkpoint("fer2013") == weights.FOLDER / "fer2013.ckpt"
     paths.check_checkpoint("fer2013", exported=True)
     paths.check_checkpoint("fer2013")
     paths.check_exist({"model.weights": "fer2013"})

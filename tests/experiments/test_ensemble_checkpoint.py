@@ -18,6 +18,7 @@ from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core import paths, runs
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.data.checkpoint_data import CheckpointData
 from emotion_lab.evaluation import temperature, test_ledger
 from emotion_lab.evaluation.calibration import nll as nll_at
@@ -117,7 +118,7 @@ def test_checkpoint_predicts_the_weighted_average(built: tuple[Path, dict[str, A
     ckpt.check_plain(saved)
     assert set(saved) == {"members", ckpt.CARD}
     assert content["parameters"] == sum(p.numel() for p in net.parameters())
-    assert ckpt.find(folder) == path and ensemble.FILE == ckpt.ENSEMBLE
+    assert find_checkpoint(folder) == path and ensemble.FILE == ckpt.ENSEMBLE
 
 
 def test_scores_agree_with_an_evaluation_of_the_checkpoint(

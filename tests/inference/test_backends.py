@@ -18,6 +18,7 @@ import yaml
 from emotion_lab.config.compose import CONF
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.transforms import Resize
 from emotion_lab.evaluation.predict import predict
@@ -69,7 +70,7 @@ def grey_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def torch_logits(run: Path, images: list[np.ndarray]) -> torch.Tensor:
-    net, _ = restore(ckpt.find(run))
+    net, _ = restore(find_checkpoint(run))
     resized = np.stack([Resize(SIZE, 3)(image) for image in images]).transpose(0, 3, 1, 2)
     with torch.inference_mode():
         return net(torch.from_numpy(resized.copy()))
@@ -84,7 +85,7 @@ def test_live_equals_evaluation(
 ) -> None:
     """Image files through the dataset, and through OpenCV and the classifier, as a camera's."""
     run = grey_run if channels == 1 else rgb_run
-    net, card = restore(ckpt.find(run))
+    net, card = restore(find_checkpoint(run))
     cfg = composed("data=image_folder", f"data.path={image_folder}", "data.batch_size=3")
     data = EmotionData(cfg["data"], ("train", "val"))
     data.prepare_for(card["input"]["image_size"], card["input"]["channels"])
@@ -124,7 +125,7 @@ def test_card_of_the_checkpoint_is_used(tmp_path: Path, capsys: Any) -> None:
     assert capsys.readouterr().out == "" and classifier.runtime_name.startswith("torch ")
     assert classifier.classes == NAMES and classifier.temperature == 2.5
     assert (classifier.spec.image_size, classifier.spec.channels) == (SIZE, 3)
-    assert classifier.crop_margin == 0.25 and classifier.card["format"] == ckpt.FORMAT
+    assert classifier.crop_margin == 0.25
     images = random_faces(*SIZES[:4])
     logits = torch_logits(tmp_path, images)
     probabilities = load_classifier(path, "torch")(images)
@@ -198,7 +199,7 @@ def test_bad_options(grey_run: Path, options: Any, message: str) -> None:
 
 
 def test_bad_checkpoints(grey_run: Path, tmp_path: Path) -> None:
-    good = ckpt.find(grey_run).read_bytes()
+    good = find_checkpoint(grey_run).read_bytes()
     path = tmp_path / "bad.ckpt"
 
     def check_error(message: str, backend: str = "torch") -> None:
@@ -211,7 +212,7 @@ def test_bad_checkpoints(grey_run: Path, tmp_path: Path) -> None:
     check_error("truncated or not a checkpoint")
     torch.save({"state_dict": {"weight": torch.ones(2)}}, path)
     check_error("not a checkpoint of emotion_lab")
-    content = ckpt.read(ckpt.find(grey_run))
+    content = ckpt.read(find_checkpoint(grey_run))
     card = content[ckpt.CARD]
     for change in (
         {"temperature": 0.0},

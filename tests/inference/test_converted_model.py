@@ -15,7 +15,8 @@ from scipy.special import softmax
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.data.transforms import Resize
-from emotion_lab.inference import auto_select, converted_model, openvino_core
+from emotion_lab.inference import converted_model, openvino_core
+from emotion_lab.inference.backends import auto
 from emotion_lab.inference.classifier import load_classifier
 from emotion_lab.inference.conversion.formats.openvino import OpenVino
 from emotion_lab.inference.loader import RunOptions, load, open_graph
@@ -168,7 +169,7 @@ def test_backend_that_differs_from_torch(checkpoint: Path, monkeypatch: pytest.M
     with pytest.raises(UserError, match=r"differs from PyTorch by .* Set backend=torch"):
         open_classifier(checkpoint, "openvino")
     assert names_in(checkpoint.parent) == ["best.ckpt"]
-    monkeypatch.setattr(auto_select, "CANDIDATES", (("openvino", "fp32"), ("torch", "fp32")))
+    monkeypatch.setattr(auto, "CANDIDATES", (("openvino", "fp32"), ("torch", "fp32")))
     classifier = open_classifier(checkpoint, "auto")
     np.testing.assert_array_equal(classifier(FACES), torch_probabilities(checkpoint))
     assert any("differs from PyTorch" in note for note in classifier.notes)

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from emotion_lab.config import compose
-from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.io import file_hash
 from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.inference.base import ModelSource
 from emotion_lab.models.base import EmotionNet, build_model
 from emotion_lab.models.load import restore
@@ -29,9 +29,9 @@ class InMemoryModel(ModelSource):
 
     network: Network | None = None
 
-    def net(self) -> Network:
-        """Return a copy: converters change its memory format."""
-        return copy.deepcopy(self.original())
+    def restore(self) -> tuple[Network, dict[str, Any]]:
+        """Return a copy, because converters change its memory format, and the card."""
+        return copy.deepcopy(self.original()), self.card
 
     def original(self) -> Network:
         """Return the network itself, which must not be changed."""
@@ -105,7 +105,7 @@ def _val_accuracy(checkpoint: Path) -> float | None:
 
 def load_candidates(paths: Sequence[str], folder: Path) -> list[BenchmarkCandidate]:
     """Load checkpoints or runs. Equal architectures are named with their run directory."""
-    files = [ckpt.find(path) for path in paths]
+    files = [find_checkpoint(path) for path in paths]
     restored = [restore(file) for file in files]
     models = [
         "ensemble" if "members" in card else str(card["config"]["model"]["name"])

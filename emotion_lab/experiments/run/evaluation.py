@@ -13,6 +13,7 @@ from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core import paths
 from emotion_lab.core.environment import choose_accelerator, git_commit, hardware, versions
 from emotion_lab.core.io import write_json
+from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.data.checkpoint_data import CheckpointData, data_config, is_foreign
 from emotion_lab.evaluation import temperature
 from emotion_lab.evaluation.deduplicated_score import overlap_warning
@@ -107,7 +108,7 @@ def run_evaluation(cfg: dict[str, Any], overrides: list[str], run_dir: Path) -> 
     ``overrides`` are those of the command, ``run_dir`` exists.
     """
     quiet()
-    loaded = load([ckpt.find(path) for path in paths.as_list(cfg["ckpt"])])
+    loaded = load([find_checkpoint(path) for path in paths.as_list(cfg["ckpt"])])
     device = choose_accelerator(cfg["trainer"]["accelerator"])
     data_cfg = data_config(cfg["data"], loaded[0].card)
     if cfg["rescore"]:

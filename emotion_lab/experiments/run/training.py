@@ -13,6 +13,7 @@ from emotion_lab.config import compose
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core import runs
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.experiments import reproduce
 from emotion_lab.experiments.run import resume
 from emotion_lab.experiments.run.final_evaluation import finish_run
@@ -67,7 +68,7 @@ def run_training(cfg: DictConfig, overrides: list[str], run_dir: Path) -> float:
     teacher = (config.get("distill") or {}).get("teacher")
     if teacher is not None:
         # Fail before the data is loaded, which can take minutes.
-        ckpt.read(ckpt.find(teacher))
+        ckpt.read(find_checkpoint(teacher))
     callbacks += monitoring_callbacks(config)
     fitted = fit(config, run_dir, checkpoint, check_data, callbacks)
     if not fitted.is_global_zero:

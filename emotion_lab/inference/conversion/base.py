@@ -117,6 +117,12 @@ def package_version(package: str) -> str | None:
     return "unknown"
 
 
+def package_versions(format: str, precision: str = "fp32") -> dict[str, str | None]:
+    """Return the versions of torch and of the packages that a format needs."""
+    packages = ("torch", *FORMATS.get(format).packages, *(["nncf"] if precision == "int8" else []))
+    return {name: package_version(name) for name in packages}
+
+
 def check_precision(format: str, precision: str) -> None:
     """Raise a UserError if the format does not support the precision."""
     supported = FORMATS.get(format).precisions

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from emotion_lab.core.environment import versions
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.io import move_into_place
 from emotion_lab.inference.conversion.base import (
     DYNAMIC,
     FORMATS,
@@ -18,7 +18,7 @@ from emotion_lab.inference.conversion.base import (
     ExportFormat,
     ExportJob,
     check_precision,
-    package_version,
+    package_versions,
 )
 from emotion_lab.inference.conversion.graph import ExportModel
 from emotion_lab.inference.metadata import FORMAT, graph_hash, metadata_digest
@@ -40,12 +40,6 @@ def file_names(card: dict[str, Any], format: str, precision: str) -> list[str]:
 def size_mb(format: str, path: Path) -> float:
     """Return the size of an export, all its files together, in 10**6 bytes."""
     return sum(file.stat().st_size for file in FORMATS.get(format)().files(path)) / 1e6
-
-
-def package_versions(format: str, precision: str = "fp32") -> dict[str, str | None]:
-    """Return the versions of torch and of the packages that a format needs."""
-    packages = ("torch", *FORMATS.get(format).packages, *(["nncf"] if precision == "int8" else []))
-    return {name: package_version(name) for name in packages}
 
 
 def _interface(spec: dict[str, Any], resize: bool) -> dict[str, dict[str, Any]]:
@@ -101,14 +95,6 @@ def _describe(
         "checkpoint_sha256": checkpoint,
         "versions": {**versions(), **package_versions(format, precision)},
     }
-
-
-def move_into_place(files: Sequence[Path], folder: Path) -> None:
-    """Flush files of one file system to disk and rename them into ``folder``, in this order."""
-    for file in files:
-        with file.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        file.replace(folder / file.name)
 
 
 def _write_graph(kind: ExportFormat, job: ExportJob, path: Path, meta: dict[str, Any]) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import statistics
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from emotion_lab.core.environment import cpu_multiplies_bf16, cpu_name
 from emotion_lab.core.io import cache_root, write_json
@@ -25,7 +24,9 @@ from emotion_lab.inference.base import (
 from emotion_lab.inference.conversion.base import package_version
 from emotion_lab.inference.converted_model import probe_images
 
-#: The candidates (backend, precision). The last one is the reference and always available.
+#: The candidates (backend, precision). The last one is the reference and always available. On a
+#: CPU, ONNX Runtime is a candidate only where OpenVINO cannot run: the conversion for it takes
+#: longer than everything else together, and its speed is about that of OpenVINO.
 CANDIDATES = (
     ("openvino", "fp32"),
     ("openvino", "bf16"),
@@ -34,8 +35,10 @@ CANDIDATES = (
 )
 #: A choice is valid for the versions of these packages.
 PACKAGES = ("openvino", "onnxruntime", "onnx", "onnxscript", "torch")
+#: A choice is valid for the values of these environment variables.
+VARIABLES = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 #: Version of the choice file and of the measurement.
-FORMAT = 1
+FORMAT = 2
 
 #: Seconds in which all candidates together are timed alternately, for 1 to ROUNDS rounds.
 MEASURE_S = 0.8
@@ -49,6 +52,11 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def has_gpu() -> bool:
+    """Return whether an NVIDIA driver is installed, without torch: its tool is on the path."""
+    return shutil.which("nvidia-smi") is not None
 
 
 def measure(backends: Sequence[InferenceBackend], source: ModelSource) -> list[float]:
@@ -76,8 +84,8 @@ def _conditions(cfg: dict[str, Any], source: ModelSource) -> dict[str, Any]:
         "versions": {package: package_version(package) for package in PACKAGES},
         "cpu": cpu_name(),
         "cores": cores(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "torch_threads": torch.get_num_threads(),
+        "gpu": has_gpu(),
+        "environment": {name: os.environ.get(name) for name in VARIABLES},
         **{key: cfg[key] for key in ("precision", "device", "threads")},
     }
 
@@ -119,6 +127,8 @@ def _build_candidates(
             continue
         if pair[1] == "bf16" and cfg["precision"] == "auto" and not cpu_multiplies_bf16():
             continue  # not requested, so its absence is no reason to report
+        if pair[0] == "onnxruntime" and ("openvino", "fp32") in backends and not has_gpu():
+            continue
         try:
             backends[pair] = _build(cfg, source, *pair)
         except BackendUnavailableError as error:
@@ -133,6 +143,8 @@ def _measured(
     cfg: dict[str, Any], source: ModelSource, conditions: dict[str, Any]
 ) -> InferenceBackend:
     """Time every available candidate, cache the choice and return it."""
+    import torch  # a start with a known choice does without it
+
     torch_threads = torch.get_num_threads()
     backends, reasons = _build_candidates(cfg, source)
     times = dict(zip(backends, measure(list(backends.values()), source), strict=True))

@@ -15,8 +15,20 @@ from emotion_lab.inference.base import (
     ModelSource,
     supported_option,
 )
-from emotion_lab.inference.converted_model import reference
 from emotion_lab.models.network import Network
+
+
+def reference(net: Network) -> Callable[[np.ndarray], np.ndarray]:
+    """Return eager PyTorch on the CPU, in the memory format of evaluation."""
+    net = net.eval()
+    layout = torch.channels_last if net.backbone.conv else torch.contiguous_format
+    net = net.to(memory_format=layout)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return net(torch.from_numpy(images).contiguous(memory_format=layout)).float().numpy()
+
+    return run
 
 
 @BACKENDS.register("torch")
@@ -36,7 +48,8 @@ def build(cfg: dict[str, Any], source: ModelSource) -> InferenceBackend:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     name = f"torch {torch.__version__} fp32 on {device}"
-    run = reference(source.net()) if device == "cpu" else _run_on_gpu(source.net())
+    net, _ = source.restore()
+    run = reference(net) if device == "cpu" else _run_on_gpu(net)
     return InferenceBackend(name, run)
 
 

@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from emotion_lab.config import compose
-from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.data.checkpoint_data import CheckpointData
 from emotion_lab.evaluate import validate
 from emotion_lab.evaluation.evaluate import Predictor, evaluate, evaluate_checkpoint
-from emotion_lab.inference import auto_select
+from emotion_lab.inference.backends import auto
+from emotion_lab.inference.backends.torch import reference
 from emotion_lab.inference.base import (
     BACKENDS,
     BackendUnavailableError,
@@ -28,7 +29,6 @@ from emotion_lab.inference.base import (
     ModelSource,
 )
 from emotion_lab.inference.classifier import load_classifier, open_backend, read_source
-from emotion_lab.inference.converted_model import reference
 from tests.conftest import TINY, command, composed, make_checkpoint
 from tests.helpers_export import skip_without
 
@@ -84,31 +84,50 @@ def fakes(run: Path, monkeypatch: pytest.MonkeyPatch) -> FakeBackends:
     backends = FakeBackends(
         {
             ("openvino", "fp32"): 9.0,
-            ("openvino", "bf16"): 6.0,
-            ("onnxruntime", "fp32"): 2.0,
+            ("openvino", "bf16"): 2.0,
+            ("onnxruntime", "fp32"): 6.0,
             ("torch", "fp32"): 16.0,
         }
     )
-    monkeypatch.setattr(auto_select, "BACKENDS", backends)
+    monkeypatch.setattr(auto, "BACKENDS", backends)
+    monkeypatch.setattr(auto, "cpu_multiplies_bf16", lambda: True)
+    monkeypatch.setattr(auto, "has_gpu", lambda: False)
     return backends
+
+
+#: What is built where OpenVINO runs and there is no GPU.
+BUILT = [("openvino", "fp32"), ("openvino", "bf16"), ("torch", "fp32")]
 
 
 def test_fastest_is_chosen_and_cached(fakes: FakeBackends, run: Path) -> None:
     source = read_source(run)
     start_time = time.perf_counter()
-    first = auto_select.build(CFG, source)
-    assert time.perf_counter() - start_time < auto_select.MEASURE_S + 3
-    assert first.name == "onnxruntime fp32" and fakes.built == list(auto_select.CANDIDATES)
+    first = auto.build(CFG, source)
+    assert time.perf_counter() - start_time < auto.MEASURE_S + 3
+    assert first.name == "openvino bf16" and fakes.built == BUILT
     note = first.notes[0]
     assert "measured now" in note and first.notes[-1] == "from the cache"
-    order = [note.index(word) for word in ("onnxruntime fp32", "openvino bf16", "torch fp32")]
+    order = [note.index(word) for word in ("openvino bf16", "openvino fp32", "torch fp32")]
     assert order == sorted(order)
     fakes.built.clear()
     fakes.calls = 0
-    again = auto_select.build(CFG, source)
-    assert again.name == "onnxruntime fp32" and fakes.built == [("onnxruntime", "fp32")]
+    again = auto.build(CFG, source)
+    assert again.name == "openvino bf16" and fakes.built == [("openvino", "bf16")]
     assert fakes.calls == 0, "a cached choice measures nothing"
     assert again.notes[0] == note.replace("measured now", "measured before")
+
+
+@pytest.mark.parametrize("reason", ["no OpenVINO", "a GPU"])
+def test_onnxruntime_is_converted_only_where_it_can_win(
+    fakes: FakeBackends, run: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    fakes.ms[("onnxruntime", "fp32")] = 1.0
+    if reason == "a GPU":
+        monkeypatch.setattr(auto, "has_gpu", lambda: True)
+    else:
+        fakes.ms[("openvino", "fp32")] = fakes.ms[("openvino", "bf16")] = "not installed"
+    assert auto.build(CFG, read_source(run)).name == "onnxruntime fp32"
+    assert fakes.built == list(auto.CANDIDATES)
 
 
 @pytest.mark.parametrize(
@@ -118,18 +137,18 @@ def test_other_conditions_are_measured_again(
     fakes: FakeBackends, run: Path, monkeypatch: pytest.MonkeyPatch, change: Any
 ) -> None:
     source, cfg = read_source(run), dict(CFG)
-    auto_select.build(cfg, source)
+    auto.build(cfg, source)
     fakes.built.clear()
     if change == "sha256":
         source = replace(source, sha256="0" * 64)
     elif change == "version":
         versions = {"openvino": "9.9"}
-        monkeypatch.setattr(auto_select, "package_version", versions.get)
+        monkeypatch.setattr(auto, "package_version", versions.get)
     elif change == "cpu":
-        monkeypatch.setattr(auto_select, "cpu_name", lambda: "another CPU")
+        monkeypatch.setattr(auto, "cpu_name", lambda: "another CPU")
     else:
         cfg |= change
-    auto_select.build(cfg, source)
+    auto.build(cfg, source)
     assert len(fakes.built) > 1
 
 
@@ -137,24 +156,22 @@ def test_bf16_must_be_faster_by_a_margin(
     fakes: FakeBackends, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = read_source(run)
-    fakes.ms[("onnxruntime", "fp32")] = "not installed"
-    assert auto_select.build(CFG, source).name == "openvino bf16"
+    assert auto.build(CFG, source).name == "openvino bf16"
     # 3 % faster is not enough: float32 is more accurate.
     ms = {"openvino fp32": 1.0, "openvino bf16": 0.97, "torch fp32": 3.0}
-    monkeypatch.setattr(auto_select, "measure", lambda backends, _: [ms[b.name] for b in backends])
-    chosen = auto_select.build({**CFG, "threads": 3}, source)
+    monkeypatch.setattr(auto, "measure", lambda backends, _: [ms[b.name] for b in backends])
+    chosen = auto.build({**CFG, "threads": 3}, source)
     assert chosen.name == "openvino fp32"
-    assert "not installed" in chosen.notes
 
 
 def test_cached_choice_that_no_longer_loads(fakes: FakeBackends, run: Path) -> None:
     source = read_source(run)
-    auto_select.build(CFG, source)
-    fakes.ms[("onnxruntime", "fp32")] = "gone"
+    auto.build(CFG, source)
+    fakes.ms[("openvino", "bf16")] = "gone"
     fakes.built.clear()
-    backend = auto_select.build(CFG, source)
-    assert backend.name == "openvino bf16" and "gone" in backend.notes
-    assert fakes.built == [("onnxruntime", "fp32"), *auto_select.CANDIDATES]
+    backend = auto.build(CFG, source)
+    assert backend.name == "openvino fp32" and "gone" in backend.notes
+    assert fakes.built == [("openvino", "bf16"), *BUILT]
 
 
 @pytest.mark.parametrize(
@@ -162,20 +179,20 @@ def test_cached_choice_that_no_longer_loads(fakes: FakeBackends, run: Path) -> N
     [
         lambda text: text[: len(text) // 2],
         lambda text: "[]",
-        lambda text: text.replace('"onnxruntime",\n    "fp32"', '"quantum",\n    "fp32"'),
+        lambda text: text.replace('"openvino",\n    "bf16"', '"quantum",\n    "fp32"'),
         lambda text: text.replace('"threads": 1', '"threads": 64'),
     ],
 )
 def test_damaged_choice_file_is_replaced(fakes: FakeBackends, run: Path, damage: Any) -> None:
     source = read_source(run)
-    auto_select.build(CFG, source)
+    auto.build(CFG, source)
     (file,) = (run.parents[2] / "cache" / "runtime").glob("*.json")
     text = file.read_text()
     assert damage(text) != text
     file.write_text(damage(text))
     fakes.built.clear()
-    assert auto_select.build(CFG, source).name == "onnxruntime fp32" and len(fakes.built) > 1
-    assert json.loads(file.read_text())["choice"] == ["onnxruntime", "fp32"]
+    assert auto.build(CFG, source).name == "openvino bf16" and len(fakes.built) > 1
+    assert json.loads(file.read_text())["choice"] == ["openvino", "bf16"]
 
 
 def test_cache_folder_that_cannot_be_written(
@@ -183,31 +200,31 @@ def test_cache_folder_that_cannot_be_written(
 ) -> None:
     (run.parents[2] / "file").write_text("")
     monkeypatch.setenv("EMOTION_LAB_CACHE", str(run.parents[2] / "file"))
-    backend = auto_select.build(CFG, read_source(run))
-    assert backend.name == "onnxruntime fp32" and "not cached" in backend.notes[0]
+    backend = auto.build(CFG, read_source(run))
+    assert backend.name == "openvino bf16" and "not cached" in backend.notes[0]
 
 
 def test_measurement_time_is_limited(
     fakes: FakeBackends, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auto_select, "MEASURE_S", 0.2)
+    monkeypatch.setattr(auto, "MEASURE_S", 0.2)
     slow = [InferenceBackend(str(i), lambda images: time.sleep(0.02)) for i in range(3)]
     start_time = time.perf_counter()
-    times = auto_select.measure(slow, read_source(run))
+    times = auto.measure(slow, read_source(run))
     assert time.perf_counter() - start_time < 1.0 and all(20 <= ms < 200 for ms in times)
 
 
 def test_option_that_no_backend_supports(fakes: FakeBackends, run: Path) -> None:
     fakes.ms[("openvino", "bf16")] = "this CPU has no bfloat16"
     with pytest.raises(BackendUnavailableError, match="no bfloat16"):
-        auto_select.build({**CFG, "precision": "bf16"}, read_source(run))
+        auto.build({**CFG, "precision": "bf16"}, read_source(run))
 
 
 def test_version_of_a_package_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert torch.__version__.startswith(auto_select.package_version("torch") or "?")
-    assert auto_select.package_version("no_such_package") is None
+    assert torch.__version__.startswith(auto.package_version("torch") or "?")
+    assert auto.package_version("no_such_package") is None
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    assert auto_select.package_version("onnxruntime") is None
+    assert auto.package_version("onnxruntime") is None
 
 
 def test_installed_backends(run: Path, capsys: Any) -> None:
@@ -215,7 +232,7 @@ def test_installed_backends(run: Path, capsys: Any) -> None:
     torch_threads = torch.get_num_threads()
     first = load_classifier(run, "auto", threads=1)
     captured = capsys.readouterr()
-    assert captured.out == "" and captured.err == f"converting {ckpt.find(run)}, once\n"
+    assert captured.out == "" and captured.err == f"converting {find_checkpoint(run)}, once\n"
     assert "auto: of " in first.notes[0] and "torch fp32" in first.notes[0]
     start_time = time.perf_counter()
     again = load_classifier(run, "auto", threads=1)
@@ -240,7 +257,7 @@ def test_a_backend_replaces_the_network(cfg: dict[str, Any], run: Path) -> None:
     plain, flip = Predictor.load(run), Predictor.load(run, tta="flip")
     data = CheckpointData.open(plain.card, cfg["data"], "val")
     own = evaluate_checkpoint(run, cfg["data"])
-    same = reference(read_source(run).net())
+    same = reference(read_source(run).restore()[0])
     other = evaluate(replace(plain, run=same), data)
     np.testing.assert_allclose(other.logits, own.logits, atol=1e-5)
     shapes: list[tuple[int, ...]] = []

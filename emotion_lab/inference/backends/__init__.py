@@ -1,0 +1,1 @@
+"""Backends that run a checkpoint: one module each, named after ``conf/backend/<name>.yaml``."""
