@@ -265,7 +265,7 @@ _TRAIN = section(
     monitor=Monitor,
     test_ledger=Ledger,
     mix=MIX,
-    distill=section(teacher=str | None, temperature=Positive, alpha=Fraction),
+    distill=section(teacher=str | None, temperature=Positive, alpha=Fraction, precompute=bool),
     votes_head=section(weight=NonNegative),
 )
 _ENSEMBLE = section(

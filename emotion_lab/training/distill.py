@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch.nn import functional as F
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
 from emotion_lab.core.paths import find_checkpoint
+from emotion_lab.core.progress import track
+from emotion_lab.data.torch_dataset import Batch
 from emotion_lab.models.base import InputSpec
 from emotion_lab.models.load import restore
 from emotion_lab.models.network import Network
@@ -40,6 +43,8 @@ class Distillation:
         self.teacher = teacher.requires_grad_(False).eval()
         self.class_order, self.spec = class_order, spec
         self.temperature, self.alpha = temperature, alpha
+        #: Targets (N, K) of each image of train; None if the teacher sees the augmented images.
+        self._precomputed: Tensor | None = None
 
     def _teacher_input(self, images: Tensor) -> Tensor:
         """Convert images (B, C, H, W), 0..255, to the teacher's channels and size."""
@@ -67,7 +72,26 @@ class Distillation:
         logits = self.teacher(self._teacher_input(images)).float()[:, self.class_order]
         return (logits / self.temperature).softmax(1)
 
-    def __call__(self, loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
+    def precompute(self, batches: Iterable[Batch], num_images: int) -> None:
+        """Compute the targets of train once: the mean over each image and its mirror image.
+
+        Args:
+            batches: All images of train, not augmented, in any order.
+            num_images: Number of images of train.
+        """
+        targets = torch.zeros(num_images, len(self.class_order))
+        for batch in track(batches, "teacher"):
+            both = [self.targets(images) for images in (batch.images, batch.images.flip(-1))]
+            targets[batch.positions] = torch.stack(both).mean(0)
+        self._precomputed = targets
+
+    def _targets_at(self, positions: Tensor, device: torch.device) -> Tensor:
+        assert self._precomputed is not None
+        if self._precomputed.device != device:
+            self._precomputed = self._precomputed.to(device)
+        return self._precomputed[positions]
+
+    def __call__(self, loss: Tensor, logits: Tensor, images: Tensor, positions: Tensor) -> Tensor:
         """Return ``(1 - alpha) * loss + alpha * T^2 * KL(teacher || student)``, softened by T.
 
         The factor T^2 keeps the scale of the gradients independent of T.
@@ -76,9 +100,14 @@ class Distillation:
             loss: Loss on the labels, scalar.
             logits: Logits of the student (B, K).
             images: Input of the student, 0..255 (B, C, H, W).
+            positions: Positions of the images in train, int64 (B,).
         """
         student = F.log_softmax(logits.float() / self.temperature, 1)
-        divergence = F.kl_div(student, self.targets(images), reduction="batchmean")
+        if self._precomputed is None:
+            targets = self.targets(images)
+        else:
+            targets = self._targets_at(positions, logits.device)
+        divergence = F.kl_div(student, targets, reduction="batchmean")
         return (1 - self.alpha) * loss + self.alpha * self.temperature**2 * divergence
 
 

@@ -266,6 +266,16 @@ def _remove_partial_checkpoints(folder: Path) -> None:
 
 
 @rank_zero_stdout()
+def _precompute_targets(
+    cfg: dict[str, Any], distillation: distill.Distillation, data: EmotionData
+) -> None:
+    if cfg["mix"]["mixup"] or cfg["mix"]["cutmix"]:
+        raise UserError(
+            "distill.precompute does not support mix.mixup and mix.cutmix: set them to 0."
+        )
+    distillation.precompute(data.eval_dataloader("train"), len(data.split("train")))
+
+
 def fit(
     cfg: dict[str, Any],
     run_dir: Path,
@@ -305,6 +315,8 @@ def fit(
     module = make_module(cfg, data, net, card)
     module.votes_head = votes_head.build(cfg, data, net)
     module.distillation, teacher = distill.build(cfg["distill"], spec, data.classes, fingerprints)
+    if module.distillation is not None and cfg["distill"]["precompute"]:
+        _precompute_targets(cfg, module.distillation, data)
     _remove_partial_checkpoints(run_dir / "checkpoints")
     history = MetricsHistory(run_dir, cfg["monitor"], monitor_mode(cfg))
     loggers = build_loggers(LoggerContext(cfg, run_dir, step))

@@ -125,7 +125,7 @@ class EmotionModule(L.LightningModule):
         logits, auxiliary = output if isinstance(output, tuple) else (output, [])
         loss = self.criterion(logits, target)
         if self.distillation is not None:
-            loss = self.distillation(loss, logits, images)
+            loss = self.distillation(loss, logits, images, batch.positions)
         if self.votes_head is not None:
             loss = self.votes_head(loss, batch.positions)
         for extra in auxiliary:

@@ -13,10 +13,14 @@ from scipy.special import log_softmax, softmax
 
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.errors import UserError
+from emotion_lab.data.torch_dataset import Batch
 from emotion_lab.models.base import InputSpec
 from emotion_lab.training.distill import Distillation, build
+from emotion_lab.training.fit import fit
 from tests.conftest import TINY, command, make_checkpoint
 from tests.training.conftest import CLASSES, Tiny
+
+NO_POSITIONS = torch.zeros(0, dtype=torch.int64)
 
 
 class FixedTeacher(torch.nn.Module):
@@ -40,7 +44,7 @@ def test_loss_agrees_with_scipy() -> None:
     teacher = FixedTeacher(torch.tensor(teacher_logits))
     distillation = Distillation(teacher, order, teacher.spec, t, alpha)  # type: ignore[arg-type]
     student = torch.tensor(student_logits, requires_grad=True)
-    loss = distillation(torch.tensor(1.25), student, torch.zeros(5, 1, 8, 8))
+    loss = distillation(torch.tensor(1.25), student, torch.zeros(5, 1, 8, 8), NO_POSITIONS)
     p = softmax(teacher_logits[:, order] / t, 1)
     kl = (p * (np.log(p) - log_softmax(student_logits / t, 1))).sum(1).mean()
     assert float(loss) == pytest.approx(0.4 * 1.25 + 0.6 * t * t * kl, rel=1e-5)
@@ -62,6 +66,41 @@ def test_images_are_converted_to_the_teachers_input(student: int, teacher: int) 
     # Red has a weight of 0.299 in grey (BT.601).
     grey = (student, teacher) == (3, 1)
     assert float(net.images.max()) == pytest.approx(59.8 if grey else 200)
+
+
+class LeftHalfTeacher(FixedTeacher):
+    """Returns the mean of the left half in units of 100, and 0; counts the images."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.zeros(2))
+        self.seen = 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen += len(images)
+        left = images[..., :4].mean((1, 2, 3)) / 100
+        return torch.stack([left, torch.zeros_like(left)], 1)
+
+
+def test_precomputed_targets_are_the_mean_over_image_and_mirror_image() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (6, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    order = torch.tensor([4, 0, 5, 1, 3, 2])
+    labels = torch.zeros(6, dtype=torch.int64)
+    batches = [Batch(images[part], labels[part], part) for part in order.split(4)]
+    net = LeftHalfTeacher()
+    distillation = Distillation(net, [1, 0], net.spec, 2.0, 1.0)  # type: ignore[arg-type]
+    distillation.precompute(batches, len(images))
+    assert net.seen == 12
+    positions = torch.tensor([5, 2])
+    loss = distillation(torch.tensor(0.0), torch.zeros(2, 2), torch.zeros(2, 1, 8, 8), positions)
+    assert net.seen == 12, "the teacher does not run in a step"
+    halves = images[positions].float().reshape(2, 8, 2, 4).mean((1, 3)).numpy() / 100
+    zeros = np.zeros(2)
+    # The classes of the student are in the opposite order.
+    both = [softmax(np.stack([zeros, half], 1) / 2, 1) for half in halves.T]
+    p = (both[0] + both[1]) / 2
+    kl = (p * (np.log(p) - np.log(0.5))).sum(1).mean()
+    assert float(loss) == pytest.approx(4 * kl, rel=1e-4)
 
 
 def config(**keys: Any) -> dict[str, Any]:
@@ -107,6 +146,22 @@ def test_train_and_resume_a_student(tmp_path: Path, tiny: Tiny) -> None:
     teacher.unlink()
     missing = command(f"resume={run}", cwd=tmp_path)
     assert missing.returncode == 2 and str(teacher) in missing.stderr
+
+
+def test_precomputed_targets_do_not_fit_mixed_images(tmp_path: Path, tiny: Tiny) -> None:
+    cfg = tiny("data.n=120", "distill.precompute=true", "mix.cutmix=1")
+    teacher = make_checkpoint(cfg, tmp_path / "t.ckpt", CLASSES)
+    cfg["distill"]["teacher"] = str(teacher)
+    with pytest.raises(UserError, match="does not support mix"):
+        fit(cfg, tmp_path / "run")
+    cfg["mix"]["cutmix"] = 0.0
+    losses = []
+    for precompute in (True, True, False):
+        cfg["distill"]["precompute"] = precompute
+        folder = tmp_path / str(len(losses))
+        folder.mkdir()
+        losses.append(fit(cfg, folder).history.rows[-1]["train/loss"])
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_missing_teacher(tmp_path: Path) -> None:
