@@ -12,6 +12,7 @@ from emotion_lab.config import compose
 from emotion_lab.config.overrides import check_different, values
 from emotion_lab.core import distributed
 from emotion_lab.core.console_log import console_log
+from emotion_lab.experiments import criterion
 from emotion_lab.experiments.run import checks, multirun, resume
 from emotion_lab.experiments.sweep import directory
 
@@ -39,6 +40,8 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     preflight.check_fold(folds or [cfg.data.folds], fold or [cfg.data.fold], fold is not None)
     checks.check_inputs(cfg, swept)
     if is_multirun:
+        for monitor in values(overrides, "monitor") or [cfg.monitor]:
+            criterion.check_searched(str(monitor), swept)
         return [directory.directory_override(directory.open_directory(cfg, overrides))]
     checks.check_new_run_dir(Path(str(cfg.hydra.run.dir)))
     return []

@@ -33,6 +33,10 @@ SPEC = SearchSpec([], [], compose.defaults("sweep", "optuna"), "val/macro_f1", "
         (["test=true"], "never opens the test split"),
         (["experiment=demo"], "never opens the test split"),
         (["monitor=train/loss"], "selects on val"),
+        (
+            ["monitor=val/criterion", "sweep.space=['loss=ce,focal']"],
+            "monitor=val/criterion is measured with the loss of each run",
+        ),
         (["sweep=halving", "sweep.pruner=median"], "hyperband or halving"),
         (["sweep=lr_find", "sweep.min_lr=2"], "is not below sweep.max_lr"),
         (["trainer.devices=2"], "one device per trial"),

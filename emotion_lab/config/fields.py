@@ -11,16 +11,21 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 from pydantic.fields import FieldInfo
 
-#: What an epoch logs; a run is selected by one of these.
+#: What an epoch logs; a run is selected by one of these. ``loss`` is the cross-entropy of the
+#: predicted probabilities, ``criterion`` the value of the loss that the run trains.
 SCORES = tuple(
     f"{stage}/{name}"
     for stage in ("val", "train")
     for name in (
-        *("loss", "accuracy"),
+        *("loss", "criterion", "accuracy"),
         *(f"{a}_{n}" for a in ("macro", "weighted") for n in ("precision", "recall", "f1")),
     )
 )
-METRICS = ("monitor", *dict.fromkeys(name.split("/", 1)[1] for name in SCORES))
+#: Metrics of probabilities, which do not depend on how a run was trained.
+METRICS = (
+    "monitor",
+    *dict.fromkeys(name.split("/", 1)[1] for name in SCORES if not name.endswith("/criterion")),
+)
 
 
 class Role(enum.Enum):

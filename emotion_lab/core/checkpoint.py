@@ -23,7 +23,13 @@ from typing import Any
 import torch
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.migrate import migrate_callbacks, migrate_config
+from emotion_lab.core.migrate import (
+    has_old_loss,
+    migrate_callbacks,
+    migrate_config,
+    migrate_history,
+    migrate_monitors,
+)
 
 #: Version of the card; a reader refuses a newer one. Increase it when the meaning changes.
 FORMAT = 1
@@ -129,7 +135,20 @@ def read(path: Path) -> dict[str, Any]:
             part["config"] = migrate_config(part["config"])
     if "callbacks" in content:
         content["callbacks"] = migrate_callbacks(content["callbacks"])
+        _migrate_losses(content)
     return content
+
+
+def _migrate_losses(content: dict[str, Any]) -> None:
+    """Migrate the history and the monitors of a checkpoint to resume from, in place."""
+    card, history = content[CARD], content["callbacks"].get("MetricsHistory", {})
+    rows = history.get("rows")
+    if not rows:
+        return
+    history["rows"] = migrate_history(rows, card["config"])
+    if has_old_loss(rows[0]):
+        card["config"] = migrate_monitors(card["config"])
+        card["monitor"] = card["config"]["monitor"]
 
 
 def describe(card: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ table gives the suggestion for an old key on the command line.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 #: Config group -> {old key: new key}.
@@ -121,6 +122,59 @@ _CALLBACKS = {"Averaging": "EMACallback", "History": "MetricsHistory"}
 def migrate_callbacks(states: dict[str, Any]) -> dict[str, Any]:
     """Return the callback states of a checkpoint under the names of today's classes."""
     return {_CALLBACKS.get(name, name): state for name, state in states.items()}
+
+
+def has_old_loss(columns: Collection[str]) -> bool:
+    """Return whether a history is of an earlier version, which called the criterion ``loss``."""
+    return "val/loss" in columns and "val/criterion" not in columns
+
+
+def _is_cross_entropy(config: Mapping[str, Any]) -> bool:
+    """Return whether the criterion of a run is the cross-entropy, so that both names are right."""
+    return (config.get("loss") or {}).get("name") == "ce"
+
+
+def migrate_history(
+    rows: Iterable[Mapping[str, Any]], config: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the rows of a history with today's names: epochs from 1, the criterion of a loss.
+
+    Args:
+        rows: Rows of any version.
+        config: Config of the run. Its loss tells whether ``val/loss`` of an earlier version is
+            also the cross-entropy, which ``val/loss`` is now; else the rows lack it.
+    """
+    result = [dict(row) for row in rows]
+    if result and int(result[0]["epoch"]) == 0:
+        for row in result:
+            row["epoch"] = type(row["epoch"])(int(row["epoch"]) + 1)
+    for row in result:
+        if not has_old_loss(row):
+            continue
+        cross_entropy = row["val/loss"]
+        for stage in ("train", "val"):
+            if f"{stage}/loss" in row:
+                row[f"{stage}/criterion"] = row.pop(f"{stage}/loss")
+        if _is_cross_entropy(config):
+            row["val/loss"] = cross_entropy
+    return result
+
+
+def migrate_monitor(name: str, config: Mapping[str, Any]) -> str:
+    """Return today's name of a metric that a run with :func:`has_old_loss` monitored."""
+    stage, _, metric = name.partition("/")
+    same = stage == "val" and _is_cross_entropy(config)
+    return f"{stage}/criterion" if metric == "loss" and not same else name
+
+
+def migrate_monitors(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the migrated config of a run with :func:`has_old_loss`."""
+    schedule = config.get("schedule") or {}
+    if "monitor" in schedule:
+        # Today's default; of a cross-entropy, both names have the same value.
+        monitor = str(schedule["monitor"]).replace("/loss", "/criterion")
+        config = {**config, "schedule": {**schedule, "monitor": monitor}}
+    return {**config, "monitor": migrate_monitor(config["monitor"], config)}
 
 
 def migrate_config(config: dict[str, Any]) -> dict[str, Any]:

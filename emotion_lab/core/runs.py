@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,14 @@ from typing import Any
 import yaml
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.migrate import migrate_config, migrate_override
+from emotion_lab.core.migrate import (
+    has_old_loss,
+    migrate_config,
+    migrate_history,
+    migrate_monitor,
+    migrate_monitors,
+    migrate_override,
+)
 
 #: The resumes of a run, oldest first; see :func:`read_resumes`.
 RESUMES = "resumes.json"
@@ -23,7 +31,8 @@ FILES = ("config.yaml", "metrics.json")
 def monitor_mode(cfg: Mapping[str, Any]) -> str:
     """Return whether a larger (``max``) or smaller (``min``) monitored value is better."""
     mode = cfg["trainer"]["monitor_mode"]
-    return ("min" if "loss" in cfg["monitor"] else "max") if mode == "auto" else mode
+    is_loss = cfg["monitor"].endswith(("/loss", "/criterion"))
+    return ("min" if is_loss else "max") if mode == "auto" else mode
 
 
 @dataclass(frozen=True)
@@ -53,36 +62,49 @@ class Run:
         return monitor_mode(self.config)
 
     def history(self) -> list[dict[str, float]]:
-        """Return the rows of ``history.csv``, numbers as numbers; ``best`` is 0 or 1."""
-        return read_history(self.folder / "history.csv")
+        """Return the rows of ``history.csv``, see :func:`read_history`."""
+        return read_history(self.folder / "history.csv", self.config)
 
 
-def epochs_from_one(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows of a history with epochs from 1; runs of earlier versions count from 0."""
-    result = [dict(row) for row in rows]
-    if result and int(result[0]["epoch"]) == 0:
-        for row in result:
-            row["epoch"] = type(row["epoch"])(int(row["epoch"]) + 1)
-    return result
+def read_history(file: Path, config: Mapping[str, Any] | None = None) -> list[dict[str, float]]:
+    """Return the rows of a ``history.csv``, numbers as numbers; ``best`` is 0 or 1.
 
+    Args:
+        file: The history of a run of any version.
+        config: Config of the run; see :func:`emotion_lab.core.migrate.migrate_history`.
 
-def read_history(file: Path) -> list[dict[str, float]]:
-    """Return the rows of a ``history.csv``, numbers as numbers; ``best`` is 0 or 1."""
+    Returns:
+        Rows with today's names; a value that was not measured is NaN.
+    """
     with file.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    numbers = {"True": 1.0, "False": 0.0}
-    return epochs_from_one(
+    numbers = {"True": 1.0, "False": 0.0, "": math.nan}
+    parsed = (
         {key: numbers[text] if text in numbers else float(text) for key, text in row.items()}
         for row in rows
     )
+    return migrate_history(parsed, config or {})
 
 
-def _counts_from_zero(history: Path) -> bool:
-    """Return whether a run was made by an earlier version, which counted epochs from 0."""
+def _first_row(folder: Path) -> dict[str, str]:
+    """Return the first row of ``history.csv`` in a run directory, empty without one."""
+    history = folder / "history.csv"
     if not history.is_file():
-        return False
+        return {}
     with history.open(encoding="utf-8", newline="") as stream:
-        return next(csv.DictReader(stream), {}).get("epoch") == "0"
+        return next(csv.DictReader(stream), {})
+
+
+def has_earlier_loss(folder: Path) -> bool:
+    """Return whether an earlier version made a run, which called the criterion ``loss``."""
+    return has_old_loss(_first_row(folder))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the ``config.yaml`` of a run with today's keys and names of metrics."""
+    text = (folder / "config.yaml").read_text(encoding="utf-8")
+    config = migrate_config(yaml.safe_load(text))
+    return migrate_monitors(config) if has_earlier_loss(folder) else config
 
 
 def is_run(folder: Path) -> bool:
@@ -95,17 +117,18 @@ def read(folder: Path) -> Run:
     if not is_run(folder):
         raise UserError(f"{folder} is no finished training run: {' or '.join(FILES)} is missing.")
     try:
-        config = migrate_config(
-            yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        )
+        config = read_config(folder)
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         file = folder / ".hydra" / "overrides.yaml"
         overrides = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
         if overrides is not None:
             overrides = [migrate_override(str(text)) for text in overrides]
         run = Run(folder, config, metrics, overrides)
-        if "best_epoch" in metrics and _counts_from_zero(folder / "history.csv"):
+        if "best_epoch" in metrics and _first_row(folder).get("epoch") == "0":
             metrics["best_epoch"] += 1
+        if has_earlier_loss(folder):
+            name = metrics["monitor"].get("name", config["monitor"])
+            metrics["monitor"]["name"] = migrate_monitor(name, config)
         _ = run.seed, run.mode, metrics["val"]["accuracy"], metrics["monitor"]["best"]
     except (OSError, ValueError, AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{folder} cannot be read as a training run: {error}.") from None

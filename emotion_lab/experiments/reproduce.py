@@ -10,7 +10,8 @@ from typing import Any
 from emotion_lab.config.compose import CONF, defaults
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import atomic_write
-from emotion_lab.core.runs import Run, epochs_from_one
+from emotion_lab.core.migrate import has_old_loss, migrate_history
+from emotion_lab.core.runs import Run
 from emotion_lab.experiments.run.resume import earlier_values
 
 #: Entries of the hardware record that numerical results depend on.
@@ -81,21 +82,29 @@ def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def first_difference(old: Path, new: Path) -> str | None:
-    """Return the first difference of two ``history.csv``, None if they are identical."""
+    """Return the first difference of two ``history.csv``, None if they are identical.
+
+    Of a history of an earlier version, the metrics that are computed as before are compared.
+    """
     if old.read_bytes() == new.read_bytes():
         return None
     histories = []
     for path in (old, new):
         with path.open(encoding="utf-8", newline="") as stream:
-            histories.append(epochs_from_one(csv.DictReader(stream)))
-    for original, row in zip(*histories, strict=False):
-        for key in original.keys() | row.keys():
+            histories.append(list(csv.DictReader(stream)))
+    originals, rows = (migrate_history(history, {}) for history in histories)
+    is_old = any(has_old_loss(row) for row in histories[0][:1])
+    for original, row in zip(originals, rows, strict=False):
+        # Earlier versions averaged the criterion of val over batches.
+        keys = original.keys() - {"val/criterion"} if is_old else original.keys() | row.keys()
+        for key in sorted(keys):
             if original.get(key) != row.get(key):
                 # The loss shows the size of a difference better than the metrics derived from it.
-                key = "train/loss" if original["train/loss"] != row["train/loss"] else key
+                loss = "train/criterion"
+                key = loss if original.get(loss) != row.get(loss) else key
                 values = f"{row.get(key)} instead of {original.get(key)}"
                 return f"epoch {original['epoch']}, {key}: {values}"
-    lengths = [len(rows) for rows in histories]
+    lengths = len(originals), len(rows)
     return None if lengths[0] == lengths[1] else f"{lengths[1]} epochs instead of {lengths[0]}"
 
 

@@ -27,16 +27,45 @@ def soft_targets(target: Tensor, num_classes: int) -> Tensor:
     return F.one_hot(target, num_classes).to(torch.float32)
 
 
-def weighted_mean(per_class: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-    """Average per-class losses (B, K) over soft targets (B, K) and class weights (K,).
+class WeightedLoss(nn.Module):
+    """Base of losses with optional class weights (K,).
 
-    The sum is divided by the total weight of the batch, as in PyTorch for class indices. PyTorch
-    divides by B for soft targets, so its two paths disagree for one-hot targets.
+    The sum over a batch is divided by the total weight of its targets, as in PyTorch for class
+    indices. PyTorch divides by B for soft targets, so its two paths disagree for one-hot targets.
     """
-    if weight is None:
-        return (target * per_class).sum(1).mean()
-    weights = target * weight
-    return (weights * per_class).sum() / weights.sum()
+
+    weight: Tensor | None
+
+    def __init__(self, weight: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight, persistent=False)
+
+    def weighted_mean(self, per_class: Tensor, target: Tensor) -> Tensor:
+        """Average per-class losses (B, K) over soft targets (B, K) and the class weights."""
+        if self.weight is None:
+            return (target * per_class).sum(1).mean()
+        weights = target * self.weight
+        return (weights * per_class).sum() / weights.sum()
+
+    def total_weight(self, target: Tensor) -> Tensor | float:
+        """Return the number by which the sum over targets (B,) or (B, K) is divided."""
+        if self.weight is None:
+            return float(len(target))
+        return (soft_targets(target, len(self.weight)) * self.weight).sum()
+
+
+def total_weight(loss: nn.Module, target: Tensor) -> Tensor | float:
+    """Return the weight of a batch with targets (B,) or (B, K) in a mean of ``loss`` over batches.
+
+    With it, the mean over batches is that over all images. A loss without a method
+    ``total_weight(target)`` is a plain mean over images, so the weight is B, or a class of torch.
+    """
+    method = getattr(loss, "total_weight", None)
+    if callable(method):
+        return method(target)
+    if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) and target.ndim == 1:
+        return float(len(target)) if loss.weight is None else loss.weight[target].sum()
+    return float(len(target))
 
 
 def build_loss(

@@ -8,30 +8,37 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from emotion_lab.losses.base import LOSSES, soft_targets, weighted_mean
+from emotion_lab.losses.base import LOSSES, WeightedLoss, soft_targets
 
 
-class CrossEntropy(nn.Module):
+class CrossEntropy(WeightedLoss):
     """Cross-entropy with optional class weights (K,) and label smoothing in [0, 1).
 
     Label smoothing follows Szegedy et al. 2016 (arXiv:1512.00567): the target class keeps 1 - s
     and every class gets s / K.
     """
 
-    weight: Tensor | None
-
     def __init__(self, weight: Tensor | None = None, label_smoothing: float = 0.0) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight, persistent=False)
+        super().__init__(weight)
         self.label_smoothing = label_smoothing
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the mean loss of logits (B, K) and targets (B,) or (B, K)."""
-        num_classes = logits.shape[1]
+    def _smooth(self, target: Tensor, num_classes: int) -> Tensor:
+        """Return the smoothed targets (B, K)."""
         soft = soft_targets(target, num_classes)
         if self.label_smoothing:
             soft = soft * (1 - self.label_smoothing) + self.label_smoothing / num_classes
-        return weighted_mean(-F.log_softmax(logits.float(), 1), soft, self.weight)
+        return soft
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss of logits (B, K) and targets (B,) or (B, K)."""
+        soft = self._smooth(target, logits.shape[1])
+        return self.weighted_mean(-F.log_softmax(logits.float(), 1), soft)
+
+    def total_weight(self, target: Tensor) -> Tensor | float:
+        """Return the number by which the sum over targets (B,) or (B, K) is divided."""
+        if self.weight is None:
+            return float(len(target))
+        return super().total_weight(self._smooth(target, len(self.weight)))
 
 
 @LOSSES.register("ce")

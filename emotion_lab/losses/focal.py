@@ -5,30 +5,27 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from emotion_lab.losses.base import LOSSES, soft_targets, weighted_mean
+from emotion_lab.losses.base import LOSSES, WeightedLoss, soft_targets
 
 
-class FocalLoss(nn.Module):
+class FocalLoss(WeightedLoss):
     """Multi-class focal loss, -w_k (1 - p_k)^gamma log p_k (Lin et al. 2017, arXiv:1708.02002).
 
     With ``gamma=0`` it equals cross-entropy with the same weights. Soft targets weight the terms
     of the classes.
     """
 
-    weight: Tensor | None
-
     def __init__(self, gamma: float = 2.0, weight: Tensor | None = None) -> None:
-        super().__init__()
+        super().__init__(weight)
         self.gamma = gamma
-        self.register_buffer("weight", weight, persistent=False)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the mean loss of logits (B, K) and targets (B,) or (B, K)."""
         log_p = F.log_softmax(logits.float(), 1)
         # expm1 keeps precision, and a finite gradient, for p close to 1.
         one_minus_p = (-log_p.expm1()).clamp_min(1e-12)
-        return weighted_mean(
-            -(one_minus_p**self.gamma) * log_p, soft_targets(target, logits.shape[1]), self.weight
+        return self.weighted_mean(
+            -(one_minus_p**self.gamma) * log_p, soft_targets(target, logits.shape[1])
         )
 
 

@@ -6,6 +6,7 @@ figure; :mod:`emotion_lab.reports.style` renders it. A class without samples has
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -294,9 +295,11 @@ def curves(history: Path, style: FigureStyle, title: str | None = None) -> Figur
     figure, axes = _figure(4.4, 2, 2, sharex=True)
     if title is not None:
         figure.suptitle(title, fontsize=10)
-    for axis, name in zip(axes.flat, ("loss", "accuracy", "macro_f1"), strict=False):
+    # Runs of earlier versions may have no cross-entropy, which is the loss of today.
+    loss = "loss" if all(f"{stage}/loss" in rows[-1] for stage in ("train", "val")) else "criterion"
+    for axis, name in zip(axes.flat, (loss, "accuracy", "macro_f1"), strict=False):
         for stage, colour in (("train", style.train), ("val", style.val)):
-            values = [row[f"{stage}/{name}"] for row in rows]
+            values = [row.get(f"{stage}/{name}", math.nan) for row in rows]
             axis.plot(epochs, values, color=colour, label=stage, marker=marker)
         for epoch in best:
             axis.axvline(epoch, color=style.ink, linestyle=":", linewidth=1, label="best")

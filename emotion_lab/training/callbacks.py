@@ -17,7 +17,6 @@ from lightning.pytorch.callbacks import Checkpoint
 from emotion_lab.core import distributed
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import atomic_write
-from emotion_lab.core.runs import epochs_from_one
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.training.module import EmotionModule
 
@@ -85,7 +84,7 @@ class MetricsHistory(L.Callback):
         rate = trainer.optimizers[0].param_groups[-1]["lr"]
         row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "lr": rate}
         row |= {key: metrics[key] for key in sorted(metrics) if key.startswith(("train/", "val/"))}
-        row.pop("train/loss_step", None)
+        row.pop("train/criterion_step", None)
         row["best"] = improved
         self.rows.append(row)
         self.seconds.append(self._epoch_seconds())
@@ -120,7 +119,8 @@ class MetricsHistory(L.Callback):
     def write(self) -> None:
         """Write all rows to ``history.csv`` atomically."""
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(self.rows[0]))
+        # The rows of an earlier version may lack metrics.
+        writer = csv.DictWriter(text, list(self.rows[-1]))
         writer.writeheader()
         writer.writerows(self.rows)
         atomic_write(self.run_dir / "history.csv", text.getvalue().encode())
@@ -136,7 +136,8 @@ class MetricsHistory(L.Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore rows, durations and the best value."""
-        self.rows, self.seconds = epochs_from_one(state["rows"]), list(state["seconds"])
+        self.rows = [dict(row) for row in state["rows"]]
+        self.seconds = list(state["seconds"])
         self.best = state["best"]
         self._previous_seconds = float(state["open_epoch"])
 

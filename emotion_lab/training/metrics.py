@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
@@ -12,6 +15,7 @@ from torchmetrics.classification import (
     MulticlassPrecision,
     MulticlassRecall,
 )
+from torchmetrics.utilities import dim_zero_cat
 
 
 def scalar_metrics(num_classes: int) -> MetricCollection:
@@ -43,8 +47,8 @@ def class_metrics(num_classes: int) -> MetricCollection:
     )
 
 
-class EpochMetrics(Metric):
-    """Loss and classification metrics of an epoch, accumulated without device synchronisation.
+class TrainMetrics(Metric):
+    """Metrics of the training batches of an epoch, accumulated without device synchronisation.
 
     The updates of torchmetrics' classification metrics read values (``unique``, ``bincount``,
     ``isnan().any()``), so each would wait for the accelerator. This metric only accumulates a
@@ -54,27 +58,94 @@ class EpochMetrics(Metric):
     full_state_update = False
     confusion: Tensor
     loss: Tensor
+    criterion: Tensor
+    weight: Tensor
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
         counts = torch.zeros(num_classes**2, dtype=torch.long)
         self.add_state("confusion", counts, dist_reduce_fx="sum")
-        self.add_state("loss", torch.tensor(0.0), dist_reduce_fx="sum")
+        for name in ("loss", "criterion", "weight"):
+            self.add_state(name, torch.tensor(0.0), dist_reduce_fx="sum")
 
-    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: its mean loss (scalar), logits (B, K) and labels, int64 (B,)."""
+    def update(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        target: Tensor,
+        criterion: Tensor,
+        weight: Tensor | float,
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            logits: (B, K).
+            labels: int64 (B,), for the accuracy.
+            target: What the network learns: ``labels``, or probabilities (B, K).
+            criterion: The optimised value, scalar.
+            weight: The weight of ``criterion`` in the mean over batches.
+        """
         cells = labels * self.num_classes + logits.argmax(1)
         self.confusion = self.confusion.index_add(0, cells, torch.ones_like(cells))
-        self.loss = self.loss + loss.float() * len(labels)
+        self.loss = self.loss + F.cross_entropy(logits.float(), target) * len(labels)
+        self.criterion = self.criterion + criterion.float() * weight
+        self.weight = self.weight + weight
 
     def means(self) -> dict[str, Tensor]:
-        """Return mean loss and accuracy of the batches of this process."""
+        """Return mean loss, criterion and accuracy of the batches of this process."""
         counts = self.confusion.view(self.num_classes, -1)
-        return {"loss": self.loss / counts.sum(), "accuracy": counts.diag().sum() / counts.sum()}
+        return {
+            "loss": self.loss / counts.sum(),
+            "criterion": self.criterion / self.weight,
+            "accuracy": counts.diag().sum() / counts.sum(),
+        }
 
     def compute(self) -> dict[str, Tensor]:
-        """Return ``loss``, ``accuracy``, ``macro_f1`` and the rest of :func:`scalar_metrics`."""
+        """Return ``loss``, ``criterion`` and the metrics of :func:`scalar_metrics`."""
         cells = torch.arange(self.num_classes**2).repeat_interleave(self.confusion.cpu())
         labels, predicted = cells // self.num_classes, cells % self.num_classes
-        return {"loss": self.means()["loss"], **scalar_metrics(self.num_classes)(predicted, labels)}
+        means = self.means()
+        return {
+            "loss": means["loss"],
+            "criterion": means["criterion"],
+            **scalar_metrics(self.num_classes)(predicted, labels),
+        }
+
+
+class ValMetrics(Metric):
+    """Metrics of val, computed from the logits of all its images at once.
+
+    They are kept on the device until the end of the epoch. So no value depends on the batch size,
+    the order of the images or the number of processes, whatever the loss averages over.
+    """
+
+    full_state_update = False
+    logits: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        for name in ("logits", "labels"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: its logits (B, K) and labels, int64 (B,)."""
+        self.logits.append(logits.float())
+        self.labels.append(labels)
+
+    def compute(  # type: ignore[override]  # torchmetrics passes the arguments on
+        self, criterion: Callable[[Tensor, Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        """Return ``loss``, ``criterion`` and the metrics of :func:`scalar_metrics`.
+
+        ``loss`` is the cross-entropy (natural log), ``criterion(logits, labels)`` the loss that
+        is trained.
+        """
+        logits, labels = dim_zero_cat(self.logits), dim_zero_cat(self.labels)
+        return {
+            "loss": F.cross_entropy(logits, labels),
+            "criterion": criterion(logits, labels),
+            **scalar_metrics(self.num_classes)(logits.argmax(1).cpu(), labels.cpu()),
+        }

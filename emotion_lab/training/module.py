@@ -14,6 +14,7 @@ from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.data.batch_augment import BatchAugment
 from emotion_lab.data.torch_dataset import Batch
+from emotion_lab.losses import total_weight
 from emotion_lab.models.base import EmotionNet
 from emotion_lab.models.finetune import (
     apply_freeze,
@@ -22,7 +23,7 @@ from emotion_lab.models.finetune import (
     unfreeze_all,
 )
 from emotion_lab.training.distill import Distillation
-from emotion_lab.training.metrics import EpochMetrics
+from emotion_lab.training.metrics import TrainMetrics, ValMetrics
 from emotion_lab.training.mixup import MixupCutmix
 from emotion_lab.training.optim import (
     build_optimizer,
@@ -58,8 +59,8 @@ class EmotionModule(L.LightningModule):
         self.distillation: Distillation | None = None  # set for distill.teacher
         self.votes_head: VotesHead | None = None  # set for votes_head.weight
         self.channels_last = False
-        self.train_metrics = EpochMetrics(num_classes)
-        self.val_metrics = EpochMetrics(num_classes)
+        self.train_metrics = TrainMetrics(num_classes)
+        self.val_metrics = ValMetrics(num_classes)
         self._schedule: Any = None
         # First step with a loss that is not finite, or -1. It stays on the device, because reading
         # it waits for the accelerator. It is no buffer: weight averaging would average it.
@@ -132,8 +133,14 @@ class EmotionModule(L.LightningModule):
             loss = loss + AUX_WEIGHT * self.criterion(extra, target)
         self._track_non_finite(loss)
         # With mixing, accuracy is computed against the first of the two labels.
-        self.train_metrics.update(loss.detach(), logits.detach(), batch.labels)
-        self.log("train/loss_step", loss, on_step=True, on_epoch=False)
+        self.train_metrics.update(
+            logits.detach(),
+            batch.labels,
+            target,
+            loss.detach(),
+            total_weight(self.criterion, target),
+        )
+        self.log("train/criterion_step", loss, on_step=True, on_epoch=False)
         # A tensor on the CPU: Lightning copies a plain number to the accelerator and waits.
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
@@ -171,9 +178,9 @@ class EmotionModule(L.LightningModule):
         )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Evaluate a batch, with the training loss on hard labels; return the logits (B, K)."""
+        """Evaluate a batch and return its logits (B, K)."""
         logits = self.model(self._images(batch.images))
-        self.val_metrics.update(self.criterion(logits, batch.labels), logits, batch.labels)
+        self.val_metrics.update(logits, batch.labels)
         return logits
 
     def on_validation_epoch_start(self) -> None:
@@ -190,11 +197,18 @@ class EmotionModule(L.LightningModule):
         self.log_dict(self.compute_and_reset("val"))
 
     def compute_and_reset(self, stage: Literal["train", "val"]) -> dict[str, float]:
-        """Return and reset the metrics of a stage: ``<stage>/loss``, ``<stage>/accuracy``, ..."""
-        metrics = self.train_metrics if stage == "train" else self.val_metrics
-        values = {f"{stage}/{name}": float(value) for name, value in metrics.compute().items()}
-        metrics.reset()
-        return values
+        """Return and reset the metrics of a stage: ``<stage>/loss``, ``<stage>/accuracy``, ...
+
+        ``loss`` is the cross-entropy, ``criterion`` the value of the loss that is trained; on val,
+        both are computed with hard labels.
+        """
+        if stage == "train":
+            values = self.train_metrics.compute()
+            self.train_metrics.reset()
+        else:
+            values = self.val_metrics.compute(self.criterion)
+            self.val_metrics.reset()
+        return {f"{stage}/{name}": float(value) for name, value in values.items()}
 
     def running_metrics(self) -> dict[str, float]:
         """Return loss and accuracy of the epoch so far in this process, for the progress bar."""
@@ -290,14 +304,17 @@ class EmotionModule(L.LightningModule):
         """Restore metrics and schedule, after Lightning has built and restored the optimiser."""
         saved = self._restored_metrics
         if self.global_rank == 0:
-            if saved.get("train_scores.accuracy", {}).get("updates"):
+            state = saved.get("state", {})
+            if saved.get("train_scores.accuracy", {}).get("updates") or (
+                saved.get("updates") and "criterion" not in state
+            ):
                 print(
                     "resumed from a checkpoint of an older version: the training metrics of this "
                     "epoch cover only the batches after it"
                 )
             # The metrics of all processes are restored in rank 0.
-            if saved.get("updates"):
-                for key, value in saved["state"].items():
+            elif saved.get("updates"):
+                for key, value in state.items():
                     setattr(self.train_metrics, key, value.to(self.device))
                 self.train_metrics._update_count = saved["updates"]
         if self._restored_plateau is not None and isinstance(self._schedule, ReduceLROnPlateau):

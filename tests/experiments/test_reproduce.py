@@ -124,13 +124,13 @@ def test_first_difference_of_two_histories(first: Path, tmp_path: Path) -> None:
     old = first / "history.csv"
     assert reproduce.first_difference(old, other) == "1 epochs instead of 2"
     cells = lines[2].split(",")
-    column = lines[0].split(",").index("train/loss")
+    column = lines[0].split(",").index("train/criterion")
     cells[column] = "9.5"
     other.write_text("\n".join([*lines[:2], ",".join(cells)]) + "\n")
     text = reproduce.first_difference(old, other)
     assert (
         text is not None
-        and text.startswith("epoch 2, train/loss: ")
+        and text.startswith("epoch 2, train/criterion: ")
         and ": 9.5 instead of " in text
     )
 

@@ -214,6 +214,7 @@ def write_job(
     (run / "config.yaml").write_text(
         f"monitor: {options.get('monitor', 'val/macro_f1')}\ntrainer: {{mode: auto}}\n"
         f"data: {{fold: {options.get('fold', 'null')}}}\n"
+        f"loss: {{name: {options.get('loss', 'ce')}}}\n"
     )
     val = {"accuracy": value + 0.1, "macro_f1": value, "loss": 1.0}
     content = {"val": val, "seed": seed, "epochs": 3, "monitor": {"best": value}}
@@ -284,6 +285,11 @@ def test_minimized_metric(tmp_path: Path) -> None:
     ("first", "second", "reason"),
     [
         ({}, {"monitor": "val/loss"}, "different monitors, val/loss (min) and val/macro_f1 (max)"),
+        (
+            {"monitor": "val/criterion", "loss": "ce"},
+            {"monitor": "val/criterion", "loss": "focal"},
+            "measured val/criterion with different losses",
+        ),
         ({"images": "a"}, {"images": "b"}, "scored on different val images"),
         ({"fold": "0"}, {"fold": "1"}, "pool the folds with python -m emotion_lab.crossval runs="),
     ],

@@ -55,10 +55,6 @@ def test_histories_of_earlier_versions_count_from_one(tmp_path: Path) -> None:
     for first in (0, 1):
         file.write_text(f"epoch,best\n{first},True\n{first + 1},False\n")
         assert runs.read_history(file) == [{"epoch": 1, "best": 1}, {"epoch": 2, "best": 0}]
-    history = MetricsHistory(tmp_path, "val/loss", "min")
-    state = {"seconds": [1.0], "best": 1.0, "open_epoch": 0.0}
-    history.load_state_dict({**state, "rows": [{"epoch": 0}, {"epoch": 1}]})
-    assert history.rows == [{"epoch": 1}, {"epoch": 2}]
 
 
 def test_progress_bar_fits_and_shows_the_time_of_the_whole_run(

@@ -11,12 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from emotion_lab.data.torch_dataset import Batch
 from emotion_lab.losses import LOSSES, build_loss
 from emotion_lab.models.base import build_model
 from emotion_lab.training.factory import device_augment
-from emotion_lab.training.metrics import EpochMetrics, scalar_metrics
+from emotion_lab.training.metrics import TrainMetrics, scalar_metrics
 from emotion_lab.training.module import EmotionModule
 from tests.training.conftest import CLASSES, Tiny
 
@@ -79,13 +80,15 @@ def test_meta_device_detects_synchronisation() -> None:
 def test_epoch_metrics_agree_with_torchmetrics() -> None:
     torch.manual_seed(0)
     batches = [(torch.rand(()), torch.randn(n, 7), torch.randint(0, 5, (n,))) for n in (8, 8, 3)]
-    metrics, reference = EpochMetrics(7), scalar_metrics(7)
+    metrics, reference = TrainMetrics(7), scalar_metrics(7)
     for loss, logits, labels in batches:
-        metrics.update(loss, logits, labels)
+        metrics.update(logits, labels, labels, loss, len(labels))
         reference.update(logits, labels)
     values = metrics.compute()
     mean = sum(loss * len(labels) for loss, _, labels in batches) / 19
-    torch.testing.assert_close(values.pop("loss"), mean)
+    torch.testing.assert_close(values.pop("criterion"), mean)
+    logits, labels = (torch.cat([batch[i] for batch in batches]) for i in (1, 2))
+    torch.testing.assert_close(values.pop("loss"), F.cross_entropy(logits, labels))
     torch.testing.assert_close(metrics.means()["accuracy"], values["accuracy"])
     expected = reference.compute()
     assert values.keys() == expected.keys()

@@ -64,7 +64,7 @@ def test_scalars_graph_and_pictures(sweep: tuple[Path, list[dict[str, Any]]]) ->
     folder, (metrics, other) = sweep
     scalars = curves(folder / "0")
     assert [step for step, _ in scalars["val/macro_f1"]] == [3, 7]
-    assert [step for step, _ in scalars["train/loss_step"]] == list(range(8))
+    assert [step for step, _ in scalars["train/criterion_step"]] == list(range(8))
     for name in ("accuracy", "macro_f1", "loss"):
         assert scalars[f"best/val/{name}"] == [(8, pytest.approx(metrics["val"][name], abs=1e-6))]
     assert scalars["best/epoch"] == [(8, metrics["best_epoch"])]
@@ -166,13 +166,13 @@ def test_resumed_run_continues_its_curves(
     """A crashed and resumed run has the curves of an uninterrupted run, without duplicates."""
     with pytest.raises(RuntimeError, match="crash"):
         fit(composed(*RESUMED), tmp_path, callbacks=[Crash(step)])
-    assert [at for at, _ in curves(tmp_path)["train/loss_step"]] == list(range(step))
+    assert [at for at, _ in curves(tmp_path)["train/criterion_step"]] == list(range(step))
     assert "_hparams_/session_end_info" not in events(tmp_path).PluginTagToContent("hparams")
     # TensorBoard sorts event files of the same process and second by name, 10 before 9.
     time.sleep(1.1)
     run_training(composed(*RESUMED), tmp_path, resume=True)
     assert curves(tmp_path) == uninterrupted
-    assert [at for at, _ in uninterrupted["train/loss_step"]] == list(range(12))
+    assert [at for at, _ in uninterrupted["train/criterion_step"]] == list(range(12))
     plugin = events(tmp_path).PluginTagToContent("hparams")
     end = HParamsPluginData.FromString(plugin["_hparams_/session_end_info"])
     assert end.session_end_info.status == 1  # STATUS_SUCCESS

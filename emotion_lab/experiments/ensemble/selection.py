@@ -45,7 +45,7 @@ def _averaged(per_class: Measure, macro: bool) -> Measure:
     return measure
 
 
-#: Selection metrics other than ``loss`` (the NLL): all metrics logged in an epoch.
+#: Selection metrics other than ``loss`` (the NLL): those of predicted classes.
 MEASURES: dict[str, Measure] = {
     "accuracy": lambda correct, predicted, support: correct.sum(-1) / support.sum(-1),
     **{

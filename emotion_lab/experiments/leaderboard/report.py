@@ -180,20 +180,23 @@ def read_histories(
 ) -> tuple[list[list[list[dict[str, float]]]], list[str]]:
     """Return the histories of each configuration by rank, and a note on unreadable ones."""
     runs = {str(run.folder): run for group in configurations.groups for run in group.runs}
-    histories, unreadable = [], []
+    histories, unreadable, older = [], [], []
     for row in result["groups"]:
         readable = []
         for run in row["runs"]:
             try:
-                readable.append(runs[run["folder"]].history())
+                history = runs[run["folder"]].history()
+                readable.append(history)
+                if history and "val/loss" not in history[-1]:
+                    older.append(clean(run["folder"]))
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 unreadable.append(clean(run["folder"]))
         histories.append(readable)
-    if not unreadable:
-        return histories, []
-    return histories, [
-        f"No readable history.csv, so not in the learning curves: {', '.join(unreadable)}."
-    ]
+    notes = {
+        "No readable history.csv, so not in the learning curves": unreadable,
+        "No cross-entropy in the history.csv of an earlier version, so no curve of val loss": older,
+    }
+    return histories, [f"{text}: {', '.join(names)}." for text, names in notes.items() if names]
 
 
 def draw_figures(

@@ -16,7 +16,6 @@ from emotion_lab.config.overrides import override_key, quote
 from emotion_lab.core import runs
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import atomic_write
-from emotion_lab.core.migrate import migrate_config
 
 #: Keys that ``trainer=<name>`` changes in a resumed run; the others keep their values.
 _DEVICE_KEYS = ("accelerator", "devices", "strategy", "num_nodes", "precision")
@@ -113,7 +112,7 @@ def saved_config(run_dir: Path, card: dict[str, Any]) -> dict[str, Any]:
     if not (run_dir / runs.RESUMES).is_file() or not file.is_file():
         return card["config"]
     try:
-        return migrate_config(yaml.safe_load(file.read_text(encoding="utf-8")))
+        return runs.read_config(run_dir)
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{file} cannot be read: {reason}.") from None

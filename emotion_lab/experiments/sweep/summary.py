@@ -16,6 +16,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import write_json
 from emotion_lab.core.tables import TextTable, write_csv
 from emotion_lab.evaluation.statistics import mean_std
+from emotion_lab.experiments import criterion
 from emotion_lab.experiments.leaderboard.grouping import SCORES, fingerprint
 from emotion_lab.experiments.sweep.subprocess_job import FILE, JobResult, read
 
@@ -123,6 +124,11 @@ def _not_ranked(finished: Sequence[runs.Run]) -> str | None:
     monitors = sorted({f"{run.config['monitor']} ({run.mode})" for run in finished})
     if len(monitors) > 1:
         return f"not ranked: the jobs have different monitors, {' and '.join(monitors)}"
+    if not criterion.is_comparable(finished):
+        return (
+            f"not ranked: the jobs measured {finished[0].config['monitor']} with different losses "
+            "or class weights"
+        )
     folds = {run.config.get("data", {}).get("fold") for run in finished}
     if len({fingerprint(run, "val").get("hash") for run in finished}) < 2 and len(folds) < 2:
         return None

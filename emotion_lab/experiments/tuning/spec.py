@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from emotion_lab.core import runs
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import write_json
 from emotion_lab.core.migrate import migrate_config, migrate_override
@@ -106,6 +107,11 @@ def load(folder: Path) -> SearchSpec:
         missing = [key for key in SWEEP if key not in spec.sweep]
         if missing:
             raise ValueError(f"it lacks sweep.{missing[0]}")
-        return spec
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{file} cannot be read: {error}.") from None
+    if spec.monitor == "val/loss" and any(map(runs.has_earlier_loss, folder.glob("*/"))):
+        raise UserError(
+            f"resume={folder}: its trials were compared by the values of their own losses, which "
+            "val/loss was in an earlier version; it is now the cross-entropy. Start a new search."
+        )
+    return spec

@@ -96,7 +96,7 @@ class TensorBoard(MediaLogger, TensorBoardLogger):
         """Log numbers under the optimiser step."""
         # Lightning adds the epoch to every call; it would be logged several times a step.
         super().log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
-        if "train/loss" in metrics:
+        if "train/criterion" in metrics:
             # End of an epoch. A run that is killed later resumes after it, so its events must be
             # on disk.
             self.experiment.flush()
