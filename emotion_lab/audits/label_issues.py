@@ -15,7 +15,6 @@ from emotion_lab.config.compose import defaults
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import class_key
 from emotion_lab.core.paths import find_checkpoint
-from emotion_lab.data.types import class_key
 
 #: File in a run directory with predictions of images that are not in its training set.
 PREDICTIONS = "predictions_val.csv"
