@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from emotion_lab.core.errors import UserError, unknown
-from emotion_lab.core.file_names import is_system_name
+from emotion_lab.core.file_names import Ignored, is_system_name, walk
 from emotion_lab.core.labels import EMOTIONS, LABEL_SCHEMES, canonical, class_key, class_number
 from emotion_lab.data.images import is_image_name
 from emotion_lab.data.types import SPLITS, subfolders
@@ -46,9 +45,8 @@ class Listing:
         folders: Class -> folders of the class, relative to ``root``.
         notes: Lines to print.
         moved: Whether a file name prefix assigned a file to another split than its folder.
-        system: Number of hidden files and folders and those of the system, by name.
         others: Number of files that are not images, by suffix.
-        broken: Links that lead nowhere or in a circle, relative to ``root``.
+        ignored: Files of the system, and links without a target.
     """
 
     root: Path
@@ -57,9 +55,8 @@ class Listing:
     folders: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     notes: list[str] = field(default_factory=list)
     moved: bool = False
-    system: Counter[str] = field(default_factory=Counter)
     others: Counter[str] = field(default_factory=Counter)
-    broken: list[str] = field(default_factory=list)
+    ignored: Ignored = field(default_factory=Ignored)
 
     def relative(self, path: Path) -> str:
         """Return a path relative to the root, with forward slashes."""
@@ -145,34 +142,13 @@ def _class_parent(folder: Path) -> Path:
     return folder
 
 
-def _raise(error: OSError) -> None:
-    raise error
-
-
 def _list_class(folder: Path, listing: Listing) -> list[str]:
     """Return the image files below ``folder``, sorted, relative to the root; links are followed."""
     files = []
-    # Folder -> real paths of it and of the folders it was entered from.
-    entered: dict[str, tuple[str, ...]] = {str(folder): (os.path.realpath(folder),)}
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
-        reals = entered.pop(parent)
-        relative = listing.relative(Path(parent))
-        for name in list(folders):
-            path = os.path.join(parent, name)  # noqa: PTH118  # the paths of os.walk
-            real = os.path.realpath(path)
-            circular = any(Path(above).is_relative_to(real) for above in reals)
-            if is_system_name(name):
-                listing.system[name] += 1
-            elif circular:
-                listing.broken.append(f"{relative}/{name}")
-            else:
-                entered[path] = (*reals, real)
-                continue
-            folders.remove(name)
+    for parent, names in walk(folder, listing.ignored):
+        relative = listing.relative(parent)
         for name in names:
-            if is_system_name(name):
-                listing.system[name] += 1
-            elif is_image_name(name):
+            if is_image_name(name):
                 files.append(f"{relative}/{name}")
             else:
                 listing.others[Path(name).suffix.lower() or "no extension"] += 1
@@ -282,9 +258,9 @@ def _list_top(listing: Listing, folders: Iterable[Path]) -> None:
     for folder in folders:
         for path in folder.iterdir():
             if is_system_name(path.name):
-                listing.system[path.name] += 1
+                listing.ignored.system[path.name] += 1
             elif not path.exists():
-                listing.broken.append(listing.relative(path))
+                listing.ignored.links.append(str(path))
 
 
 def _add_notes(listing: Listing, splits: dict[str, Path], num_loose: int) -> None:
@@ -306,12 +282,7 @@ def _add_notes(listing: Listing, splits: dict[str, Path], num_loose: int) -> Non
         notes.append(f"ignored files that are not images: {kinds}")
     if num_loose:
         notes.append(f"ignored {num_loose} images outside class folders")
-    if listing.broken:
-        names = ", ".join(listing.broken[:5])
-        notes.append(f"ignored {len(listing.broken)} links that are broken or circular: {names}")
-    if listing.system:
-        n, names = sum(listing.system.values()), ", ".join(sorted(listing.system)[:5])
-        notes.append(f"ignored {n} hidden or system files and folders: {names}")
+    notes.extend(listing.ignored.notes())
 
 
 def list_images(

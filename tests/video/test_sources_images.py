@@ -110,3 +110,21 @@ def test_folder_without_a_readable_image(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").write_bytes(b"")
     with pytest.raises(UserError, match="None of the 2 files in"):
         open_source({"source": tmp_path})
+
+
+def test_system_files_of_a_folder_are_counted_and_links_followed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
+    for parent in (folder, elsewhere, folder / "__MACOSX", folder / "@eaDir"):
+        parent.mkdir()
+        Image.new("RGB", (8, 8)).save(parent / "a.png")
+    (folder / "._a.png").write_bytes(b"no image")
+    (folder / "b").symlink_to(elsewhere)
+    (folder / "circle").symlink_to(folder)
+    with open_source({"source": folder}) as source:
+        assert [frame.name for frame in source] == ["a.png", "b/a.png"]
+    text = capsys.readouterr().err
+    assert "ignored 3 hidden or system files and folders: ._a.png, @eaDir, __MACOSX." in text
+    assert f"ignored 1 links that are broken or circular: {folder / 'circle'}." in text
+    assert "skipped" not in text

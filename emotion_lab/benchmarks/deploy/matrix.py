@@ -54,7 +54,9 @@ def size_mb(candidate: BenchmarkCandidate, backend: str, exported: Path | None =
     else:
         path = candidate.source.path
         file_format = {"onnxruntime": "onnx"}.get(backend, backend)
-        files = [f for f in path.parent.glob(f"{path.stem}.*") if file_format in f.name.split(".")]
+        # No glob: the name may contain brackets.
+        same_stem = (f for f in path.parent.iterdir() if f.name.startswith(f"{path.stem}."))
+        files = [file for file in same_stem if file_format in file.name.split(".")]
     return sum(file.stat().st_size for file in files) / 1e6
 
 

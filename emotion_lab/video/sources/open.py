@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.file_names import Ignored, walk
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data.images import is_image_name, read_image
 from emotion_lab.synthetic.video import render_video
@@ -77,10 +78,10 @@ class ImageReader(FrameReader):
     def _list(self) -> list[Path]:
         """Return the image files, sorted; add all others to the skipped files."""
         files = []
-        for folder, subfolders, names in os.walk(self._root):
-            subfolders.sort()
+        ignored = Ignored()
+        for folder, names in walk(self._root, ignored):
             for name in names:
-                path = Path(folder) / name
+                path = folder / name
                 if is_image_name(path):
                     files.append(path)
                 else:
@@ -90,6 +91,8 @@ class ImageReader(FrameReader):
                 f"There is no image in the folder {self._root} ({len(self._skipped)} other "
                 f"files). Name a clip by its path, or {SOURCE_HINT}."
             )
+        for note in ignored.notes():
+            print_stderr(f"{self.name}: {note}.")
         return sorted(files, key=lambda path: path.relative_to(self._root).parts)
 
     def _label(self, path: Path) -> str:
