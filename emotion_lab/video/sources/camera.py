@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.video.sources.display import DisplayTransform, display_transform
 from emotion_lab.video.sources.threaded import FrameReader
 from emotion_lab.video.sources.video_file import (
     SOURCE_HINT,
@@ -109,6 +110,7 @@ class CameraReader(FrameReader):
         self.kind = "camera" if isinstance(target, int) else "stream"
         self._requested = (width, height, fps)
         self._capture, image = self._connect()
+        image = self._transform(image)
         self.size = (image.shape[1], image.shape[0])
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = float(rate) if 0 < rate < 1000 else None
@@ -132,6 +134,9 @@ class CameraReader(FrameReader):
             raise self._open_error()
 
         capture = _with_timeout(DEADLINE_S, work, self._open_error())
+        self._transform = DisplayTransform()
+        if self.kind == "stream":
+            self._transform = display_transform(capture, None)
         return capture, images[0]
 
     def _open(self) -> cv2.VideoCapture:
@@ -196,7 +201,7 @@ class CameraReader(FrameReader):
                 self._reconnect(stop)
                 continue
             start = now if start is None else start
-            yield Frame(to_rgb(image), index, now - start, wall, self.name)
+            yield Frame(self._transform(to_rgb(image)), index, now - start, wall, self.name)
             index += 1
 
     def _reconnect(self, stop: threading.Event) -> None:

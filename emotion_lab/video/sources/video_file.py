@@ -19,6 +19,7 @@ import numpy as np
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import native_path
+from emotion_lab.video.sources.display import display_transform
 from emotion_lab.video.sources.threaded import FrameReader
 from emotion_lab.video.types import Frame
 
@@ -65,7 +66,7 @@ def is_truncated(path: Path) -> bool:
 
 
 class VideoFileReader(FrameReader):
-    """A local or remote video file, rotated according to its metadata.
+    """A local or remote video file, shown according to its metadata: upright, square pixels.
 
     Args:
         name: Source name of the frames; default: the path.
@@ -75,8 +76,8 @@ class VideoFileReader(FrameReader):
         self.path, self.name, self.kind = str(path), name or str(path), kind
         self._capture = self._open()
         # Read now, so that a broken file is reported before models are loaded.
-        ok, image = self._capture.read()
-        if not ok:
+        image = self._read()
+        if image is None:
             self.close()
             raise self._decode_error()
         self._first: np.ndarray | None = image
@@ -89,14 +90,20 @@ class VideoFileReader(FrameReader):
 
     def _open(self) -> cv2.VideoCapture:
         silence_opencv()
-        # OpenCV rotates by default (CAP_PROP_ORIENTATION_AUTO). The path must be absolute: FFmpeg
-        # takes the start of a name like "a:b.mp4" for a protocol.
-        path = self.path if "://" in self.path else str(Path(self.path).absolute())
+        # The path must be absolute: FFmpeg takes the start of a name like "a:b.mp4" for a protocol.
+        is_remote = "://" in self.path
+        path = self.path if is_remote else str(Path(self.path).absolute())
         with native_path(path) as name:
             capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
         if not capture.isOpened():
             raise self._decode_error()
+        self._transform = display_transform(capture, None if is_remote else path)
         return capture
+
+    def _read(self) -> np.ndarray | None:
+        """Return the next picture, uint8 (H, W, 3) RGB, or None at the end."""
+        ok, image = self._capture.read()
+        return self._transform(to_rgb(image)) if ok else None
 
     def _decode_error(self) -> UserError:
         path = Path(self.path)
@@ -119,16 +126,16 @@ class VideoFileReader(FrameReader):
         if self._first is None:  # a second or later loop
             self._capture.release()
             self._capture = self._open()
-            ok, self._first = self._capture.read()
-            if not ok:
+            self._first = self._read()
+            if self._first is None:
                 raise self._decode_error()
-        image, self._first = self._first, None
+        image: np.ndarray | None = self._first
+        self._first = None
         index, time_s, start_ms = 0, 0.0, self._capture.get(cv2.CAP_PROP_POS_MSEC)
         frame_s = 1 / (self.fps or 25.0)
-        ok = True
-        while ok and not stop.is_set():
-            yield Frame(to_rgb(image), index, time_s, time.time(), self.name)
-            ok, image = self._capture.read()
+        while image is not None and not stop.is_set():
+            yield Frame(image, index, time_s, time.time(), self.name)
+            image = self._read()
             index += 1
             timestamp = (self._capture.get(cv2.CAP_PROP_POS_MSEC) - start_ms) / 1000
             # Some containers have no timestamps or repeated ones: continue at the nominal rate.
