@@ -117,7 +117,7 @@ class EmotionData(L.LightningDataModule):
                 augment,
                 in_memory=self._cache_in_memory(split, self.resize),
                 skip_errors=self.cfg["on_decode_error"] == "skip",
-                raw=name == "train" and on_device,
+                keep_grey=name == "train" and on_device,
             )
         return self._datasets[name]
 
@@ -184,7 +184,7 @@ class EmotionData(L.LightningDataModule):
     def eval_dataloader(self, name: str) -> DataLoader:
         """Return a loader of an opened split: in order, without augmentation."""
         data = self.dataset(name)
-        if data.augment is not None or data.raw:
+        if data.augment is not None or data.keep_grey:
             data = SplitDataset(data.split, data.resize, None, skip_errors=data.skip_errors)
         return self._in_order(data)
 

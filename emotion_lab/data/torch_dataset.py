@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import cv2
@@ -24,7 +25,7 @@ class Batch(NamedTuple):
     """One batch of a loader.
 
     Attributes:
-        images: uint8 (B, C, S, S).
+        images: uint8 (B, C, S, S); see ``keep_grey`` of :class:`SplitDataset`.
         labels: int64 (B,).
         positions: int64 (B,), positions in the split.
         soft: float32 (B, K) target probabilities used instead of ``labels``, or None.
@@ -45,8 +46,8 @@ class SplitDataset(Dataset):
         augment: Random transforms, or None.
         in_memory: Decode all images now and keep them.
         skip_errors: Leave unreadable files out of their batch instead of raising.
-        raw: Return images as they are in memory if all have one shape; the caller resizes them
-            (``augment=device``).
+        keep_grey: Return one channel for a batch of grey images; the caller repeats it for a
+            network with three (``augment=device``, which then augments and transfers a third).
     """
 
     def __init__(
@@ -56,25 +57,32 @@ class SplitDataset(Dataset):
         augment: Augment | None = None,
         in_memory: bool = False,
         skip_errors: bool = False,
-        raw: bool = False,
+        keep_grey: bool = False,
     ) -> None:
         self.split = split
         self.resize = resize
         self.augment = augment
         self.skip_errors = skip_errors
-        self.raw = raw
+        self.keep_grey = keep_grey
         #: Names of the images that could not be decoded into memory.
         self.skipped: list[str] = []
         self._images = self._decode_all() if in_memory else None
         #: All images in one array, if a batch can be indexed from it without per-image work.
         self._array: np.ndarray | None = None
         images = self._images
-        if augment is None and isinstance(images, np.ndarray):
-            self._array = images if raw or images.shape[1:] == self._input_shape else None
+        if augment is None and isinstance(images, np.ndarray) and len(images):
+            resize = self._resize_of(images[0])
+            shape = (resize.image_size, resize.image_size, resize.channels)
+            self._array = images if images.shape[1:] == shape else None
 
     @property
     def _input_shape(self) -> tuple[int, int, int]:
         return self.resize.image_size, self.resize.image_size, self.resize.channels
+
+    def _resize_of(self, image: np.ndarray) -> Resize:
+        """Return the transform of an image (H, W, 1 or 3), whatever the cache holds of it."""
+        is_kept = self.keep_grey and image.shape[2] == 1
+        return replace(self.resize, channels=1) if is_kept else self.resize
 
     def _decode_all(self) -> np.ndarray | list[np.ndarray | None]:
         """Return all images: one array (N, H, W, C) if they have one shape, else a list."""
@@ -117,7 +125,8 @@ class SplitDataset(Dataset):
             return None
         if self.resize.channels == 1 and image.shape[2] == 3:
             image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None]
-        return self.resize(image) if np.prod(self._input_shape) <= image.size else image
+        resize = self._resize_of(image)
+        return resize(image) if resize.image_size**2 * resize.channels <= image.size else image
 
     def __len__(self) -> int:
         return len(self.split)
@@ -125,7 +134,8 @@ class SplitDataset(Dataset):
     def image(self, position: int, epoch: int = 0) -> np.ndarray:
         """Return uint8 (S, S, C), augmented for ``epoch`` if this dataset augments."""
         image = self._images[position] if self._images is not None else None
-        image = self.resize(self.split.image(position) if image is None else image)
+        image = self.split.image(position) if image is None else image
+        image = self._resize_of(image)(image)
         return self.augment(image, epoch, position) if self.augment else image
 
     def __getitems__(self, keys: BatchKeys) -> Batch:
@@ -146,6 +156,8 @@ class SplitDataset(Dataset):
             raise UserError(
                 "no image of a whole batch can be read: run with data.on_decode_error=raise"
             )
+        if len({image.shape for image in images}) > 1:  # grey images in a batch with colour
+            images = [np.broadcast_to(image, self._input_shape) for image in images]
         return self._batch(np.stack(images), np.asarray(readable, dtype=np.int64))
 
     def _batch(self, images: np.ndarray, positions: np.ndarray) -> Batch:

@@ -58,7 +58,7 @@ def test_small_colour_images_for_a_grey_network(tiny: Tiny) -> None:
     cfg = tiny("data.size=24", "data.channels=3", "augment=device")
     data = EmotionData(cfg["data"], ("train",), 0, "device")
     data.prepare_for(48, 1)
-    assert next(iter(data.train_dataloader())).images.shape[1:] == (1, 24, 24)
+    assert next(iter(data.train_dataloader())).images.shape[1:] == (1, 48, 48)
 
 
 def test_sizes_too_small_for_the_network(tiny: Tiny) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import albumentations as A
@@ -175,13 +176,62 @@ def test_array_batches_match_single_images(tiny: Callable[..., dict[str, Any]]) 
     assert all(torch.equal(a, b) for a, b in batches)
 
 
-def test_raw_images_are_for_training_only(tiny: Callable[..., dict[str, Any]]) -> None:
+def test_grey_images_stay_grey_for_training_only(tiny: Callable[..., dict[str, Any]]) -> None:
     data = EmotionData(tiny()["data"], ("train", "val"), 0, "device")
     data.prepare_for(96, 3)
     train = next(iter(data.train_dataloader())).images
-    assert train.shape[1:] == (1, 48, 48)
+    assert train.shape[1:] == (1, 96, 96)
     for loader in (data.val_dataloader(), data.eval_dataloader("train")):
         assert next(iter(loader)).images.shape[1:] == (3, 96, 96)
+
+
+def _write_folder(root: Path, change: Callable[[np.ndarray], np.ndarray]) -> str:
+    """Write 30 grey images of 20 x 20 pixels; ``change`` is applied to sad/7.png."""
+    for name in ("happy", "sad"):
+        (root / name).mkdir(parents=True)
+        for i in range(15):
+            noise = np.random.default_rng(i + len(name)).integers(0, 256, (5, 5), np.uint8)
+            image = cv2.resize(noise, (20, 20), interpolation=cv2.INTER_CUBIC)
+            image = change(image) if (name, i) == ("sad", 7) else image
+            cv2.imwrite(str(root / name / f"{i}.png"), image)
+    return str(root)
+
+
+def _augmented(folder: str, cache: str, size: int, channels: int) -> dict[str, np.ndarray]:
+    """Return the augmented images of an epoch by name."""
+    arguments = ("data=image_folder", f"data.path={folder}", f"data.cache={cache}")
+    data = EmotionData(composed(*arguments, "data.batch_size=4")["data"], ("train",), 0, "device")
+    data.prepare_for(size, channels)
+    augment, images = make_augment(size, channels, affine_p=0.9), {}
+    for i, batch in enumerate(data.train_dataloader()):
+        torch.manual_seed(i)
+        for position, image in zip(batch.positions, augment(batch.images).numpy(), strict=True):
+            images[data.split("train").names[int(position)]] = image
+    return images
+
+
+CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "nothing": lambda image: image,
+    "size": lambda image: cv2.resize(image, (90, 70)),
+    "colour": lambda image: cv2.applyColorMap(image, cv2.COLORMAP_JET),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(("size", "channels"), [(48, 1), (48, 3), (16, 3)])
+def test_device_augmentation_does_not_depend_on_the_cache(
+    change: str, size: int, channels: int, tmp_path: Path
+) -> None:
+    """Neither the cache nor another image changes an image, for larger and smaller networks."""
+    folder = _write_folder(tmp_path / "folder", CHANGES[change])
+    in_memory, on_demand = (_augmented(folder, c, size, channels) for c in ("ram", "none"))
+    plain = _write_folder(tmp_path / "plain", CHANGES["nothing"])
+    others = _augmented(plain, "ram", size, channels)
+    assert len(in_memory) > 20 and in_memory.keys() == on_demand.keys() == others.keys()
+    for name, image in in_memory.items():
+        assert image.shape == (channels, size, size)
+        assert np.array_equal(image, on_demand[name]), name
+        assert np.array_equal(image, others[name]) or name.endswith("sad/7.png"), name
 
 
 def test_progressive_resize_requires_a_convolutional_network() -> None:
