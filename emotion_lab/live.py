@@ -67,11 +67,10 @@ def run_live(cfg: dict[str, Any], run_dir: Path) -> None:
             from emotion_lab.video.web import server
 
             server_socket = stack.enter_context(server.bind(cfg["web"]))
+        # Before the model is loaded, which takes seconds.
+        sinks: list[Sink] = [factory.build_save_sink(cfg, source)] if cfg["save"] else []
         pipeline = factory.build_pipeline(cfg, source.stills, source.kind == "synthetic")
         overlay = factory.build_overlay(cfg, pipeline.classes)
-        sinks: list[Sink] = []
-        if cfg["save"]:
-            sinks.append(factory.build_save_sink(cfg, source))
         if cfg["summary"] and not source.stills:
             sinks.append(SummarySink(run_dir, pipeline.classes, cfg["overwrite"]))
         log = cfg["log"] or (run_dir / "live.jsonl" if display == "web" else None)

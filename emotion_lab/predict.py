@@ -52,12 +52,10 @@ def predict(cfg: DictConfig) -> None:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     source = open_source(plain)
     with distributed.stoppable(), source:
+        # Before the model is loaded, which takes seconds.
+        sinks: list[Sink] = [factory.build_save_sink(plain, source)] if plain["save"] else []
         pipeline = factory.build_pipeline(plain, source.stills, source.kind == "synthetic")
-        sinks: list[Sink] = []
-        overlay = None
-        if plain["save"]:
-            overlay = factory.build_overlay(plain, pipeline.classes)
-            sinks.append(factory.build_save_sink(plain, source))
+        overlay = factory.build_overlay(plain, pipeline.classes) if plain["save"] else None
         if source.stills:
             sinks.append(ConsoleSink(pipeline.classes))
         # Created last, because it truncates an existing file: nothing may fail afterwards.

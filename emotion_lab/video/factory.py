@@ -15,7 +15,7 @@ from emotion_lab.video.overlay.overlay import Overlay
 from emotion_lab.video.pipeline import Pipeline
 from emotion_lab.video.recognizer import EmotionRecognizer
 from emotion_lab.video.sinks.base import Sink
-from emotion_lab.video.sinks.image_folder import ImageFolderSink
+from emotion_lab.video.sinks.image_folder import ImageFileSink, ImageFolderSink
 from emotion_lab.video.sinks.video import CODECS, VideoSink
 from emotion_lab.video.sources.threaded import FrameSource
 
@@ -47,9 +47,14 @@ def build_overlay(cfg: dict[str, Any], classes: list[str]) -> Overlay:
 
 
 def build_save_sink(cfg: dict[str, Any], source: FrameSource) -> Sink:
-    """Build the sink for ``save=``: a video file for videos and cameras, a folder for images."""
+    """Build the sink for ``save=``.
+
+    Videos and cameras are saved to a video file, images to a folder, one photo also to a file.
+    """
     path = Path(str(cfg["save"])).expanduser()
     if source.stills:
+        if is_image_name(path) and not path.is_dir() and source.kind == "photo":
+            return ImageFileSink(path, cfg["overwrite"])
         if (path.suffix.lower() in CODECS or is_image_name(path)) and not path.is_dir():
             raise UserError(f"save={path}: images are saved to a folder, save=<folder>.")
         return ImageFolderSink(path, cfg["overwrite"])

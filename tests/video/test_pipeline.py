@@ -16,7 +16,7 @@ from emotion_lab.video.factory import build_save_sink
 from emotion_lab.video.pipeline import Pipeline
 from emotion_lab.video.runner import RunStats
 from emotion_lab.video.sources.open import open_source
-from emotion_lab.video.types import Detections, Frame
+from emotion_lab.video.types import Detections, Frame, FrameResult
 from tests.conftest import composed
 
 Box = tuple[float, float, float, float]
@@ -136,13 +136,27 @@ def test_frames_with_held_faces_are_counted_in_the_summary() -> None:
     assert "in 4 of 9 frames a face was not detected" in stats.summary_lines(False)[-1]
 
 
-def test_images_are_saved_to_a_folder(tmp_path: Path) -> None:
-    photo = tmp_path / "photo.png"
+def test_images_are_saved_to_a_folder_and_one_image_to_a_file(tmp_path: Path) -> None:
+    photo = tmp_path / "photos" / "photo.png"
+    photo.parent.mkdir()
     cv2.imwrite(str(photo), np.zeros((8, 8, 3), np.uint8))
+    for path, names in ((photo.parent, ("drawn.png", "drawn.mp4")), (photo, ("drawn.mp4",))):
+        with open_source({"source": str(path)}) as source:
+            for name in names:
+                with pytest.raises(UserError, match="images are saved to a folder"):
+                    build_save_sink({"save": tmp_path / name, "overwrite": False}, source)
     with open_source({"source": str(photo)}) as source:
-        for name in ("drawn.png", "drawn.mp4"):
-            with pytest.raises(UserError, match="images are saved to a folder"):
-                build_save_sink({"save": tmp_path / name, "overwrite": False}, source)
+        frame = next(iter(source))
+        drawn = np.full((8, 8, 3), (200, 100, 0), np.uint8)
+        for name in ("drawn.png", "drawn.jpg", "new/drawn.JPG"):
+            sink = build_save_sink({"save": tmp_path / name, "overwrite": False}, source)
+            sink.write(frame, FrameResult("photo", 0, 0.0, 0.0, (8, 8)), drawn)
+            saved = cv2.cvtColor(cv2.imread(str(tmp_path / name)), cv2.COLOR_BGR2RGB)
+            assert np.abs(saved.astype(int) - drawn).max() < 6
+        with pytest.raises(UserError, match="exists already"):
+            build_save_sink({"save": tmp_path / "drawn.png", "overwrite": False}, source)
+        with pytest.raises(UserError, match=r"OpenCV cannot write \.heic"):
+            build_save_sink({"save": tmp_path / "drawn.heic", "overwrite": False}, source)
         (tmp_path / "folder.png").mkdir()
         build_save_sink({"save": tmp_path / "folder.png", "overwrite": False}, source)
 

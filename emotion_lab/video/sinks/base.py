@@ -79,9 +79,9 @@ def write_file(path: Path, data: bytes) -> None:
         raise write_error(path, error, "Nothing was written.") from error
 
 
-def write_png(path: Path, image: np.ndarray) -> None:
-    """Write uint8 (H, W, 3) RGB as a PNG, atomically."""
-    ok, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write uint8 (H, W, 3) RGB in the format of the suffix, atomically."""
+    ok, data = cv2.imencode(path.suffix.lower(), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not ok:
         raise UserError(f"OpenCV could not encode an image of shape {image.shape} as {path.name}.")
     write_file(path, data.tobytes())

@@ -1,12 +1,14 @@
-"""Saves drawn images to a folder, one PNG per image."""
+"""Saves drawn images: a folder with one PNG per image, or one file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 
-from emotion_lab.video.sinks.base import Sink, make_folder, new_file, write_png
+from emotion_lab.core.errors import UserError
+from emotion_lab.video.sinks.base import Sink, make_folder, new_file, write_image
 from emotion_lab.video.types import Frame, FrameResult
 
 
@@ -30,5 +32,24 @@ class ImageFolderSink(Sink):
         # The suffix is kept in the name: a.jpg and a.png are two images.
         path = self.folder / name.with_name(f"{name.name}.png")
         make_folder(path.parent, "Set save=<folder>.")
-        write_png(new_file(path, self.overwrite or path in self._written), drawn)
+        write_image(new_file(path, self.overwrite or path in self._written), drawn)
         self._written.add(path)
+
+
+class ImageFileSink(Sink):
+    """Writes the drawn photo to one file, in the format of its suffix."""
+
+    wants_picture = True
+
+    def __init__(self, path: Path, overwrite: bool = False) -> None:
+        self.path = path
+        if not cv2.haveImageWriter(path.name):
+            raise UserError(f"save={path}: OpenCV cannot write {path.suffix}. Use .png or .jpg.")
+        make_folder(path.parent, "Set save=<file>.")
+        new_file(path, overwrite)
+
+    def write(self, frame: Frame, result: FrameResult, drawn: np.ndarray | None) -> None:
+        """Write the image."""
+        if drawn is None:
+            raise ValueError("drawn is required")
+        write_image(self.path, drawn)

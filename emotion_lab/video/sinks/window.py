@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.video.sinks.base import Sink, write_png
+from emotion_lab.video.sinks.base import Sink, write_image
 from emotion_lab.video.types import Frame, FrameResult
 
 _PROBE_TIMEOUT_S = 20
@@ -123,7 +123,7 @@ class WindowSink(Sink):
         path = self.folder / f"snapshot-{timestamp}-{result.frame:06d}.png"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_png(path, drawn)
+            write_image(path, drawn)
         except (UserError, OSError) as error:
             print(f"no snapshot: {error}", file=sys.stderr)
             return

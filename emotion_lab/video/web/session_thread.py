@@ -16,7 +16,7 @@ import numpy as np
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.video.runner import PipelineRunner
-from emotion_lab.video.sinks.base import Sink, write_png
+from emotion_lab.video.sinks.base import Sink, write_image
 from emotion_lab.video.sinks.jsonl import result_to_dict
 from emotion_lab.video.sinks.video import VideoSink
 from emotion_lab.video.types import Frame, FrameResult
@@ -237,7 +237,7 @@ class WebSession(Sink):
             raise UserError("There is no picture yet. Try again in a moment.")
         drawn, result = self._latest
         path = self._output_path("snapshot", f"-{result.frame:06d}.png")
-        write_png(path, drawn)
+        write_image(path, drawn)
         self.saved[path.name] = path
         return path.name
 
