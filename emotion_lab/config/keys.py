@@ -115,6 +115,7 @@ GROUPS: dict[str, type[Section]] = {
         score_threshold=Fraction,
         nms_threshold=Fraction,
         size=integer(32),
+        photo_size=integer(32) | None,
         enlarge=bool,
         max_faces=Count,
         # detector=haar

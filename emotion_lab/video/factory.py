@@ -58,7 +58,8 @@ def build_save_sink(cfg: dict[str, Any], source: FrameSource) -> Sink:
         if (path.suffix.lower() in CODECS or is_image_name(path)) and not path.is_dir():
             raise UserError(f"save={path}: images are saved to a folder, save=<folder>.")
         return ImageFolderSink(path, cfg["overwrite"])
-    audio = source.name if source.kind == "clip" and not source.live else None
+    has_file = source.kind == "clip" and not source.live and not is_image_name(source.name)
+    audio = source.name if has_file else None
     return VideoSink(
         path, source.fps, live=source.live, audio_from=audio, overwrite=cfg["overwrite"]
     )

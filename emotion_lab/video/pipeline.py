@@ -10,6 +10,7 @@ import numpy as np
 
 from emotion_lab.inference.classifier import Classifier
 from emotion_lab.inference.face_crop import crop_faces
+from emotion_lab.video.detectors.photo import PhotoDetector
 from emotion_lab.video.scene_cut import SceneCutDetector
 from emotion_lab.video.smoothing import TrackSmoother
 from emotion_lab.video.tracker import FaceTracker
@@ -38,6 +39,7 @@ class Pipeline:
         stills: bool = False,
     ) -> None:
         self.detector, self.classifier = detector, classifier
+        self.photo_detector = PhotoDetector(detector)
         self.smoothing, self.tracking = smoothing, dict(tracking or {})
         self.tracker = FaceTracker(tracking)
         self.scene_cut = SceneCutDetector(self.tracking.get("scene_cut_threshold", 0.25))
@@ -57,7 +59,7 @@ class Pipeline:
         other = Pipeline(
             self.detector, self.classifier, self.smoothing, self.tracking, self.align, stills
         )
-        other._lock = self._lock
+        other._lock, other.photo_detector = self._lock, self.photo_detector
         return other
 
     @property
@@ -79,8 +81,9 @@ class Pipeline:
         detections = None
         begin = time.perf_counter()
         if self.tracker.needs_detection(frame.time_s):
+            detector = self.photo_detector if self.stills else self.detector
             with self._lock:
-                detections = self.detector(frame.image)
+                detections = detector(frame.image)
             stages["detect"] = (time.perf_counter() - begin) * 1000
         begin = time.perf_counter()
         size = (frame.image.shape[1], frame.image.shape[0])
@@ -140,4 +143,5 @@ class Pipeline:
             faces=faces,
             latency_ms=(time.time() - frame.wall) * 1000,
             stages_ms=stages,
+            reduced=frame.reduced,
         )

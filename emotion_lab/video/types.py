@@ -43,6 +43,7 @@ class Frame:
         wall: ``time.time()`` at capture; for a file, when the pipeline receives the frame.
         name: File name if the source is a folder, else the name of the source.
         loop: Number of the repetition of a file with ``loop=true``, from 0.
+        reduced: How many times larger the sides of the file are, for a photo of very many pixels.
     """
 
     image: np.ndarray
@@ -51,6 +52,7 @@ class Frame:
     wall: float
     name: str = ""
     loop: int = 0
+    reduced: int = 1
 
 
 @dataclass
@@ -143,12 +145,13 @@ class FrameResult:
         frame: ``Frame.index``.
         time_s: Time in the source, seconds.
         wall: Capture time, seconds since 1970.
-        size: (width, height) of the frame.
+        size: (width, height) of the picture.
         faces: Sorted by track id.
         latency_ms: Processing time of a file or photo; from capture to label for a live source.
         stages_ms: Duration of each stage (cut, detect, track, classify, smooth).
         hidden: Regions to hide in the picture, set by the anonymizer; None without one.
         held: Number of hidden faces that were detected in other frames only.
+        reduced: ``Frame.reduced``: boxes and size are those of the reduced picture.
     """
 
     source: str
@@ -161,6 +164,7 @@ class FrameResult:
     stages_ms: dict[str, float] = field(default_factory=dict)
     hidden: list[Box] | None = None
     held: int = 0
+    reduced: int = 1
 
 
 #: Name -> (conf/detector/<name>.yaml as a dict) -> detector.

@@ -18,11 +18,11 @@ def _by_class(values: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
     return {name: round(float(value), 6) for name, value in zip(classes, values, strict=True)}
 
 
-def face_to_dict(face: Face, classes: Sequence[str]) -> dict[str, Any]:
+def face_to_dict(face: Face, classes: Sequence[str], reduced: int = 1) -> dict[str, Any]:
     """Return one face as JSON types; ``label`` is None while uncertain."""
     return {
         "id": int(face.id),
-        "box": [round(float(value), 2) for value in face.box],
+        "box": [round(reduced * float(value), 2) for value in face.box],
         "score": round(float(face.score), 4),
         "label": None if face.label is None else classes[face.label],
         "probabilities": _by_class(face.probabilities, classes),
@@ -41,8 +41,8 @@ def result_to_dict(result: FrameResult, classes: Sequence[str]) -> dict[str, Any
         "frame": int(result.frame),
         "time_s": round(float(result.time_s), 6),
         "wall": round(float(result.wall), 6),
-        "size": [int(side) for side in result.size],
-        "faces": [face_to_dict(face, classes) for face in result.faces],
+        "size": [result.reduced * int(side) for side in result.size],
+        "faces": [face_to_dict(face, classes, result.reduced) for face in result.faces],
         "latency_ms": round(float(result.latency_ms), 3),
     }
 

@@ -18,8 +18,9 @@ import numpy as np
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.file_names import Ignored, walk
 from emotion_lab.core.labels import EMOTIONS
-from emotion_lab.data.images import is_image_name, read_image
+from emotion_lab.data.images import is_image_name, read_reduced
 from emotion_lab.synthetic.video import render_video
+from emotion_lab.video.sources.animation import AnimationReader, num_pictures
 from emotion_lab.video.sources.camera import CameraReader, cameras_hint, list_cameras, open_address
 from emotion_lab.video.sources.threaded import FrameReader, FrameSource
 from emotion_lab.video.sources.video_file import SOURCE_HINT, VideoFileReader, print_stderr
@@ -36,8 +37,13 @@ def read_photo(path: str | Path) -> np.ndarray:
     The EXIF orientation is applied, transparent pixels become mid-grey, 16 bits are scaled to 8,
     grey and CMYK become RGB (see :func:`emotion_lab.data.images.read_image`).
     """
-    image = read_image(path)
-    return image if image.shape[2] == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    return _read_reduced_photo(path)[0]
+
+
+def _read_reduced_photo(path: str | Path) -> tuple[np.ndarray, int]:
+    """Return the image of :func:`read_photo` and by which factor it is reduced."""
+    image, reduced = read_reduced(path)
+    return image if image.shape[2] == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), reduced
 
 
 class ImageReader(FrameReader):
@@ -57,11 +63,11 @@ class ImageReader(FrameReader):
         self._files = self._list() if path.is_dir() else [path]
         self._warned = False
         # Read the first valid image now, for the size and to report broken input early.
-        self._first: tuple[Path, np.ndarray] | None = None
+        self._first: tuple[Path, tuple[np.ndarray, int]] | None = None
         for file in self._files:
-            image = self._read(file)
-            if image is not None:
-                self._first = (file, image)
+            photo = self._read(file)
+            if photo is not None:
+                self._first = (file, photo)
                 break
         if self._first is None:
             raise UserError(
@@ -69,7 +75,9 @@ class ImageReader(FrameReader):
                 f"Check the folder, or {SOURCE_HINT}."
             )
         self.count = len(self._files)
-        self.size = (self._first[1].shape[1], self._first[1].shape[0])
+        height, width = self._first[1][0].shape[:2]
+        self.size = (width, height)
+        self._note_further_pictures()
 
     def close(self) -> None:
         """Release the image that was read ahead."""
@@ -95,13 +103,25 @@ class ImageReader(FrameReader):
             print_stderr(f"{self.name}: {note}.")
         return sorted(files, key=lambda path: path.relative_to(self._root).parts)
 
+    def _note_further_pictures(self) -> None:
+        """Print one line if files hold more pictures than the first one, which alone is read."""
+        several = [path for path in self._files if num_pictures(path)[0] > 1]
+        if several:
+            names = ", ".join(self._label(path) for path in several[:3])
+            more = f" and {len(several) - 3} more" if len(several) > 3 else ""
+            hint = "; name an animation by its path to read all frames"
+            print_stderr(
+                f"only the first picture is read of {names}{more}"
+                f"{hint if self.kind == 'folder' else ''}."
+            )
+
     def _label(self, path: Path) -> str:
         return path.relative_to(self._root).as_posix() if path != self._root else self.name
 
-    def _read(self, path: Path) -> np.ndarray | None:
-        """Return the image, or None if it is a broken file in a folder."""
+    def _read(self, path: Path) -> tuple[np.ndarray, int] | None:
+        """Return the image and its reduction, or None if it is a broken file in a folder."""
         try:
-            return read_photo(path)
+            return _read_reduced_photo(path)
         except UserError:
             if self.kind == "photo":
                 raise
@@ -117,12 +137,14 @@ class ImageReader(FrameReader):
             if stop.is_set():
                 return
             if self._first is not None and self._first[0] == path:
-                image: np.ndarray | None = self._first[1]
+                photo: tuple[np.ndarray, int] | None = self._first[1]
                 self._first = None
             else:
-                image = self._read(path)
-            if image is not None:
-                yield Frame(image, index, index * self._interval_s, time.time(), self._label(path))
+                photo = self._read(path)
+            if photo is not None:
+                image, reduced = photo
+                time_s, name = index * self._interval_s, self._label(path)
+                yield Frame(image, index, time_s, time.time(), name, reduced=reduced)
                 index += 1
         if self._skipped and not self._warned:
             self._warned = True
@@ -132,6 +154,11 @@ class ImageReader(FrameReader):
                 f"{self.name}: skipped {len(names)} of {index + len(names)} files, not images or "
                 f"damaged ({', '.join(names[:3])}{more})."
             )
+
+
+def open_image(path: Path, realtime: bool = False) -> FrameReader:
+    """Open an image file: a clip if it is an animation, else a photo."""
+    return AnimationReader(path) if num_pictures(path)[1] else ImageReader(path, realtime)
 
 
 def timeline(seed: int) -> list[tuple[float, str]]:
@@ -200,9 +227,9 @@ def _open_path(path: Path, realtime: bool) -> FrameReader:
     if not os.access(path, os.R_OK):
         raise UserError(f"No permission to read {path}. Change its permissions (chmod).")
     if is_image_name(path):
-        return ImageReader(path, realtime)
+        return open_image(path, realtime)
     try:
-        return ImageReader(path, realtime)
+        return open_image(path, realtime)
     except UserError:
         return VideoFileReader(path)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.data.images import is_image_name
-from emotion_lab.video.sources.open import ImageReader
+from emotion_lab.video.sources.open import open_image
 from emotion_lab.video.sources.threaded import FrameReader, FrameSource
 from emotion_lab.video.sources.video_file import VideoFileReader
 from emotion_lab.video.types import Frame
@@ -34,7 +34,7 @@ def open_upload(path: Path, name: str) -> FrameSource:
     reader: FrameReader
     try:
         try:
-            reader = ImageReader(path)
+            reader = open_image(path)
         except UserError:
             if is_image_name(name):
                 raise
