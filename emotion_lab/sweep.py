@@ -18,6 +18,7 @@ from emotion_lab.config.overrides import quote, values
 from emotion_lab.core import paths
 from emotion_lab.core.errors import UserError
 from emotion_lab.experiments import criterion
+from emotion_lab.experiments.run import checks
 from emotion_lab.experiments.tuning import space as spaces
 from emotion_lab.experiments.tuning import spec as search_spec
 
@@ -47,6 +48,7 @@ def _check_options(cfg: DictConfig, overrides: list[str]) -> None:
         raise UserError(f"monitor={cfg.monitor}: a search selects on val, monitor=val/macro_f1.")
     space = spaces.read(list(cfg.sweep.space), search_spec.trial_overrides(overrides))
     criterion.check_searched(str(cfg.monitor), [dimension.key for dimension in space.dimensions])
+    checks.check_balance(cfg, [*overrides, *space.typed])
 
 
 def _check_files(cfg: DictConfig, overrides: list[str]) -> None:

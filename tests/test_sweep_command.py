@@ -37,6 +37,10 @@ SPEC = SearchSpec([], [], compose.defaults("sweep", "optuna"), "val/macro_f1", "
             ["monitor=val/criterion", "sweep.space=['loss=ce,focal']"],
             "monitor=val/criterion is measured with the loss of each run",
         ),
+        (
+            ["sweep.space=['data.sampler=shuffle,weighted','loss=ce,weighted_focal']"],
+            "every class equally often, and loss=weighted_focal weights rare classes again",
+        ),
         (["sweep=halving", "sweep.pruner=median"], "hyperband or halving"),
         (["sweep=lr_find", "sweep.min_lr=2"], "is not below sweep.max_lr"),
         (["trainer.devices=2"], "one device per trial"),

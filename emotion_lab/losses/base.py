@@ -68,6 +68,16 @@ def total_weight(loss: nn.Module, target: Tensor) -> Tensor | float:
     return float(len(target))
 
 
+def weighs_classes(cfg: dict[str, Any]) -> bool:
+    """Return whether a loss gives rare classes a larger weight; ``cfg`` is the group ``loss``."""
+    try:
+        loss = build_loss(cfg, 2, class_weights=[0.6, 3.0], class_counts=[50, 10])
+    except UserError:  # a plug-in for another number of classes
+        return False
+    frequent, rare = (float(total_weight(loss, torch.tensor([label]))) for label in (0, 1))
+    return rare > frequent
+
+
 def build_loss(
     cfg: dict[str, Any],
     num_classes: int,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from emotion_lab import train
+from emotion_lab.config import compose
 from emotion_lab.core.errors import UserError
 from emotion_lab.data.class_weights import class_counts, class_weights, sample_weights
 from emotion_lab.data.types import ArrayStore, Split
@@ -53,3 +57,27 @@ def test_counts_and_sample_weights():
     weights = sample_weights(labels, 4)
     assert weights.sum() == pytest.approx(1)
     assert weights[:3].sum() == pytest.approx(weights[3])
+
+
+@pytest.mark.parametrize(
+    ("typed", "loss"),
+    [
+        (("loss=weighted_ce",), "weighted_ce"),
+        (("loss=class_balanced", "data.class_weights=sqrt_inverse"), "class_balanced"),
+        (("loss=ce,weighted_focal",), "weighted_focal"),
+    ],
+)
+def test_classes_are_balanced_once(typed: tuple[str, ...], loss: str, tmp_path: Path) -> None:
+    """A weighted sampler and a weighted loss would both correct the frequencies."""
+    weights = class_weights(TRAINING)
+    assert weights[1] / weights.sum() == pytest.approx(0.63, abs=0.005)  # all drawn equally often
+    common = ["data=synthetic", *typed, f"hydra.run.dir={tmp_path / 'never'}"]
+    multirun = any("," in text for text in typed)
+    overrides = [*common, "data.sampler=weighted"]
+    with pytest.raises(UserError, match=f"loss={loss} weights rare classes again") as caught:
+        train.validate(compose.precheck("train", overrides, multirun), overrides)
+    assert "\n" not in str(caught.value) and not (tmp_path / "never").exists()
+    if not multirun:
+        train.validate(compose.precheck("train", common), common)
+        overrides = ["data=synthetic", "loss=focal", "data.sampler=weighted", common[-1]]
+        train.validate(compose.precheck("train", overrides), overrides)

@@ -10,7 +10,7 @@ import torch
 
 from emotion_lab.config.compose import CONF, defaults
 from emotion_lab.core.errors import UserError
-from emotion_lab.losses import LOSSES, build_loss
+from emotion_lab.losses import LOSSES, build_loss, weighs_classes
 
 COUNTS = [40, 4, 20, 70, 48, 31, 49]
 WEIGHTS = [0.9, 8.0, 1.2, 0.5, 0.7, 1.1, 0.7]
@@ -96,6 +96,13 @@ def test_matches_torch(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
 def test_focal_without_gamma_is_cross_entropy(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     value = build({"name": "weighted_focal", "gamma": 0.0})(*batch)
     torch.testing.assert_close(value, build("weighted_ce")(*batch))
+
+
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_losses_that_weight_classes(name: str) -> None:
+    weighted = {"weighted_ce", "weighted_focal", "class_balanced"}
+    assert weighs_classes(defaults("loss", name)) == (name in weighted)
+    assert not weighs_classes({"name": "class_balanced", "beta": 0.0})
 
 
 def test_yaml_for_every_loss() -> None:

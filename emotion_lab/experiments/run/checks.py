@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from emotion_lab.config import compose
-from emotion_lab.config.overrides import parse
+from emotion_lab.config.overrides import parse, values
 from emotion_lab.core import distributed, paths, runs
 from emotion_lab.core.errors import UserError
 
@@ -49,6 +49,30 @@ def check_reproduce(
 def swept_keys(overrides: list[str]) -> set[str]:
     """Return the keys with several values."""
     return {o.key_or_group for o in parse(overrides) if o.is_sweep_override()}
+
+
+def check_balance(cfg: DictConfig, overrides: list[str]) -> None:
+    """Refuse to correct the class frequencies twice: by the sampler and by the loss.
+
+    Args:
+        cfg: The composed config, or that of the first job.
+        overrides: As typed; several values of a key are all checked.
+    """
+    if "weighted" not in (values(overrides, "data.sampler") or [cfg.data.sampler]):
+        return
+    # Imports torch.
+    from emotion_lab.losses import weighs_classes
+
+    for name in values(overrides, "loss") or [cfg.loss.name]:
+        own = name == cfg.loss.name
+        loss = compose.to_container(cfg.loss) if own else compose.defaults("loss", str(name))
+        if weighs_classes(loss):
+            raise UserError(
+                f"data.sampler=weighted already draws every class equally often, and loss={name} "
+                "weights rare classes again (on FER2013, disgust would carry 63 % of the loss). "
+                f"Set data.sampler=shuffle with loss={name}, or data.sampler=weighted with a loss "
+                "without class weights, for instance loss=ce."
+            )
 
 
 def check_inputs(cfg: DictConfig, swept: set[str]) -> None:
