@@ -1,12 +1,12 @@
 # make demo: set up, train on synthetic faces, report, run that model and the shipped one on a clip
-# make test: set up, run the tests but the slow ones; make test-all: all of them
+# make test: set up, lint, run the tests
 # make docs: set up, build the documentation site into site/
 # make browser: assemble the web page in build/browser (needs npm)
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := outputs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
 
-.PHONY: demo test test-all browser lint docs setup clean
+.PHONY: demo test browser lint docs setup clean
 
 setup: .venv/.ready
 
@@ -28,9 +28,6 @@ demo: .venv/.ready
 		save=$(RUN)/shipped.mp4 log=$(RUN)/shipped.jsonl hydra.run.dir=$(RUN)/shipped
 
 test: .venv/.ready lint
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
-
-test-all: .venv/.ready lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 browser:

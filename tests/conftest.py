@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -29,6 +29,12 @@ SHARED = ROOT.parent / "shared"
 # send Ctrl-C would wait forever.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Exclude the imported modules, several 100,000 objects, from garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -116,7 +122,7 @@ def run_training(
 
 def command(*arguments: str, module: str = "emotion_lab.train", cwd: Path) -> Any:
     """Run ``python -m <module> <arguments>`` and return the completed process."""
-    if "forkserver" in multiprocessing.get_all_start_methods():
+    if hasattr(os, "fork"):
         return forked.run(module, [*arguments], cwd, timeout=200)
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],

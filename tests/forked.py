@@ -1,63 +1,172 @@
 """Run an entry point in a process forked from a server that has imported torch and Lightning.
 
-These imports take seconds, more than most commands take in a test. The server imports them once;
-otherwise a command runs as with ``python -m``.
+These imports take seconds, more than most commands take in a test. The server
+(tests/fork_server.py) imports them once; otherwise a command runs as with ``python -m``.
 """
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import multiprocessing
+import json
 import os
-import runpy
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any
 
-PRELOAD = ["emotion_lab.experiments.run.training"]
+import pytest
+
+from emotion_lab.experiments.sweep import subprocess_job
+
+ROOT = Path(__file__).resolve().parents[1]
+#: The packages of most commands. Not OpenVINO, whose import starts a process.
+IMPORTS = (
+    "emotion_lab.experiments.run.training",
+    "emotion_lab.experiments.run.evaluation",
+    "hydra.main",
+    "albumentations",
+    "captum.attr",
+    "onnxscript",
+)
 
 
-def _run_module(
-    module: str, arguments: list[str], cwd: str, env: dict[str, str], output_dir: str
-) -> None:
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(env)
-    # Like python -m, search the working directory first.
-    sys.path.insert(0, cwd)
-    for fd, path in ((0, os.devnull), (1, f"{output_dir}/out"), (2, f"{output_dir}/err")):
-        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), fd)
-    sys.stdin, sys.stdout, sys.stderr = (
-        os.fdopen(fd, mode, encoding="utf-8") for fd, mode in ((0, "r"), (1, "w"), (2, "w"))
-    )
-    sys.argv = [module, *arguments]
-    try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    finally:
-        atexit._run_exitfuncs()
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
+class Server:
+    """A server of this process, started at the first command.
+
+    Args:
+        imports: Modules that it imports.
+
+    Attributes:
+        address: Path of its socket; in a command, that of the server that forked it.
+    """
+
+    def __init__(self, imports: Sequence[str] = IMPORTS) -> None:
+        self.imports = imports
+        self.address = ""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it unless it runs."""
+        forked = self.address and self._process is None
+        if forked or (self._process is not None and self._process.poll() is None):
+            return
+        self._folder = tempfile.TemporaryDirectory(prefix="fork-server-")
+        self.address = f"{self._folder.name}/socket"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(self.address)
+            listener.listen()
+            # Its standard input is closed when this process ends; then it ends too.
+            fd = listener.fileno()
+            command = [sys.executable, "-m", "tests.fork_server", str(fd), self.address]
+            self._process = subprocess.Popen(
+                [*command, *self.imports], cwd=ROOT, stdin=subprocess.PIPE, pass_fds=[fd]
+            )
+
+    def kill(self) -> None:
+        """Kill it, as a lack of memory does."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+
+SERVER = Server()
+
+
+class Popen:
+    """The part of :class:`subprocess.Popen` that tests need, for ``python -m <module>``.
+
+    The parent of the process is the server: ``preexec_fn`` is not called.
+    """
+
+    def __init__(
+        self,
+        command: list[str],
+        *,
+        stdin: int = subprocess.DEVNULL,
+        stdout: IO[Any],
+        stderr: IO[Any] | int = subprocess.STDOUT,
+        env: dict[str, str] | None = None,
+        cwd: Path | None = None,
+        start_new_session: bool = False,
+        preexec_fn: Any = None,
+        server: Server = SERVER,
+    ) -> None:
+        assert command[1] == "-m" and stdin == subprocess.DEVNULL
+        self.args, self.returncode = command, None
+        request = {
+            "module": command[2],
+            "arguments": command[3:],
+            "cwd": str(cwd or Path.cwd()),
+            "env": env or dict(os.environ),
+            "new_session": start_new_session,
+        }
+        server.start()
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.connect(server.address)
+        with Path(os.devnull).open() as null:
+            errors = stdout if isinstance(stderr, int) else stderr
+            fds = [stream.fileno() for stream in (null, stdout, errors)]
+            socket.send_fds(self._connection, [b"\0"], fds)
+        self._connection.sendall(json.dumps(request).encode() + b"\n")
+        self._lines = b""
+        self.pid = self._read_number(None)
+
+    def _read_number(self, timeout: float | None) -> int:
+        """Read a line of the supervisor: the process id, then the exit code."""
+        self._connection.settimeout(timeout)
+        while b"\n" not in self._lines:
+            received = self._connection.recv(100)
+            if not received:
+                raise RuntimeError(f"the supervisor of {self.args} was killed")
+            self._lines += received
+        line, self._lines = self._lines.split(b"\n", 1)
+        return int(line)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end; return the exit code, or the negative number of a signal."""
+        if self.returncode is None:
+            try:
+                self.returncode = self._read_number(timeout)
+            except TimeoutError:
+                assert timeout is not None
+                raise subprocess.TimeoutExpired(self.args, timeout) from None
+            self._connection.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to a process that has not ended."""
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill the process."""
+        self.send_signal(signal.SIGKILL)
+
+
+def fork_jobs(patch: pytest.MonkeyPatch) -> None:
+    """Fork the jobs of a sweep instead of starting Python anew."""
+    names = {name: getattr(subprocess, name) for name in ("DEVNULL", "STDOUT", "TimeoutExpired")}
+    patch.setattr(subprocess_job, "subprocess", SimpleNamespace(Popen=Popen, **names))
 
 
 def run(
     module: str, arguments: list[str], cwd: Path, timeout: float
-) -> subprocess.CompletedProcess:
+) -> subprocess.CompletedProcess[str]:
     """Run ``python -m module arguments`` for at most ``timeout`` seconds; return the process."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    with tempfile.TemporaryDirectory() as output_dir:
-        process = context.Process(
-            target=_run_module, args=(module, arguments, str(cwd), dict(os.environ), output_dir)
-        )
-        process.start()
-        process.join(timeout)
-        if process.exitcode is None:
+    command = [sys.executable, "-m", module, *arguments]
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape") as out,
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape") as err,
+    ):
+        process = Popen(command, stdout=out, stderr=err, cwd=cwd)
+        try:
+            code = process.wait(timeout)
+        finally:
             process.kill()
-            raise TimeoutError(f"{module} {' '.join(arguments)}: not finished after {timeout:g} s")
-        out, err = (
-            Path(output_dir, name).read_text(encoding="utf-8", errors="surrogateescape")
-            for name in ("out", "err")
-        )
-    return subprocess.CompletedProcess([module, *arguments], process.exitcode, out, err)
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(command, code, out.read(), err.read())

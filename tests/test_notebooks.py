@@ -46,7 +46,6 @@ def test_quickstart(tmp_path: Path) -> None:
     assert re.search(r"^[34] faces: \['", out, re.M)
 
 
-@pytest.mark.slow
 def test_train_and_compare(tmp_path: Path) -> None:
     run(ROOT / "notebooks" / "02_train_and_compare.ipynb", tmp_path)
     comparison = json.loads((tmp_path / "outputs/compare/compare.json").read_text())

@@ -129,7 +129,6 @@ def test_second_process_in_the_same_folder_is_rejected(tmp_path: Path) -> None:
     assert second.returncode == 2 and "another process works in" in second.stderr
 
 
-@pytest.mark.slow
 def test_search_survives_sigkill(tmp_path: Path) -> None:
     typed = [*TINY, "trainer.max_epochs=15", "trainer.patience=null"]
     typed += ["optim.lr=1e-3,3e-3", "sweep.trials=2", "sweep.seed=1", "hydra.run.dir=s"]

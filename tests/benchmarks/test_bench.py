@@ -72,7 +72,6 @@ def run_bench(tmp_path: Path, *overrides: str) -> tuple[dict[str, Any], str]:
     return json.loads((run / "bench.json").read_text()), done.stdout
 
 
-@pytest.mark.slow
 def test_bench_data(tmp_path: Path) -> None:
     content, printed = run_bench(tmp_path, "benchmark=data", "sizes=[32,64]", "folder=100")
     result = content["data"]

@@ -243,7 +243,6 @@ def test_missing_runs(tmp_path: Path) -> None:
         crossval.validate(compose.precheck("crossval", [f"runs={tmp_path / 'none'}"]), [])
 
 
-@pytest.mark.slow
 def test_pool_of_a_real_sweep(tmp_path: Path) -> None:
     tiny = [text for text in TINY if not text.startswith("data.n=")]
     small = ("data.n=60", "data.size=32", "model.image_size=32", "trainer.max_epochs=1")

@@ -25,6 +25,7 @@ from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.evaluation.predictions_file import read_predictions
 from emotion_lab.experiments.run.rescore import rescore
 from emotion_lab.experiments.sweep import directory, subprocess_job, summary
+from tests import forked
 from tests.conftest import TINY, command, composed, make_checkpoint
 
 
@@ -121,7 +122,6 @@ def test_killed_job_is_resumed_and_can_be_pruned(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-@pytest.mark.slow
 def test_ctrl_c_stops_all_jobs_and_writes_the_summary(tmp_path: Path) -> None:
     folder = tmp_path / "s"
     sweep = subprocess.Popen(
@@ -149,8 +149,11 @@ def test_ctrl_c_stops_all_jobs_and_writes_the_summary(tmp_path: Path) -> None:
     assert not remaining
 
 
-@pytest.mark.slow
-def test_finished_job_is_not_repeated_and_its_missing_results_are_restored(tmp_path: Path) -> None:
+def test_finished_job_is_not_repeated_and_its_missing_results_are_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if hasattr(os, "fork"):
+        forked.fork_jobs(monkeypatch)
     run = tmp_path / "a job = [0]"
     overrides = [*TINY, "trainer.max_epochs=5", "trainer.patience=1", "seed=3", "optim.lr=1e-5"]
     first = subprocess_job.run(overrides, run)

@@ -120,7 +120,6 @@ def space(*texts: str) -> str:
     return f"sweep.space=[{','.join(repr(text) for text in texts)}]"
 
 
-@pytest.mark.slow
 def test_tpe_finds_the_optimum_and_beats_random_search(
     trainings: FakeTrainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,7 +189,6 @@ def test_pruner_none_prunes_nothing(trainings: FakeTrainings, tmp_path: Path) ->
     assert set(trainings.epochs.values()) == {9}
 
 
-@pytest.mark.slow
 def test_killed_search_is_resumed(trainings: FakeTrainings, tmp_path: Path) -> None:
     typed = (space(LR, "loss=ce,focal", "loss.gamma=interval(1,4)"), "sweep.trials=14")
     run_search(tmp_path / "uninterrupted", *typed)

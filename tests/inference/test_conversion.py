@@ -32,8 +32,6 @@ from tests.helpers_export import (
 skip_without("onnx", "onnxscript", "onnxruntime", "openvino")
 
 BACKBONES = ("cnn", "senet", "googlenet", "mobilenetv3", "efficientnet_b3", "vit")
-#: Their export takes 15 s and more.
-LARGE = ("efficientnet_b3", "googlenet", "mobilenetv3")
 SIZES = [(48, 48)] * 6 + [(30, 20), (90, 120), (96, 96), (47, 200), (20, 16)]
 
 
@@ -63,10 +61,7 @@ def test_graph_resizes_as_opencv(size: int, channels: int) -> None:
             assert difference.max() == 0, (height, width)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in BACKBONES],
-)
+@pytest.mark.parametrize("name", BACKBONES)
 def test_every_network_exports_to_onnx(name: str, tmp_path: Path) -> None:
     net = varied_network(name, channels=1 if name in ("cnn", "senet") else 3)
     card = card_of(net, name)
@@ -194,7 +189,6 @@ def test_ensemble_is_one_graph(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
-@pytest.mark.slow
 def test_int8(format: str, tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     net = varied_network("cnn")

@@ -7,6 +7,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -55,10 +56,11 @@ class FakeBackends:
         ms: (name, precision) -> milliseconds per call; a text is the reason it is unavailable.
         built: (name, precision) of every built backend, in order.
         calls: Number of calls of a network.
+        now_s: Seconds on the clock, which only the calls of a network advance.
     """
 
     def __init__(self, ms: dict[tuple[str, str], float | str]) -> None:
-        self.ms, self.built, self.calls = ms, [], 0
+        self.ms, self.built, self.calls, self.now_s = ms, [], 0, 0.0
 
     def get(self, name: str) -> Any:
         def build(cfg: dict[str, Any], source: ModelSource) -> InferenceBackend:
@@ -70,7 +72,7 @@ class FakeBackends:
 
             def run(images: np.ndarray) -> np.ndarray:
                 self.calls += 1
-                time.sleep(cost / 1000)
+                self.now_s += cost / 1000
                 return np.zeros((len(images), 7), np.float32)
 
             return InferenceBackend(" ".join(pair), run, ["from the cache"])
@@ -92,6 +94,8 @@ def fakes(run: Path, monkeypatch: pytest.MonkeyPatch) -> FakeBackends:
     monkeypatch.setattr(auto, "BACKENDS", backends)
     monkeypatch.setattr(auto, "cpu_multiplies_bf16", lambda: True)
     monkeypatch.setattr(auto, "has_gpu", lambda: False)
+    clock = SimpleNamespace(perf_counter=lambda: backends.now_s)
+    monkeypatch.setattr(auto, "time", clock)
     return backends
 
 
@@ -101,9 +105,8 @@ BUILT = [("openvino", "fp32"), ("openvino", "bf16"), ("torch", "fp32")]
 
 def test_fastest_is_chosen_and_cached(fakes: FakeBackends, run: Path) -> None:
     source = read_source(run)
-    start_time = time.perf_counter()
     first = auto.build(CFG, source)
-    assert time.perf_counter() - start_time < auto.MEASURE_S + 3
+    assert fakes.now_s < auto.MEASURE_S + 0.1
     assert first.name == "openvino bf16" and fakes.built == BUILT
     note = first.notes[0]
     assert "measured now" in note and first.notes[-1] == "from the cache"
@@ -207,11 +210,14 @@ def test_cache_folder_that_cannot_be_written(
 def test_measurement_time_is_limited(
     fakes: FakeBackends, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def slow(images: np.ndarray) -> None:
+        fakes.now_s += 0.02
+
     monkeypatch.setattr(auto, "MEASURE_S", 0.2)
-    slow = [InferenceBackend(str(i), lambda images: time.sleep(0.02)) for i in range(3)]
-    start_time = time.perf_counter()
-    times = auto.measure(slow, read_source(run))
-    assert time.perf_counter() - start_time < 1.0 and all(20 <= ms < 200 for ms in times)
+    backends = [InferenceBackend(str(i), slow) for i in range(3)]
+    assert auto.measure(backends, read_source(run)) == pytest.approx([20] * 3)
+    # The second of two rounds of 3 x 2 calls reaches the limit.
+    assert fakes.now_s == pytest.approx(0.24)
 
 
 def test_option_that_no_backend_supports(fakes: FakeBackends, run: Path) -> None:
