@@ -265,7 +265,6 @@ def _remove_partial_checkpoints(folder: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-@rank_zero_stdout()
 def _precompute_targets(
     cfg: dict[str, Any], distillation: distill.Distillation, data: EmotionData
 ) -> None:
@@ -276,6 +275,7 @@ def _precompute_targets(
     distillation.precompute(data.eval_dataloader("train"), len(data.split("train")))
 
 
+@rank_zero_stdout()
 def fit(
     cfg: dict[str, Any],
     run_dir: Path,
