@@ -50,7 +50,10 @@ def _predictions(
 
     if cfg["ckpt"] is not None:
         arguments = (cfg["ckpt"], cfg["data"], source.classes, run_dir / "val", source.notes)
-        table = label_issues.predict_val(*arguments)
+        table, notes = label_issues.predict_val(*arguments)
+        for note in notes:
+            print(f"  {note}")
+        source.notes += notes
         return [table], [str(cfg["ckpt"])]
     files = label_issues.find_predictions(paths.as_list(cfg["predictions"]))
     return [label_issues.read_predictions(file, source.classes) for file in files], [

@@ -138,18 +138,20 @@ def make_checkpoint(cfg: dict[str, Any], path: Path, classes: list[str], seed: i
     import torch
 
     from emotion_lab.core import checkpoint as ckpt
+    from emotion_lab.data import contamination
     from emotion_lab.data.datamodule import EmotionData
     from emotion_lab.models.base import build_model
     from emotion_lab.training.fit import make_card
 
     torch.manual_seed(seed)
-    data = EmotionData(cfg["data"], ("val",))
+    data = EmotionData(cfg["data"])
     net, spec = build_model(cfg["model"], len(classes))
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.weight, 1, 0.3)
     torch.nn.init.normal_(net.backbone.net.classifier.weight, 0, 2)
     card = {**make_card(cfg, data, spec, data.fingerprints()), "epoch": 0, "classes": classes}
+    card["trained_on"] = contamination.of_split(data.split("train")).entry()
     state = {f"model.{key}": value for key, value in net.state_dict().items()}
     ckpt.write(path, {"state_dict": state, ckpt.CARD: card})
     return path

@@ -121,14 +121,19 @@ def predict_val(
     classes: list[str],
     out: Path,
     printed: Collection[str] = (),
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], list[str]]:
     """Predict the val split of a checkpoint, in the format of :func:`read_predictions`.
+
+    Images that the checkpoint learnt from are left out: its predictions repeat their labels.
 
     Args:
         ckpt_path: A checkpoint or run directory.
         data_cfg: The ``data`` group of the audit; its path replaces that of the checkpoint.
         out: New folder for the prediction file.
         printed: Notes on the data that were printed before.
+
+    Returns:
+        The predictions, and notes on images that are left out.
     """
     from emotion_lab.core import checkpoint
     from emotion_lab.core.environment import choose_accelerator
@@ -151,7 +156,18 @@ def predict_val(
     save_results(out, result, PREDICTIONS)
     order = [result.classes.index(name) for name in classes]
     probabilities = result.probabilities[:, order].astype(np.float64)
-    return {result.name(i): row / row.sum() for i, row in enumerate(probabilities)}
+    assert result.seen is not None
+    count = int(result.seen.sum())
+    if count == len(probabilities):
+        raise UserError(
+            f"ckpt={ckpt_path} learnt from all {count:,} val images of this data, so its "
+            "predictions hide wrong labels: give a checkpoint that was trained without them."
+        )
+    predictions = {
+        result.name(i): row / row.sum() for i, row in enumerate(probabilities) if not result.seen[i]
+    }
+    note = f"{count:,} val images that {ckpt_path} learnt from are left out of the label issues"
+    return predictions, [note] if count else []
 
 
 def average_predictions(

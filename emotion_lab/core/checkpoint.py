@@ -2,8 +2,8 @@
 
 A checkpoint contains tensors and builtins only, so that ``torch.load(weights_only=True)`` reads it.
 Its card, under the key ``emotion_lab``, holds the resolved config, class names in order, input
-(size, channels, colour order, mean, std), crop margin, temperature, split fingerprints and
-versions: other commands need no further information.
+(size, channels, colour order, mean, std), crop margin, temperature, split fingerprints, hashes of
+the training images (``trained_on``) and versions: other commands need no further information.
 
 The file of an ensemble has ``members``, a list of state dicts, instead of ``state_dict``. Its card
 holds the cards of the members (``members``), their ``weights`` and the selection (``ensemble``).
@@ -130,6 +130,9 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(version, int) or version > newest:
         raise UserError(f"{path} has format {version}, this version reads up to {newest}: upgrade.")
     card = content[CARD]
+    shipped = weights.trained_on(path) if "trained_on" not in card else None
+    if shipped is not None:
+        card["trained_on"] = {"pixels": torch.from_numpy(shipped), "unknown": []}
     for part in (card, *card.get("members", ())):
         if isinstance(part, dict) and isinstance(part.get("config"), dict):
             part["config"] = migrate_config(part["config"])

@@ -1,17 +1,21 @@
 """The trained models that this package contains. No torch here.
 
 ``emotion_lab/weights/`` holds an exported file of each model and, for some, the checkpoint it was
-exported from. ``SHA256SUMS`` in that folder is written by
-``sha256sum *.onnx *.ckpt > SHA256SUMS``.
+exported from. ``<name>.trained_on.npy`` holds the training images of a checkpoint whose card does
+not list them. ``SHA256SUMS`` in that folder is written by
+``sha256sum *.onnx *.ckpt *.npy > SHA256SUMS``.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
 #: Name -> suffixes of its files.
@@ -39,15 +43,33 @@ def find(name: str, suffix: str) -> Path:
             f"use {' or '.join(names)}."
         )
     path = FOLDER / f"{name}{suffix}"
+    if not _is_intact(path):
+        raise UserError(f"{path} is missing or damaged: install emotion_lab again.")
+    return path
+
+
+def trained_on(path: Path) -> np.ndarray | None:
+    """Return the training images of a shipped checkpoint, None for any other file.
+
+    Returns:
+        int64 (N,), sorted: the first 8 bytes of each pixel hash.
+    """
+    import numpy as np
+
+    file = path.with_suffix(".trained_on.npy")
+    if path.parent != FOLDER or not _is_intact(file):
+        return None
+    return np.load(file, allow_pickle=False)
+
+
+def _is_intact(path: Path) -> bool:
+    """Return whether a file of the package has the hash in ``SHA256SUMS``."""
     try:
         lines = (FOLDER / "SHA256SUMS").read_text(encoding="utf-8").split("\n")
         expected = {file: digest for digest, file in (line.split() for line in lines if line)}
-        intact = file_hash(path) == expected[path.name]
+        return file_hash(path) == expected[path.name]
     except (OSError, ValueError, KeyError):
-        intact = False
-    if not intact:
-        raise UserError(f"{path} is missing or damaged: install emotion_lab again.")
-    return path
+        return False
 
 
 def no_checkpoint(path: object) -> UserError:

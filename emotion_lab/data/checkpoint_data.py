@@ -1,4 +1,4 @@
-"""A data split prepared for a checkpoint: same class order, same input size, leakage checks."""
+"""A data split prepared for a checkpoint: same val, same class order, same input size."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def is_foreign(data_cfg: dict[str, Any], card: dict[str, Any]) -> bool:
     if data_cfg["name"] != trained_on["name"] or data_cfg["name"] == "synthetic":
         return True
     location, other = (data_path(cfg)[0] for cfg in (data_cfg, trained_on))
-    return "://" in location + other or Path(location).resolve() != Path(other).resolve()
+    if "://" in location + other:
+        return location.rstrip("/") != other.rstrip("/")
+    return Path(location).resolve() != Path(other).resolve()
 
 
 def data_config(data_cfg: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
@@ -127,29 +129,29 @@ def class_mapping(
     ]
 
 
-def leakage_warnings(
-    fingerprints: Sequence[dict[str, Any]], split: str, fingerprint: dict[str, Any], foreign: bool
-) -> list[str]:
-    """Return warnings if the images of ``split`` may have been used for training.
+def _same_val(card: dict[str, Any], data_cfg: dict[str, Any], part: Split) -> EmotionData | None:
+    """Return val as the training run divided it if other data is a copy of its data, else None.
+
+    The same images can have another name or format: a stream of a folder, a folder of a CSV. Data
+    is divided once more only if its number of images allows it.
 
     Args:
-        fingerprints: For each trained network, split name -> fingerprint of its data.
-        split: Name of the split to evaluate.
-        fingerprint: Fingerprint of its images.
-        foreign: Whether the data is known to differ from the training data.
+        card: Of the checkpoint.
+        data_cfg: The ``data`` group of the copy.
+        part: Val of that data, not divided as for the training run.
     """
-    hashes = {prints["train"]["hash"] for prints in fingerprints if "train" in prints}
-    if fingerprint["hash"] in hashes:
-        return ["warning: the checkpoint was trained on these images"]
-    for prints in fingerprints if not foreign else ():
-        previous = prints.get(split)
-        if previous is not None and previous["hash"] != fingerprint["hash"]:
-            return [
-                f"warning: {split} has {fingerprint['n']} images, which are not the "
-                f"{previous['n']} of the {split} split of the training run: it may contain "
-                "training images"
-            ]
-    return []
+    prints, trained_on = card.get("fingerprints", {}), card["config"]["data"]
+    if "val" not in prints or "train" not in prints:
+        return None
+    n = prints["val"]["n"] + prints["train"]["n"]
+    if len(part) != n and trained_on.get("folds") is None and not trained_on.get("exclude"):
+        return None
+    settings = {key: trained_on[key] for key in _SPLIT_KEYS if key in trained_on}
+    try:
+        module = EmotionData({**data_cfg, **settings}, ("val",), card["seed"])
+    except UserError:
+        return None
+    return module if module.fingerprints()["val"]["hash"] == prints["val"]["hash"] else None
 
 
 @dataclass
@@ -162,7 +164,7 @@ class CheckpointData:
         fingerprint: Fingerprint of the images and labels.
         foreign: Whether the data differs from the data of the training run.
         mapping: See :func:`class_mapping`; empty unless ``foreign``.
-        notes: Lines to show: skipped files and classes, leakage warnings.
+        notes: Lines to show: skipped files and classes.
     """
 
     module: EmotionData
@@ -182,6 +184,10 @@ class CheckpointData:
         """
         classes = list(card["classes"])
         module = EmotionData(data_cfg, (split,), card["seed"], carve=not foreign)
+        if foreign and split == "val":
+            member = card.get("members", [card])[0]
+            same = _same_val(member, data_cfg, module.split(split))
+            module, foreign = (module, True) if same is None else (same, False)
         source, original = module.source, module.split(split)
         mapping = class_mapping(source, original, classes) if foreign else []
         part, notes = match_classes(original, source.classes, classes)
@@ -193,8 +199,7 @@ class CheckpointData:
         if any(prints.get(split, {}).get("hash") == fingerprint["hash"] for prints in fingerprints):
             # The config names the data of the training run explicitly.
             foreign, mapping = False, []
-        warnings = leakage_warnings(fingerprints, split, fingerprint, foreign)
-        return cls(module, split, fingerprint, foreign, mapping, [*source.notes, *notes, *warnings])
+        return cls(module, split, fingerprint, foreign, mapping, [*source.notes, *notes])
 
     @property
     def part(self) -> Split:

@@ -19,10 +19,11 @@ import torch
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
 from emotion_lab.core.paths import check_appendable
+from emotion_lab.data import contamination
 from emotion_lab.data.checkpoint_data import CheckpointData
 from emotion_lab.evaluation import test_ledger
 from emotion_lab.evaluation.calibration import check
-from emotion_lab.evaluation.metrics import score, score_against
+from emotion_lab.evaluation.metrics import score, score_against, unseen_text
 from emotion_lab.evaluation.predict import Predictions, predict
 from emotion_lab.evaluation.result import EvaluationResult
 from emotion_lab.models.load import restore_all
@@ -174,6 +175,24 @@ def selection_bias_warning(card: dict[str, Any], fingerprint: dict[str, Any]) ->
     return [warning]
 
 
+def score_unseen(
+    predictions: Predictions, data: CheckpointData, card: dict[str, Any]
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Count the scored images that the checkpoint learnt from, and score the others.
+
+    Returns:
+        ``n`` and ``unknown``, see :meth:`contamination.TrainingImages.summary`, and ``others``:
+        ``n`` and ``accuracy`` (None without images) of the other images. Then bool (N,): which of
+        the N predicted images were trained on.
+    """
+    images = contamination.of_card(card, data.module.cfg)
+    seen = images.seen(data.part)[predictions.positions.numpy()]
+    correct = (predictions.logits.argmax(1) == predictions.labels).numpy()[~seen]
+    accuracy = float(correct.mean()) if len(correct) else None
+    others = {"n": len(correct), "accuracy": accuracy}
+    return {**images.summary(seen), "others": others}, seen
+
+
 def evaluate(
     predictor: Predictor,
     data: CheckpointData,
@@ -204,6 +223,7 @@ def evaluate(
             predictions = predictor.predict(data)
         scores = score_split(predictions, data, card["classes"], predictor.tta)
         accuracy = scores["accuracy"]
+        scores["trained_on"], seen = score_unseen(predictions, data, card)
     finally:
         # Record the access even if scoring fails.
         if data.split == "test" and entry is not None:
@@ -218,6 +238,9 @@ def evaluate(
     if "skipped" in scores:
         notes.append(f"{scores['skipped']} images could not be read and are left out")
         print(f"  {notes[-1]}")
+    if (warning := unseen_text(scores)) is not None:
+        notes.append(f"warning: {warning}")
+        print(f"  {notes[-1]}")
     return EvaluationResult(
         net=predictor.net,
         card=card,
@@ -231,6 +254,7 @@ def evaluate(
         notes=notes,
         openings=previous,
         mapping=data.mapping,
+        seen=seen,
     )
 
 

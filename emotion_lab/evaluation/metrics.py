@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from emotion_lab.data.contamination import warning
 from emotion_lab.evaluation.predict import Predictions
 from emotion_lab.training.metrics import class_metrics, scalar_metrics
 
@@ -55,10 +56,27 @@ def score_against(predictions: Predictions, labels: np.ndarray) -> dict[str, Any
     return {"n": int(has_label.sum()), **scalars}
 
 
+def unseen_text(scores: dict[str, Any]) -> str | None:
+    """Return how many of the scored images were trained on, with the accuracy on the others.
+
+    None if no image was, or if ``scores`` lack ``trained_on``.
+    """
+    trained_on = scores.get("trained_on")
+    text = warning(trained_on, scores["n"]) if trained_on else None
+    if text is None or not trained_on["n"]:
+        return text
+    others = trained_on["others"]
+    if not others["n"]:
+        return f"{text}: no image remains without them"
+    return f"{text}: accuracy {others['accuracy']:.2%} on the {others['n']:,} others"
+
+
 def report_text(scores: dict[str, Any], split: str) -> str:
     """Return the classification report as text, one row per class."""
     width = max([len(name) for name in scores["classes"]] + [12]) + 2
-    lines = [f"{split}: n = {scores['n']}, accuracy {scores['accuracy']:.4f}", ""]
+    lines = [f"{split}: n = {scores['n']}, accuracy {scores['accuracy']:.4f}"]
+    lines += [text] if (text := unseen_text(scores)) is not None else []
+    lines.append("")
     lines.append(" " * width + f"{'precision':>10}{'recall':>10}{'f1':>10}{'support':>10}")
     for name, row in scores["per_class"].items():
         if row["support"] == 0:

@@ -51,11 +51,16 @@ class SavedPredictions:
     @property
     def fingerprint(self) -> dict[str, Any] | None:
         """The fingerprint of the split, None if the run has none."""
-        scores = self.metrics.get(self.split)
-        fingerprint = scores.get("fingerprint") if isinstance(scores, dict) else None
+        fingerprint = self.scores.get("fingerprint")
         if fingerprint is None and self.metrics.get("split") == self.split:
             fingerprint = self.metrics.get("fingerprint")
         return fingerprint if isinstance(fingerprint, dict) and "hash" in fingerprint else None
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """The scores of the split in ``metrics.json``, empty if the run has none."""
+        scores = self.metrics.get(self.split)
+        return scores if isinstance(scores, dict) else {}
 
     @property
     def seed(self) -> int | None:

@@ -34,6 +34,7 @@ class EvaluationResult:
         notes: Lines to show: images left out, classes mapped, warnings.
         openings: Earlier test ledger entries of these images; empty unless ``split`` is test.
         mapping: How each class of foreign data maps to the checkpoint; empty unless ``foreign``.
+        seen: Which of the N images the checkpoint learnt from, bool (N,); None if not computed.
     """
 
     net: Network
@@ -48,6 +49,7 @@ class EvaluationResult:
     notes: list[str] = field(default_factory=list)
     openings: list[dict[str, Any]] = field(default_factory=list)
     mapping: list[dict[str, Any]] = field(default_factory=list)
+    seen: np.ndarray | None = None
 
     @property
     def setup(self) -> dict[str, Any]:

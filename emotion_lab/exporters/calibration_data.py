@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.data import contamination
 from emotion_lab.data.checkpoint_data import CheckpointData
 from emotion_lab.data.types import Split
 from emotion_lab.inference.conversion.base import CalibrationData
@@ -26,7 +27,9 @@ class ValImages:
         names: Path or ``file:row``.
         calibration: Further images of val for int8; None if not requested.
         fingerprint: Of the complete split.
-        notes: Lines to show: skipped files, leakage warnings, too few images.
+        trained_on: How many of ``faces`` were trained on, see
+            :meth:`contamination.TrainingImages.summary`.
+        notes: Lines to show: skipped files, images that were trained on, too few images.
     """
 
     faces: list[np.ndarray]
@@ -34,6 +37,7 @@ class ValImages:
     names: list[str]
     calibration: CalibrationData | None
     fingerprint: dict[str, Any]
+    trained_on: dict[str, Any]
     notes: list[str]
 
 
@@ -79,15 +83,20 @@ def val_images(
         rest = order
         notes.append("val is small: the certificate includes the calibration images of int8")
     skip = data_cfg["on_decode_error"] == "skip"
-    faces, labels, names = _read(data.part.subset(np.sort(rest[:num_images])), skip)
+    part = data.part.subset(np.sort(rest[:num_images]))
+    faces, labels, names = _read(part, skip)
     if not faces:
         raise UserError("no image of val can be read.")
     if len(faces) < MIN_IMAGES:
         notes.append(
             f"only {len(faces)} images: a certificate should be based on {MIN_IMAGES:,} or more"
         )
+    images = contamination.of_card(card, data_cfg)
+    trained_on = images.summary(images.seen(part))
+    warning = contamination.warning(trained_on, len(part))
+    notes += [] if warning is None else [f"warning: {warning}"]
     calibration = None
     if num_calibration:
-        images, classes, _ = _read(data.part.subset(np.sort(calibration_order)), skip)
-        calibration = CalibrationData(images, classes)
-    return ValImages(faces, labels, names, calibration, data.fingerprint, notes)
+        samples, classes, _ = _read(data.part.subset(np.sort(calibration_order)), skip)
+        calibration = CalibrationData(samples, classes)
+    return ValImages(faces, labels, names, calibration, data.fingerprint, trained_on, notes)

@@ -145,6 +145,7 @@ def export_checkpoint(cfg: dict[str, Any], run_dir: Path) -> None:
         "size_mb": path.stat().st_size / 1e6,
         "data": data_cfg["name"],
         "fingerprint": images.fingerprint,
+        "trained_on": images.trained_on,
         "licence": licence,
         "notes": images.notes,
         "load": load_average,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
@@ -51,10 +52,12 @@ def read_file(path: str | Path) -> dict[str, Any]:
     """Read a weights file without executing code from it.
 
     Args:
-        path: A ``.safetensors`` file, a file written by ``torch.save``, or the name of a shipped
-            model.
+        path: A ``.safetensors`` file, a file written by ``torch.save``, a run directory of train,
+            or the name of a shipped model.
     """
     path = weights.find(str(path), ".ckpt") if weights.is_name(path) else Path(path).expanduser()
+    if path.is_dir():
+        path = ckpt.find(path)
     if not path.is_file():
         raise UserError(f"No weights file at {path}. Set model.weights=<file>.")
     corrupt = UserError(f"{path} is truncated or not a weights file. Download or save it again.")

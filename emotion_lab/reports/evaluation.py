@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from emotion_lab.core.io import write_json
 from emotion_lab.evaluation import calibration, curves, test_ledger
-from emotion_lab.evaluation.deduplicated_score import overlap_warning, without_duplicates
+from emotion_lab.evaluation.deduplicated_score import without_duplicates
 from emotion_lab.evaluation.explain import explain_network, overlay
 from emotion_lab.evaluation.human_agreement import agreement
 from emotion_lab.evaluation.result import EvaluationResult
@@ -25,7 +25,8 @@ from emotion_lab.reports.style import FigureStyle, both
 
 #: Misclassified images written as files, most confident first.
 MISTAKE_FILES = 1000
-#: Keys of the scores that ``report.json`` repeats.
+#: Keys of the scores that ``report.json`` repeats, and those of them that scores may lack.
+_OPTIONAL_SCORES = ("by_labels", "shared", "skipped", "trained_on")
 _SCORES = ("n", "accuracy", "macro_f1", "classes", "confusion", "fingerprint", "tta")
 
 
@@ -109,7 +110,7 @@ def numbers(result: EvaluationResult, roc: dict[str, Any], pr: dict[str, Any]) -
         "per_class": per_class,
         "roc_auc_macro": curves.macro_auc(roc),
         **calibration_numbers(result),
-        **{key: scores[key] for key in ("by_labels", "shared", "skipped") if key in scores},
+        **{key: scores[key] for key in _OPTIONAL_SCORES if key in scores},
         **({"mapping": result.mapping} if result.mapping else {}),
         "protocol": protocol(result),
     }
@@ -163,7 +164,6 @@ def make_report(
     run_dir: Path,
     options: dict[str, Any],
     facts: dict[str, Any],
-    data_cfg: dict[str, Any],
     history: Path | None = None,
 ) -> dict[str, Any]:
     """Write ``report.json``, ``report.html``, the figures and ``mistakes/``.
@@ -175,7 +175,6 @@ def make_report(
             class with an explanation map), ``num_robustness`` (images of the robustness test); 0
             leaves a part out.
         facts: Further content of the report: checkpoint, commit, hardware, versions, command, ...
-        data_cfg: The data that the checkpoint was trained on.
         history: ``history.csv`` of the training run, for the learning curves.
 
     Returns:
@@ -187,10 +186,7 @@ def make_report(
     report = {**numbers(result, roc, pr), **facts}
     if votes := agreement(result):
         report["votes"] = votes
-    report["without_duplicates"] = without_duplicates(result, data_cfg)
-    warning = overlap_warning(report["without_duplicates"], report["n"])
-    if warning is not None:
-        report["protocol"]["warnings"].append(warning)
+    report["without_duplicates"] = without_duplicates(result)
     if options["num_robustness"]:
         report["robustness"] = robustness(result, options["num_robustness"], result.device)
     page: dict[str, Any] = {

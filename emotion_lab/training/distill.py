@@ -121,31 +121,13 @@ def _class_order(teacher: list[str], student: list[str]) -> list[int]:
     return [teacher.index(name) for name in student]
 
 
-def _leakage_warning(cards: list[dict[str, Any]], fingerprints: dict[str, Any]) -> str | None:
-    """Return a warning if the teacher may have been trained on the student's val images."""
-    val = fingerprints["val"]["hash"]
-    for card in cards:
-        saved = card.get("fingerprints", {})
-        if saved.get("train", {}).get("hash") == val:
-            return (
-                "warning: the teacher was trained on the val split of this run, so val scores are "
-                "too high"
-            )
-        if saved.get("val", {}).get("hash") != val:
-            return (
-                "warning: the teacher had another val split: it may have been trained on val "
-                "images of this run, so val scores may be too high"
-            )
-    return None
-
-
 def build(
-    cfg: dict[str, Any], spec: InputSpec, classes: list[str], fingerprints: dict[str, Any]
+    cfg: dict[str, Any], spec: InputSpec, classes: list[str]
 ) -> tuple[Distillation | None, dict[str, Any] | None]:
     """Build the distillation for ``distill.teacher`` and print the teacher.
 
-    ``spec``, ``classes`` and ``fingerprints`` are those of the student and its run. The second
-    result is the teacher's entry in ``metrics.json``; both are None without a teacher.
+    ``spec`` and ``classes`` are those of the student. The second result is the teacher's entry in
+    ``metrics.json``; both are None without a teacher.
     """
     if cfg["teacher"] is None:
         return None, None
@@ -153,15 +135,11 @@ def build(
     net, card = restore(path)
     class_order = _class_order(list(card["classes"]), classes)
     cards = card.get("members") or [card]
-    warning = _leakage_warning(cards, fingerprints)
-    if warning is not None:
-        print(warning)
     facts = {
         "checkpoint": str(path),
         "sha256": file_hash(path),
         "parameters": sum(p.numel() for p in net.parameters()),
         "members": len(cards),
-        "val_seen": warning,
     }
     print(
         f"teacher: {path}, {facts['parameters']:,} parameters, {net.spec.image_size} px, "

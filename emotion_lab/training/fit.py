@@ -34,7 +34,7 @@ from emotion_lab.data.types import DATASETS
 from emotion_lab.losses import LOSSES
 from emotion_lab.models.base import MODELS, EmotionNet, InputSpec, build_model
 from emotion_lab.models.finetune import apply_freeze, count_parameters
-from emotion_lab.training import distill, strategy, votes_head
+from emotion_lab.training import distill, entering, strategy, votes_head
 from emotion_lab.training.callbacks import MetricsHistory
 from emotion_lab.training.factory import make_module, make_trainer
 from emotion_lab.training.failure_propagation import FailurePropagation, rank_zero_stdout
@@ -311,10 +311,15 @@ def fit(
         check(fingerprints)
     step = None if resume is None else _restore_position(resume, data, fingerprints)
 
-    card = make_card(cfg, data, spec, fingerprints)
+    checkpoints = entering.read(cfg)
+    card = {
+        **make_card(cfg, data, spec, fingerprints),
+        "trained_on": entering.learnt_from(checkpoints, data).entry(),
+    }
     module = make_module(cfg, data, net, card)
     module.votes_head = votes_head.build(cfg, data, net)
-    module.distillation, teacher = distill.build(cfg["distill"], spec, data.classes, fingerprints)
+    module.distillation, teacher = distill.build(cfg["distill"], spec, data.classes)
+    entering_facts = entering.check(checkpoints, data)
     if module.distillation is not None and cfg["distill"]["precompute"]:
         _precompute_targets(cfg, module.distillation, data)
     _remove_partial_checkpoints(run_dir / "checkpoints")
@@ -336,5 +341,6 @@ def fit(
         "versions": card["versions"],
         "fingerprints": fingerprints,
         **({} if teacher is None else {"teacher": teacher}),
+        **({"checkpoints": entering_facts} if entering_facts else {}),
     }
     return FitResult(data, loggers, history, facts, trainer.is_global_zero)

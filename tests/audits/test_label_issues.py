@@ -16,6 +16,7 @@ from emotion_lab.audits import cleaning_lists, image_stats, label_issues
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.data import contamination
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.types import ArrayStore, LoadedDataset, Split
 from emotion_lab.models.base import build_model
@@ -194,7 +195,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
     """Return the checkpoint of an untrained network, classes reversed, and its data config."""
     torch.manual_seed(0)
     cfg = composed(*TINY, "augment=none")
-    data = EmotionData(cfg["data"], ("val",))
+    data = EmotionData(cfg["data"])
     net, spec = build_model(cfg["model"], 7)
     torch.nn.init.normal_(net.backbone.net.classifier.weight, 0, 2)
     card = {**make_card(cfg, data, spec, data.fingerprints()), "epoch": 0}
@@ -212,7 +213,8 @@ def test_checkpoint_predicts_its_val_split(
     source = image_stats.open_all_splits(cfg)
     stats = image_stats.scan_images(source, cfg)
     arguments = (str(path), cfg, stats.classes, tmp_path / "val")
-    table = label_issues.predict_val(*arguments, source.notes)
+    table, notes = label_issues.predict_val(*arguments, source.notes)
+    assert notes == []
     # The audit has printed the notes on the data.
     assert source.notes and source.notes[0] not in capsys.readouterr().out
     assert list(table) == [n for n in stats.names if n.startswith("synthetic:val:")]
@@ -232,3 +234,22 @@ def test_checkpoint_of_other_data(checkpoint: tuple[Path, dict[str, Any]], tmp_p
     for other, classes in (({**cfg, "name": "fer2013"}, list(EMOTIONS)), (cfg, CLASSES)):
         with pytest.raises(UserError, match="was trained on data=synthetic with the classes"):
             label_issues.predict_val(str(path), other, classes, tmp_path)
+
+
+def test_images_that_the_checkpoint_learnt_from_have_no_prediction(
+    checkpoint: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    path, cfg = checkpoint
+    content, classes = ckpt.read(path), list(EMOTIONS)
+    val = EmotionData(cfg, ("val",)).split("val")
+    seen = contamination.of_split(val.subset(np.arange(3)))
+    content[ckpt.CARD]["trained_on"] = seen.entry()
+    ckpt.write(tmp_path / "leak.ckpt", content)
+    arguments = (str(tmp_path / "leak.ckpt"), cfg, classes, tmp_path / "val")
+    table, (note,) = label_issues.predict_val(*arguments)
+    assert list(table) == list(val.names[3:])
+    assert note.startswith("3 val images that ")
+    content[ckpt.CARD]["trained_on"] = contamination.of_split(val).entry()
+    ckpt.write(tmp_path / "leak.ckpt", content)
+    with pytest.raises(UserError, match="learnt from all 8 val images"):
+        label_issues.predict_val(*arguments)

@@ -21,7 +21,6 @@ from emotion_lab.data import checkpoint_data
 from emotion_lab.data.checkpoint_data import CheckpointData, data_config, is_foreign, match_classes
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.evaluation import test_ledger
-from emotion_lab.evaluation.deduplicated_score import overlap_warning
 from emotion_lab.evaluation.evaluate import LedgerEntry, evaluate_checkpoint
 from emotion_lab.evaluation.metrics import report_text, score
 from emotion_lab.evaluation.predict import Predictions, predict
@@ -210,26 +209,6 @@ def test_val_of_the_training_run_is_remade_for_the_same_data(
     data = CheckpointData.open(card, data_config(asked, card), "val", foreign)
     assert len(data.part) == n and data.fingerprint["hash"] == prints["val"]["hash"]
     assert not data.foreign and not [note for note in data.notes if "warning" in note]
-
-
-@pytest.mark.parametrize(
-    ("summary", "expected"),
-    [
-        ({"in_train": None, "accuracy": 0.5, "n": 3}, None),
-        ({"in_train": 0, "accuracy": 0.5, "n": 3}, None),
-        (
-            {"in_train": 7, "accuracy": 0.5, "n": 3},
-            "7 of 10 images are in the training data: accuracy 50.00% on the 3 others, each "
-            "counted once",
-        ),
-        (
-            {"in_train": 10, "accuracy": None, "n": 0},
-            "10 of 10 images are in the training data: no image remains without them",
-        ),
-    ],
-)
-def test_overlap_with_train_is_a_warning(summary: dict[str, Any], expected: str | None) -> None:
-    assert overlap_warning(summary, 10) == expected
 
 
 # --- the ledger -----------------------------------------------------------------------------

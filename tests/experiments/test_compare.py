@@ -17,7 +17,12 @@ from emotion_lab.evaluation import test_ledger
 from emotion_lab.evaluation.predictions_file import write_predictions
 from emotion_lab.evaluation.statistics import intervals, paired, paired_seeds
 from emotion_lab.experiments.compare import report
-from emotion_lab.experiments.compare.load import parse_runs, read_pairs, short_names
+from emotion_lab.experiments.compare.load import (
+    parse_runs,
+    read_pairs,
+    short_names,
+    trained_on_lines,
+)
 from emotion_lab.experiments.compare.result import compare
 from emotion_lab.reports.style import LIGHT, render
 
@@ -319,3 +324,23 @@ def test_names_are_escaped_on_the_page(tmp_path: Path) -> None:
     report.write_page(tmp_path, result, {"light": b"", "dark": b""})
     page = (tmp_path / "compare.html").read_text()
     assert "<b>x" not in page and "<i>0" not in page and "&lt;b&gt;x" in page
+
+
+def test_runs_that_learnt_from_the_images() -> None:
+    def scores(count: int | None) -> dict[str, Any]:
+        return {"n": 50, "trained_on": {"n": count, "unknown": []}}
+
+    assert trained_on_lines(["a", "b"], [scores(0), scores(0)]) == ([], [])
+    assert trained_on_lines(["a", "b"], [scores(4), scores(4)]) == (
+        [],
+        ["4 of the images are in the training data of every run"],
+    )
+    warnings, notes = trained_on_lines(["a", "b", "c"], [scores(4), scores(40), scores(None)])
+    assert warnings == [
+        "b learnt from 40 of the 50 images, other runs from 4: its score is too high"
+    ]
+    assert notes[1:] == ["it is unknown whether these runs learnt from the images: c"]
+    # Runs of earlier versions did not count them.
+    assert trained_on_lines(["a"], [{"n": 50}])[1] == [
+        "it is unknown whether these runs learnt from the images: a"
+    ]

@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def written(
     save_results(folder, result, "predictions.csv")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(temperature, "MIN_IMAGES", 1)
-        report = make_report(result, folder, QUICK, {"seed": 0, "model": "senet"}, cfg["data"])
+        report = make_report(result, folder, QUICK, {"seed": 0, "model": "senet"})
     return folder, report
 
 
@@ -122,7 +123,7 @@ def test_reports_are_not_overwritten(
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in written[0].rglob("*")}
     with pytest.raises(UserError, match="exists already"):
-        make_report(result, written[0], FIGURES, {}, cfg["data"])
+        make_report(result, written[0], FIGURES, {})
     for path in (written[0] / "report.html", written[0] / "report.json"):
         assert path.stat().st_mtime_ns == before[path]
 
@@ -130,7 +131,7 @@ def test_reports_are_not_overwritten(
 def test_class_without_samples(cfg: Any, checkpoint: Path, tmp_path: Path) -> None:
     data = {**cfg["data"], "exclude": ["disgust"]}
     result = evaluate_checkpoint(checkpoint, data)
-    report = make_report(result, tmp_path, {**QUICK, "num_robustness": 0}, {}, data)
+    report = make_report(result, tmp_path, {**QUICK, "num_robustness": 0}, {})
     row = report["per_class"]["disgust"]
     assert row["support"] == 0 and all(v is None for k, v in row.items() if k != "support")
     assert "no samples" in (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -143,21 +144,21 @@ def test_first_occurrences() -> None:
 
 
 def test_duplicates_of_training_images_are_removed(
-    result: EvaluationResult, cfg: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    result: EvaluationResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = without_duplicates(result, cfg["data"])
+    plain = without_duplicates(result)
     assert (plain["n"], plain["removed"], plain["in_train"]) == (len(result.labels), 0, 0)
-    digest = type(result.part.store).digest
-    # The first three have the same content, which is also in train.
-    same = digest(result.part.store, 0)
+    # The first three have the same content, and the checkpoint learnt from it.
+    digest, store = type(result.part.store).digest, result.part.store
     first = {int(result.part.indices[i]) for i in range(3)}
-
-    def fake(store: Any, index: int) -> bytes:
-        copies = first if store is result.part.store else {0}
-        return same if index in copies else digest(store, index)
-
-    monkeypatch.setattr(type(result.part.store), "digest", fake)
-    numbers = without_duplicates(result, cfg["data"])
+    same = digest(store, min(first))
+    monkeypatch.setattr(
+        type(store), "digest", lambda self, i: same if i in first else digest(self, i)
+    )
+    seen = np.arange(len(result.labels)) < 3
+    trained_on = {"n": 3, "unknown": []}
+    scores = {**result.scores, "trained_on": trained_on}
+    numbers = without_duplicates(replace(result, seen=seen, scores=scores))
     assert (numbers["removed"], numbers["in_train"]) == (3, 3)
     right = (result.predicted == result.labels)[3:]
     assert numbers["accuracy"] == pytest.approx(right.mean()) and numbers["n"] == len(right)
@@ -185,7 +186,7 @@ def test_temperature_is_never_fitted_on_test(cfg: Any, checkpoint: Path, tmp_pat
     result = evaluate_checkpoint(checkpoint, cfg["data"], "test", entry=entry)
     with pytest.raises(UserError, match="fitted on val, never on test"):
         temperature.fit_checkpoint_temperature(result)
-    report = make_report(result, tmp_path, FIGURES, {}, cfg["data"])
+    report = make_report(result, tmp_path, FIGURES, {})
     assert report["temperature"] is None and report["ece_calibrated"] is None
     assert report["protocol"]["openings"] == 1 and not report["protocol"]["warnings"]
     second = make_checkpoint({**cfg, "seed": 5}, tmp_path / "b.ckpt", NAMES)
@@ -245,7 +246,7 @@ def test_data_of_the_run_named_explicitly(cfg: Any, checkpoint: Path, tmp_path: 
     path = tmp_path / "trained.ckpt"
     ckpt.write(path, {**content, ckpt.CARD: card})
     again = evaluate_checkpoint(path, cfg["data"], "train", foreign=True)
-    assert "the checkpoint was trained on these images" in protocol(again)["warnings"][0]
+    assert "320 of 320 images are in the training data" in protocol(again)["warnings"][0]
     other = evaluate_checkpoint(checkpoint, {**cfg["data"], "seed": 9}, foreign=True)
     assert other.foreign and len(other.mapping) == 7
 

@@ -107,24 +107,15 @@ def config(**keys: Any) -> dict[str, Any]:
     return {"teacher": None, "temperature": 4.0, "alpha": 0.7, **keys}
 
 
-def test_teacher_metadata_and_warnings(
-    tmp_path: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_teacher_metadata(tmp_path: Path, tiny: Tiny) -> None:
     spec = InputSpec(48, 1, (0.5,), (0.25,))
     path = make_checkpoint(tiny(), tmp_path / "t.ckpt", list(reversed(CLASSES)))
-    fingerprints = ckpt.read(path)[ckpt.CARD]["fingerprints"]
-    assert build(config(), spec, CLASSES, fingerprints) == (None, None)
-    fingerprints["train"] = {"hash": "other", "n": 1}
-    distillation, teacher = build(config(teacher=str(path)), spec, CLASSES, fingerprints)
+    assert build(config(), spec, CLASSES) == (None, None)
+    distillation, teacher = build(config(teacher=str(path)), spec, CLASSES)
     assert distillation is not None and distillation.class_order == [6, 5, 4, 3, 2, 1, 0]
-    assert teacher is not None and teacher["val_seen"] is None and len(teacher["sha256"]) == 64
-    assert "warning" not in capsys.readouterr().out
-    other = {"train": {"hash": "a"}, "val": {"hash": "b"}}
-    _, teacher = build(config(teacher=str(path)), spec, CLASSES, other)
-    assert teacher is not None and "another val split" in teacher["val_seen"]
-    assert "another val split" in capsys.readouterr().out
+    assert teacher is not None and len(teacher["sha256"]) == 64
     with pytest.raises(UserError, match="lacks the classes bored"):
-        build(config(teacher=str(path)), spec, [*CLASSES, "bored"], fingerprints)
+        build(config(teacher=str(path)), spec, [*CLASSES, "bored"])
 
 
 def test_train_and_resume_a_student(tmp_path: Path, tiny: Tiny) -> None:
@@ -135,7 +126,8 @@ def test_train_and_resume_a_student(tmp_path: Path, tiny: Tiny) -> None:
     assert done.returncode == 0, done.stderr
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["teacher"]["checkpoint"] == str(teacher)
-    assert "another val split" in metrics["teacher"]["val_seen"]
+    (entering,) = metrics["checkpoints"]
+    assert entering["key"] == "distill.teacher" and entering["checkpoint"] == str(teacher)
     # The student's checkpoint and size do not include the teacher.
     state = ckpt.read(run / "checkpoints" / "best.ckpt")["state_dict"]
     assert not [key for key in state if "teacher" in key or "distil" in key]

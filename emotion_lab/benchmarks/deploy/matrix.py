@@ -23,6 +23,7 @@ from emotion_lab.benchmarks.deploy.candidates import (
 from emotion_lab.benchmarks.deploy.figure import draw
 from emotion_lab.core import paths
 from emotion_lab.core.timing import time_interleaved
+from emotion_lab.data import contamination
 from emotion_lab.data.checkpoint_data import CheckpointData, data_config
 from emotion_lab.evaluation.predict import predict
 from emotion_lab.inference.backends.auto import CANDIDATES, cores
@@ -164,6 +165,10 @@ def predict_all(
     card = candidate.card.get("members", [candidate.card])[0]
     cfg = data_config({"name": "checkpoint", "path": path, "limit": num_images}, card)
     data = CheckpointData.open(candidate.card, cfg, "val")
+    images = contamination.of_card(candidate.card, cfg)
+    text = contamination.warning(images.summary(images.seen(data.part)), len(data.part))
+    if text is not None:
+        print(f"  warning: {candidate.name}: {text}")
     predicted, labels = {}, np.zeros(0)
     for kind, run in runs.items():
         predictions = predict(candidate.source.original(), data.loader(), "cpu", run=run)

@@ -59,6 +59,41 @@ def _check_fingerprints(first: SavedPredictions, other: SavedPredictions) -> Non
         )
 
 
+def trained_on_lines(
+    names: Sequence[str], scores: Sequence[dict[str, Any]]
+) -> tuple[list[str], list[str]]:
+    """Compare how many of the scored images each run learnt from.
+
+    Args:
+        names: Names of the runs.
+        scores: Scores of each run on the same images, as in its ``metrics.json``.
+
+    Returns:
+        Warnings about runs that learnt from more of the images than others, and notes about images
+        that all runs learnt from and about runs of which it is unknown.
+    """
+    counts = {
+        name: (score.get("trained_on") or {}).get("n")
+        for name, score in zip(names, scores, strict=True)
+    }
+    known = {name: count for name, count in counts.items() if count is not None}
+    unknown = [name for name in counts if name not in known]
+    lowest, warnings, notes = min(known.values(), default=0), [], []
+    for name, count in known.items():
+        if count > lowest:
+            total = scores[list(counts).index(name)]["n"]
+            warnings.append(
+                f"{name} learnt from {count:,} of the {total:,} images, other runs from "
+                f"{lowest:,}: its score is too high"
+            )
+    if lowest:
+        notes.append(f"{lowest:,} of the images are in the training data of every run")
+    if unknown:
+        listed = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" * (len(unknown) > 3))
+        notes.append(f"it is unknown whether these runs learnt from the images: {listed}")
+    return warnings, notes
+
+
 def aligned_predictions(first: SavedPredictions, other: SavedPredictions) -> np.ndarray:
     """Return the predicted classes of ``other`` in the rows and class order of ``first``.
 

@@ -13,7 +13,12 @@ from emotion_lab.core.runs import Run
 from emotion_lab.evaluation import test_ledger
 from emotion_lab.evaluation.predictions_file import SavedPredictions
 from emotion_lab.evaluation.statistics import ROUNDS, intervals, mean_std, paired, paired_seeds
-from emotion_lab.experiments.compare.load import aligned_predictions, read_pairs, short_names
+from emotion_lab.experiments.compare.load import (
+    aligned_predictions,
+    read_pairs,
+    short_names,
+    trained_on_lines,
+)
 from emotion_lab.experiments.leaderboard import grouping
 from emotion_lab.experiments.leaderboard.significance import VERDICTS
 
@@ -182,6 +187,7 @@ def compare(
         values = paired_seeds(labels, predictions[:seeds], predictions[seeds:], k, ROUNDS, SEED)
         difference = _by_class_name(values, classes)
     support = {name: int((labels == i).sum()) for i, name in enumerate(classes)}
+    warnings, seen_notes = trained_on_lines(names, [saved.scores for saved in runs])
     line = verdict_sentence(difference, side_a["name"], side_b["name"], n, seeds, by)
     result = {
         **{"verdict": difference[VERDICTS[by]], "by": by, "line": line},
@@ -196,9 +202,10 @@ def compare(
         "difference": difference,
         "pairs": pairs,
         "bootstrap": {"rounds": ROUNDS, "seed": SEED},
-        "notes": notes + _notes(seeds, support),
-        "warnings": [],
+        "notes": notes + seen_notes + _notes(seeds, support),
+        "warnings": warnings,
     }
     if split == "test":
-        result["test"], result["warnings"] = _test_openings(reference.fingerprint, ledger)
+        result["test"], opened = _test_openings(reference.fingerprint, ledger)
+        result["warnings"] += opened
     return result

@@ -172,6 +172,13 @@ def pool(runs: Sequence[Run]) -> OutOfFoldPredictions:
     skipped = sum(int(run.metrics["val"].get("skipped", 0)) for run in runs)
     if skipped:
         notes.append(f"{skipped:,} images could not be read and are left out")
+    for fold in saved:
+        count = (fold.scores.get("trained_on") or {}).get("n")
+        if count:
+            notes.append(
+                f"{fold.run} learnt from {count:,} of its {len(fold.names):,} val images: its "
+                "score is too high"
+            )
     classes = saved[0].classes
     # Position of our classes in each fold, and the inverse permutation.
     columns = [np.array([fold.classes.index(name) for name in classes]) for fold in saved]

@@ -14,7 +14,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.runs import Run
 from emotion_lab.data.fingerprint import differ
 from emotion_lab.evaluation.predictions_file import SavedPredictions, read_predictions
-from emotion_lab.experiments.compare.load import aligned_predictions, short_names
+from emotion_lab.experiments.compare.load import aligned_predictions, short_names, trained_on_lines
 from emotion_lab.experiments.ensemble.selection import METRICS
 from emotion_lab.experiments.leaderboard.grouping import trained
 
@@ -135,14 +135,16 @@ def read(runs: Sequence[Run], metric: str) -> EnsembleCandidates:
         columns = [predictions.classes.index(name) for name in first.classes]
         probabilities[i] = predictions.probabilities[order][:, columns]
     probabilities /= probabilities.sum(-1, keepdims=True)
+    names = short_names([run.folder for run in runs])
+    warnings, seen_notes = trained_on_lines(names, [predictions.scores for predictions in saved])
     return EnsembleCandidates(
         runs,
-        short_names([run.folder for run in runs]),
+        names,
         checkpoints,
         first.classes,
         first.labels,
         probabilities,
         fingerprint,
         metric,
-        notes,
+        [*notes, *warnings, *seen_notes],
     )

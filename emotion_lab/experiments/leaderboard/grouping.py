@@ -18,7 +18,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.runs import Run, find
 from emotion_lab.data.fingerprint import differ
 from emotion_lab.evaluation.predictions_file import find_predictions
-from emotion_lab.experiments.compare.load import describe_split
+from emotion_lab.experiments.compare.load import describe_split, trained_on_lines
 from emotion_lab.experiments.run.resume import earlier_values
 
 #: Metrics that a leaderboard can be sorted by.
@@ -233,7 +233,9 @@ def group(runs: Sequence[Run], by: str | None) -> Configurations:
         raise UserError(
             f"runs= holds one finished run, {runs[0].folder}: a leaderboard needs two or more."
         )
-    notes = _check_same_val(runs)
+    scores = [run.metrics.get("val") or {} for run in runs]
+    warnings, notes = trained_on_lines([clean(run.folder) for run in runs], scores)
+    notes = [*_check_same_val(runs), *warnings, *notes]
     by = sort_metric(by, runs)
     configs, older = _add_defaults([trained(run) for run in runs])
     notes += older

@@ -16,7 +16,6 @@ from emotion_lab.core.io import write_json
 from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.data.checkpoint_data import CheckpointData, data_config, is_foreign
 from emotion_lab.evaluation import temperature
-from emotion_lab.evaluation.deduplicated_score import overlap_warning
 from emotion_lab.evaluation.ensemble_weights import fit_ensemble_weights
 from emotion_lab.evaluation.evaluate import LedgerEntry, Predictor, check_ledger, evaluate, identity
 from emotion_lab.evaluation.metrics import report_text
@@ -87,18 +86,13 @@ def _write_report(
     run_dir: Path,
     checkpoint: LoadedCheckpoint,
 ) -> None:
-    """Write the report; ``checkpoint`` gives the training data and the learning curves."""
-    run_data = {"name": "checkpoint"} if result.foreign else cfg["data"]
-    data_cfg = data_config(run_data, checkpoint.card)
+    """Write the report; ``checkpoint`` gives the learning curves."""
     history = checkpoint.path.parent.parent / "history.csv"
     options = {key: cfg[key] for key in ("num_mistakes", "num_explained", "num_robustness")}
     single = "members" not in result.card and history.is_file()
-    report = make_report(result, run_dir, options, facts, data_cfg, history if single else None)
+    report = make_report(result, run_dir, options, facts, history if single else None)
     low, high = report["accuracy_ci95"]
     print(f"accuracy {report['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})")
-    warning = overlap_warning(report["without_duplicates"], report["n"])
-    if warning is not None:
-        print(f"  warning: {warning}")
     print(f"report: {run_dir / 'report.html'}")
 
 
