@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.migrate import (
     has_old_loss,

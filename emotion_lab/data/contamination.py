@@ -18,6 +18,7 @@ import torch
 
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.data.build import load_data
 from emotion_lab.data.checkpoint_data import data_config
 from emotion_lab.data.fingerprint import fingerprint
@@ -117,7 +118,7 @@ def _reopened(card: dict[str, Any], location: str | None) -> Split | None:
 def of_weights(path: str | Path, data_cfg: dict[str, Any] | None = None) -> TrainingImages:
     """Return the training images of ``model.weights``; those of other programs are not known."""
     try:
-        card = ckpt.read(ckpt.find(path))[ckpt.CARD]
+        card = ckpt.read(find_checkpoint(path))[ckpt.CARD]
     except UserError:
         return TrainingImages(unknown=[Path(path).name])
     return of_card(card, data_cfg)

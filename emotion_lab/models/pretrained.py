@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
+from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.core.timeout import open_url
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
     """
     path = weights.find(str(path), ".ckpt") if weights.is_name(path) else Path(path).expanduser()
     if path.is_dir():
-        path = ckpt.find(path)
+        path = find_checkpoint(path)
     if not path.is_file():
         raise UserError(f"No weights file at {path}. Set model.weights=<file>.")
     corrupt = UserError(f"{path} is truncated or not a weights file. Download or save it again.")

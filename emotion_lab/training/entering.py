@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emotion_lab.core import checkpoint as ckpt
+from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.data import contamination
 from emotion_lab.data.contamination import TrainingImages
 from emotion_lab.data.datamodule import EmotionData
@@ -37,28 +38,24 @@ def read(cfg: dict[str, Any]) -> list[EnteringCheckpoint]:
         images = contamination.of_weights(weights, cfg["data"])
         entering.append(EnteringCheckpoint("model.weights", str(weights), images))
     if teacher:
-        card = ckpt.read(ckpt.find(teacher))[ckpt.CARD]
+        card = ckpt.read(find_checkpoint(teacher))[ckpt.CARD]
         images = contamination.of_card(card, cfg["data"])
         entering.append(EnteringCheckpoint("distill.teacher", str(teacher), images))
     return entering
 
 
-def learnt_from(entering: list[EnteringCheckpoint], data: EmotionData) -> TrainingImages:
-    """Return train of a run and the images that the entering checkpoints learnt from."""
-    parts = [checkpoint.images for checkpoint in entering]
-    return contamination.union([contamination.of_split(data.split("train")), *parts])
-
-
-def check(entering: list[EnteringCheckpoint], data: EmotionData) -> list[dict[str, Any]]:
-    """Count the val images of a run that each entering checkpoint learnt from; print one line each.
+def check(cfg: dict[str, Any], data: EmotionData) -> tuple[TrainingImages, list[dict[str, Any]]]:
+    """Count the val images of a run that entering checkpoints learnt from; print one line each.
 
     Returns:
-        For ``metrics.json``: ``key``, ``checkpoint``, ``val`` (see
-        :meth:`TrainingImages.summary`), ``not_in_train`` (how many of those images are not in
-        train of this run) and ``of`` (number of val images).
+        The images that the run learns from: train, and those of the entering checkpoints. Then for
+        ``metrics.json`` a list of ``key``, ``checkpoint``, ``val`` (see
+        :meth:`TrainingImages.summary`), ``not_in_train`` (how many of these images are not in train
+        of the run) and ``of`` (number of val images).
     """
-    val, facts = data.split("val"), []
-    in_train = contamination.of_split(data.split("train")).seen(val)
+    train, val = contamination.of_split(data.split("train")), data.split("val")
+    in_train, facts = train.seen(val), []
+    entering = read(cfg)
     for checkpoint in entering:
         seen = checkpoint.images.seen(val)
         fact = {
@@ -70,7 +67,7 @@ def check(entering: list[EnteringCheckpoint], data: EmotionData) -> list[dict[st
         }
         facts.append(fact)
         print(_line(fact))
-    return facts
+    return contamination.union([train, *(checkpoint.images for checkpoint in entering)]), facts
 
 
 def _line(fact: dict[str, Any]) -> str:

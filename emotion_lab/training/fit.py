@@ -311,15 +311,11 @@ def fit(
         check(fingerprints)
     step = None if resume is None else _restore_position(resume, data, fingerprints)
 
-    checkpoints = entering.read(cfg)
-    card = {
-        **make_card(cfg, data, spec, fingerprints),
-        "trained_on": entering.learnt_from(checkpoints, data).entry(),
-    }
+    images, checkpoints = entering.check(cfg, data)
+    card = {**make_card(cfg, data, spec, fingerprints), "trained_on": images.entry()}
     module = make_module(cfg, data, net, card)
     module.votes_head = votes_head.build(cfg, data, net)
     module.distillation, teacher = distill.build(cfg["distill"], spec, data.classes)
-    entering_facts = entering.check(checkpoints, data)
     if module.distillation is not None and cfg["distill"]["precompute"]:
         _precompute_targets(cfg, module.distillation, data)
     _remove_partial_checkpoints(run_dir / "checkpoints")
@@ -341,6 +337,6 @@ def fit(
         "versions": card["versions"],
         "fingerprints": fingerprints,
         **({} if teacher is None else {"teacher": teacher}),
-        **({"checkpoints": entering_facts} if entering_facts else {}),
+        **({"checkpoints": checkpoints} if checkpoints else {}),
     }
     return FitResult(data, loggers, history, facts, trainer.is_global_zero)
