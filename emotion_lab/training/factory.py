@@ -95,7 +95,11 @@ def compile_backbone(net: EmotionNet) -> None:
 
 
 def make_module(
-    cfg: dict[str, Any], data: EmotionData, net: EmotionNet, card: dict[str, Any]
+    cfg: dict[str, Any],
+    data: EmotionData,
+    net: EmotionNet,
+    card: dict[str, Any],
+    kind: type[EmotionModule] = EmotionModule,
 ) -> EmotionModule:
     """Build the LightningModule: loss, batch augmentation, memory format and compilation.
 
@@ -105,7 +109,7 @@ def make_module(
     criterion = build_loss(
         cfg["loss"], len(data.classes), [float(w) for w in weights], [int(n) for n in counts]
     )
-    module = EmotionModule(net, criterion, cfg, card)
+    module = kind(net, criterion, cfg, card)
     if cfg["augment"]["name"] == "device":
         module.augment = device_augment(cfg["augment"], net)
     channels_last = cfg["trainer"]["channels_last"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from emotion_lab.core.errors import unknown
+from emotion_lab.core.errors import UserError, unknown
 
 
 def build_optimizer(
@@ -62,6 +63,23 @@ def match_memory_format(optimizer: Optimizer) -> None:
                 state[name] = torch.empty_like(parameter).copy_(value)
 
 
+class RelativeCosineAnnealingLR(CosineAnnealingLR):
+    """Cosine decay of parameter groups that keep the ratios of their learning rates.
+
+    ``eta_min`` is the minimum of the group with the highest rate; torch's class would raise a group
+    that starts below it. The state is that of torch's class.
+    """
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Return the rate of each group at the current step."""
+        low = self.eta_min / max(self.base_lrs)
+        factor = low + (1 - low) * (1 + math.cos(math.pi * self.last_epoch / self.T_max)) / 2
+        return [base * factor for base in self.base_lrs]
+
+    # torch calls it for a given step, for instance by SequentialLR at the end of the warm-up.
+    _get_closed_form_lr = get_lr
+
+
 def build_schedule(
     cfg: dict[str, Any], optimizer: Optimizer, steps: int, epochs: int
 ) -> LRScheduler | ReduceLROnPlateau | None:
@@ -71,22 +89,31 @@ def build_schedule(
     stepped after every optimiser step.
     """
     name, total = cfg["name"], max(1, steps * epochs)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    is_uniform = len(set(rates)) == 1
     if name == "none":
         return None
     if name == "plateau":
-        keys = ("mode", "factor", "patience", "min_lr")
-        return ReduceLROnPlateau(optimizer, **{key: cfg[key] for key in keys})
+        options = {key: cfg[key] for key in ("mode", "factor", "patience")}
+        low = cfg["min_lr"]
+        lows = low if is_uniform else [low * rate / max(rates) for rate in rates]
+        return ReduceLROnPlateau(optimizer, min_lr=lows, **options)
     if name == "step":
         return StepLR(optimizer, cfg["step_size"] * steps, gamma=cfg["gamma"])
     if name == "cosine":
         warm = min(round(cfg["warmup_epochs"] * steps), total // 2)
-        cosine = CosineAnnealingLR(optimizer, max(1, total - warm), eta_min=cfg["min_lr"])
+        if cfg["min_lr"] > max(rates):
+            raise UserError(
+                f"schedule.min_lr={cfg['min_lr']:g} is above optim.lr={max(rates):g}, so the rate "
+                "would rise: set a smaller schedule.min_lr."
+            )
+        kind = CosineAnnealingLR if is_uniform else RelativeCosineAnnealingLR
+        cosine = kind(optimizer, max(1, total - warm), eta_min=cfg["min_lr"])
         if warm == 0:
             return cosine
         start = LinearLR(optimizer, start_factor=1 / (warm + 1), total_iters=warm)
         return SequentialLR(optimizer, [start, cosine], milestones=[warm])
     if name == "onecycle":
-        rates = [group["lr"] for group in optimizer.param_groups]
         total, fraction = max(2, total), cfg["warmup_fraction"]
         if fraction * total == 1:
             fraction *= 0.99  # torch divides by zero if the warm-up is one step

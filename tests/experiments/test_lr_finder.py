@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.experiments.tuning import lr_finder
@@ -30,6 +31,21 @@ def valley(at: float, noise: float = 0.0) -> np.ndarray:
     x = np.log10(RATES) - np.log10(at)
     losses = 2 - 0.5 / (1 + np.exp(-4 * x)) + np.exp(3 * (x - 2))
     return losses + noise * np.random.default_rng(0).standard_normal(len(x))
+
+
+def test_groups_keep_their_relative_rates() -> None:
+    """Lightning's range test sets one rate for all groups; layer decay scales it in every step."""
+    weights = [torch.nn.Parameter(torch.zeros(())) for _ in range(3)]
+    groups = [{"params": [w], "lr": rate} for w, rate in zip(weights, (1, 2, 4), strict=True)]
+    optimizer = torch.optim.SGD(groups)
+    lr_finder.keep_relative_rates(optimizer)
+    for rate in (0.1, 0.8):
+        for group, weight in zip(optimizer.param_groups, weights, strict=True):
+            group["lr"] = rate  # as the schedule of the test does before each step
+            weight.data.zero_()
+            weight.grad = torch.tensor(-1.0)
+        optimizer.step()
+        assert [float(w) for w in weights] == pytest.approx([rate / 4, rate / 2, rate])
 
 
 def test_batch_losses_are_recovered() -> None:

@@ -24,6 +24,7 @@ from emotion_lab.models.finetune import apply_freeze
 from emotion_lab.reports.style import LIGHT, render
 from emotion_lab.training.factory import SafeCheckpointIO, make_module
 from emotion_lab.training.fit import make_card, quiet
+from emotion_lab.training.module import EmotionModule
 
 #: Minimum number of batches with a finite loss.
 MIN_BATCHES = 15
@@ -59,6 +60,31 @@ def _trainer(cfg: dict[str, Any], batches_per_epoch: int, folder: Path) -> L.Tra
     )
 
 
+def keep_relative_rates(optimizer: torch.optim.Optimizer) -> None:
+    """Scale the rates of the parameter groups (``model.layer_decay``) before every step.
+
+    The tuner and its schedule give all groups one rate.
+    """
+    rates = [group["lr"] for group in optimizer.param_groups]
+
+    def scale(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] *= rate / max(rates)
+
+    if len(set(rates)) > 1:
+        optimizer.register_step_pre_hook(scale)
+
+
+class _RangeTestModule(EmotionModule):
+    """A module whose parameter groups keep the ratios of their rates in a range test."""
+
+    def configure_optimizers(self) -> Any:
+        """Build the optimiser."""
+        optimizer = super().configure_optimizers()
+        keep_relative_rates(optimizer)
+        return optimizer
+
+
 def range_test(cfg: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Increase the learning rate from batch to batch and find where the loss falls fastest.
 
@@ -78,7 +104,7 @@ def range_test(cfg: dict[str, Any], folder: Path) -> dict[str, Any]:
     net, spec = build_model(cfg["model"], len(data.classes))
     apply_freeze(net, cfg["model"]["freeze"], cfg["model"]["unfreeze_last"])
     data.prepare_for(spec.image_size, spec.channels)
-    module = make_module(cfg, data, net, make_card(cfg, data, spec, {}))
+    module = make_module(cfg, data, net, make_card(cfg, data, spec, {}), _RangeTestModule)
     loader = data.train_dataloader()
     trainer = _trainer(cfg, len(loader), folder)
     finder = Tuner(trainer).lr_find(
