@@ -12,6 +12,7 @@ from torch import Tensor
 
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.models.base import MODELS, EmotionNet, build_model
 from emotion_lab.models.ensemble import Ensemble
 from emotion_lab.models.network import Network
@@ -83,6 +84,26 @@ def restore(path: Path) -> tuple[Network, dict[str, Any]]:
     if "members" in content:
         return _build_ensemble(path, content), content[ckpt.CARD]
     return _build_network(path, content.get("state_dict"), content[ckpt.CARD]), content[ckpt.CARD]
+
+
+def checkpoint_model(model: dict[str, Any]) -> dict[str, Any]:
+    """Return the ``model`` group of the checkpoint that ``model=checkpoint`` starts from.
+
+    What the command sets is kept: the input, freezing and learning rate factors. Other groups are
+    returned unchanged.
+    """
+    if model["name"] != "checkpoint":
+        return model
+    if model["weights"] is None:
+        raise UserError("model=checkpoint needs model.weights=<checkpoint or run directory>.")
+    path = find_checkpoint(model["weights"])
+    card = ckpt.read(path)[ckpt.CARD]
+    if "members" in card:
+        raise UserError(f"{path} is an ensemble: set model.weights=<the checkpoint of a member>.")
+    own = {**card["config"]["model"], "pretrained": False}
+    own |= {key: card["input"][key] for key in ("image_size", "channels", "mean", "std")}
+    chosen = {key: value for key, value in model.items() if key != "name" and value is not None}
+    return {**own, **chosen, "weights": str(path)}
 
 
 def load(paths: Sequence[Path]) -> list[LoadedCheckpoint]:

@@ -18,6 +18,7 @@ from emotion_lab.experiments import reproduce
 from emotion_lab.experiments.run import resume
 from emotion_lab.experiments.run.final_evaluation import finish_run
 from emotion_lab.experiments.run.resume_record import ResumeRecord
+from emotion_lab.models.load import checkpoint_model
 from emotion_lab.reports.logger_media import monitoring_callbacks
 from emotion_lab.training.fit import fit
 from emotion_lab.training.loggers import close
@@ -64,6 +65,7 @@ def run_training(cfg: DictConfig, overrides: list[str], run_dir: Path) -> float:
         config, record = _prepare_resume(cfg, overrides, run_dir, checkpoint)
         callbacks.append(record)
     else:
+        config["model"] = checkpoint_model(config["model"])
         resume.save_config(run_dir, config)
     teacher = (config.get("distill") or {}).get("teacher")
     if teacher is not None:

@@ -21,6 +21,7 @@ from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.experiments.tuning import figures
 from emotion_lab.models.base import build_model
 from emotion_lab.models.finetune import apply_freeze
+from emotion_lab.models.load import checkpoint_model
 from emotion_lab.reports.style import LIGHT, render
 from emotion_lab.training.factory import SafeCheckpointIO, make_module
 from emotion_lab.training.fit import make_card, quiet
@@ -101,7 +102,7 @@ def range_test(cfg: dict[str, Any], folder: Path) -> dict[str, Any]:
         torch.set_num_threads(int(cfg["trainer"]["num_threads"]))
     L.seed_everything(cfg["seed"], workers=True, verbose=False)
     data = EmotionData(cfg["data"], ("train",), cfg["seed"], cfg["augment"]["name"])
-    net, spec = build_model(cfg["model"], len(data.classes))
+    net, spec = build_model(checkpoint_model(cfg["model"]), len(data.classes))
     apply_freeze(net, cfg["model"]["freeze"], cfg["model"]["unfreeze_last"])
     data.prepare_for(spec.image_size, spec.channels)
     module = make_module(cfg, data, net, make_card(cfg, data, spec, {}), _RangeTestModule)

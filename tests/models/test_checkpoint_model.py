@@ -1,0 +1,67 @@
+"""``model=checkpoint``: the network of a checkpoint, to fine-tune it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from emotion_lab.core.errors import UserError
+from emotion_lab.models import build_model
+from emotion_lab.models.load import checkpoint_model
+from tests.conftest import TINY, command, composed, make_checkpoint
+
+CLASSES = ["happy", "sad", "neutral"]
+
+
+def group(*overrides: str) -> dict[str, object]:
+    return composed("data=synthetic", "model=checkpoint", *overrides)["model"]
+
+
+def test_shipped_model_is_the_default_and_set_keys_are_kept() -> None:
+    model = checkpoint_model(group("model.freeze=backbone", "model.image_size=64"))
+    assert (model["name"], model["stem"], model["widths"]) == ("senet", 32, [64, 128, 256])
+    assert (model["freeze"], model["image_size"], model["channels"]) == ("backbone", 64, 1)
+    assert str(model["weights"]).endswith("fer2013.ckpt")
+    net, _ = build_model(model, 4)
+    assert "(7 -> 4 classes)" in net.weights_report
+
+
+def test_other_groups_are_unchanged() -> None:
+    model = composed("data=synthetic", "model=cnn")["model"]
+    assert checkpoint_model(model) is model
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="needs model.weights"):
+        checkpoint_model(group("model.weights=null"))
+    with pytest.raises(UserError, match="no such checkpoint"):
+        checkpoint_model(group(f"model.weights={tmp_path}/none.ckpt"))
+
+
+def test_finetune_a_checkpoint_to_other_classes(tmp_path: Path) -> None:
+    cfg = composed(*TINY)
+    start = make_checkpoint(cfg, tmp_path / "start.ckpt", CLASSES)
+    run = tmp_path / "run"
+    small = [text for text in TINY if not text.startswith("model")]
+    done = command(
+        "experiment=finetune",
+        *small,
+        f"model.weights={start}",
+        "trainer.max_epochs=2",
+        "model.unfreeze_at_epoch=1",
+        f"hydra.run.dir={run}",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "(3 -> 7 classes)" in done.stdout
+    saved = yaml.safe_load((run / "config.yaml").read_text())["model"]
+    assert saved["name"] == "senet" and saved["widths"] == [8, 8, 8, 8]
+    assert saved["layer_decay"] == 0.6 and saved["freeze"] == "backbone"
+    # The run does not need the file it started from.
+    start.unlink()
+    scored = command(f"ckpt={run}", "num_robustness=0", module="emotion_lab.evaluate", cwd=tmp_path)
+    assert scored.returncode == 0, scored.stderr
+    assert json.loads((run / "metrics.json").read_text())["val"]["n"] > 0
