@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from optuna.trial import create_trial
 
 from emotion_lab import sweep
 from emotion_lab.cli.help import show
@@ -20,7 +21,7 @@ from emotion_lab.core import paths
 from emotion_lab.core.errors import UserError
 from emotion_lab.experiments.tuning import search, study
 from emotion_lab.experiments.tuning import space as spaces
-from emotion_lab.experiments.tuning.spec import STUDY, SearchSpec
+from emotion_lab.experiments.tuning.spec import STUDY, SearchSpec, check_study_file
 from tests.conftest import TINY, command
 from tests.experiments.test_sweep import table, wait_for
 
@@ -87,8 +88,32 @@ def test_damaged_study_is_one_line(content: bytes, tmp_path: Path) -> None:
 def test_foreign_sqlite_file_is_one_line(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / STUDY) as connection:
         connection.execute("CREATE TABLE studies (name TEXT)")
-    with pytest.raises(UserError, match=r"study.db is damaged"):
+    with pytest.raises(UserError, match=r"study.db is no study that this version can read"):
         study.open_study(tmp_path, SPEC, 3)
+
+
+def test_a_study_in_use_is_not_called_damaged(tmp_path: Path) -> None:
+    study.open_study(tmp_path, SPEC, 3)
+    with sqlite3.connect(tmp_path / STUDY, isolation_level=None) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(UserError, match=r"cannot be used \(database is locked\)"):
+            check_study_file(tmp_path / STUDY, timeout_s=0.1)
+    (tmp_path / "folder" / STUDY).mkdir(parents=True)
+    with pytest.raises(UserError, match=r"cannot be used \(unable to open database file\)"):
+        check_study_file(tmp_path / "folder" / STUDY)
+
+
+def test_every_folder_name_has_its_own_study(tmp_path: Path) -> None:
+    names = ["run?a", "run?b", "a#b", "a%20b", "a b", "é", "x%3Fy", os.fsdecode(b"caf\xe9")]
+    for name in names:
+        (tmp_path / name).mkdir()
+        opened = study.open_study(tmp_path / name, SPEC, 3)
+        assert opened.trials == []
+        opened.add_trial(create_trial(value=0.5))
+    assert {path.name for path in tmp_path.iterdir()} == set(names)
+    for name in names:
+        assert len(study.open_study(tmp_path / name, SPEC, 3).trials) == 1
+        assert [path.name for path in (tmp_path / name).iterdir()] == [STUDY]
 
 
 def test_incomplete_search_file_is_one_line(tmp_path: Path) -> None:

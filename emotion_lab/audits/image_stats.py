@@ -135,7 +135,7 @@ def _skipped_files(source: LoadedDataset, cfg: dict) -> list[UnreadableFile]:
                 name = Path(path).relative_to(source.location).as_posix()
             except ValueError:
                 name = path
-            files.append(UnreadableFile(name, split, check_file(path) or "cannot be decoded"))
+            files.append(UnreadableFile(name, split, check_file(path) or "unreadable"))
     return files
 
 

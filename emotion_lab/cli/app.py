@@ -93,6 +93,11 @@ def as_user_error(error: Exception) -> UserError | None:
             f"not enough memory ({message.splitlines()[0][:120]}). Try a smaller data.batch_size, "
             "model or data.n."
         )
+    if isinstance(error, ValueError) and "more than 1 value per channel" in message:
+        return UserError(
+            "this model cannot be trained on a batch of one image (BatchNorm of 1 x 1 features has "
+            "no variance). Set data.batch_size=2 or more."
+        )
     return None
 
 

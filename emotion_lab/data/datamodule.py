@@ -116,7 +116,6 @@ class EmotionData(L.LightningDataModule):
                 self.resize,
                 augment,
                 in_memory=self._cache_in_memory(split, self.resize),
-                skip_errors=self.cfg["on_decode_error"] == "skip",
                 keep_grey=name == "train" and on_device,
             )
         return self._datasets[name]
@@ -176,16 +175,15 @@ class EmotionData(L.LightningDataModule):
         if n >= len(split):
             return self.eval_dataloader("val")
         assert self.resize is not None
-        skip_errors = self.cfg["on_decode_error"] == "skip"
         part = subsample(split, n, int(self.cfg.get("split_seed") or 0))
         in_memory = self._cache_in_memory(part, self.resize)
-        return self._in_order(SplitDataset(part, self.resize, None, in_memory, skip_errors))
+        return self._in_order(SplitDataset(part, self.resize, None, in_memory))
 
     def eval_dataloader(self, name: str) -> DataLoader:
         """Return a loader of an opened split: in order, without augmentation."""
         data = self.dataset(name)
         if data.augment is not None or data.keep_grey:
-            data = SplitDataset(data.split, data.resize, None, skip_errors=data.skip_errors)
+            data = SplitDataset(data.split, data.resize)
         return self._in_order(data)
 
     def _in_order(self, data: SplitDataset) -> DataLoader:

@@ -44,6 +44,11 @@ class FileStore:
         """Return the hash of the bytes of file ``index``."""
         return self._all_file_digests()[index]
 
+    def unreadable(self) -> list[int]:
+        """Return the positions of the files that cannot be decoded; all files are decoded once."""
+        files = self._all_file_digests()
+        return [i for i in range(len(self)) if self.digest(i) == files[i]]
+
     def _all_file_digests(self) -> list[bytes]:
         """Return the hash of the bytes of every file."""
         if self._file_digests is None:

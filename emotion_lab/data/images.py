@@ -70,6 +70,14 @@ def _unidentified(start: bytes) -> str:
     return "not an image"
 
 
+class ImageError(UserError):
+    """An image file that cannot be read; ``reason`` says why in a few words."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 def _to_uint8(array: np.ndarray, mode: str) -> np.ndarray:
     """Scale 16-bit, 32-bit and float grey values (H, W) to uint8."""
     values = np.nan_to_num(array.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
@@ -137,7 +145,7 @@ def read_image(path: str | Path) -> np.ndarray:
     the first frame of an animation is read.
 
     Raises:
-        UserError: If the file is missing, truncated or not an image that Pillow can read.
+        ImageError: If the file is missing, truncated or not an image that Pillow can read.
     """
     return read_reduced(path)[0]
 
@@ -156,16 +164,17 @@ def read_reduced(path: str | Path) -> tuple[np.ndarray, int]:
             with Image.open(stream) as image:
                 return _decode(image)
     except FileNotFoundError as error:
-        raise UserError(f"Image {path} does not exist; check the path.") from error
+        text = f"Image {path} does not exist; check the path."
+        raise ImageError(text, "no such file") from error
     except IsADirectoryError as error:
-        raise UserError(f"{path} is a folder, expected an image file.") from error
+        text = f"{path} is a folder, expected an image file."
+        raise ImageError(text, "a folder") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"{path} is {_unidentified(start)}; remove or replace it.") from error
+        reason = _unidentified(start)
+        raise ImageError(f"{path} is {reason}; remove or replace it.", reason) from error
     except DECODE_ERRORS as error:
-        text = " ".join(str(error).split())
-        raise UserError(
-            f"Cannot read image {path} ({text or type(error).__name__}); replace it."
-        ) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"Cannot read image {path} ({reason}); replace it.", reason) from error
 
 
 def _looks_complete(data: bytes) -> bool:
@@ -203,11 +212,13 @@ def check_bytes(data: bytes) -> str | None:
 
 
 def check_file(path: str | Path) -> str | None:
-    """Return why the file at ``path`` is invalid, or None if it looks complete.
-
-    Common formats are not decoded: only ``read_image`` detects damage in the middle of a file.
-    """
+    """Return why the file at ``path`` cannot be read as an image, or None."""
     try:
-        return check_bytes(Path(path).read_bytes())
+        reason = check_bytes(Path(path).read_bytes())
+        if reason is None:
+            read_image(path)
     except OSError as error:
         return error.strerror or "cannot be opened"
+    except ImageError as error:
+        return error.reason
+    return reason

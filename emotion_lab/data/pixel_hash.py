@@ -56,7 +56,7 @@ def thread_pool() -> ThreadPoolExecutor:
 def _decoded_digest(path: str, fallback: bytes) -> bytes:
     """Return the pixel hash of a file; a file that cannot be decoded keeps the hash of its bytes.
 
-    Such a file is reported, or left out, where its pixels are needed.
+    Such a file is thereby known to be unreadable.
     """
     try:
         return pixel_digest(read_image(path))

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from emotion_lab.core.errors import UserError
 from emotion_lab.data.samplers import (
     BatchKeys,
     ResumableRandomSampler,
@@ -45,7 +44,6 @@ class SplitDataset(Dataset):
         resize: Deterministic transform to the input size.
         augment: Random transforms, or None.
         in_memory: Decode all images now and keep them.
-        skip_errors: Leave unreadable files out of their batch instead of raising.
         keep_grey: Return one channel for a batch of grey images; the caller repeats it for a
             network with three (``augment=device``, which then augments and transfers a third).
     """
@@ -56,16 +54,12 @@ class SplitDataset(Dataset):
         resize: Resize,
         augment: Augment | None = None,
         in_memory: bool = False,
-        skip_errors: bool = False,
         keep_grey: bool = False,
     ) -> None:
         self.split = split
         self.resize = resize
         self.augment = augment
-        self.skip_errors = skip_errors
         self.keep_grey = keep_grey
-        #: Names of the images that could not be decoded into memory.
-        self.skipped: list[str] = []
         self._images = self._decode_all() if in_memory else None
         #: All images in one array, if a batch can be indexed from it without per-image work.
         self._array: np.ndarray | None = None
@@ -84,21 +78,19 @@ class SplitDataset(Dataset):
         is_kept = self.keep_grey and image.shape[2] == 1
         return replace(self.resize, channels=1) if is_kept else self.resize
 
-    def _decode_all(self) -> np.ndarray | list[np.ndarray | None]:
+    def _decode_all(self) -> np.ndarray | list[np.ndarray]:
         """Return all images: one array (N, H, W, C) if they have one shape, else a list."""
         if not len(self):
             return []
         if (view := self._store_view()) is not None:
             return view
         first = self._decode(0)
-        if first is None:
-            return [None, *(self._decode(i) for i in range(1, len(self)))]
         # One array is filled directly: stacking a list would need twice the memory.
         images = np.empty((len(self), *first.shape), np.uint8)
         images[0] = first
         for i in range(1, len(self)):
             image = self._decode(i)
-            if image is None or image.shape != first.shape:
+            if image.shape != first.shape:
                 return [*images[:i], image, *(self._decode(j) for j in range(i + 1, len(self)))]
             images[i] = image
         return images
@@ -114,15 +106,9 @@ class SplitDataset(Dataset):
         # FER2013 is a memory-mapped file: a copy would take another 66 MB.
         return np.asarray(store.images)[start : start + len(indices)]
 
-    def _decode(self, position: int) -> np.ndarray | None:
-        """Return an image, resized if that makes it smaller; None for a skipped file."""
-        try:
-            image = self.split.image(position)
-        except UserError:
-            if not self.skip_errors:
-                raise
-            self.skipped.append(str(self.split.names[position]))
-            return None
+    def _decode(self, position: int) -> np.ndarray:
+        """Return an image, resized if that makes it smaller."""
+        image = self.split.image(position)
         if self.resize.channels == 1 and image.shape[2] == 3:
             image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None]
         resize = self._resize_of(image)
@@ -140,25 +126,13 @@ class SplitDataset(Dataset):
 
     def __getitems__(self, keys: BatchKeys) -> Batch:
         """Return the batch of (epoch, position) ``keys``."""
+        positions = np.asarray([position for _, position in keys], dtype=np.int64)
         if self._array is not None:
-            positions = np.asarray([position for _, position in keys], dtype=np.int64)
             return self._batch(self._array[positions], positions)
-        images, readable = [], []
-        for epoch, position in keys:
-            try:
-                images.append(self.image(position, epoch))
-            except UserError:
-                if not self.skip_errors:
-                    raise
-                continue
-            readable.append(position)
-        if not images:
-            raise UserError(
-                "no image of a whole batch can be read: run with data.on_decode_error=raise"
-            )
+        images = [self.image(position, epoch) for epoch, position in keys]
         if len({image.shape for image in images}) > 1:  # grey images in a batch with colour
             images = [np.broadcast_to(image, self._input_shape) for image in images]
-        return self._batch(np.stack(images), np.asarray(readable, dtype=np.int64))
+        return self._batch(np.stack(images), positions)
 
     def _batch(self, images: np.ndarray, positions: np.ndarray) -> Batch:
         return Batch(

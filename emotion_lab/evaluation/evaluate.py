@@ -146,8 +146,6 @@ def score_split(
     """Return the scores of a split, with its fingerprint; see :func:`score`."""
     check(predictions.logits.numpy(), predictions.labels.numpy())
     scores = {**score(predictions, classes), "tta": tta, "fingerprint": data.fingerprint}
-    if len(data.part) > scores["n"]:
-        scores["skipped"] = len(data.part) - scores["n"]
     for name, labels in data.part.label_sets.items():
         scores.setdefault("by_labels", {})[name] = score_against(predictions, labels)
     if data.mapping:
@@ -235,9 +233,6 @@ def evaluate(
                 data.fingerprint,
                 accuracy,
             )
-    if "skipped" in scores:
-        notes.append(f"{scores['skipped']} images could not be read and are left out")
-        print(f"  {notes[-1]}")
     if (warning := unseen_text(scores)) is not None:
         notes.append(f"warning: {warning}")
         print(f"  {notes[-1]}")

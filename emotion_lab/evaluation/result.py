@@ -19,7 +19,7 @@ from emotion_lab.models.network import Network
 class EvaluationResult:
     """Predictions and scores of a checkpoint on one split.
 
-    Index ``i`` counts predictions, not images of the split: unreadable images have no prediction.
+    Index ``i`` counts predictions.
 
     Attributes:
         net: In eval mode; maps uint8 (B, C, S, S) to logits (B, K).

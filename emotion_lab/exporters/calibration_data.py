@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from emotion_lab.core.errors import UserError
 from emotion_lab.data import contamination
 from emotion_lab.data.checkpoint_data import CheckpointData
 from emotion_lab.data.types import Split
@@ -41,19 +40,11 @@ class ValImages:
     notes: list[str]
 
 
-def _read(part: Split, skip_damaged: bool) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
-    """Decode all images; return them with their labels and names."""
-    faces, positions = [], []
-    for position in range(len(part)):
-        try:
-            image = part.image(position)
-        except UserError:
-            if not skip_damaged:
-                raise
-            continue
-        faces.append(image if image.shape[2] == 3 else image.repeat(3, axis=2))
-        positions.append(position)
-    return faces, part.labels[positions], [str(part.names[i]) for i in positions]
+def _read(part: Split) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
+    """Decode all images; return them as RGB with their labels and names."""
+    images = (part.image(position) for position in range(len(part)))
+    faces = [image if image.shape[2] == 3 else image.repeat(3, axis=2) for image in images]
+    return faces, part.labels, [str(name) for name in part.names]
 
 
 def val_images(
@@ -82,11 +73,8 @@ def val_images(
     if num_calibration and len(rest) < MIN_IMAGES:
         rest = order
         notes.append("val is small: the certificate includes the calibration images of int8")
-    skip = data_cfg["on_decode_error"] == "skip"
     part = data.part.subset(np.sort(rest[:num_images]))
-    faces, labels, names = _read(part, skip)
-    if not faces:
-        raise UserError("no image of val can be read.")
+    faces, labels, names = _read(part)
     if len(faces) < MIN_IMAGES:
         notes.append(
             f"only {len(faces)} images: a certificate should be based on {MIN_IMAGES:,} or more"
@@ -97,6 +85,6 @@ def val_images(
     notes += [] if warning is None else [f"warning: {warning}"]
     calibration = None
     if num_calibration:
-        samples, classes, _ = _read(data.part.subset(np.sort(calibration_order)), skip)
+        samples, classes, _ = _read(data.part.subset(np.sort(calibration_order)))
         calibration = CalibrationData(samples, classes)
     return ValImages(faces, labels, names, calibration, data.fingerprint, trained_on, notes)

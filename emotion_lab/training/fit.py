@@ -176,14 +176,6 @@ def _build_network(cfg: dict[str, Any], num_classes: int) -> tuple[EmotionNet, d
     return net, {"trainable": trainable, "total": total}
 
 
-def _print_undecodable(data: EmotionData) -> None:
-    for split in ("train", "val"):
-        skipped = data.dataset(split).skipped
-        if skipped:
-            examples = ", ".join(skipped[:3]) + (" ..." if len(skipped) > 3 else "")
-            print(f"  {split}: {len(skipped)} images could not be decoded, left out: {examples}")
-
-
 def _restore_position(resume: Path, data: EmotionData, fingerprints: dict[str, Any]) -> int:
     """Check the data of a resumed run, restore the data module and return the optimiser step.
 
@@ -305,7 +297,6 @@ def fit(
     net, parameters = _build_network(cfg, len(data.classes))
     spec = net.spec
     data.prepare_for(spec.image_size, spec.channels)
-    _print_undecodable(data)
     fingerprints = data.fingerprints()
     if check is not None:
         check(fingerprints)

@@ -9,14 +9,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from emotion_lab.cli import app
 from emotion_lab.core.environment import choose_precision
 from emotion_lab.core.errors import UserError
 from emotion_lab.data.build import load_data
 from emotion_lab.data.datamodule import EmotionData
-from emotion_lab.data.torch_dataset import SplitDataset
-from emotion_lab.data.transforms import Resize
 from emotion_lab.models.base import build_model
 from emotion_lab.training.factory import device_augment
 from emotion_lab.training.fit import check_same_data, fit
@@ -94,21 +93,6 @@ def test_foreign_data_without_splits_is_one_split(tmp_path: Path) -> None:
     assert any("all 12 images are scored" in note for note in source.notes)
 
 
-def test_images_with_damaged_content_are_listed(tmp_path: Path) -> None:
-    _folder(tmp_path, ["happy", "sad"], 10)
-    file = tmp_path / "happy" / "3.png"
-    content = bytearray(file.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 200] = bytes(200)
-    file.write_bytes(content)
-    overrides = ("data=image_folder", f"data.path={tmp_path}", "data.on_decode_error=skip")
-    split = load_data(composed(*overrides)["data"], ("train",)).splits["train"]
-    train_set = SplitDataset(split, Resize(20, 1), in_memory=True, skip_errors=True)
-    names = [str(name) for name in split.names]
-    damaged = [name for name in names if name.endswith("happy/3.png")]
-    assert damaged and train_set.skipped == damaged
-
-
 def test_data_that_changed_since_the_start_of_the_run() -> None:
     old = {"val": {"hash": "a" * 32, "n": 10}}
     check_same_data(old, {"val": {"hash": "a" * 32, "n": 10}})
@@ -123,6 +107,7 @@ def test_data_that_changed_since_the_start_of_the_run() -> None:
         (MemoryError("Unable to allocate 5.82 TiB"), "not enough memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
         (RuntimeError("something else"), None),
+        (ValueError("something else"), None),
     ],
 )
 def test_full_disk_and_full_memory_are_user_errors(error: Exception, words: str | None) -> None:
@@ -154,3 +139,9 @@ def test_two_ranks_open_the_test_split_once(tmp_path: Path) -> None:
     assert len(ledger.read_text().splitlines()) == 1
     assert completed.stdout.count("test: n =") == 1
     assert completed.stdout.count("synthetic faces of") == 1
+
+
+def test_a_batch_of_one_that_batchnorm_cannot_train() -> None:
+    with pytest.raises(ValueError) as caught:
+        torch.nn.BatchNorm2d(3)(torch.zeros(1, 3, 1, 1))
+    assert "data.batch_size=2" in str(app.as_user_error(caught.value))

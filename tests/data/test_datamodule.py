@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data.class_weights import sample_weights
 from emotion_lab.data.samplers import ResumableRandomSampler, SequentialDistributedSampler
-from emotion_lab.data.torch_dataset import Batch, SplitDataset, make_loader
 from emotion_lab.data.transforms import PRESETS, Augment, Resize
-from emotion_lab.data.types import ArrayStore, Split
-from tests.data.helpers import all_positions, batches_equal, make_data, write_fer2013, write_images
+from tests.data.helpers import (
+    all_positions,
+    batches_equal,
+    error_message,
+    make_data,
+    write_fer2013,
+    write_images,
+)
 
 
 def test_each_epoch_is_a_different_permutation() -> None:
@@ -258,50 +264,44 @@ def test_fingerprint_depends_on_images_only() -> None:
     assert first["train"]["hash"] != make_data(limit=63).fingerprints()["train"]["hash"]
 
 
-class UnreadableStore(ArrayStore):
-    """A store with images that became unreadable after the dataset was opened."""
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        if index in (2, 5):
-            raise UserError(f"image {index} cannot be read")
-        return super().__getitem__(index)
-
-
-def test_unreadable_image_is_skipped_or_raised() -> None:
-    images = np.zeros((8, 32, 32, 1), np.uint8)
-    split = Split(UnreadableStore(images), np.arange(8), np.arange(8) % 7, list("01234567"))
-    resize, sampler = Resize(32, 1), SequentialDistributedSampler(8, 4)
-    loader = make_loader(SplitDataset(split, resize, skip_errors=True), sampler, 0)
-    assert [batch.positions.tolist() for batch in loader] == [[0, 1, 3], [4, 6, 7]]
-    assert [len(batch.images) for batch in loader] == [3, 3]
-    with pytest.raises(UserError, match="image 2"):
-        list(make_loader(SplitDataset(split, resize), sampler, 0))
-    with pytest.raises(UserError, match="no image of a whole batch"):
-        SplitDataset(split, resize, skip_errors=True).__getitems__([(0, 2), (0, 5)])
-
-
 @pytest.mark.parametrize("cache", ["none", "ram"])
-@pytest.mark.parametrize("late", [False, True])
-def test_corrupt_file_is_skipped_or_raised(tmp_path: Path, cache: str, late: bool) -> None:
-    """The file is corrupt from the start, or becomes corrupt after the folder was scanned."""
-    write_images(tmp_path, ("train", "val", "test"), ("happy", "sad"), 4, 40)
-    broken = tmp_path / "train" / "happy" / "2.png"
-    if not late:
-        broken.write_bytes(broken.read_bytes()[:100])
-    cfg = {"name": "image_folder", "path": str(tmp_path), "cache": cache}
+def test_damaged_files_are_named_and_left_out_of_every_batch(tmp_path: Path, cache: str) -> None:
+    """Files that are cut or damaged in the middle; a whole batch of them; a batch of two."""
+    write_images(tmp_path, ("train", "val"), ("happy", "sad"), 10, 40)
+    happy, sad = tmp_path / "train" / "happy", tmp_path / "train" / "sad"
+    for file in (happy / "2.png", sad / "3.png", sad / "4.png", sad / "5.png"):
+        content = bytearray(file.read_bytes())
+        middle = len(content) // 2
+        content[middle : middle + 200] = bytes(200)
+        file.write_bytes(content)
+    (happy / "7.png").write_bytes((happy / "7.png").read_bytes()[:100])
+    cfg = {"name": "image_folder", "path": str(tmp_path), "cache": cache, "batch_size": 3}
+    module = make_data(on_decode_error="skip", **cfg)
+    (note,) = [note for note in module.source.notes if "cannot be read" in note]
+    assert note.startswith("skipped 5 of 40 images (12.5%) that cannot be read: ")
+    assert all(str(file) in note for file in (happy / "2.png", happy / "7.png", sad / "4.png"))
+    assert module.class_counts().tolist() == [8, 7]
+    sizes = [len(batch.labels) for batch in module.train_dataloader()]
+    assert sizes == [3] * 5
+    with pytest.raises(UserError, match=r"Bad image .*7\.png: truncated"):
+        make_data(on_decode_error="raise", **cfg)
+    (happy / "7.png").unlink()
+    with pytest.raises(UserError, match=r"Bad image .*2\.png: .*data.on_decode_error=skip"):
+        make_data(on_decode_error="raise", **cfg)
 
-    def batches(on_error: str) -> list[Batch]:
-        module = make_data(on_decode_error=on_error, **cfg)
-        if late:
-            broken.write_bytes(broken.read_bytes()[:100])
-        return list(module.train_dataloader())
 
-    content = broken.read_bytes()
-    (batch,) = batches("skip")
-    assert len(batch.labels) == 7 and sorted(batch.labels.tolist()) == [0] * 3 + [1] * 4
-    broken.write_bytes(content)
-    with pytest.raises(UserError, match=r"2\.png"):
-        batches("raise")
+def test_skipping_stops_where_a_class_or_most_images_are_lost(tmp_path: Path) -> None:
+    write_images(tmp_path, ("train", "val"), ("happy", "sad"), 4, 40)
+    cfg = {"name": "image_folder", "path": str(tmp_path), "on_decode_error": "skip"}
+    for file in (tmp_path / "val" / "sad").iterdir():
+        file.write_bytes(b"no image")
+    text = error_message(make_data, **cfg)
+    assert "leaves no image of sad in val" in text and "4 of 16 images (25.0%)" in text
+    write_images(tmp_path, ("train", "val"), ("happy", "sad"), 4, 40)
+    for split, name, i in itertools.product(("train", "val"), ("happy", "sad"), range(3)):
+        (tmp_path / split / name / f"{i}.png").write_bytes(b"no image")
+    text = error_message(make_data, **cfg)
+    assert "More than half" in text and "12 of 16 images (75.0%)" in text
 
 
 @pytest.mark.parametrize(("limit", "n"), [(None, 64), (1, 16), (0.5, 32), (0.01, 7), (99, 64)])

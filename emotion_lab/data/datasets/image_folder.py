@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import class_key, class_order
 from emotion_lab.data.file_store import FileStore
 from emotion_lab.data.image_tree import Listing, list_images
-from emotion_lab.data.images import check_bytes
+from emotion_lab.data.images import check_bytes, check_file
 from emotion_lab.data.pixel_hash import CHUNK_SIZE, file_digest, thread_pool
 from emotion_lab.data.types import (
     DATASETS,
@@ -40,6 +39,45 @@ def _folder(cfg: dict[str, Any]) -> Path:
             f"{root} (from {setting}) is a file; data=image_folder needs a folder.{hint}"
         )
     return root
+
+
+def _check_skipped(
+    listing: Listing,
+    opened: dict[str, Split],
+    classes: list[str],
+    excluded: set[str],
+    skipped: list[tuple[str, str]],
+) -> None:
+    """Add a note on the skipped files; refuse if a class or more than half of the files is lost.
+
+    Args:
+        listing: All files, skipped ones included.
+        opened: Split name -> its images, without the skipped ones.
+        classes: Class names in label order.
+        excluded: Keys of the classes in ``data.exclude``, which may be lost.
+        skipped: (path, reason) of the skipped files.
+    """
+    if not skipped:
+        return
+    total = sum(len(part) for part in opened.values()) + len(skipped)
+    share = f"{len(skipped):,} of {total:,} images ({len(skipped) / total:.1%})"
+    first = "; ".join(f"{path} ({reason})" for path, reason in skipped[:5])
+    more = f"; and {len(skipped) - 5:,} more" if len(skipped) > 5 else ""
+    for split, part in opened.items():
+        left = np.bincount(part.labels, minlength=len(classes))
+        needed = set(listing.files[split]) - excluded
+        lost = [name for i, name in enumerate(classes) if name in needed and not left[i]]
+        if lost:
+            raise UserError(
+                f"data.on_decode_error=skip leaves no image of {', '.join(lost)} in {split} of "
+                f"{listing.root}: {share} cannot be read. Replace them: {first}{more}."
+            )
+    if 2 * len(skipped) > total:
+        raise UserError(
+            f"More than half of {listing.root} cannot be read, {share}: copy the data again. "
+            f"Files: {first}{more}."
+        )
+    listing.notes.append(f"skipped {share} that cannot be read: {first}{more}")
 
 
 def _check_train(listing: Listing, counts: dict[str, int], names: list[str]) -> None:
@@ -90,17 +128,22 @@ def _scan(
 def _read_split(
     listing: Listing, split: str, classes: list[str], on_invalid: Callable[[str, str], None]
 ) -> Split:
-    """Return one split; its files are opened and checked here."""
+    """Return one split; its files are opened, checked and decoded here."""
     by_class = listing.files[split]
     pairs = [(f, i) for i, name in enumerate(classes) for f in sorted(by_class.get(name, []))]
     valid, digests = _scan([str(listing.root / file) for file, _ in pairs], on_invalid)
     pairs = [pairs[position] for position in valid]
-    return Split(
-        FileStore([str(listing.root / file) for file, _ in pairs], digests),
+    store = FileStore([str(listing.root / file) for file, _ in pairs], digests)
+    opened = Split(
+        store,
         np.arange(len(pairs), dtype=np.int64),
         np.array([label for _, label in pairs], dtype=np.int64),
         [file for file, _ in pairs],
     )
+    damaged = store.unreadable()
+    for path in (store.paths[position] for position in damaged):
+        on_invalid(path, check_file(path) or "unreadable")
+    return opened.subset(np.setdiff1d(opened.indices, damaged)) if damaged else opened
 
 
 @DATASETS.register("image_folder")
@@ -117,12 +160,10 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
         not depend on ``splits``.
     """
     folder, exclude = _folder(cfg), excluded_classes(cfg)
+    excluded = {class_key(name) for name in exclude}
     try:
         listing = list_images(
-            folder,
-            cfg.get("label_scheme"),
-            bool(cfg.get("strict_labels")),
-            {class_key(name) for name in exclude},
+            folder, cfg.get("label_scheme"), bool(cfg.get("strict_labels")), excluded
         )
     except OSError as error:
         raise UserError(f"Cannot read {folder}: {error}. Set data.path=<folder>.") from error
@@ -147,12 +188,7 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
         for name in available
         if name in splits
     }
-    if "train" in opened:
-        numbers = Counter(opened["train"].labels.tolist())
-        _check_train(listing, {classes[label]: n for label, n in numbers.items()}, exclude)
-    if skipped:
-        first = "; ".join(f"{path} ({reason})" for path, reason in skipped[:5])
-        listing.notes.append(f"skipped {len(skipped)} bad files: {first}")
+    _check_skipped(listing, opened, classes, excluded, skipped)
     return LoadedDataset(
         classes,
         opened,

@@ -169,9 +169,6 @@ def pool(runs: Sequence[Run]) -> OutOfFoldPredictions:
     saved = [read_predictions(run.folder, "val") for run in runs]
     _check_disjoint(saved)
     notes = _check_complete(runs)
-    skipped = sum(int(run.metrics["val"].get("skipped", 0)) for run in runs)
-    if skipped:
-        notes.append(f"{skipped:,} images could not be read and are left out")
     for fold in saved:
         count = (fold.scores.get("trained_on") or {}).get("n")
         if count:

@@ -69,29 +69,53 @@ def check_resume(folder: Path, overrides: Sequence[str]) -> None:
     load(folder)
 
 
-def study_error(file: Path, reason: str) -> UserError:
-    """Return the error for an unreadable study.
+#: Words of SQLite's errors about a file that may be whole.
+_NO_ACCESS = ("unable to open", "locked", "readonly", "disk I/O")
+
+
+def study_error(file: Path, error: BaseException | str) -> UserError:
+    """Return the error for a study that cannot be opened.
 
     A study that is moved away is recreated: the same seed draws the same settings, and finished
     trials are read from their run directories.
+
+    Args:
+        file: The study.
+        error: Of the database, or the result of its check. Only an error that says so means that
+            the file is damaged; a locked file or one without permission is whole.
     """
+    reason = str(error).splitlines()[0]
+    if any(words in reason for words in _NO_ACCESS):
+        return UserError(
+            f"{file} cannot be used ({reason}). Check that the folder can be written and that no "
+            "other process uses the study, then run the same command again."
+        )
+    is_damaged = isinstance(error, (str, sqlite3.DatabaseError))
+    # A valid file of another program lacks tables or columns.
+    is_damaged = is_damaged and not isinstance(error, sqlite3.OperationalError)
+    state = "is damaged" if is_damaged else "is no study that this version can read"
     return UserError(
-        f"{file} is damaged ({reason}). Move it away and run the same command again: the study is "
+        f"{file} {state} ({reason}). Move it away and run the same command again: the study is "
         "recreated, and trials that are finished in this folder are not trained again."
     )
 
 
-def check_study_file(file: Path) -> None:
-    """Raise if the study exists and is not an intact SQLite file."""
+def check_study_file(file: Path, timeout_s: float = 5.0) -> None:
+    """Raise if the study exists and is not an intact SQLite file.
+
+    Args:
+        file: The study.
+        timeout_s: How long to wait for another process that uses it.
+    """
     if not file.exists():
         return
     try:
-        with closing(sqlite3.connect(file)) as connection:
+        with closing(sqlite3.connect(file, timeout_s)) as connection:
             (status,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.Error as error:
-        raise study_error(file, str(error)) from None
+        raise study_error(file, error) from None
     if status != "ok":
-        raise study_error(file, str(status).splitlines()[0])
+        raise study_error(file, str(status))
 
 
 def load(folder: Path) -> SearchSpec:

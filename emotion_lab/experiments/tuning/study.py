@@ -6,6 +6,8 @@ with SQLAlchemy 2.1, so its studies are in memory only and are lost with the pro
 
 from __future__ import annotations
 
+import functools
+import sqlite3
 import warnings
 from pathlib import Path
 from typing import Any
@@ -55,24 +57,28 @@ def open_study(folder: Path, spec: SearchSpec, max_epochs: int) -> optuna.Study:
 
     SQLite keeps the file intact when the process is killed.
     """
-    from sqlalchemy.exc import SQLAlchemyError
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     file = folder / search_spec.STUDY
     search_spec.check_study_file(file)
     try:
+        # The file is opened here, by its path. A database address cannot hold every path: "?", "#"
+        # and "%" have a meaning in it, and versions of SQLAlchemy quote them differently.
+        connect = functools.partial(sqlite3.connect, file.resolve(), check_same_thread=False)
         study = optuna.create_study(
-            # Three slashes, then an absolute path.
-            storage=f"sqlite:///{file.resolve()}",
+            storage=RDBStorage(f"sqlite:///{search_spec.STUDY}", {"creator": connect}),
             study_name=_NAME,
             direction="maximize" if spec.mode == "max" else "minimize",
             pruner=_pruner(spec, max_epochs),
             load_if_exists=True,
         )
         study.get_trials(deepcopy=False)
-    except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
-        raise search_spec.study_error(file, str(error).splitlines()[0]) from None
+    except (SQLAlchemyError, sqlite3.Error, optuna.exceptions.OptunaError, RuntimeError) as error:
+        cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
+        raise search_spec.study_error(file, cause) from None
     return study
 
 

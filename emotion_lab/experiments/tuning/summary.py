@@ -10,7 +10,6 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from emotion_lab.config.overrides import quote
 from emotion_lab.core import runs
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import write_json
@@ -80,7 +79,7 @@ def ranked(rows: list[dict[str, Any]], mode: str) -> list[dict[str, Any]]:
 def _commands(best: dict[str, Any], folder: Path) -> dict[str, str]:
     """Return shell commands that evaluate the best trial and repeat it with several seeds."""
     overrides = [text for text in shlex.split(best["overrides"]) if not text.startswith("seed=")]
-    ckpt = quote(str(folder / best["folder"])) if " " in str(folder) else folder / best["folder"]
+    ckpt = folder / best["folder"]
     python = ["python", "-m"]
     return {
         "evaluate": shlex.join([*python, "emotion_lab.evaluate", f"ckpt={ckpt}", "split=val"]),
