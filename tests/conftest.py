@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from tests import forked
 
@@ -62,8 +63,14 @@ def fer2013_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     unpack = SHARED / "data" / "fer2013" / "unpack.py"
     if not unpack.is_file():
         pytest.skip("the real FER2013 is missing (set EMOTION_LAB_FER2013=<fer2013.csv>)")
-    out = tmp_path_factory.mktemp("fer2013")
-    subprocess.run([sys.executable, str(unpack), str(out), "csv"], check=True, timeout=200)
+    base = tmp_path_factory.getbasetemp()
+    # The workers of pytest-xdist share one file.
+    out = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "fer2013"
+    with FileLock(f"{out}.lock"):
+        if not out.exists():
+            part = tmp_path_factory.mktemp("fer2013_part")
+            subprocess.run([sys.executable, str(unpack), str(part), "csv"], check=True, timeout=200)
+            part.rename(out)
     return out / "fer2013.csv"
 
 

@@ -50,20 +50,24 @@ def _run_command(request: dict[str, Any], fds: list[int]) -> int:
     # Like python -m, search the working directory first, not that of the server.
     sys.path[0] = request["cwd"]
     sys.argv = [request["module"], *request["arguments"]]
-    code = 1
+    code, interrupted = 1, False
     try:
         runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as error:
         code = _exit_code(error)
-    except BaseException:
+    except BaseException as error:
         sys.excepthook(*sys.exc_info())
+        interrupted = isinstance(error, KeyboardInterrupt)
     # As Python does at its end.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
+    if interrupted:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     return code
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.models.load import restore
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, command
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 CODE = re.findall(r"^```(python|yaml)\n(.*?)^```", TEXT, re.M | re.S)
@@ -65,6 +65,7 @@ def test_a_package_of_its_own(tmp_path: Path) -> None:
     assert line is not None
     tiny = [word for word in TINY if not word.startswith("model")]
     done = [*line[1].split(), *tiny, "trainer.max_epochs=1", "hydra.run.dir=run"]
-    assert "emotion_lab.train" in line[0] and run(tmp_path, "emotion_lab.train", *done)
+    trained = command(*done, cwd=tmp_path)
+    assert "emotion_lab.train" in line[0] and trained.returncode == 0, trained.stderr
     with pytest.raises(UserError, match=r"plug-in my_package: add plugins=\[my_package\]"):
         restore(tmp_path / "run" / "checkpoints" / "best.ckpt")

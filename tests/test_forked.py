@@ -28,6 +28,9 @@ if __name__ == "__main__":
         time.sleep(1)
     elif name == "group":
         os.killpg(0, signal.SIGTERM)
+    elif name == "interrupt":
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
     elif name == "exception":
         raise ValueError("wrong")
     elif name.isdigit():
@@ -50,6 +53,7 @@ def run(name: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("255", 255, "True True\nat exit\n", ""),
         ("text", 1, "True True\nat exit\n", "a message\n"),
         ("thread", 0, "True True\nthread\nat exit\n", ""),
+        ("interrupt", -2, "True True\nat exit\n", "KeyboardInterrupt\n"),
         ("exception", 1, "True True\nat exit\n", "ValueError: wrong\n"),
     ],
 )

@@ -7,8 +7,6 @@ import functools
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -139,21 +137,19 @@ write(Path(sys.argv[1]))
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"])
 def test_interrupted_write_leaves_no_stream(name: str, tmp_path: Path) -> None:
-    out = tmp_path / "a"
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(out), name],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        timeout=100,
-    )
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    out = folder / "a"
+    (tmp_path / "program.py").write_text(KILLED)
+    done = command(str(out), name, module="program", cwd=tmp_path)
     assert done.returncode != 0 and not out.exists()
     if name == "SIGKILL":
         assert done.returncode == -signal.SIGKILL
-        assert (tmp_path / ".a.part").is_dir() and not (tmp_path / ".a.part/stream.json").exists()
+        assert (folder / ".a.part").is_dir() and not (folder / ".a.part/stream.json").exists()
     else:
-        assert b"KeyboardInterrupt" in done.stderr and list(tmp_path.iterdir()) == []
+        assert "KeyboardInterrupt" in done.stderr and list(folder.iterdir()) == []
     write(out)
-    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert [p.name for p in folder.iterdir()] == ["a"]
 
 
 def test_two_writers_of_one_folder(tmp_path: Path) -> None:

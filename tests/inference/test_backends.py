@@ -26,7 +26,7 @@ from emotion_lab.inference.base import BACKENDS, DEFAULTS
 from emotion_lab.inference.classifier import load_classifier
 from emotion_lab.inference.face_crop import crop_faces
 from emotion_lab.models.load import restore
-from tests.conftest import composed
+from tests.conftest import command, composed
 from tests.helpers_export import (
     NAMES,
     SIZE,
@@ -155,10 +155,10 @@ def test_openvino_sends_no_telemetry(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="Windows has no such signal")
-def test_signal_after_two_classifiers_are_destroyed(grey_run: Path) -> None:
+def test_signal_after_two_classifiers_are_destroyed(grey_run: Path, tmp_path: Path) -> None:
     """With one OpenVINO core per classifier, this was a segmentation fault."""
     skip_without("openvino")
-    code = (
+    (tmp_path / "program.py").write_text(
         "import gc, os, signal, sys\n"
         "from emotion_lab.inference.classifier import load_classifier\n"
         "first = load_classifier(sys.argv[1], 'openvino')\n"
@@ -168,8 +168,7 @@ def test_signal_after_two_classifiers_are_destroyed(grey_run: Path) -> None:
         "signal.signal(signal.SIGUSR1, lambda *_: print('received'))\n"
         "os.kill(os.getpid(), signal.SIGUSR1)\n"
     )
-    command = [sys.executable, "-c", code, str(grey_run)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    done = command(str(grey_run), module="program", cwd=tmp_path)
     assert done.returncode == 0 and "received" in done.stdout, done.stderr
 
 
