@@ -52,6 +52,7 @@ def _guarded(
         return locked_run_dir(folder, *results, key=key)
 
     def guarded(cfg: DictConfig) -> Any:
+        _return_to_start()
         try:
             # Again for a custom config, and for the worker process of a launcher.
             plugins.activate(cfg.get("plugins") or ())
@@ -70,6 +71,23 @@ def _guarded(
     # Hydra names the job and its log file after the module.
     guarded.__module__ = f"emotion_lab.{entry}"
     return guarded
+
+
+def _return_to_start() -> None:
+    """Undo ``hydra.job.chdir=true``, which would change the meaning of every relative path.
+
+    The paths are checked before Hydra starts, and defaults such as the test ledger are relative.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    config = HydraConfig.get()
+    if config.job.chdir and not Path.cwd().samefile(config.runtime.cwd):
+        os.chdir(config.runtime.cwd)
+        print(
+            "hydra.job.chdir=true has no effect: results are written to the run directory, and "
+            "relative paths stay those of the folder where the command was started",
+            file=sys.stderr,
+        )
 
 
 def as_user_error(error: Exception) -> UserError | None:

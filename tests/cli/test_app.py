@@ -128,3 +128,19 @@ def test_the_log_is_named_after_the_entry_point(tmp_path: Path) -> None:
     completed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert completed.returncode == 2 and completed.stderr.endswith("error: seed 1\n")
     assert (tmp_path / "many" / "1" / "train.log").exists()
+
+
+@pytest.mark.parametrize("multirun", [(), ("-m", "hydra.sweep.dir=many")])
+def test_relative_paths_do_not_depend_on_chdir(tmp_path: Path, multirun: tuple[str, ...]) -> None:
+    code = (
+        "import sys; from pathlib import Path; from emotion_lab.cli import app\n"
+        "def task(cfg): print(Path.cwd(), Path(cfg.data.path).resolve())\n"
+        "app.run('train', task)\n"
+    )
+    (tmp_path / "faces").mkdir()
+    command = [sys.executable, "-c", code, *multirun, "hydra.run.dir=out", "data.path=faces"]
+    command.append("hydra.job.chdir=true")
+    completed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert completed.stdout == f"{tmp_path} {tmp_path / 'faces'}\n"
+    assert completed.stderr.startswith("hydra.job.chdir=true has no effect: ")
+    assert completed.stderr.count("\n") == 1

@@ -185,7 +185,10 @@ def test_paths_reach_the_config() -> None:
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("model=senett", "Unknown model 'senett'. Did you mean 'senet'? Available: checkpoint, cnn, eff"),
+        (
+            "model=senett",
+            "Unknown model 'senett'. Did you mean 'senet'? Available: checkpoint, cnn, eff",
+        ),
         ("logger=[csv,wandbb]", "Unknown logger 'wandbb'. Did you mean 'wandb'?"),
         ("experiment=none_such", "Unknown experiment 'none_such'."),
         ("model=base", "Unknown model 'base'."),
