@@ -137,6 +137,9 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_all_selects_every_supported_pair() -> None:
     assert select_formats("all", "int8") == [("onnx", "int8"), ("openvino", "int8")]
+    # TorchScript has no fixed batch size: all leaves it out.
+    formats = [format for format, _ in select_formats("all", "fp32", 8)]
+    assert formats == [name for name in FORMATS.names() if name != "torchscript"]
     assert [name for name, _ in select_formats("all", "fp32")] == FORMATS.names()
     assert ("openvino", "bf16") in select_formats("openvino", "all")
 

@@ -7,8 +7,10 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,3 +82,42 @@ def move_into_place(files: Sequence[Path], folder: Path) -> None:
         with file.open("rb+") as handle:
             os.fsync(handle.fileno())
         file.replace(folder / file.name)
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Yield a new empty folder in ``parent``, which is removed at the end.
+
+    Folders of this prefix that a killed process has left are removed first. The folder of a process
+    that still runs is locked, and kept.
+
+    Args:
+        parent: An existing folder.
+        prefix: First characters of the folder name.
+    """
+    # A slow import.
+    from filelock import FileLock
+
+    for file in parent.glob(f"{prefix}*.lock"):
+        _remove_unlocked(file)
+    folder = parent / f"{prefix}{uuid.uuid4().hex[:12]}"
+    lock_file = parent / f"{folder.name}.lock"
+    # Locked before the folder exists, so that no other process takes it for an abandoned one.
+    # It may wait for a moment, while another process looks at the new lock file.
+    with FileLock(lock_file, timeout=10):
+        try:
+            folder.mkdir()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock_file.unlink(missing_ok=True)
+
+
+def _remove_unlocked(lock_file: Path) -> None:
+    """Remove a lock file and its folder unless a process holds the lock."""
+    from filelock import FileLock, Timeout
+
+    # OSError: another process removed it, or it belongs to another user.
+    with contextlib.suppress(Timeout, OSError), FileLock(lock_file, timeout=0):
+        shutil.rmtree(lock_file.with_suffix(""), ignore_errors=True)
+        lock_file.unlink(missing_ok=True)

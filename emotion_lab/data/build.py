@@ -100,6 +100,21 @@ def _check_label_settings(cfg: dict[str, Any]) -> None:
         )
 
 
+def _check_classes(train: Split, source: LoadedDataset, cfg: dict[str, Any]) -> None:
+    """Refuse to train on a class without images; such a class can be scored."""
+    present = set(train.labels.tolist())
+    missing = [name for label, name in enumerate(source.classes) if label not in present]
+    if not missing:
+        return
+    folders = [folder for name in missing for folder in source.class_folders.get(name, [])]
+    where = f" (folder {', '.join(folders)})" if folders else ""
+    exclude = ",".join([*excluded_classes(cfg), *missing])
+    raise UserError(
+        f"no train image of {', '.join(missing)} in {source.location}{where}: add some, or leave "
+        f"the class out with data.exclude=[{exclude}]."
+    )
+
+
 def load_data(cfg: dict[str, Any], splits: tuple[str, ...], carve: bool = True) -> LoadedDataset:
     """Load splits of the dataset ``data.name``.
 
@@ -110,7 +125,8 @@ def load_data(cfg: dict[str, Any], splits: tuple[str, ...], carve: bool = True) 
         cfg: The ``data`` group as a plain dict.
         splits: Some of ``train``, ``val`` and ``test``; exactly these are returned.
         carve: If the dataset has no val split: True carves ``val_fraction`` out of train, False
-            uses all of train as val (for data that no model was trained on).
+            uses all of train as val (for data that no model was trained on), and a class may have
+            no images in train.
     """
     requested = set(splits)
     for name in requested.difference(SPLITS):
@@ -128,6 +144,8 @@ def load_data(cfg: dict[str, Any], splits: tuple[str, ...], carve: bool = True) 
     for name in _ordered(requested):
         if name not in opened:
             raise _missing(name, source)
+        if name == "train" and carve:
+            _check_classes(opened[name], source, cfg)
         if not len(opened[name]):
             raise UserError(f"split '{name}' of {source.location} has no images of the classes.")
         result[name] = subsample(opened[name], cfg.get("limit"), int(cfg.get("split_seed") or 0))

@@ -25,7 +25,7 @@ from emotion_lab.exporters.verify import (
 )
 from emotion_lab.exporters.verify_page import write_page
 from emotion_lab.inference.conversion import writer
-from emotion_lab.inference.conversion.base import select_formats
+from emotion_lab.inference.conversion.base import DYNAMIC, FORMATS, select_formats
 from emotion_lab.inference.loader import Run, load
 from emotion_lab.models.load import LoadedCheckpoint, restore
 
@@ -127,6 +127,10 @@ def export_checkpoint(cfg: dict[str, Any], run_dir: Path) -> None:
     card = loaded.card
     print(f"checkpoint: {path} ({checkpoint.describe(card)})")
     pairs = select_formats(cfg["format"], cfg["precision"], cfg["batch"])
+    if cfg["format"] == "all" and cfg["batch"] != DYNAMIC:
+        for name in FORMATS.names():
+            if not FORMATS.get(name).fixes_batch:
+                print(f"  no {name} file: it supports no fixed batch size, only batch=dynamic")
     # An interrupted export leaves files without a certificate.
     paths.check_fresh(run_dir, *(name for pair in pairs for name in writer.file_names(card, *pair)))
     member = card.get("members", [card])[0]

@@ -18,7 +18,7 @@ import numpy as np
 from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.input_spec import InputSpec
-from emotion_lab.core.io import cache_root, move_into_place
+from emotion_lab.core.io import cache_root, move_into_place, scratch_folder
 from emotion_lab.inference.base import (
     BackendUnavailableError,
     InferenceBackend,
@@ -78,8 +78,8 @@ def cache_paths(source: ModelSource, format: str) -> list[Path]:
 def save_converted(files: Sequence[Path], path: Path) -> None:
     """Copy the files of one export to ``path`` and its folder, atomically and the last one last."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".convert-", dir=path.parent) as folder:
-        copies = [Path(shutil.copy(f, Path(folder) / (path.stem + f.suffix))) for f in files]
+    with scratch_folder(path.parent, ".convert-") as folder:
+        copies = [Path(shutil.copy(f, folder / (path.stem + f.suffix))) for f in files]
         move_into_place(copies, path.parent)
 
 

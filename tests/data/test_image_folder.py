@@ -182,9 +182,19 @@ def test_strict_labels(tmp_path):
 def test_class_without_train_images(tmp_path):
     make_folder(tmp_path)
     write_image(tmp_path / "test" / "Contempt" / "1.png")
-    for splits in (("train",), ("test",)):
-        text = message(tmp_path, splits)
-        assert "test/Contempt" in text and "data.exclude=[contempt]" in text
+    (tmp_path / "train" / "fear").mkdir()
+    cfg = {"name": "image_folder", "path": str(tmp_path), "val_fraction": 0.4}
+    for splits in (("train", "val"), ("train",)):
+        text = error_message(load_data, cfg, splits)
+        assert "no train image of fear, contempt in " in text
+        assert "(folder train/fear, test/Contempt)" in text
+        assert "data.exclude=[fear,contempt]" in text
+    # Classes without images can be scored, also with val cut out of train.
+    for splits, expected in ((("test",), {"test": 7}), (("val",), {"val": 2})):
+        source = load_data(cfg, splits)
+        assert source.classes == ["fear", "happy", "sad", "contempt"] and sizes(source) == expected
+    assert sizes(load_data(cfg, ("train", "test"), carve=False)) == {"train": 6, "test": 7}
+    (tmp_path / "train" / "fear").rmdir()
     assert load(tmp_path, exclude=["Contempt"]).classes == ["happy", "sad", "contempt"]
     cfg = {"name": "image_folder", "path": str(tmp_path), "exclude": ["contempt"]}
     source = load_data(cfg, ("test",))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.labels import EMOTIONS, canonical
+from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data.download import download_fer2013
 from emotion_lab.data.fer2013 import cache
 from emotion_lab.data.fer2013.csv_reader import USAGE, Arrays, parse
@@ -21,7 +21,6 @@ from emotion_lab.data.types import (
     SampleNames,
     Split,
     data_path,
-    excluded_classes,
     subfolders,
 )
 
@@ -138,21 +137,6 @@ def _read(path: Path, splits: tuple[str, ...], notes: list[str]) -> cache.Cached
     return cache.CachedSplits({n: parsed[n] for n in splits if n in parsed}, counts, rows)
 
 
-def _check_classes(counts: dict[str, list[int]], cfg: dict[str, Any], path: Path) -> None:
-    """Refuse a train split without images of a class that is not excluded."""
-    excluded = {canonical(name) for name in excluded_classes(cfg)}
-    missing = [
-        name
-        for name, count in zip(EMOTIONS, counts.get("train", [1] * len(EMOTIONS)), strict=True)
-        if count == 0 and name not in excluded
-    ]
-    if missing:
-        raise UserError(
-            f"No Training image of {', '.join(missing)} in {path}; leave it out with "
-            f"data.exclude=[{','.join(sorted({*missing, *(e for e in excluded if e)}))}]."
-        )
-
-
 def _split(arrays: Arrays) -> Split:
     indices = np.arange(len(arrays.labels), dtype=np.int64)
     return Split(ArrayStore(arrays.images), indices, arrays.labels, Fer2013Names(arrays.rows))
@@ -163,7 +147,7 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
     """Load FER2013: Training is train, PublicTest is val, PrivateTest is test.
 
     Args:
-        cfg: The ``data`` group; ``path``, ``download`` and ``exclude`` are used.
+        cfg: The ``data`` group; ``path`` and ``download`` are used.
         splits: The splits to open. Files of other splits stay closed if the cache exists.
 
     Returns:
@@ -175,7 +159,6 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
         data = _read(path, tuple(n for n in SPLITS if n in splits), notes)
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error}. Set data.path=<file or folder>.") from error
-    _check_classes(data.counts, cfg, path)
     return LoadedDataset(
         classes=list(EMOTIONS),
         splits={name: _split(arrays) for name, arrays in data.splits.items()},

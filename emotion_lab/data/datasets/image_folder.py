@@ -80,17 +80,6 @@ def _check_skipped(
     listing.notes.append(f"skipped {share} that cannot be read: {first}{more}")
 
 
-def _check_train(listing: Listing, counts: dict[str, int], names: list[str]) -> None:
-    """Refuse a class without train images that ``names``, ``data.exclude``, does not name."""
-    excluded = {class_key(name) for name in names}
-    for name in class_order(listing.folders):
-        if not counts.get(name) and name not in excluded:
-            raise UserError(
-                f"Class folder {listing.root / listing.folders[name][0]} has no images in train; "
-                f"add some or set data.exclude=[{','.join([*names, name])}]."
-            )
-
-
 def _check_and_hash(paths: list[str]) -> list[tuple[str | None, bytes]]:
     """Return for each file why it is invalid (None if valid) and its digest."""
     results: list[tuple[str | None, bytes]] = []
@@ -159,8 +148,7 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
         Splits sorted by class, then path. The classes are the folder names of all splits and do
         not depend on ``splits``.
     """
-    folder, exclude = _folder(cfg), excluded_classes(cfg)
-    excluded = {class_key(name) for name in exclude}
+    folder, excluded = _folder(cfg), {class_key(name) for name in excluded_classes(cfg)}
     try:
         listing = list_images(
             folder, cfg.get("label_scheme"), bool(cfg.get("strict_labels")), excluded
@@ -169,10 +157,6 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
         raise UserError(f"Cannot read {folder}: {error}. Set data.path=<folder>.") from error
     classes = class_order(listing.folders)
     available = [name for name in SPLITS if listing.files.get(name)]
-    if "train" in available:
-        counts = {name: len(files) for name, files in listing.files["train"].items()}
-        _check_train(listing, counts, exclude)
-
     skipped: list[tuple[str, str]] = []
 
     def on_invalid(path: str, reason: str) -> None:

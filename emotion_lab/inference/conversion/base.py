@@ -136,7 +136,10 @@ def check_precision(format: str, precision: str) -> None:
 def select_formats(
     format: str, precision: str, batch: int | str = DYNAMIC
 ) -> list[tuple[str, str]]:
-    """Return the requested (format, precision) pairs; ``all`` selects every one."""
+    """Return the requested (format, precision) pairs; ``all`` selects every one.
+
+    ``format=all`` with a fixed batch size selects the formats that support one.
+    """
     if precision not in (*PRECISIONS, "all"):
         raise unknown("precision", precision, (*PRECISIONS, "all"), "Set it with precision=<name>.")
     if format not in ("all", *FORMATS.names()):
@@ -146,6 +149,7 @@ def select_formats(
     pairs = [
         (name, supported)
         for name in (FORMATS.names() if format == "all" else [format])
+        if format != "all" or batch == DYNAMIC or FORMATS.get(name).fixes_batch
         for supported in FORMATS.get(name).precisions
         if precision in (supported, "all")
     ]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from emotion_lab.core.environment import versions
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.io import move_into_place
+from emotion_lab.core.io import move_into_place, scratch_folder
 from emotion_lab.inference.conversion.base import (
     DYNAMIC,
     FORMATS,
@@ -148,8 +147,8 @@ def export(
     )
     model = ExportModel(net, meta["temperature"], resize).eval()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
-        part = Path(folder) / path.name
+    with scratch_folder(path.parent, ".export-") as folder:
+        part = folder / path.name
         _write_graph(kind, ExportJob(model, precision, batch, calibration), part, meta)
         if path.suffix == ".onnx":
             meta["graph_bytes"] = part.stat().st_size
