@@ -35,7 +35,7 @@ def test_other_groups_are_unchanged() -> None:
 
 
 def test_mistakes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="needs model.weights"):
+    with pytest.raises(UserError, match="needs model"):
         checkpoint_model(group("model.weights=null"))
     with pytest.raises(UserError, match="no such checkpoint"):
         checkpoint_model(group(f"model.weights={tmp_path}/none.ckpt"))
