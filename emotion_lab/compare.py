@@ -54,7 +54,7 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
 
 def _rank(cfg: DictConfig, runs: list[Path], run_dir: Path) -> float:
     """Rank many runs, write and print the leaderboard; return the best mean score."""
-    from emotion_lab.core.io import atomic_write, write_json
+    from emotion_lab.core.io import atomic_write, to_bytes, write_json
     from emotion_lab.core.tables import show
     from emotion_lab.experiments.leaderboard import grouping, paper, report
     from emotion_lab.experiments.leaderboard.table import build_leaderboard
@@ -62,9 +62,9 @@ def _rank(cfg: DictConfig, runs: list[Path], run_dir: Path) -> float:
     configurations = grouping.read(runs, cfg.sort_by, cfg.split)
     result = build_leaderboard(configurations, Path(str(cfg.test_ledger)), bool(cfg.latency))
     pictures = report.draw_figures(configurations, result, run_dir)
-    atomic_write(run_dir / "leaderboard.csv", report.csv_text(result).encode())
-    atomic_write(run_dir / "leaderboard.md", paper.markdown(result).encode())
-    atomic_write(run_dir / "leaderboard.tex", paper.latex(result).encode())
+    atomic_write(run_dir / "leaderboard.csv", to_bytes(report.csv_text(result)))
+    atomic_write(run_dir / "leaderboard.md", to_bytes(paper.markdown(result)))
+    atomic_write(run_dir / "leaderboard.tex", to_bytes(paper.latex(result)))
     report.write_page(run_dir, result, pictures)
     # Written last: it marks the run directory as complete.
     write_json(run_dir / "leaderboard.json", result)

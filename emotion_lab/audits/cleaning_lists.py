@@ -13,7 +13,7 @@ import numpy as np
 from emotion_lab.audits.duplicates import Duplicates, has_conflicting_labels
 from emotion_lab.audits.image_stats import ImageStats
 from emotion_lab.audits.label_issues import LabelIssue
-from emotion_lab.core.io import atomic_write
+from emotion_lab.core.io import atomic_write, to_bytes
 
 #: Reason of a proposal -> explanation; the first reason that applies is used.
 REASONS: dict[str, str] = {
@@ -100,7 +100,7 @@ def write_csv(path: Path, header: list[str], rows: Iterable[Iterable[object]]) -
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    atomic_write(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    atomic_write(path, to_bytes(text.getvalue()))
 
 
 def write_drops(path: Path, proposals: list[DropProposal]) -> None:

@@ -57,6 +57,11 @@ def print_any_name() -> None:
         sys.stdout.reconfigure(errors="surrogateescape")
 
 
+def to_bytes(text: str) -> bytes:
+    """Return text in UTF-8; file names that are not UTF-8 keep their bytes."""
+    return text.encode("utf-8", "surrogateescape")
+
+
 def atomic_write(path: Path, data: bytes) -> None:
     """Write a temporary file, then rename it; an earlier file is kept if the write fails.
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from emotion_lab.core.io import atomic_write
+from emotion_lab.core.io import atomic_write, to_bytes
 
 #: A width that no row reaches, so that rich neither wraps nor truncates cells.
 _UNLIMITED = 100_000
@@ -76,4 +76,4 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(rows)
-    atomic_write(path, text.getvalue().encode())
+    atomic_write(path, to_bytes(text.getvalue()))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.io import atomic_write
+from emotion_lab.core.io import atomic_write, to_bytes
 
 SPLITS = ("train", "val", "test")
 _FIRST = ["path", "true", "predicted"]
@@ -87,8 +87,7 @@ def write_predictions(
     for i, row in enumerate(probabilities.tolist()):
         first = (names[i], classes[labels[i]], classes[predicted[i]])
         writer.writerow([*first, *(f"{p:.8g}" for p in row)])
-    # Bytes of a path that are not valid Unicode are written as \\udcxx.
-    atomic_write(path, out.getvalue().encode("utf-8", errors="backslashreplace"))
+    atomic_write(path, to_bytes(out.getvalue()))
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -74,4 +74,4 @@ def write_page(
         worst=worst,
         latency_names=_LATENCY_NAMES,
     )
-    atomic_write(path, text.encode())
+    atomic_write(path, text.encode("utf-8", "backslashreplace"))

@@ -238,9 +238,9 @@ def write_mistakes(result: EvaluationResult, folder: Path, limit: int | None = N
     chosen = _wrong(result)[:limit]
     try:
         folder.mkdir(parents=True)
-        # Bytes of a path that are not valid Unicode are written as \udcxx.
+        # Names that are not UTF-8 keep their bytes.
         with (folder / "index.csv").open(
-            "w", newline="", encoding="utf-8", errors="backslashreplace"
+            "w", newline="", encoding="utf-8", errors="surrogateescape"
         ) as file:
             writer = csv.writer(file)
             writer.writerow(["file", "path", "true", "predicted", "confidence", "p_true"])

@@ -15,7 +15,7 @@ from emotion_lab.core.labels import EMOTIONS, LABEL_SCHEMES
 from emotion_lab.data.build import load_data
 from emotion_lab.data.datasets import fer2013, image_folder
 from emotion_lab.data.types import LoadedDataset
-from tests.data.helpers import error_message, write_images
+from tests.data.helpers import error_message, make_data, write_images
 
 CLASSES = ("angry", "happy", "sad")
 NFC = "dégoût"
@@ -142,6 +142,20 @@ def test_one_class_in_two_encodings(tmp_path: Path, other: str) -> None:
     assert source.splits["test"].names[2:] == [f"test/{other}/0.png", f"test/{other}/1.png"]
     cfg = {"name": "image_folder", "path": str(tmp_path), "exclude": [NFD]}
     assert "at least 2 are needed" in error_message(load_data, cfg, ("train",))
+
+
+def test_names_that_are_not_utf8_have_a_fingerprint_and_keep_their_bytes(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    for split in ("train", "val"):
+        make(tmp_path, [split], ("happy", LATIN_1))
+        (tmp_path / split / "happy" / "0.png").rename(tmp_path / split / "happy" / name)
+    cfg = {"name": "image_folder", "path": str(tmp_path)}
+    data = make_data(**cfg, drop_csv=None)
+    assert data.fingerprints()["val"]["counts"] == {"happy": 2, NFC: 2}
+    assert f"val/happy/{name}" in data.split("val").names
+    drop = tmp_path / "drop.csv"
+    drop.write_bytes(b"path\ntrain/happy/caf\xe9.png\n")
+    assert make_data(**cfg, drop_csv=str(drop)).class_counts().tolist() == [1, 2]
 
 
 def test_names_in_any_script_need_no_quotes() -> None:

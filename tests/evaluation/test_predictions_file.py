@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.evaluation.predictions_file import read_predictions
+from emotion_lab.evaluation.predictions_file import read_predictions, write_predictions
 from tests.experiments.test_compare import CLASSES, HASH, LABELS, NAMES, guesses, write_run
 
 
@@ -45,13 +44,10 @@ def test_evaluate_run_directory(tmp_path: Path) -> None:
 def test_unusual_names(tmp_path: Path) -> None:
     names = [*NAMES[:-3], "a, b.png", 'say "x"\n.png', "\udcff.png"]
     folder = write_run(tmp_path / "run", LABELS)
-    path = folder / "predictions_val.csv"
-    with path.open(newline="") as file:
-        rows = list(csv.reader(file))
-    for row, name in zip(rows[1:], names, strict=True):
-        row[0] = name
-    with path.open("w", newline="", errors="surrogateescape") as file:
-        csv.writer(file).writerows(rows)
+    path, saved = folder / "predictions_val.csv", read_predictions(folder, "val")
+    arrays = (saved.labels, saved.predicted, saved.probabilities)
+    write_predictions(path, names, *arrays, saved.classes)
+    assert b"\xff.png" in path.read_bytes()
     assert read_predictions(folder, "val").names == names
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from emotion_lab.core.io import to_bytes
 from emotion_lab.video.sinks.base import Sink, make_folder, new_file, write_file
 from emotion_lab.video.sinks.timeline_figure import draw_timeline
 from emotion_lab.video.types import Frame, FrameResult
@@ -108,7 +109,7 @@ class SummarySink(Sink):
             return
         self._closed = True
         self._extend_runs()
-        write_file(self.table_path, self._csv().encode())
+        write_file(self.table_path, to_bytes(self._csv()))
         write_file(self.figure_path, self._png())
 
     def _csv(self) -> str:
