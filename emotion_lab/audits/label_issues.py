@@ -128,7 +128,7 @@ def predict_val(
 
     Args:
         ckpt_path: A checkpoint or run directory.
-        data_cfg: The ``data`` group of the audit; its path replaces that of the checkpoint.
+        data_cfg: The ``data`` group of the audit; its paths replace those of the checkpoint.
         out: New folder for the prediction file.
         printed: Notes on the data that were printed before.
 
@@ -150,7 +150,8 @@ def predict_val(
         )
     out.mkdir(parents=True, exist_ok=True)
     cfg = {**defaults("data", cfg["name"]), **cfg}
-    cfg["path"] = data_cfg.get("path") or cfg["path"]
+    for key in ("path", "ferplus_csv"):
+        cfg[key] = data_cfg.get(key) or cfg[key]
     device = choose_accelerator("auto")
     result = evaluate_checkpoint(file, cfg, "val", device, printed=printed)
     save_results(out, result, PREDICTIONS)

@@ -93,8 +93,9 @@ GROUPS: dict[str, type[Section]] = {
         label_scheme=Literal["fer2013", "rafdb", "affectnet", "ferplus"] | None,
         drop_csv=str | None,
         relabel_csv=str | None,
+        labels=Literal["fer2013", "ferplus"],
         ferplus_csv=Location,
-        label_source=Literal["original", "majority", "soft"],
+        label_source=Literal["original", "majority", "soft", "sampled"],
         drop_not_face=bool,
         download=Annotated[bool, Role.EXECUTION],
         crop_margin=NonNegative,
@@ -145,7 +146,12 @@ GROUPS: dict[str, type[Section]] = {
             upload_s=Positive,
         ),
     ),
-    "loss": section(gamma=NonNegative, label_smoothing=HalfOpenFraction, beta=HalfOpenFraction),
+    "loss": section(
+        gamma=NonNegative,
+        label_smoothing=HalfOpenFraction,
+        beta=HalfOpenFraction,
+        threshold=PositiveFraction,
+    ),
     "model": section(
         image_size=integer(32) | None,
         channels=Channels | None,
@@ -250,6 +256,7 @@ CHOICES: dict[tuple[str, str], type[Section]] = {
         num_workers=Annotated[WholeNumber | None, Role.EXECUTION],
         cache=Annotated[Cache | None, Role.EXECUTION],
         on_decode_error=Literal["raise", "skip"] | None,
+        labels=Literal["fer2013", "ferplus"] | None,
         label_source=Literal["original", "majority"] | None,
     ),
     **dict.fromkeys(

@@ -22,7 +22,6 @@ _GROUPS: dict[str, dict[str, str]] = {
     },
     "data": {
         "drop": "drop_csv",
-        "labels": "label_source",
         "mix_shards": "shuffle_buffer_shards",
         "on_error": "on_decode_error",
         "relabel": "relabel_csv",
@@ -105,6 +104,10 @@ RENAMED_VALUES: dict[str, dict[str, str]] = {
         "bf16-mixed": "bf16",
         "16-mixed": "fp16",
     },
+}
+#: Old key whose name has another meaning today -> its new key and its old values.
+_REUSED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "data.labels": ("data.label_source", ("original", "majority", "soft"))
 }
 _REPRODUCED = (
     *("cnn", "efficientnet_b3", "googlenet_ce", "googlenet_focal", "googlenet_focal_6class"),
@@ -191,10 +194,7 @@ def migrate_config(config: dict[str, Any]) -> dict[str, Any]:
         name = _STORED.get(name, name)
         keys = _GROUPS.get(name, {})
         if isinstance(value, dict) and (keys or any(f"{name}." in key for key in RENAMED_VALUES)):
-            value = {
-                keys.get(key, key): _migrate_value(f"{name}.{keys.get(key, key)}", content)
-                for key, content in value.items()
-            }
+            value = _migrate_group(name, value)
         result[name] = value
     data = result.get("data")
     if isinstance(data, dict) and data.get("name") in _HASHED_FILES and "digest_of" not in data:
@@ -206,9 +206,24 @@ def migrate_override(text: str) -> str:
     """Return an override as typed (``key=value``) with today's key and value."""
     left, equals, value = text.partition("=")
     key = left.lstrip("+~")
-    new = _STORED.get(key, key)
+    new = _migrate_key(key, value.split(",")[0])
     value = ",".join(str(_migrate_value(new, part)) for part in value.split(","))
     return f"{left[: len(left) - len(key)]}{new}{equals}{value}"
+
+
+def _migrate_group(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a config group with today's keys and values."""
+    result = {}
+    for key, value in values.items():
+        new = _migrate_key(f"{group}.{key}", value)
+        result[new.removeprefix(f"{group}.")] = _migrate_value(new, value)
+    return result
+
+
+def _migrate_key(key: str, value: Any) -> str:
+    """Return today's name of a dotted key."""
+    new, values = _REUSED.get(key, (key, ()))
+    return new if str(value) in values else _STORED.get(key, key)
 
 
 def _migrate_value(key: str, value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from emotion_lab.core import registry
 from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.data.cleaning import clean
-from emotion_lab.data.ferplus import apply_ferplus
+from emotion_lab.data.ferplus import FerPlusVotes, apply_ferplus, ferplus_labels, open_votes
 from emotion_lab.data.splits import carve_val, exclude_classes, kfold_split, subsample
 from emotion_lab.data.types import DATASETS, SPLITS, LoadedDataset, Split, excluded_classes
 
@@ -35,24 +35,31 @@ def _missing(name: str, source: LoadedDataset) -> UserError:
     )
 
 
-def _load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
+def _load(
+    cfg: dict[str, Any], splits: tuple[str, ...], votes: FerPlusVotes | None
+) -> LoadedDataset:
     source = DATASETS.build(str(cfg["name"]), cfg, splits)
     if not isinstance(source, LoadedDataset):
         raise UserError(
             f"{registry.source(DATASETS.get(str(cfg['name'])))}: data '{cfg['name']}' returns "
             f"{type(source).__name__}, expected emotion_lab.data.types.LoadedDataset."
         )
-    return source
+    if votes is None:
+        return source
+    votes.check_rows(source.rows)
+    return ferplus_labels(source, votes) if cfg.get("labels") == "ferplus" else source
 
 
-def _open(cfg: dict[str, Any], requested: set[str]) -> tuple[LoadedDataset, set[str]]:
+def _open(
+    cfg: dict[str, Any], requested: set[str], votes: FerPlusVotes | None
+) -> tuple[LoadedDataset, set[str]]:
     """Open the splits that the requested ones are built from; return the names opened, too."""
     needed = _needed(requested, cfg.get("folds"))
-    source = _load(cfg, _ordered(needed))
+    source = _load(cfg, _ordered(needed), votes)
     if "val" in requested and "val" not in source.splits and "train" not in needed:
         # Without a val split in the dataset, val is a part of train.
         needed = requested | {"train"}
-        source = _load(cfg, _ordered(needed))
+        source = _load(cfg, _ordered(needed), votes)
     return exclude_classes(source, excluded_classes(cfg)), needed
 
 
@@ -88,12 +95,21 @@ def _make_val(
 
 def _check_label_settings(cfg: dict[str, Any]) -> None:
     """Refuse label settings that contradict each other or need the FER+ votes."""
-    source = cfg.get("label_source", "original")
+    source, votes = cfg.get("label_source", "original"), cfg.get("ferplus_csv")
+    if cfg.get("labels") == "ferplus" and cfg["name"] != "fer2013":
+        raise UserError(
+            f"data.labels=ferplus belongs to data=fer2013, not to data={cfg['name']}: the votes "
+            "are joined to the images by the row numbers of the CSV."
+        )
+    if cfg.get("labels") == "ferplus" and not votes:
+        raise UserError(
+            "data.labels=ferplus needs the FER+ votes: set data.ferplus_csv=<fer2013new.csv>."
+        )
     if cfg.get("relabel_csv") and source != "original":
         raise UserError(
             f"data.relabel_csv and data.label_source={source} both set the labels: use one of them."
         )
-    if not cfg.get("ferplus_csv") and (source != "original" or cfg.get("drop_not_face")):
+    if not votes and (source != "original" or cfg.get("drop_not_face")):
         raise UserError(
             "data.label_source and data.drop_not_face need the FER+ votes: "
             "set data.ferplus_csv=<fer2013new.csv>."
@@ -131,14 +147,15 @@ def load_data(cfg: dict[str, Any], splits: tuple[str, ...], carve: bool = True) 
     requested = set(splits)
     for name in requested.difference(SPLITS):
         raise unknown("split", name, SPLITS)
-    source, needed = _open(cfg, requested)
+    _check_label_settings(cfg)
+    votes = open_votes(cfg)
+    source, needed = _open(cfg, requested, votes)
     if len(source.classes) < 2 and carve:
         raise UserError(
             f"{source.location} has one class, {source.classes[0]}: at least two are needed. "
             "Set data.path to the folder that holds the class folders."
         )
     opened, notes = _make_val(source, cfg, requested, needed, carve)
-    _check_label_settings(cfg)
     opened, cleaning_notes = clean(opened, cfg, source.classes, source.skipped)
     result = {}
     for name in _ordered(requested):
@@ -150,4 +167,4 @@ def load_data(cfg: dict[str, Any], splits: tuple[str, ...], carve: bool = True) 
             raise UserError(f"split '{name}' of {source.location} has no images of the classes.")
         result[name] = subsample(opened[name], cfg.get("limit"), int(cfg.get("split_seed") or 0))
     source = replace(source, splits=result, notes=[*source.notes, *notes, *cleaning_notes])
-    return apply_ferplus(source, cfg) if cfg.get("ferplus_csv") else source
+    return source if votes is None else apply_ferplus(source, votes, cfg)

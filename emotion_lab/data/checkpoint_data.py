@@ -50,9 +50,11 @@ def data_config(data_cfg: dict[str, Any], card: dict[str, Any]) -> dict[str, Any
         if is_foreign(data_cfg, card):
             return data_cfg
         trained_on = card["config"]["data"]
+        _check_folds(data_cfg, trained_on)
         return data_cfg | {key: trained_on[key] for key in _SPLIT_KEYS if key in trained_on}
     overrides = {key: value for key, value in data_cfg.items() if value is not None}
     trained_on = card["config"]["data"]
+    _check_folds({**trained_on, **overrides}, trained_on)
     plugin = card.get("plugins", {}).get("data")
     if plugin and trained_on["name"] not in DATASETS.names():
         raise UserError(
@@ -67,6 +69,19 @@ def data_config(data_cfg: dict[str, Any], card: dict[str, Any]) -> dict[str, Any
     # Checkpoints of earlier versions lack keys that were added later: take the defaults.
     defaults = compose.defaults("data", trained_on["name"])
     return {**defaults, **trained_on, **overrides, "name": trained_on["name"]}
+
+
+def _check_folds(data_cfg: dict[str, Any], trained_on: dict[str, Any]) -> None:
+    """Refuse other labels than those of the training run if it held out a fold.
+
+    Folds are stratified: with other labels, val would hold images that were trained on.
+    """
+    labels, own = (cfg.get("labels") or "fer2013" for cfg in (data_cfg, trained_on))
+    if trained_on.get("folds") is not None and labels != own:
+        raise UserError(
+            f"data.labels={labels}: the checkpoint was trained on folds of data.labels={own}, "
+            f"which hold other images. Set data.labels={own}."
+        )
 
 
 def match_classes(

@@ -101,6 +101,10 @@ class EmotionData(L.LightningDataModule):
         expected = min(split.store.size_hint(), resized)
         return expected <= self.cfg["cache_limit_mib"] * 2**20
 
+    @property
+    def _draws_labels(self) -> bool:
+        return self.cfg.get("label_source") == "sampled"
+
     def dataset(self, name: str) -> SplitDataset:
         """Return the dataset of an opened split at the input size of the network."""
         if self.resize is None:
@@ -117,6 +121,7 @@ class EmotionData(L.LightningDataModule):
                 augment,
                 in_memory=self._cache_in_memory(split, self.resize),
                 keep_grey=name == "train" and on_device,
+                label_seed=self.seed if name == "train" and self._draws_labels else None,
             )
         return self._datasets[name]
 
@@ -182,7 +187,7 @@ class EmotionData(L.LightningDataModule):
     def eval_dataloader(self, name: str) -> DataLoader:
         """Return a loader of an opened split: in order, without augmentation."""
         data = self.dataset(name)
-        if data.augment is not None or data.keep_grey:
+        if data.augment is not None or data.keep_grey or data.label_seed is not None:
             data = SplitDataset(data.split, data.resize)
         return self._in_order(data)
 

@@ -1,5 +1,9 @@
 """FER+ labels: ten annotator votes for each FER2013 image (Barsoum et al. 2016, arXiv:1608.01041).
 
+The label of ``data.labels=ferplus`` follows the paper and its code (github.com/microsoft/FERPlus,
+``src/ferplus.py``): votes given once are dropped, and the majority needs more than half of the
+other votes. Images whose majority is "unknown" or "not a face", or that have none, are left out.
+
 ``fer2013new.csv`` is joined by row number, because 173 of its rows have no image name.
 """
 
@@ -13,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.labels import canonical
+from emotion_lab.core.labels import LABEL_SCHEMES, class_key
 from emotion_lab.data.fer2013.csv_reader import USAGE
 from emotion_lab.data.types import LoadedDataset, Split
 
@@ -58,7 +62,7 @@ class FerPlusVotes:
 
     def columns(self, classes: list[str]) -> np.ndarray:
         """Return the column of each class, int64 (K,)."""
-        by_name = {canonical(name) or name: i for i, name in enumerate(self.names)}
+        by_name = {class_key(name): i for i, name in enumerate(self.names)}
         missing = [name for name in classes if name not in by_name]
         if missing:
             raise UserError(f"data.ferplus_csv={self.path} has no votes for {', '.join(missing)}.")
@@ -93,8 +97,67 @@ class FerPlusVotes:
 
     def for_split(self, split: Split) -> np.ndarray:
         """Return the votes for the images of a FER2013 split, int64 (N, C)."""
-        rows = [int(text.rpartition(":")[2]) for text in split.names]
-        return self.counts[np.array(rows, dtype=np.int64)]
+        return self.counts[_rows(split)]
+
+
+def _rows(split: Split) -> np.ndarray:
+    """Return the rows of the CSV that a FER2013 split holds, int64 (N,)."""
+    rows = [int(text.rpartition(":")[2]) for text in split.names]
+    return np.array(rows, dtype=np.int64)
+
+
+def open_votes(cfg: dict[str, Any]) -> FerPlusVotes | None:
+    """Read ``data.ferplus_csv``; None if it is not set."""
+    if not cfg.get("ferplus_csv"):
+        return None
+    if cfg["name"] != "fer2013":
+        raise UserError(
+            f"data.ferplus_csv belongs to data=fer2013, not to data={cfg['name']}: the votes are "
+            "joined to the images by the row numbers of the CSV."
+        )
+    return FerPlusVotes(Path(str(cfg["ferplus_csv"])).expanduser())
+
+
+def drop_single_votes(votes: np.ndarray) -> np.ndarray:
+    """Return votes (N, C) with 0 where a class got a single vote, which FER+ takes for an error."""
+    return np.where(votes > 1, votes, 0)
+
+
+def published_majority(votes: np.ndarray) -> np.ndarray:
+    """Return the column of the majority of all ``votes`` (N, C) by the rule of FER+, int64 (N,).
+
+    Votes given once are dropped; the majority has more than half of the others. -1 without one.
+    """
+    votes = drop_single_votes(votes)
+    return np.where(2 * votes.max(1) > votes.sum(1), votes.argmax(1), -1)
+
+
+def ferplus_labels(source: LoadedDataset, file: FerPlusVotes) -> LoadedDataset:
+    """Replace the classes, labels and images of FER2013 by those of FER+.
+
+    The classes are ``LABEL_SCHEMES["ferplus"]``, in the order of FER+. Images without an emotion as
+    majority are left out of every split. The labels of FER2013 are kept as the label set
+    ``original``.
+    """
+    classes = list(LABEL_SCHEMES["ferplus"].values())
+    label_of_column = np.full(len(file.names) + 1, -1)  # the last entry is that of no majority
+    label_of_column[file.columns(classes)] = np.arange(len(classes))
+    labels = label_of_column[published_majority(file.counts)]
+    original = np.array([classes.index(name) for name in source.classes])
+    splits = {}
+    for name, split in source.splits.items():
+        own = labels[_rows(split)]
+        kept = np.flatnonzero(own >= 0)
+        part = split.subset(kept)
+        part.label_sets = {"original": original[part.labels]}
+        part.labels = own[kept]
+        splits[name] = part
+    counts = ", ".join(
+        f"{int((labels[rows] >= 0).sum()):,} of {len(rows):,} {name} images"
+        for name, rows in source.rows.items()
+    )
+    notes = [*source.notes, f"FER+ labels: an emotion has the majority of the votes of {counts}"]
+    return replace(source, classes=classes, splits=splits, notes=notes)
 
 
 def majority_labels(votes: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -114,16 +177,40 @@ def vote_distribution(votes: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.where(total > 0, votes / np.maximum(total, 1), one_hot).astype(np.float32)
 
 
-def apply_ferplus(source: LoadedDataset, cfg: dict[str, Any]) -> LoadedDataset:
-    """Add the votes to every split and set the labels that ``data.label_source`` selects.
+def draw_labels(shares: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """Draw a class for each image from its shares of the votes.
 
-    ``data.drop_not_face`` removes images from train only.
+    Args:
+        shares: (N, K), rows sum to 1.
+        uniform: (N,), random numbers in [0, 1).
+
+    Returns:
+        int64 (N,); a class without votes is never drawn.
     """
-    if cfg["name"] != "fer2013":
-        raise UserError(f"data.ferplus_csv belongs to data=fer2013, not to data={cfg['name']}.")
-    file = FerPlusVotes(Path(str(cfg["ferplus_csv"])).expanduser())
+    cumulative = shares.astype(np.float64).cumsum(1)
+    return (cumulative > (uniform * cumulative[:, -1])[:, None]).argmax(1).astype(np.int64)
+
+
+def _add_votes(split: Split, votes: np.ndarray, has_majority: np.ndarray, source: str) -> Split:
+    """Return a split with ``votes`` (N, K) and the labels of ``data.label_source``.
+
+    ``has_majority`` (N,) says whether a class of the dataset won over contempt, unknown and not a
+    face.
+    """
+    majority = majority_labels(votes, split.labels)
+    label_sets = {"original": split.labels, "majority": np.where(has_majority, majority, -1)}
+    labels = split.labels if source == "original" else majority
+    soft = vote_distribution(votes, labels) if source in ("soft", "sampled") else None
+    return replace(split, labels=labels, soft=soft, label_sets=label_sets, votes=votes)
+
+
+def apply_ferplus(source: LoadedDataset, file: FerPlusVotes, cfg: dict[str, Any]) -> LoadedDataset:
+    """Add the votes to every split and set the targets that ``data.label_source`` selects.
+
+    With ``data.labels=ferplus``, the labels are those of :func:`ferplus_labels` already, and votes
+    given once do not count in the shares. ``data.drop_not_face`` removes images from train only.
+    """
     columns = file.columns(source.classes)
-    file.check_rows(source.rows)
     splits, notes = {}, list(source.notes)
     for name, split in source.splits.items():
         votes = file.for_split(split)
@@ -131,14 +218,16 @@ def apply_ferplus(source: LoadedDataset, cfg: dict[str, Any]) -> LoadedDataset:
             is_face = votes[:, file.names.index(NOT_A_FACE)] < np.maximum(votes.max(1), 1)
             notes.append(f"train: {int((~is_face).sum())} images voted not a face are left out")
             split, votes = split.subset(np.flatnonzero(is_face)), votes[is_face]
-        # Whether a class of the dataset won over contempt, unknown and not-a-face.
-        has_majority = votes[:, columns].max(1) == np.maximum(votes.max(1), 1)
-        votes = votes[:, columns]
-        majority = majority_labels(votes, split.labels)
-        changed = int((majority != split.labels).sum())
-        labels = split.labels if cfg["label_source"] == "original" else majority
-        soft = vote_distribution(votes, labels) if cfg["label_source"] == "soft" else None
-        label_sets = {"original": split.labels, "majority": np.where(has_majority, majority, -1)}
-        splits[name] = replace(split, labels=labels, soft=soft, label_sets=label_sets, votes=votes)
+        if cfg.get("labels") == "ferplus":
+            soft = None
+            if cfg["label_source"] in ("soft", "sampled"):
+                soft = vote_distribution(drop_single_votes(votes)[:, columns], split.labels)
+            splits[name] = replace(split, soft=soft, votes=votes[:, columns])
+            changed = int((split.label_sets["original"] != split.labels).sum())
+        else:
+            has_majority = votes[:, columns].max(1) == np.maximum(votes.max(1), 1)
+            splits[name] = _add_votes(split, votes[:, columns], has_majority, cfg["label_source"])
+            majority = majority_labels(votes[:, columns], split.labels)
+            changed = int((majority != split.labels).sum())
         notes.append(f"{name}: the majority of the votes disagrees with {changed:,} labels")
     return replace(source, splits=splits, notes=notes)

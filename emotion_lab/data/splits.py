@@ -126,6 +126,10 @@ def concat_splits(first: Split, second: Split | None) -> Split:
         np.concatenate([first.indices, second.indices + offset]),
         np.concatenate([first.labels, second.labels]),
         [*first.names, *second.names],
+        label_sets={
+            name: np.concatenate([labels, second.label_sets[name]])
+            for name, labels in first.label_sets.items()
+        },
     )
 
 
@@ -211,6 +215,11 @@ def exclude_classes(source: LoadedDataset, names: Sequence[str]) -> LoadedDatase
     splits = {}
     for split_name, split in source.splits.items():
         labels = new_label[split.labels]
-        splits[split_name] = split.subset(np.flatnonzero(labels >= 0))
-        splits[split_name].labels = labels[labels >= 0].astype(np.int64)
+        part = split.subset(np.flatnonzero(labels >= 0))
+        part.labels = labels[labels >= 0].astype(np.int64)
+        part.label_sets = {
+            name: np.where(values >= 0, new_label[values], -1)
+            for name, values in part.label_sets.items()
+        }
+        splits[split_name] = part
     return replace(source, classes=kept, splits=splits)

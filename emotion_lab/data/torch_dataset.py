@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from emotion_lab.data.ferplus import draw_labels
 from emotion_lab.data.samplers import (
     BatchKeys,
     ResumableRandomSampler,
@@ -46,6 +47,8 @@ class SplitDataset(Dataset):
         in_memory: Decode all images now and keep them.
         keep_grey: Return one channel for a batch of grey images; the caller repeats it for a
             network with three (``augment=device``, which then augments and transfers a third).
+        label_seed: Draw the labels of an epoch from ``split.soft``, by (label_seed, epoch,
+            position); None: ``split.soft`` is the target.
     """
 
     def __init__(
@@ -55,11 +58,13 @@ class SplitDataset(Dataset):
         augment: Augment | None = None,
         in_memory: bool = False,
         keep_grey: bool = False,
+        label_seed: int | None = None,
     ) -> None:
         self.split = split
         self.resize = resize
         self.augment = augment
         self.keep_grey = keep_grey
+        self.label_seed = label_seed
         self._images = self._decode_all() if in_memory else None
         #: All images in one array, if a batch can be indexed from it without per-image work.
         self._array: np.ndarray | None = None
@@ -128,18 +133,24 @@ class SplitDataset(Dataset):
         """Return the batch of (epoch, position) ``keys``."""
         positions = np.asarray([position for _, position in keys], dtype=np.int64)
         if self._array is not None:
-            return self._batch(self._array[positions], positions)
+            return self._batch(self._array[positions], positions, keys[0][0])
         images = [self.image(position, epoch) for epoch, position in keys]
         if len({image.shape for image in images}) > 1:  # grey images in a batch with colour
             images = [np.broadcast_to(image, self._input_shape) for image in images]
-        return self._batch(np.stack(images), positions)
+        return self._batch(np.stack(images), positions, keys[0][0])
 
-    def _batch(self, images: np.ndarray, positions: np.ndarray) -> Batch:
+    def _batch(self, images: np.ndarray, positions: np.ndarray, epoch: int) -> Batch:
+        labels, soft = self.split.labels[positions], self.split.soft
+        soft = None if soft is None else soft[positions]
+        if self.label_seed is not None and soft is not None:
+            # The samplers use (seed, epoch) and (seed, epoch, 1).
+            generator = np.random.default_rng((self.label_seed, epoch, 2))
+            labels, soft = draw_labels(soft, generator.random(len(self))[positions]), None
         return Batch(
             torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
-            torch.from_numpy(self.split.labels[positions]),
+            torch.from_numpy(labels),
             torch.from_numpy(positions),
-            None if self.split.soft is None else torch.from_numpy(self.split.soft[positions]),
+            None if soft is None else torch.from_numpy(soft),
         )
 
 

@@ -13,6 +13,7 @@ from emotion_lab.core.runs import Run
 _KEYS = (
     *("loss", "experiment", "data.class_weights", "data.effective_beta", "data.drop_csv"),
     *("data.relabel_csv", "data.drop_not_face", "data.label_source", "data.limit"),
+    "data.labels",
 )
 #: Keys that add terms to the value that is optimised, ``train/criterion``.
 _TRAIN_KEYS = ("distill", "mix", "votes_head", "model", "data.sampler")

@@ -60,11 +60,22 @@ def test_migrate_config_is_the_inverse_of_old_style() -> None:
     assert migrate.migrate_config(config) == config
 
 
+def test_data_labels_had_another_meaning() -> None:
+    old = {"data": {"name": "fer2013", "labels": "majority", "votes": "x.csv"}}
+    new = {"name": "fer2013", "label_source": "majority", "ferplus_csv": "x.csv"}
+    assert migrate.migrate_config(old) == {"data": new}
+    today = {"data": {"name": "fer2013", "labels": "ferplus", "label_source": "soft"}}
+    assert migrate.migrate_config(today) == today
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
         ("trainer.clip=1", "trainer.gradient_clip_val=1"),
         ("++data.votes=a b.csv", "++data.ferplus_csv=a b.csv"),
+        ("data.labels=soft", "data.label_source=soft"),
+        ("data.labels=original,majority", "data.label_source=original,majority"),
+        ("data.labels=ferplus", "data.labels=ferplus"),
         ("trainer.precision=bf16-mixed", "trainer.precision=bf16"),
         ("trainer.precision=32,16-mixed", "trainer.precision=fp32,fp16"),
         ("experiment=seed_senet", "experiment=repro_senet"),

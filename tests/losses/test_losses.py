@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,25 @@ def test_gradient_is_finite_at_extremes(name: str) -> None:
     loss = build(name)(logits, torch.tensor([0, 0]))
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
+
+
+def test_multi_target_takes_the_most_probable_target() -> None:
+    """All classes with 30 % of the votes are right; the largest share always is one."""
+    logits = torch.tensor([[0.5, 0.3, 0.2]]).log()
+    cases = [
+        ([0.6, 0.4, 0.0], 0.5),
+        ([0.1, 0.5, 0.4], 0.3),
+        ([0.3, 0.0, 0.7], 0.5),  # 30 % is enough
+        ([0.29, 0.0, 0.71], 0.2),
+        ([0.2, 0.29, 0.28], 0.3),  # no class reaches 30 %
+    ]
+    loss = build_loss(defaults("loss", "multi_target"), 3, [1.0] * 3, [1] * 3)
+    for shares, probability in cases:
+        value = loss(logits, torch.tensor([shares])).item()
+        assert value == pytest.approx(-math.log(probability), rel=1e-5), shares
+    both = torch.tensor([cases[0][0], cases[1][0]])
+    expected = -(math.log(0.5) + math.log(0.3)) / 2
+    assert loss(logits.repeat(2, 1), both).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_matches_torch(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
