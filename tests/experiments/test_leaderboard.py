@@ -98,7 +98,7 @@ def write_run(
     metrics["fingerprints"] = prints
     (folder / "metrics.json").write_text(json.dumps(metrics))
     history = [
-        {"epoch": epoch, "val/loss": 2 - share, "best": share == 1}
+        {"epoch": epoch, "val/loss": 2 - share, "val/criterion": 1 - share, "best": share == 1}
         | {f"val/{key}": val[key] * share for key in ("accuracy", "macro_f1")}
         for epoch, share in enumerate((0.6, 1, 0.9))
     ]
