@@ -61,6 +61,7 @@ def _check_files(cfg: DictConfig, overrides: list[str]) -> None:
     files = {f"data.{key}": cfg.data[key] for key in ("ferplus_csv", "drop_csv", "relabel_csv")}
     data_path = None if cfg.data.get("download") else cfg.data.path
     paths.check_exist({"data.path": data_path, **files, "model.weights": cfg.model.weights})
+    paths.check_training_folder(str(cfg.hydra.run.dir))
     paths.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from emotion_lab.audits.image_stats import ImageStats
 from emotion_lab.config.compose import defaults
+from emotion_lab.core.csv_input import read_rows
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import class_key
 from emotion_lab.core.paths import find_checkpoint
@@ -84,9 +85,8 @@ def find_predictions(paths: list[str]) -> list[Path]:
 def read_predictions(file: Path, classes: list[str]) -> dict[str, np.ndarray]:
     """Return sample name -> float64 (K,) probabilities in the order of ``classes``."""
     try:
-        with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-            rows = list(csv.reader(stream))
-    except (OSError, csv.Error) as error:
+        rows = read_rows(file)
+    except (OSError, UnicodeError, csv.Error) as error:
         raise UserError(f"Cannot read {file}: {error}.") from error
     header = [name.strip() for name in rows[0]] if rows else []
     columns = {class_key(name[2:]): i for i, name in enumerate(header) if name.startswith("p_")}

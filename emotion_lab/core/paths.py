@@ -153,6 +153,21 @@ def check_folder(folder: str | Path, key: str = "hydra.run.dir") -> None:
         ) from None
 
 
+def check_training_folder(folder: str | Path, key: str = "hydra.run.dir") -> None:
+    """Check that a run can be trained in a directory, see :func:`check_folder`.
+
+    TensorBoard and PyTorch write files in folders with UTF-8 names only.
+    """
+    try:
+        str(Path(folder).absolute()).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{key}={folder}: the name is not UTF-8, which TensorBoard and PyTorch need for the "
+            f"folder of a run. Set {key}=<another folder>."
+        ) from None
+    check_folder(folder, key)
+
+
 def check_fresh(folder: str | Path, *names: str, key: str = "hydra.run.dir") -> None:
     """Check that a run directory can be created and holds none of the results ``names``."""
     check_folder(folder, key)

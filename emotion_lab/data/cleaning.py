@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from emotion_lab.core import csv_input
 from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.core.labels import class_key
 from emotion_lab.data.types import SPLITS, Split, excluded_classes
@@ -60,9 +61,8 @@ def read_rows(key: str, file: str) -> list[CleaningRow]:
     if not path.is_file():
         raise UserError(f"{where}: no such file. Set data.{key}=<csv>, as the audit writes it.")
     try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-            lines = list(csv.reader(stream))
-    except (OSError, csv.Error) as error:
+        lines = csv_input.read_rows(path)
+    except (OSError, UnicodeError, csv.Error) as error:
         raise UserError(f"Cannot read {where}: {error}.") from error
     header = [name.strip().lower() for name in lines[0]] if lines else []
     relabel = key == "relabel_csv"

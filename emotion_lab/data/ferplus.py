@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from emotion_lab.core.csv_input import read_rows
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import LABEL_SCHEMES, class_key
 from emotion_lab.data.fer2013.csv_reader import USAGE
@@ -36,9 +37,8 @@ class FerPlusVotes:
 
     def __init__(self, path: Path) -> None:
         try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                rows = list(csv.reader(file))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            rows = read_rows(path)
+        except (OSError, UnicodeError, csv.Error) as error:
             raise UserError(f"Cannot read data.ferplus_csv={path}: {error}.") from error
         header = [name.strip() for name in rows[0]] if rows else []
         if tuple(header[:2]) != _FIRST_COLUMNS or NOT_A_FACE not in header:

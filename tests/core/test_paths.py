@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,13 @@ def test_locked_folder_error_names_the_config_key(tmp_path: Path) -> None:
     (tmp_path / "done").touch()
     with pytest.raises(UserError, match=r"already holds done.* Set out=<a new folder>"):
         paths.check_fresh(tmp_path, "done", key="out")
+
+
+def test_a_training_folder_needs_a_name_that_tensorboard_and_torch_can_write(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(UserError, match=r"hydra.run.dir=.*: the name is not UTF-8"):
+        paths.check_training_folder(folder)
+    paths.check_training_folder(tmp_path / "café")
+    assert not any(tmp_path.iterdir())

@@ -225,7 +225,7 @@ CONFLICT = "rows 2 and 3 give train/sad/0.png the labels 'sad' and 'happy'"
     [
         ("drop_csv", "file,reason", "expected path in row 1"),
         ("drop_csv", "", "expected path in row 1"),
-        ("drop_csv", "path;split", "expected path in row 1"),
+        ("drop_csv", "path|split", "expected path in row 1"),
         ("drop_csv", "path,split train/sad/0.png,trian", "Unknown split 'trian'. Did you mean 't"),
         ("drop_csv", "path,split ,train", "row 2: the path is missing"),
         ("drop_csv", "path,split fer2013:1,train fer2013:2,test", OTHER_DATA),

@@ -160,6 +160,20 @@ def test_pixels_separated_by_tabs(tmp_path):
     assert load(path).splits["train"].image(4).reshape(-1).tolist() == expected
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_files_saved_by_a_spreadsheet(tmp_path, delimiter, encoding):
+    path = write_csv(tmp_path / "fer2013.csv", make_rows(1))
+    expected = load(path).splits["val"].digests("pixels")
+    text = path.read_text().replace(",", delimiter).replace("\n", "\r\n")
+    other = tmp_path / "other" / "fer2013.csv.gz"
+    other.parent.mkdir()
+    other.write_bytes(gzip.compress(text.encode(encoding)))
+    assert load(other).splits["val"].digests("pixels") == expected
+    other.write_bytes(gzip.compress(text.replace("Training", "Trainig", 1).encode(encoding)))
+    assert "row 2 of" in message(other) and "Usage is 'Trainig'" in message(other)
+
+
 @pytest.mark.parametrize(
     "content, error",
     [
@@ -168,6 +182,7 @@ def test_pixels_separated_by_tabs(tmp_path):
         (b"emotion,pixels\n0,1 2\n", "found the columns 'emotion', 'pixels'; expected"),
         (b"0,1 2 3,Training\n", "Wrong header in row 1"),
         (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "Wrong header in row 1"),
+        ("emotion,pixels,Usage\n".encode("utf-16") + b"\n", "is truncated or damaged"),
     ],
 )
 def test_invalid_files(tmp_path, content, error):

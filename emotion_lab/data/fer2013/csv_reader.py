@@ -11,14 +11,15 @@ import io
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from emotion_lab.core.csv_input import delimiter_of, utf16_encoding
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
 
@@ -53,12 +54,13 @@ class Arrays:
 
 
 class _Header(NamedTuple):
-    """Positions of the three columns in a row of ``num_fields`` fields."""
+    """Positions of the three columns in a row of ``num_fields`` fields, and what separates them."""
 
     emotion: int
     pixels: int
     usage: int
     num_fields: int
+    delimiter: bytes
 
 
 def _zip_member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
@@ -89,7 +91,7 @@ def _zip_member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
+def _open(path: Path) -> Iterator[tuple[io.BufferedReader, Callable[[], int]]]:
     """Yield the decompressed CSV and a function that returns the bytes of ``path`` read so far."""
     name = path.name.lower()
     if name.endswith((".tar.gz", ".tgz", ".tar")):
@@ -109,14 +111,23 @@ def _open(path: Path) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
             yield raw, raw.tell
 
 
-def _buffered(stream: Any) -> IO[bytes]:
+def _buffered(stream: Any) -> io.BufferedReader:
     return io.BufferedReader(stream, _BUFFER_SIZE)
+
+
+def _lines(stream: io.BufferedReader) -> Iterable[bytes]:
+    """Return the lines in UTF-8; the file may be UTF-16."""
+    encoding = utf16_encoding(stream.peek(2)[:2])
+    if encoding is None:
+        return stream
+    return (line.encode() for line in io.TextIOWrapper(stream, encoding))
 
 
 def _read_header(line: bytes, path: Path) -> _Header:
     """Return the positions of the three columns; they may be in any order and case."""
     text = line.decode("utf-8", errors="replace").lstrip("\ufeff").strip()
-    names = [name.strip().strip('"').strip() for name in text.split(",")]
+    delimiter = delimiter_of(text)
+    names = [name.strip().strip('"').strip() for name in text.split(delimiter)]
     lower = [name.lower() for name in names]
     if not set(COLUMNS) <= set(lower):
         shown = ", ".join(repr(name[:20] + "…" if len(name) > 20 else name) for name in names[:6])
@@ -125,7 +136,7 @@ def _read_header(line: bytes, path: Path) -> _Header:
             f"pixels and Usage (any order). Set data.path to the original fer2013.csv."
         )
     emotion, pixels, usage = (lower.index(name) for name in COLUMNS)
-    return _Header(emotion, pixels, usage, len(names))
+    return _Header(emotion, pixels, usage, len(names), delimiter.encode())
 
 
 def _parse_fields(fields: list[bytes], header: _Header, where: str) -> tuple[int, str, np.ndarray]:
@@ -167,7 +178,7 @@ def _parse_row(
 
     The fast path validates in C; rows that fail are parsed again value by value.
     """
-    fields = line.rstrip(b"\r\n").split(b",")
+    fields = line.rstrip(b"\r\n").split(header.delimiter)
     if len(fields) == header.num_fields:
         emotion = _EMOTION_OF.get(fields[header.emotion].strip(b' "'))
         split = _SPLIT_OF.get(fields[header.usage].strip(b' "').lower())
@@ -200,7 +211,8 @@ def parse(path: Path) -> dict[str, Arrays]:
     Error messages count rows like an editor: the header is row 1.
 
     Args:
-        path: ``.csv``, ``.csv.gz`` or ``.zip`` with the CSV inside.
+        path: ``.csv``, ``.csv.gz`` or ``.zip`` with the CSV inside: UTF-8 or UTF-16, separated by
+            commas, semicolons or tabs.
 
     Returns:
         The splits in the file, in the order ``train``, ``val``, ``test``.
@@ -212,7 +224,7 @@ def parse(path: Path) -> dict[str, Arrays]:
     count = 0
     try:
         with _open(path) as (stream, bytes_read), _progress(path) as show:
-            for number, line in enumerate(stream, start=1):
+            for number, line in enumerate(_lines(stream), start=1):
                 if header is None:
                     header = _read_header(line, path)
                     continue
@@ -225,7 +237,7 @@ def parse(path: Path) -> dict[str, Arrays]:
                 count += 1
                 if count % 500 == 0:
                     show(bytes_read())
-    except _CORRUPT_ARCHIVE as error:
+    except (*_CORRUPT_ARCHIVE, UnicodeError) as error:
         raise UserError(f"{path} is truncated or damaged ({error}); download it again.") from error
     except (OSError, NotImplementedError) as error:
         raise UserError(f"Cannot read {path}: {error}. Set data.path=<file or folder>.") from error

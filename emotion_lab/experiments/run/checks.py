@@ -93,4 +93,4 @@ def check_new_run_dir(run_dir: Path) -> None:
             f"{run_dir} already holds a run: continue it with resume='{run_dir}', "
             "or choose another hydra.run.dir."
         )
-    paths.check_folder(run_dir)
+    paths.check_training_folder(run_dir)

@@ -14,7 +14,7 @@ from emotion_lab.config.overrides import parse, quote
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import write_json
 from emotion_lab.core.migrate import migrate_override
-from emotion_lab.core.paths import check_folder
+from emotion_lab.core.paths import check_training_folder
 
 #: The overrides of the sweep, in its directory.
 FILE = "sweep.json"
@@ -84,7 +84,7 @@ def open_directory(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     wanted = job_overrides(overrides)
     typed = any(text.startswith("hydra.sweep.dir=") for text in overrides)
     folder = Path(str(cfg.hydra.sweep.dir))
-    check_folder(folder, "hydra.sweep.dir")
+    check_training_folder(folder, "hydra.sweep.dir")
     if cfg.sweep.resume and not typed:
         # outputs/multirun/DATE/TIME
         return _latest(folder.parent.parent, wanted)
