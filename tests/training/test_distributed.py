@@ -22,6 +22,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.samplers import ResumableRandomSampler, SequentialDistributedSampler
 from emotion_lab.evaluation.evaluate import evaluate_checkpoint
+from emotion_lab.losses import build_loss
 from emotion_lab.training import callbacks, strategy
 from emotion_lab.training.fit import fit
 from tests.conftest import TINY, command, composed
@@ -87,9 +88,14 @@ def image_counts(folder: Path, epoch: int) -> Counter[int]:
 def check_scores(cfg: dict[str, Any], run: Path) -> None:
     """Compare the best val scores of history.csv with an evaluation in one process."""
     row = read_history(run)[ckpt.read(run / "checkpoints" / "best.ckpt")["epoch"]]
-    scores = evaluate_checkpoint(run / "checkpoints" / "best.ckpt", cfg["data"]).scores
+    result = evaluate_checkpoint(run / "checkpoints" / "best.ckpt", cfg["data"])
+    data = EmotionData(cfg["data"], ("train",))
+    weights, counts = data.class_weights().tolist(), data.class_counts().tolist()
+    criterion = build_loss(cfg["loss"], len(data.classes), weights, counts)
+    value = float(criterion(result.predictions.logits, result.predictions.labels))
+    scores = {**result.scores, "criterion": value}
     assert scores["n"] == VAL
-    for name in ("accuracy", "macro_f1", "loss"):
+    for name in ("accuracy", "macro_f1", "loss", "criterion"):
         assert scores[name] == pytest.approx(float(row[f"val/{name}"]), abs=1e-4), name
 
 
@@ -160,7 +166,7 @@ def test_two_processes_train_one_network(
     options: tuple[str, ...], tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Two nodes of one device each are found by MASTER_ADDR, MASTER_PORT and NODE_RANK."""
-    cfg = tiny(*ODD, *options, *CPU, "schedule=plateau", "mix.mixup=0.2")
+    cfg = tiny(*ODD, *options, *CPU, "loss=weighted_focal", "schedule=plateau", "mix.mixup=0.2")
 
     def work(rank: int) -> None:
         with record_positions(tmp_path):
