@@ -28,7 +28,7 @@ demo: .venv/.ready
 		save=$(RUN)/shipped.mp4 log=$(RUN)/shipped.jsonl hydra.run.dir=$(RUN)/shipped
 
 test: .venv/.ready lint
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 browser:
 	$(PYTHON) docs/examples/browser/build.py build/browser
