@@ -97,6 +97,7 @@ class SplitCleaner:
     """Applies cleaning lists: :meth:`relabel` and :meth:`drop` replace entries of ``splits``.
 
     ``excluded`` are the classes of ``data.exclude``, ``unreadable`` the files that were skipped.
+    ``scheme`` is ``data.label_scheme``, the meaning of labels that are numbers.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class SplitCleaner:
         classes: list[str],
         excluded: list[str],
         unreadable: list[str],
+        scheme: str | None = None,
     ) -> None:
         self.splits, self.classes = splits, classes
         self._original_labels = {name: split.labels for name, split in splits.items()}
@@ -115,7 +117,12 @@ class SplitCleaner:
         }
         self._label = {class_key(name): label for label, name in enumerate(classes)}
         self._excluded = {class_key(name) for name in excluded}
+        self._scheme = scheme
         self._unreadable = [path.replace("\\", "/") for path in unreadable]
+
+    def _key(self, name: str) -> str:
+        """Return the name that a label of the list is matched by."""
+        return class_key(name, self._scheme)
 
     def _find(self, path: str) -> tuple[str, int] | None:
         return next((self._index[e] for e in _path_suffixes(path) if e in self._index), None)
@@ -126,11 +133,11 @@ class SplitCleaner:
 
     def _new_label(self, row: CleaningRow, where: str) -> int | None:
         """Return the new label of a row; None if it is empty or an excluded class."""
-        if not row.label or class_key(row.label) in self._excluded:
+        if not row.label or self._key(row.label) in self._excluded:
             return None
-        if class_key(row.label) not in self._label:
+        if self._key(row.label) not in self._label:
             raise unknown("label", row.label, self.classes, f"See row {row.number} of {where}.")
-        return self._label[class_key(row.label)]
+        return self._label[self._key(row.label)]
 
     def _match(
         self, where: str, rows: list[CleaningRow]
@@ -159,11 +166,11 @@ class SplitCleaner:
                 unused["test"] += 1
             elif split == "val" and row.split != "val":
                 unused["val"] += 1
-            elif row.now and class_key(row.now) != class_key(now):
+            elif row.now and self._key(row.now) != class_key(now):
                 unused["other"] += 1
             else:
                 first = matches.setdefault(match, row)
-                if class_key(first.label) != class_key(row.label):
+                if self._key(first.label) != self._key(row.label):
                     raise UserError(
                         f"{where}: rows {first.number} and {row.number} give {row.path} the labels "
                         f"'{first.label}' and '{row.label}'; keep one."
@@ -241,14 +248,15 @@ def clean(
 
     Args:
         splits: The opened splits, after folds or carving val.
-        cfg: The ``data`` group: ``drop_csv``, ``relabel_csv`` and ``exclude``.
+        cfg: The ``data`` group: ``drop_csv``, ``relabel_csv``, ``exclude`` and ``label_scheme``.
         classes: Class names; the position is the label.
         unreadable: Paths of the files that ``data.on_decode_error=skip`` skipped.
     """
     relabel, drop = cfg.get("relabel_csv"), cfg.get("drop_csv")
     if not (relabel or drop) or not set(splits) & {"train", "val"}:
         return splits, []
-    cleaner = SplitCleaner(dict(splits), classes, excluded_classes(cfg), unreadable)
+    scheme = cfg.get("label_scheme")
+    cleaner = SplitCleaner(dict(splits), classes, excluded_classes(cfg), unreadable, scheme)
     notes = [cleaner.relabel(str(relabel))] if relabel else []
     notes += [cleaner.drop(str(drop))] if drop else []
     return cleaner.splits, [note for note in notes if note]

@@ -240,8 +240,10 @@ def test_class_without_train_images(tmp_path):
     rows = [row for row in make_rows() if not (row[0] == "1" and row[2] == "Training")]
     path = write_csv(tmp_path / "fer2013.csv", rows)
     for _ in range(2):  # parsed, then from the cache
-        assert "image of disgust in" in (text := message(path)) and "exclude=[disgust]" in text
-    assert load(path, exclude=["Disgusted"]).classes == list(EMOTIONS)
+        text = error_message(load_data, {"name": "fer2013", "path": str(path)}, ("train",))
+        assert "no train image of disgust in" in text and "data.exclude=[disgust]" in text
+    cfg = {"name": "fer2013", "path": str(path), "exclude": ["Disgusted"]}
+    assert load_data(cfg, ("train",)).classes == [name for name in EMOTIONS if name != "disgust"]
 
 
 def test_absent_split(tmp_path):

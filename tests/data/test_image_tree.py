@@ -101,6 +101,17 @@ def test_numbers_of_other_datasets_need_their_scheme(
         assert source.classes[label] == LABEL_SCHEMES[scheme][int(name.split("/")[1])]
 
 
+def test_numbers_in_a_relabel_list_have_the_scheme_of_the_folders(tmp_path: Path) -> None:
+    make(tmp_path, ["train", "val"], tuple(map(str, range(1, 8))))
+    relabel = tmp_path / "relabel.csv"
+    relabel.write_text("path;label_now;label\ntrain/4/0.png;4;1\n")  # happy becomes surprise
+    cfg = {"name": "image_folder", "path": str(tmp_path), "label_scheme": "rafdb"}
+    train = load_data({**cfg, "relabel_csv": str(relabel)}, ("train",)).splits["train"]
+    labels = dict(zip(train.names, train.labels.tolist(), strict=True))
+    assert EMOTIONS[labels["train/4/0.png"]] == "surprise"
+    assert EMOTIONS[labels["train/4/1.png"]] == "happy"
+
+
 def test_published_numberings() -> None:
     """RAF-DB's and AffectNet's readme, and the columns of fer2013new.csv."""
     assert list(LABEL_SCHEMES["rafdb"].items())[:3] == [
