@@ -21,6 +21,7 @@ from emotion_lab.core.io import file_hash
 from emotion_lab.core.paths import check_appendable
 from emotion_lab.data import contamination
 from emotion_lab.data.checkpoint_data import CheckpointData
+from emotion_lab.data.fingerprint import fingerprint
 from emotion_lab.evaluation import test_ledger
 from emotion_lab.evaluation.calibration import check
 from emotion_lab.evaluation.metrics import score, score_against, unseen_text
@@ -103,7 +104,12 @@ def previous_accesses(
     check_ledger(data.split, entry)
     if data.split != "test" or entry is None:
         return []
-    previous = test_ledger.openings(entry.ledger, data.fingerprint["hash"])
+    # Earlier versions recorded image files by the hash of their bytes.
+    hashes = [
+        fingerprint(data.part, data.module.classes, digest_of)["hash"]
+        for digest_of in ("pixels", "file")
+    ]
+    previous = test_ledger.openings(entry.ledger, *hashes)
     opening = {**predictor.setup, "checkpoint": identity(predictor.checkpoints)}
     count = test_ledger.configurations([*previous, opening])
     print(f"test split opened: {len(previous)} earlier accesses, configurations so far: {count}")

@@ -114,6 +114,6 @@ def lines(ledger: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def openings(ledger: Path, fingerprint: str) -> list[dict[str, Any]]:
-    """Return the recorded accesses to the test set with this fingerprint hash."""
-    return [line for line in lines(ledger) if line["fingerprint"] == fingerprint]
+def openings(ledger: Path, *fingerprints: str) -> list[dict[str, Any]]:
+    """Return the recorded accesses to the test set with one of these fingerprint hashes."""
+    return [line for line in lines(ledger) if line["fingerprint"] in fingerprints]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from emotion_lab.core.migrate import migrate_config
 from emotion_lab.data import contamination
 from emotion_lab.data.checkpoint_data import data_config, is_foreign
 from emotion_lab.data.datamodule import EmotionData
+from emotion_lab.data.fingerprint import fingerprint
 from emotion_lab.data.shards.writer import open_all_splits, write_shards
-from emotion_lab.evaluation.evaluate import evaluate_checkpoint
+from emotion_lab.evaluation.evaluate import LedgerEntry, evaluate_checkpoint
 from emotion_lab.evaluation.metrics import report_text, unseen_text
 from emotion_lab.evaluation.result import EvaluationResult
 from tests.conftest import make_checkpoint
@@ -184,3 +186,17 @@ def test_streams_of_earlier_runs_keep_their_data_config() -> None:
     asked = {"name": "stream", "path": "s3://bucket/faces", "digest_of": "pixels"}
     assert not is_foreign(asked, card) and is_foreign({**asked, "path": "s3://bucket/b"}, card)
     assert data_config(asked, card)["digest_of"] == "file"
+
+
+def test_openings_of_earlier_versions_count(run: Path, copy: Path, tmp_path: Path) -> None:
+    """They recorded a test folder by the hash of its files."""
+    (tmp_path / "data").mkdir()
+    shutil.copytree(copy, tmp_path / "data" / "test")
+    data = folder_cfg(tmp_path / "data")
+    part = EmotionData(data, ("test",)).split("test")
+    line = {"fingerprint": fingerprint(part, CLASSES, "file")["hash"], "config": "c", "epoch": 1}
+    (tmp_path / "ledger.jsonl").write_text(json.dumps(line) + "\n")
+    entry = LedgerEntry(tmp_path / "ledger.jsonl", tmp_path)
+    for count in (1, 2):
+        result = evaluate_checkpoint(run, data, "test", foreign=True, entry=entry)
+        assert len(result.openings) == count

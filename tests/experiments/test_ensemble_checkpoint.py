@@ -118,7 +118,7 @@ def test_checkpoint_predicts_the_weighted_average(built: tuple[Path, dict[str, A
     ckpt.check_plain(saved)
     assert set(saved) == {"members", ckpt.CARD}
     assert content["parameters"] == sum(p.numel() for p in net.parameters())
-    assert find_checkpoint(folder) == path and ensemble.FILE == ckpt.ENSEMBLE
+    assert find_checkpoint(folder) == path and ensemble.FILE == paths.ENSEMBLE
 
 
 def test_scores_agree_with_an_evaluation_of_the_checkpoint(
