@@ -73,19 +73,25 @@ def _split_of(folder: Path) -> str | None:
         if pattern.fullmatch("".join(words)):
             return split
     named = {s for s, pattern in _SPLIT_PATTERNS.items() if any(map(pattern.fullmatch, words))}
-    if (
-        len(named) == 1
-        and canonical(folder.name) is None
-        and len(emotion_folders(folder, True)) > 1
-    ):
-        return named.pop()
-    return None
+    if len(named) != 1 or canonical(folder.name) is not None:
+        return None
+    return named.pop() if len(emotion_folders(folder, short=True)) > 1 else None
 
 
-def emotion_folders(folder: Path, numbers: bool = False) -> list[str]:
-    """Return the subfolders that are named after an emotion or, with ``numbers``, are numbered."""
+def emotion_folders(folder: Path, short: bool = False) -> list[str]:
+    """Return the subfolders that are named after emotions.
+
+    With ``short``, numbers and abbreviations of two letters count. They may also stand for persons.
+    """
     names = [child.name for child in subfolders(folder)]
-    return [n for n in names if (numbers if class_number(n) is not None else canonical(n))]
+    if short:
+        return [n for n in names if canonical(n) is not None or class_number(n) is not None]
+    return [n for n in names if len(n.strip()) > 2 and not n.isdigit() and canonical(n) is not None]
+
+
+def _holds_classes(folder: Path) -> bool:
+    """Return whether a folder holds class folders of at least two emotions."""
+    return len({canonical(name) for name in emotion_folders(folder)}) > 1
 
 
 def split_folders(root: Path) -> dict[str, Path]:
@@ -157,7 +163,7 @@ def _list_class(folder: Path, listing: Listing) -> list[str]:
 
 def _check_class_folders(folders: list[Path], listing: Listing, strict: bool) -> None:
     """Refuse folders that are no classes: they hold folders of classes or splits."""
-    nested = [folder for folder in folders if len(emotion_folders(folder)) > 1]
+    nested = [folder for folder in folders if _holds_classes(folder)]
     if nested:
         more = f" (and {len(nested) - 1} more)" if len(nested) > 1 else ""
         inner = ", ".join(emotion_folders(nested[0])[:3])
@@ -272,7 +278,7 @@ def _add_notes(listing: Listing, splits: dict[str, Path], num_loose: int) -> Non
     tops = {listing.root / listing.relative(p).partition("/")[0] for p in splits.values()}
     others = [p for p in subfolders(listing.root) if p not in tops] if splits else []
     if others:
-        unused = " (their class folders are not used)" if any(map(emotion_folders, others)) else ""
+        unused = " (their class folders are not used)" if any(map(_holds_classes, others)) else ""
         names = ", ".join(path.name for path in others[:5])
         notes.append(f"ignored folders next to the splits: {names}{unused}")
     if listing.moved:
@@ -305,6 +311,12 @@ def list_images(
         listing.notes.append(f"read from {root}: {start} holds no other folder")
     tops = split_folders(root)
     splits = {split: _class_parent(folder) for split, folder in tops.items()}
+    classes = emotion_folders(root)
+    if splits and classes and "train" not in splits:
+        raise UserError(
+            f"{root} holds class folders ({', '.join(classes[:3])}) next to the split "
+            f"{', '.join(splits)}: move them into {root / 'train'}."
+        )
     num_loose = 0
     for split, folder in (splits or {"train": root}).items():
         num_loose += sum(

@@ -75,6 +75,20 @@ def test_a_folder_of_class_folders_is_no_class(tmp_path: Path, splits: list[str]
     assert ("(and 1 more)" in text) == (len(splits) > 1)
 
 
+def test_folders_inside_of_a_class_may_have_names_of_it_or_of_persons(tmp_path: Path) -> None:
+    for folder in ("happy/joy", "happy/smile", "sad/AN", "sad/SU", "sad/1", "sad/2"):
+        make(tmp_path, [folder], (".",))
+    source = load(tmp_path)
+    assert source.classes == ["happy", "sad"] and sizes(source) == {"train": 12}
+
+
+def test_classes_next_to_a_test_split_are_not_forgotten(tmp_path: Path) -> None:
+    make(tmp_path, [".", "test"])
+    text = error_message(load, tmp_path)
+    assert "(angry, happy, sad) next to the split test" in text
+    assert f"move them into {tmp_path / 'train'}" in text
+
+
 def test_splits_inside_of_classes_are_refused(tmp_path: Path) -> None:
     text = error_message(load, make(tmp_path, ["happy", "sad"], ("train", "test")))
     assert f"as in {tmp_path / 'test' / 'happy'}" in text

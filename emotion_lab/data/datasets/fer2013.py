@@ -72,7 +72,7 @@ def _image_folder_in(folder: Path) -> Path | None:
     """Return ``folder`` or a sub-folder of it that contains class or split folders, if any."""
     for parent in (folder, *subfolders(folder)):
         root = find_root(parent)
-        if split_folders(root) or len(emotion_folders(root, numbers=True)) >= 2:
+        if split_folders(root) or len(emotion_folders(root, short=True)) >= 2:
             return parent
     return None
 
