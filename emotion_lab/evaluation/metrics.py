@@ -61,8 +61,10 @@ def unseen_text(scores: dict[str, Any]) -> str | None:
 
     None if no image was, or if ``scores`` lack ``trained_on``.
     """
-    trained_on = scores.get("trained_on")
-    text = warning(trained_on, scores["n"]) if trained_on else None
+    if "trained_on" not in scores:
+        return None
+    trained_on = scores["trained_on"]
+    text = warning(trained_on, scores["n"])
     if text is None or not trained_on["n"]:
         return text
     others = trained_on["others"]
