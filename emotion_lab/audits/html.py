@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from emotion_lab.audits.annotators import table_rows
 from emotion_lab.audits.cleaning_lists import REASONS
 from emotion_lab.audits.duplicates import crosses_splits, has_conflicting_labels
 from emotion_lab.audits.image_stats import ImageStats
@@ -81,6 +82,9 @@ def train_command(report: dict[str, Any], folder: Path) -> str:
     args = [f"data={report['data']['name']}"]
     if report["data"]["path"]:
         args.append(f"data.path={report['data']['path']}")
+    if report["data"]["labels"] == "ferplus":
+        args.append("data.labels=ferplus")
+        args.append(f"data.ferplus_csv={report['data']['ferplus_csv']}")
     args.append(f"data.drop_csv={folder / 'drop.csv'}")
     if (report["label_issues"] or {}).get("relabel"):
         args.append(f"data.relabel_csv={folder / 'relabel.csv'}")
@@ -207,6 +211,7 @@ def write_page(
         issue_sections=issue_sections,
         label_section=label_section,
         label_issues=result.label_issues,
+        annotators=table_rows(report["annotators"]) if report["annotators"] else [],
         num_shown=num_shown,
         figures={name: html.png(file.read_bytes()) for name, file in figures.items()},
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from emotion_lab.audits.annotators import measure_annotators
 from emotion_lab.audits.cleaning_lists import DropProposal, propose_drops
 from emotion_lab.audits.duplicates import Duplicates, count_duplicates, find_duplicates
 from emotion_lab.audits.image_stats import ImageStats
@@ -87,6 +88,7 @@ def build_report(result: AuditResult, cfg: dict[str, Any]) -> dict[str, Any]:
         "fingerprint": {
             name: fingerprint(part, stats.classes) for name, part in stats.source.splits.items()
         },
+        "annotators": measure_annotators(stats.source, cfg["data"]),
         "label_issues": _count_label_issues(stats, result.label_issues),
         "proposed": {
             "total": len(proposals),
@@ -95,7 +97,7 @@ def build_report(result: AuditResult, cfg: dict[str, Any]) -> dict[str, Any]:
         },
         "classes": list(stats.classes),
         "location": stats.source.location,
-        "data": {"name": cfg["data"]["name"], "path": cfg["data"].get("path")},
+        "data": {key: cfg["data"].get(key) for key in ("name", "path", "labels", "ferplus_csv")},
         "settings": {key: cfg[key] for key in SETTINGS},
         "crossings": [list(pair) for pair in itertools.combinations(stats.splits, 2)],
         "notes": [*stats.source.notes, *notes],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from emotion_lab.audits.annotators import table_rows
 from emotion_lab.audits.cleaning_lists import write_csv, write_drops, write_relabels, write_suspects
 from emotion_lab.audits.figures import draw_class_counts, draw_distributions
 from emotion_lab.audits.html import write_page
@@ -70,20 +71,23 @@ def summary(report: dict[str, Any]) -> list[str | TextTable]:
         [name, *(f"{duplicates[f'{kind}_{key}']:,}" for key in keys)]
         for kind, name in (("identical", "identical"), ("near", "near-identical"))
     ]
-    # Constant and almost constant images are included in the blank ones.
-    issues = [
-        f"{n:,} {kind.replace('_', ' ')}"
-        for kind, n in report["findings"].items()
-        if n and kind not in ("constant", "almost_constant")
-    ]
     lines: list[str | TextTable] = [
         "",
         TextTable(["images per class", *counts], [*classes, [], total]),
         "",
         TextTable(["duplicates", *(key.replace("_", " ") for key in keys)], groups),
         "",
-        "image issues: " + (", ".join(issues) or "none"),
     ]
+    if report["annotators"]:
+        header = ["FER+ annotators", *report["annotators"]]
+        lines += [TextTable(header, table_rows(report["annotators"])), ""]
+    # Constant and almost constant images are included in the blank ones.
+    issues = [
+        f"{n:,} {kind.replace('_', ' ')}"
+        for kind, n in report["findings"].items()
+        if n and kind not in ("constant", "almost_constant")
+    ]
+    lines.append("image issues: " + (", ".join(issues) or "none"))
     if report["label_issues"]:
         label_issues = report["label_issues"]
         lines.append(
