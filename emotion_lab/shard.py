@@ -32,6 +32,8 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
         raise UserError(f"data={cfg.data.name} cannot be sharded: name the data it came from.")
     keys = [f"data.{key}" for key in _TRAINING_KEYS if cfg.data.get(key)]
     keys += ["data.label_source"] if cfg.data.label_source != "original" else []
+    if cfg.data.labels != "fer2013":
+        raise UserError(f"data.labels={cfg.data.labels} cannot be sharded: it needs data=fer2013.")
     if keys:
         raise UserError(
             f"{', '.join(keys)} cannot be written into a stream: set it when the data is used."

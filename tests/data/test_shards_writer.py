@@ -75,6 +75,7 @@ def test_invalid_arguments(folder: Path, tmp_path: Path) -> None:
     assert "is an address" in refused(*where, "out=s3://bucket/x")
     assert "data.path=nowhere does not exist" in refused("data.path=nowhere", "out=new")
     assert "data=stream cannot be sharded" in refused("data=stream", "out=new")
+    assert "data.labels=ferplus cannot be sharded" in refused("data.labels=ferplus", "out=new")
     assert "data.folds, data.drop_csv cannot be written" in refused(
         *where, "out=new", "data.folds=5", "data.drop_csv=drop.csv"
     )
