@@ -224,10 +224,11 @@ def apply_ferplus(source: LoadedDataset, file: FerPlusVotes, cfg: dict[str, Any]
                 soft = vote_distribution(drop_single_votes(votes)[:, columns], split.labels)
             splits[name] = replace(split, soft=soft, votes=votes[:, columns])
             changed = int((split.label_sets["original"] != split.labels).sum())
+            notes.append(f"{name}: {changed:,} FER+ labels differ from those of FER2013")
         else:
             has_majority = votes[:, columns].max(1) == np.maximum(votes.max(1), 1)
             splits[name] = _add_votes(split, votes[:, columns], has_majority, cfg["label_source"])
             majority = majority_labels(votes[:, columns], split.labels)
             changed = int((majority != split.labels).sum())
-        notes.append(f"{name}: the majority of the votes disagrees with {changed:,} labels")
+            notes.append(f"{name}: the majority of the votes disagrees with {changed:,} labels")
     return replace(source, splits=splits, notes=notes)

@@ -95,6 +95,8 @@ def test_images_classes_and_labels(files: tuple[Path, Path]) -> None:
     assert train.soft is None and train.votes[0].tolist() == [0, 0, 0, 6, 4, 0, 0, 0]
     counts = "12 of 14 train images, 6 of 7 val images, 7 of 7 test images"
     assert any(counts in note for note in source.notes)
+    # Row 0: sad for angry; row 5: contempt for surprise.
+    assert "train: 2 FER+ labels differ from those of FER2013" in source.notes
 
 
 @pytest.mark.parametrize("label_source", ["original", "majority", "soft", "sampled"])
