@@ -63,11 +63,3 @@ def fingerprint(split: Split, classes: list[str], digest_of: str = "pixels") -> 
         "of": digest_of,
         "known_as": _known_as(counts),
     }
-
-
-def differ(first: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Return whether two fingerprints are known to be of different images.
-
-    Hashes of pixels and of files cannot be compared.
-    """
-    return first.get("of") == other.get("of") and first["hash"] != other["hash"]

@@ -24,6 +24,14 @@ _ROUNDING = 1e-4
 _FLOAT32 = 1e-6
 
 
+def differ(first: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether two fingerprints of splits are known to be of different images.
+
+    Hashes of pixels and of files cannot be compared.
+    """
+    return first.get("of") == other.get("of") and first["hash"] != other["hash"]
+
+
 @dataclass(frozen=True)
 class SavedPredictions:
     """Predictions of a run on a split, read from its files.

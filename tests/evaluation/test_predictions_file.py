@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.evaluation.predictions_file import read_predictions, write_predictions
+from emotion_lab.evaluation.predictions_file import differ, read_predictions, write_predictions
 from tests.experiments.test_compare import CLASSES, HASH, LABELS, NAMES, guesses, write_run
 
 
@@ -134,3 +134,11 @@ def test_bad_runs(case: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=words) as raised:
         read_predictions(run, "val")
     assert str(run) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_hashes_of_pixels_and_of_files_are_not_compared() -> None:
+    """Fingerprints of earlier versions do not say what they hash."""
+    pixels, old = {"hash": "a", "of": "pixels"}, {"hash": "b"}
+    assert differ(pixels, {"hash": "b", "of": "pixels"}) and differ(old, {"hash": "c"})
+    assert not differ(pixels, pixels) and not differ(pixels, old)
+    assert not differ(pixels, {"hash": "b", "of": "file"})

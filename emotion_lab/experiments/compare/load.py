@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.data.fingerprint import differ
-from emotion_lab.evaluation.predictions_file import SavedPredictions, read_predictions
+from emotion_lab.evaluation.predictions_file import SavedPredictions, differ, read_predictions
 
 
 def parse_runs(key: str, value: Any) -> list[Path]:

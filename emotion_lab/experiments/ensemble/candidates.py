@@ -12,8 +12,7 @@ import numpy as np
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.runs import Run
-from emotion_lab.data.fingerprint import differ
-from emotion_lab.evaluation.predictions_file import SavedPredictions, read_predictions
+from emotion_lab.evaluation.predictions_file import SavedPredictions, differ, read_predictions
 from emotion_lab.experiments.compare.load import aligned_predictions, short_names, trained_on_lines
 from emotion_lab.experiments.ensemble.selection import METRICS
 from emotion_lab.experiments.leaderboard.grouping import trained

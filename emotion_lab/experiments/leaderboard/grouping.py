@@ -16,8 +16,7 @@ from emotion_lab.config.compose import CONF, defaults, is_group, options
 from emotion_lab.config.overrides import override_key
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.runs import Run, find
-from emotion_lab.data.fingerprint import differ
-from emotion_lab.evaluation.predictions_file import find_predictions
+from emotion_lab.evaluation.predictions_file import differ, find_predictions
 from emotion_lab.experiments.compare.load import describe_split, trained_on_lines
 from emotion_lab.experiments.run.resume import earlier_values
 
