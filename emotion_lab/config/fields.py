@@ -127,6 +127,13 @@ Count = integer(1)
 WholeNumber = integer(0)
 Seed = integer(0, 2**32 - 1)
 Counts = Annotated[list[Count], Field(min_length=1)]  # type: ignore[valid-type]  # a variable
+#: The batch sizes of a benchmark, and the one of an exported file.
+BatchSizes = Annotated[
+    Counts, Field(description="a list of whole numbers of 1 or more, for instance [1,8]")
+]
+ExportBatch = Annotated[
+    Literal["dynamic"] | Count, Field(description="dynamic, or a whole number of 1 or more")
+]
 Channels = checked(int, lambda v: v in (1, 3), "1 (grey) or 3 (RGB)")
 AutoOrBool = Annotated[Literal["auto"] | bool, Field(description="auto, true or false")]
 Monitor = checked(str, SCORES.__contains__, f"one of {', '.join(SCORES)} (never test/...)")

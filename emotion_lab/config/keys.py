@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
-
 from emotion_lab.config.fields import (
     Anonymize,
     AutoOrBool,
     Batches,
+    BatchSizes,
     Cache,
     Channels,
     Count,
@@ -17,6 +16,7 @@ from emotion_lab.config.fields import (
     DisplaySection,
     Duration,
     ExecutionSection,
+    ExportBatch,
     Fraction,
     HalfOpenFraction,
     Ledger,
@@ -288,9 +288,7 @@ _EXPORT = section(
     ckpt=Location,
     format=str,
     precision=str,
-    batch=Annotated[
-        Literal["dynamic"] | Count, Field(description="dynamic, or a whole number of 1 or more")
-    ],
+    batch=ExportBatch,
     num_images=integer(1000),
     calibration=integer(50),
     licence=str | None,
@@ -378,9 +376,7 @@ _ENTRIES: dict[str, type[Section]] = {
         folder=Count,
         ckpt=Locations,
         models=list[str],
-        batches=Annotated[
-            Counts, Field(description="a list of whole numbers of 1 or more, for instance [1,8]")
-        ],
+        batches=BatchSizes,
         threads=Count | None,
         exports=Locations,
         num_images=integer(1000) | None,
