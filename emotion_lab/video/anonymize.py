@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -19,6 +19,7 @@ import numpy as np
 from emotion_lab.core.errors import UserError
 from emotion_lab.video.detectors import build_detector
 from emotion_lab.video.detectors.auto import resolve
+from emotion_lab.video.face_paths import FacePath, enlarge
 from emotion_lab.video.scene_cut import SceneCutDetector
 from emotion_lab.video.tracker import FaceTracker
 from emotion_lab.video.types import Box, Detections, Detector, Frame, FrameResult
@@ -33,49 +34,66 @@ FILL_COLOUR = (96, 96, 96)
 MARGIN = 0.3
 #: A face stays hidden for this time before its first and after its last detection, seconds.
 HOLD_S = 1.0
-#: Further growth on every side per second without a detection, as a fraction of the size.
-GROWTH_PER_S = 0.6
+#: Further delay of a file, in which a face that appears is told from a false detection, seconds.
+_EVIDENCE_S = 0.25
 #: Delay of the picture of a live source, which allows to hide a face before its first detection.
 LIVE_DELAY_S = 0.2
 #: Upper limits of detector keys: more faces, and more false ones.
-_MAX_VALUES = {"score_threshold": 0.3, "min_neighbors": 2}
-#: Detectors whose input has any size, and the longest side in pixels.
-_ANY_SIZE, _SIZE = ("yunet", "haar", "mtcnn"), 1920
+_MAX_VALUES = {"score_threshold": 0.2, "min_neighbors": 2}
+#: Detectors whose input has any size, and the score threshold of the search for small faces.
+_ANY_SIZE, _FINE_SCORE = ("yunet", "haar", "mtcnn"), 0.15
+#: Longest side for that search, in pixels: small pictures are enlarged up to twice, to the first.
+_ENLARGED, _LARGEST = 1280, 1920
+#: Larger faces in that search, in pixels of its input, need the score; the other search finds them.
+_LARGE_FACE, _LARGE_SCORE = 160, 0.5
 #: Difference of a scene cut, at which faces are not held; higher than that for labels, because a
 #: missed cut only hides too much.
 _CUT_THRESHOLD = 0.4
 #: Two boxes of this overlap (of the smaller one) in the same frame are the same face.
 _SAME_FACE = 0.5
-#: The velocity of a face is measured over this time, seconds, from at least so many detections:
-#: isolated detections are often false.
-_VELOCITY_S, _MIN_DETECTIONS = 0.25, 3
-#: A detected face is also hidden where the detections within this time expect it, seconds.
-_NEAR_S = 0.1
+
+
+class SmallFaceDetector:
+    """Searches for small faces: in the picture at up to twice its size, at a low score.
+
+    Args:
+        cfg: Of a detector that is in ``_ANY_SIZE``.
+    """
+
+    def __init__(self, cfg: dict[str, Any]) -> None:
+        self.name = cfg["name"]
+        self.cfg = {**cfg, "score_threshold": min(cfg["score_threshold"], _FINE_SCORE)}
+        self._detectors: dict[int, Detector] = {}  # by longest side
+
+    def __call__(self, image: np.ndarray) -> Detections:
+        """Detect faces in uint8 (H, W, 3) RGB."""
+        longest = max(image.shape[:2])
+        size = min(max(longest, min(2 * longest, _ENLARGED)), _LARGEST)
+        if size not in self._detectors:
+            cfg = {**self.cfg, "size": size, "enlarge": True}
+            self._detectors = {size: build_detector(cfg)}
+        found = self._detectors[size](image)
+        large = found.boxes[:, 2:].max(1, initial=0) * size / longest > _LARGE_FACE
+        keep = ~large | (found.scores >= _LARGE_SCORE)
+        return Detections(found.boxes[keep], found.scores[keep])
 
 
 def build_sensitive_detectors(cfg: dict[str, Any]) -> list[Detector]:
     """Build detectors like that of ``conf/detector/<name>.yaml``, which find more faces.
 
-    The score threshold is lower. One detects at the configured size, which finds large faces, the
-    other at the size of the image up to 1920 pixels, which finds small ones. A network with a fixed
-    input size detects at that size only.
+    One has a lower score threshold and the configured size, which finds large faces; the other one
+    finds small faces. A network with a fixed input size has the first one only.
     """
     if cfg["name"] == "auto":
         cfg = resolve(cfg)
-    low = {key: min(cfg[key], limit) for key, limit in _MAX_VALUES.items() if key in cfg}
-    detectors = [build_detector({**cfg, **low})]
+    low = {**cfg, **{key: min(cfg[key], limit) for key, limit in _MAX_VALUES.items() if key in cfg}}
+    detectors: list[Detector] = [build_detector(low)]
     if cfg["name"] in _ANY_SIZE:
-        detectors.append(build_detector({**cfg, **low, "size": _SIZE, "enlarge": False}))
+        detectors.append(SmallFaceDetector(low))
     return detectors
 
 
-def enlarge(box: Box, margin: float) -> Box:
-    """Enlarge x, y, width, height on every side by a fraction of its size."""
-    x, y, w, h = box
-    return x - margin * w, y - margin * h, (1 + 2 * margin) * w, (1 + 2 * margin) * h
-
-
-def add_margin(box: Box, size: tuple[int, int]) -> Box:
+def add_margin(box: np.ndarray, size: tuple[int, int]) -> Box:
     """Enlarge a detected box by ``MARGIN``, twice as much at the border of the image.
 
     The box of a face that is partly outside of the image is often too small.
@@ -83,9 +101,10 @@ def add_margin(box: Box, size: tuple[int, int]) -> Box:
     Args:
         size: Width and height of the image.
     """
-    x, y, w, h = enlarge(box, MARGIN)
+    x, y, w, h = box
     inside = x >= 0 and y >= 0 and x + w <= size[0] and y + h <= size[1]
-    return (x, y, w, h) if inside else enlarge(box, 2 * MARGIN)
+    x, y, w, h = enlarge(box, MARGIN if inside else 2 * MARGIN)
+    return float(x), float(y), float(w), float(h)
 
 
 def hide_regions(image: np.ndarray, boxes: Iterable[Box], mode: str = "blur") -> np.ndarray:
@@ -118,66 +137,45 @@ def hide_regions(image: np.ndarray, boxes: Iterable[Box], mode: str = "blur") ->
     return out
 
 
-def _merge(boxes: Sequence[Box]) -> np.ndarray:
-    """Replace boxes of the same face by the rectangle around them; return float32 (N, 4)."""
-    merged: list[np.ndarray] = []  # left, top, right, bottom
-    for x, y, w, h in sorted(boxes, key=lambda box: -box[2] * box[3]):
+def _merge(boxes: Sequence[Box], scores: Sequence[float]) -> Detections:
+    """Replace boxes of the same face by the rectangle around them, with the highest score."""
+    merged: list[np.ndarray] = []
+    best: list[float] = []
+    order = sorted(range(len(boxes)), key=lambda k: -boxes[k][2] * boxes[k][3])
+    for k in order:
+        x, y, w, h = boxes[k]
         corners = np.array([x, y, x + w, y + h])
-        for other in merged:
+        for i, other in enumerate(merged):
             shared = np.minimum(corners[2:], other[2:]) - np.maximum(corners[:2], other[:2])
             if shared.min() > 0 and shared.prod() > _SAME_FACE * w * h:
                 other[:2] = np.minimum(corners[:2], other[:2])
                 other[2:] = np.maximum(corners[2:], other[2:])
+                best[i] = max(best[i], scores[k])
                 break
         else:
             merged.append(corners)
+            best.append(scores[k])
     array = np.array(merged, np.float32).reshape(-1, 4)
     array[:, 2:] -= array[:, :2]
-    return array
+    return Detections(array, np.array(best, np.float32))
+
+
+def _is_found(box: np.ndarray, detected: np.ndarray) -> bool:
+    """Return whether one of the detected boxes (N, 4) is about the same as ``box``."""
+    shared = np.minimum(detected[:, :2] + detected[:, 2:], box[:2] + box[2:])
+    shared = (shared - np.maximum(detected[:, :2], box[:2])).clip(0).prod(1)
+    areas = detected[:, 2:].prod(1)
+    return bool((shared > _SAME_FACE * np.maximum(areas, box[2:].prod())).any())
 
 
 @dataclass
-class _Path:
-    """Detections of one face: times in seconds and boxes (4,): x, y, width, height."""
+class _Waiting:
+    """A frame that is not decided yet, with its detections and its picture, uint8 (H, W)."""
 
-    times: deque[float] = field(default_factory=deque)
-    boxes: deque[np.ndarray] = field(default_factory=deque)
-
-    def _held(self, time_s: float, ends: Sequence[int]) -> Box:
-        """Return the box at ``time_s``, before the first or after the last detection.
-
-        It covers the face that stays at the last detection and the face that continues to move.
-
-        Args:
-            ends: Indices of the detections nearest to ``time_s``, the nearest first.
-        """
-        at_s, box = self.times[ends[0]], self.boxes[ends[0]]
-        near = [k for k in ends if abs(self.times[k] - at_s) <= _VELOCITY_S]
-        elapsed = self.times[near[-1]] - at_s
-        moved = box.copy()
-        if len(near) >= _MIN_DETECTIONS:
-            centres = [self.boxes[k][:2] + self.boxes[k][2:] / 2 for k in (near[0], near[-1])]
-            moved[:2] += (centres[1] - centres[0]) / elapsed * (time_s - at_s)
-        corner = np.minimum(box[:2], moved[:2])
-        size = np.maximum(box[:2] + box[2:], moved[:2] + moved[2:]) - corner
-        grown = GROWTH_PER_S * abs(time_s - at_s)
-        x, y = corner - grown * box[2:]
-        width, height = size + 2 * grown * box[2:]
-        return float(x), float(y), float(width), float(height)
-
-    def boxes_at(self, time_s: float, hold_s: float) -> list[Box]:
-        """Return where the face can be at ``time_s``, from the detections at other times."""
-        before = [k for k, t in enumerate(self.times) if t < time_s][::-1]
-        after = [k for k, t in enumerate(self.times) if t > time_s]
-        sides = [s for s in (before, after) if s and abs(self.times[s[0]] - time_s) <= hold_s]
-        boxes = [self._held(time_s, side) for side in sides]
-        if len(sides) == 2:
-            start_s, end_s = self.times[before[0]], self.times[after[0]]
-            weight = (time_s - start_s) / (end_s - start_s)
-            x, y, w, h = (1 - weight) * self.boxes[before[0]] + weight * self.boxes[after[0]]
-            grown = GROWTH_PER_S * min(time_s - start_s, end_s - time_s)
-            boxes.append(enlarge((float(x), float(y), float(w), float(h)), grown))
-        return boxes
+    frame: Frame
+    result: FrameResult
+    found: Detections
+    grey: np.ndarray
 
 
 class Anonymizer:
@@ -192,7 +190,8 @@ class Anonymizer:
     def __init__(self, mode: str, detectors: Sequence[Detector], hold_s: float = HOLD_S) -> None:
         self.mode, self.detectors, self.hold_s = mode, list(detectors), hold_s
         self._lock = threading.Lock()  # detectors are not thread-safe
-        self._paths: dict[int, _Path] = {}
+        self._paths: dict[int, FacePath] = {}
+        self._previous: tuple[float, np.ndarray] | None = None  # time and picture of a frame
         self._scene_cut = SceneCutDetector(_CUT_THRESHOLD)
         settings = {"max_missed_s": hold_s, "coast_s": hold_s, "box_time_constant_s": 0.0}
         self._tracker = FaceTracker({**settings, "max_match_distance": 1.5})
@@ -214,15 +213,15 @@ class Anonymizer:
     ) -> Iterator[tuple[Frame, FrameResult]]:
         """Set ``hidden`` and ``held`` of every result; keep the order.
 
-        A frame is returned once the detections of the following ``hold_s`` seconds are known, or
+        A frame is returned once the detections of the following ``hold_s`` + 0.25 s are known, or
         of ``LIVE_DELAY_S`` if the source is live. If the caller stops early, the frames that are
         not decided yet are discarded.
 
         Args:
             stills: Frames are unrelated photos: no delay, and no detections of other frames.
         """
-        delay_s = LIVE_DELAY_S if live else self.hold_s
-        waiting: deque[tuple[Frame, FrameResult, np.ndarray]] = deque()
+        delay_s = LIVE_DELAY_S if live else self.hold_s + _EVIDENCE_S
+        waiting: deque[_Waiting] = deque()
         error: UserError | None = None
         iterator = iter(results)
         while True:
@@ -233,64 +232,68 @@ class Anonymizer:
             except UserError as lost:  # the frames before are complete
                 error = lost
                 break
-            boxes = self._detect(frame, result)
+            found = self._detect(frame, result)
             if stills:
-                self._decide(result, boxes)
+                result.hidden = [add_margin(box, result.size) for box in found.boxes]
                 yield frame, result
                 continue
             if self._scene_cut(frame.image, result.time_s):
                 while waiting:
                     yield self._next(waiting)
                 self._paths.clear()
+                self._previous = None
                 self._tracker.reset()
-            self._add(boxes, result)
-            waiting.append((frame, result, boxes))
-            while waiting and result.time_s - waiting[0][1].time_s >= delay_s:
+            self._add(found, result)
+            grey = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
+            waiting.append(_Waiting(frame, result, found, grey))
+            while waiting and result.time_s - waiting[0].result.time_s >= delay_s:
                 yield self._next(waiting)
         while waiting:
             yield self._next(waiting)
         if error is not None:
             raise error
 
-    def _next(
-        self, waiting: deque[tuple[Frame, FrameResult, np.ndarray]]
-    ) -> tuple[Frame, FrameResult]:
-        frame, result, boxes = waiting.popleft()
-        self._decide(result, boxes)
-        return frame, result
+    def _next(self, waiting: deque[_Waiting]) -> tuple[Frame, FrameResult]:
+        self._decide(waiting)
+        now = waiting.popleft()
+        return now.frame, now.result
 
-    def _detect(self, frame: Frame, result: FrameResult) -> np.ndarray:
-        """Return the boxes (N, 4) of all faces that a detector finds or the overlay shows."""
-        boxes = [face.box for face in result.faces]
+    def _detect(self, frame: Frame, result: FrameResult) -> Detections:
+        """Return all faces that a detector finds or the overlay shows."""
+        boxes, scores = [face.box for face in result.faces], [1.0] * len(result.faces)
         with self._lock:
             for detector in self.detectors:
-                found = np.asarray(detector(frame.image).boxes, np.float64).reshape(-1, 4)
-                boxes += [(x, y, w, h) for x, y, w, h in found[np.isfinite(found).all(1)].tolist()]
-        return _merge(boxes)
+                found = detector(frame.image)
+                array = np.asarray(found.boxes, np.float64).reshape(-1, 4)
+                valid = np.isfinite(array).all(1)
+                boxes += [(x, y, w, h) for x, y, w, h in array[valid].tolist()]
+                scores += np.asarray(found.scores)[valid].tolist()
+        return _merge(boxes, scores)
 
-    def _add(self, boxes: np.ndarray, result: FrameResult) -> None:
+    def _add(self, detections: Detections, result: FrameResult) -> None:
         """Add the detections of a frame to the paths, which end in or after it."""
-        detections = Detections(boxes, np.ones(len(boxes), np.float32))
         for track in self._tracker.update(detections, result.time_s, result.size):
             if track.detected:
-                path = self._paths.setdefault(track.id, _Path())
-                path.times.append(result.time_s)
-                path.boxes.append(np.asarray(track.box, np.float64))
+                path = self._paths.setdefault(track.id, FacePath())
+                path.add(result.time_s, track.box, track.score)
 
-    def _decide(self, result: FrameResult, boxes: np.ndarray) -> None:
-        """Set the regions to hide in a frame; remove detections that are too old for the next."""
-        hidden = [add_margin((x, y, w, h), result.size) for x, y, w, h in boxes.tolist()]
-        num_held = 0
+    def _decide(self, waiting: deque[_Waiting]) -> None:
+        """Set the regions to hide in the first frame; remove detections of no further use."""
+        now, held = waiting[0], 0
+        times = [w.result.time_s for w in waiting]
+        grey = [w.grey for w in waiting]
+        boxes = list(np.asarray(now.found.boxes, np.float64))
         for key, path in list(self._paths.items()):
-            while path.times and result.time_s - path.times[0] > self.hold_s + _VELOCITY_S:
-                path.times.popleft()
-                path.boxes.popleft()
+            path.forget(times[0] - self.hold_s)
             if not path.times:
                 del self._paths[key]
                 continue
-            is_detected = result.time_s in path.times
-            # Also for a detected face, because a detection can be too small or beside the face.
-            others = path.boxes_at(result.time_s, _NEAR_S if is_detected else self.hold_s)
-            hidden += [add_margin(box, result.size) for box in others]
-            num_held += bool(others) and not is_detected
-        result.hidden, result.held = hidden, num_held
+            others = path.boxes_at(times, grey, self._previous, self.hold_s)
+            if times[0] not in path.times:
+                # The same face can have another path by now.
+                others = [box for box in others if not _is_found(box, now.found.boxes)]
+                held += bool(others)
+            boxes += others
+        now.result.hidden = [add_margin(box, now.result.size) for box in boxes]
+        now.result.held = held
+        self._previous = times[0], now.grey
