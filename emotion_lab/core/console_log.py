@@ -35,7 +35,7 @@ class _Tee:
 @contextlib.contextmanager
 def console_log(path: Path) -> Iterator[None]:
     """Append all that is printed to stdout and stderr to a file, and the error that ends it."""
-    with path.open("a", encoding="utf-8", errors="replace", buffering=1) as log:
+    with path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1) as log:
         streams = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = (cast(TextIO, _Tee(stream, log)) for stream in streams)
         try:
