@@ -257,14 +257,20 @@ def _remove_partial_checkpoints(folder: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _precompute_targets(
-    cfg: dict[str, Any], distillation: distill.Distillation, data: EmotionData
-) -> None:
-    if cfg["mix"]["mixup"] or cfg["mix"]["cutmix"]:
-        raise UserError(
-            "distill.precompute does not support mix.mixup and mix.cutmix: set them to 0."
-        )
-    distillation.precompute(data.eval_dataloader("train"), len(data.split("train")))
+def _add_auxiliary_losses(
+    cfg: dict[str, Any], module: EmotionModule, net: EmotionNet, data: EmotionData
+) -> dict[str, Any] | None:
+    """Add the FER+ head and the teacher to the module; return the teacher's entry in the facts."""
+    module.votes_head = votes_head.build(cfg, data, net)
+    module.distillation, teacher = distill.build(cfg["distill"], net.spec, data.classes)
+    if module.distillation is not None and cfg["distill"]["precompute"]:
+        if cfg["mix"]["mixup"] or cfg["mix"]["cutmix"]:
+            raise UserError(
+                "distill.precompute does not support mix.mixup and mix.cutmix: set them to 0."
+            )
+        batches = data.eval_dataloader("train")
+        module.distillation.precompute(batches, len(data.split("train")))
+    return teacher
 
 
 @rank_zero_stdout()
@@ -305,10 +311,7 @@ def fit(
     images, checkpoints = entering.check(cfg, data)
     card = {**make_card(cfg, data, spec, fingerprints), "trained_on": images.entry()}
     module = make_module(cfg, data, net, card)
-    module.votes_head = votes_head.build(cfg, data, net)
-    module.distillation, teacher = distill.build(cfg["distill"], spec, data.classes)
-    if module.distillation is not None and cfg["distill"]["precompute"]:
-        _precompute_targets(cfg, module.distillation, data)
+    teacher = _add_auxiliary_losses(cfg, module, net, data)
     _remove_partial_checkpoints(run_dir / "checkpoints")
     history = MetricsHistory(run_dir, cfg["monitor"], monitor_mode(cfg))
     loggers = build_loggers(LoggerContext(cfg, run_dir, step))

@@ -138,6 +138,13 @@ def _trained(runs: Sequence[SavedPredictions]) -> list[Run]:
     return [find_runs.read(saved.run) for saved in runs if find_runs.is_run(saved.run)]
 
 
+def _titles(a: list[SavedPredictions], b: list[SavedPredictions]) -> tuple[str | None, str | None]:
+    """Return what differs between the settings of two sides; None for runs without a config."""
+    trained_a, trained_b = _trained(a), _trained(b)
+    all_trained = len(trained_a) + len(trained_b) == len(a) + len(b)
+    return (grouping.side_names(trained_a, trained_b) if all_trained else None) or (None, None)
+
+
 def verdict_metric(sort_by: str | None, runs: Sequence[SavedPredictions]) -> str:
     """Return the metric of the verdict: ``sort_by``, else the metric that selected the runs.
 
@@ -171,10 +178,7 @@ def compare(
     names = short_names([saved.run for saved in runs])
     predictions = np.stack([aligned_predictions(reference, saved) for saved in runs])
     by = verdict_metric(sort_by, runs)
-    trained_a, trained_b = _trained(runs_a), _trained(runs_b)
-    all_trained = len(trained_a) + len(trained_b) == len(runs)
-    titles = grouping.side_names(trained_a, trained_b) if all_trained else None
-    title_a, title_b = titles or (None, None)
+    title_a, title_b = _titles(runs_a, runs_b)
     side_a = _side(runs_a, predictions[:seeds], names[:seeds], reference, title_a)
     side_b = _side(runs_b, predictions[seeds:], names[seeds:], reference, title_b)
     pairs = []
