@@ -29,6 +29,8 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
         path = Path(str(cfg[key])).expanduser()
         if path.is_file() and not cfg.overwrite:
             raise UserError(f"{key}={path} exists already: use another path or overwrite=true.")
+        if key == "log" and path.is_dir():
+            raise UserError(f"log={path} is a folder. Give the path of a file.")
         # save=<folder> is created, the folder of a file is not.
         if (key == "log" or path.suffix) and not path.parent.is_dir():
             raise UserError(f"{key}={path}: folder {path.parent} does not exist. Create it first.")

@@ -148,6 +148,7 @@ ERRORS = [
         ("ckpt=RUN", "source=CLIP", "save=a.mp4", "log=a.mp4", "display=none"),
         "log and save are the same file",
     ),
+    ("live", ("ckpt=RUN", "source=CLIP", "log=.", "display=none"), "log=. is a folder"),
     ("live", ("ckpt=RUN", "display=web", "web.port=99999"), "from 0 to 65535"),
 ]
 

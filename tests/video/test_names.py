@@ -15,10 +15,11 @@ from PIL import Image
 
 from emotion_lab.inference import loader
 from emotion_lab.video.detectors import build_detector
+from emotion_lab.video.sinks.image_folder import ImageFileSink
 from emotion_lab.video.sources.open import open_source
 from tests.conftest import command
 from tests.helpers_detectors import MODELS, YUNET, config, random_head, save_onnx, shared
-from tests.helpers_sinks import lines, picture
+from tests.helpers_sinks import frame, lines, picture, result
 from tests.helpers_sources import number, write_clip
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="such names exist on Linux only")
@@ -84,6 +85,13 @@ def test_predict_reads_prints_and_writes_such_names(tmp_path: Path) -> None:
         f"{name}.png" for name in names
     ]
     assert f"{NAME}.png: " in done.stdout and done.stdout.endswith(f"out {NAME}\n")
+
+
+def test_one_photo_is_saved_to_such_a_name(tmp_path: Path) -> None:
+    """OpenCV ended the process with a segmentation fault."""
+    sink = ImageFileSink(tmp_path / f"{NAME}.jpg")
+    sink.write(frame(), result(), picture())
+    assert (tmp_path / f"{NAME}.jpg").stat().st_size > 0
 
 
 class Model:

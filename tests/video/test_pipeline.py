@@ -161,6 +161,22 @@ def test_images_are_saved_to_a_folder_and_one_image_to_a_file(tmp_path: Path) ->
         build_save_sink({"save": tmp_path / "folder.png", "overwrite": False}, source)
 
 
+def test_one_image_is_saved_without_the_folders_of_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """source=photos/a.png save=out wrote out/photos/a.png.png."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos" / "inner").mkdir(parents=True)
+    image = np.zeros((8, 8, 3), np.uint8)
+    cv2.imwrite("photos/inner/a.png", image)
+    for source_name, saved in (("photos/inner/a.png", "a.png.png"), ("photos", "inner/a.png.png")):
+        out = tmp_path / f"from {Path(source_name).stem}"
+        with open_source({"source": source_name}) as source:
+            sink = build_save_sink({"save": out, "overwrite": False}, source)
+            sink.write(next(iter(source)), FrameResult("a", 0, 0.0, 0.0, (8, 8)), image)
+        assert [path for path in out.rglob("*") if path.is_file()] == [out / saved]
+
+
 def test_detectors_silence_the_log_of_opencv() -> None:
     log = cv2.utils.logging
     old_level = log.getLogLevel()

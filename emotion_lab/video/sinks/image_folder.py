@@ -13,12 +13,19 @@ from emotion_lab.video.types import Frame, FrameResult
 
 
 class ImageFolderSink(Sink):
-    """Writes ``<folder>/<image name>.png`` and keeps sub-folders."""
+    """Writes ``<folder>/<image name>.png``.
+
+    Args:
+        subfolders: Keep the sub-folders of the images' names, for a source that is a folder.
+    """
 
     wants_picture = True
 
-    def __init__(self, folder: str | Path, overwrite: bool = False) -> None:
+    def __init__(
+        self, folder: str | Path, overwrite: bool = False, subfolders: bool = True
+    ) -> None:
         self.folder, self.overwrite = Path(folder).expanduser(), overwrite
+        self.subfolders = subfolders
         self._written: set[Path] = set()  # loop=true writes the same files again
         make_folder(self.folder, "Set save=<folder>.")
 
@@ -27,7 +34,7 @@ class ImageFolderSink(Sink):
         if drawn is None:
             raise ValueError("drawn is required")
         name = Path(frame.name)
-        if name.is_absolute() or ".." in name.parts:
+        if not self.subfolders or name.is_absolute() or ".." in name.parts:
             name = Path(name.name)
         # The suffix is kept in the name: a.jpg and a.png are two images.
         path = self.folder / name.with_name(f"{name.name}.png")
@@ -43,7 +50,8 @@ class ImageFileSink(Sink):
 
     def __init__(self, path: Path, overwrite: bool = False) -> None:
         self.path = path
-        if not cv2.haveImageWriter(path.name):
+        # The whole name may not be UTF-8, which ends the process in OpenCV.
+        if not cv2.haveImageWriter(f"image{path.suffix}"):
             raise UserError(f"save={path}: OpenCV cannot write {path.suffix}. Use .png or .jpg.")
         make_folder(path.parent, "Set save=<file>.")
         new_file(path, overwrite)

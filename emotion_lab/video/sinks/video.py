@@ -218,9 +218,10 @@ class VideoSink(Sink):
                 if self.frames:
                     print(self._audio.message, file=sys.stderr)
             if self._dropped and not self.live:
+                frames = "1 frame" if self._dropped == 1 else f"{self._dropped} frames"
                 print(
-                    f"{self.path.name} has a constant frame rate, {self._dropped} frames of the "
-                    "source are left out; save=<name>.mp4 keeps all",
+                    f"{self.path.name} has a constant frame rate and lacks {frames} of the source; "
+                    "save=<name>.mp4 keeps all",
                     file=sys.stderr,
                 )
         finally:
