@@ -265,13 +265,32 @@ def to_container(cfg: Any) -> Any:
 
 
 def defaults(group: str, name: str) -> dict[str, Any]:
-    """Return ``conf/<group>/<name>.yaml`` merged with its defaults and ``base.yaml``."""
-    files = [CONF / group / "base.yaml", config_file(group, name)]
-    base, own = ({} if not f.is_file() else to_container(OmegaConf.load(f)) for f in files)
+    """Return ``conf/<group>/<name>.yaml`` merged with its defaults; a missing one is the base."""
+    file = config_file(group, name)
+    own = to_container(OmegaConf.load(file)) if file.is_file() else {"defaults": ["base"]}
+    result: dict[str, Any] = {}
     for parent in own.pop("defaults", ()):
-        if parent not in ("base", "_self_"):
-            base |= defaults(group, parent)
-    return {**base, **own}
+        if parent != "_self_" and config_file(group, parent).is_file():
+            result |= defaults(group, parent)
+    return {**result, **own}
+
+
+def complete(stored: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
+    """Return the stored config of a run with today's defaults for keys that its version lacked.
+
+    Args:
+        stored: Config of the run.
+        current: The config as composed now.
+    """
+    config = {**current, **stored}
+    for key, values in stored.items():
+        if not isinstance(values, dict):
+            continue
+        if (CONF / key).is_dir():
+            config[key] = {**defaults(key, values.get("name", "base")), **values}
+        elif isinstance(current.get(key), dict):
+            config[key] = {**current[key], **values}
+    return config
 
 
 def check_unchanged(

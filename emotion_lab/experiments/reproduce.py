@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from emotion_lab.config.compose import CONF, defaults
+from emotion_lab.config.compose import complete
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import atomic_write
 from emotion_lab.core.migrate import has_old_loss, migrate_history
@@ -25,10 +25,7 @@ def reproduced_config(run: Run, current: dict[str, Any]) -> dict[str, Any]:
         run: The run to reproduce.
         current: The config as composed now, for keys that the version of the run did not have.
     """
-    config = {**current, **run.config}
-    for group, values in run.config.items():
-        if (CONF / group / "base.yaml").is_file():
-            config[group] = {**defaults(group, values.get("name", "base")), **values}
+    config = complete(run.config, current)
     config["reproduce"], config["resume"] = str(run.folder), None
     # The reproduction opens the test split only on request.
     config["test"] = current["test"]

@@ -381,3 +381,13 @@ def test_resume_merges_allowed_overrides() -> None:
     assert (config["seed"], config["resume"], config["model"]) == (3, None, saved["model"])
     config = resumed(["resume=x", "trainer.max_epochs=9"], saved)
     assert config["trainer"] == {**saved["trainer"], "max_epochs": 9}
+
+
+def test_a_stored_config_gets_the_defaults_of_its_own_choices() -> None:
+    stored = composed(*TINY, "schedule=none", "loss=focal")
+    older = copy.deepcopy(stored)
+    for group, key in (("distill", "precompute"), ("loss", "gamma"), ("data", "split_seed")):
+        del older[group][key]
+    # The current command has other choices, whose keys are not those of the run.
+    assert compose.complete(older, composed("schedule=cosine", "loss=ce")) == stored
+    assert compose.complete(stored, composed()) == stored

@@ -138,7 +138,9 @@ def test_first_difference_of_two_histories(first: Path, tmp_path: Path) -> None:
 def test_missing_keys_of_an_older_version_get_defaults(first: Path) -> None:
     run = runs.read(first)
     del run.config["data"]["cache_limit_mib"], run.config["sweep"]
+    del run.config["distill"]["precompute"]
     now = composed(f"reproduce='{first}'")
     config_again = reproduce.reproduced_config(run, now)
     assert config_again["data"]["cache_limit_mib"] == 2048 and config_again["sweep"]
     assert config_again["data"]["n"] == 80 and not config_again["test"]
+    assert config_again["distill"]["precompute"] is False

@@ -34,7 +34,8 @@ def _prepare_resume(
             f"resume={checkpoint} holds weights only, for inference: resume from the run "
             "directory or its last.ckpt, or start from these weights with model.weights=."
         )
-    saved = resume.saved_config(run_dir, content[ckpt.CARD])
+    stored = resume.saved_config(run_dir, content[ckpt.CARD])
+    saved = compose.complete(stored, compose.to_container(cfg))
     config = resume.resumed_config(cfg, overrides, saved)
     position = content["EmotionData"]
     resume.check_changes(saved, config, position)
