@@ -241,7 +241,6 @@ def evaluate(
             )
     if (warning := unseen_text(scores)) is not None:
         notes.append(f"warning: {warning}")
-        print(f"  {notes[-1]}")
     return EvaluationResult(
         net=predictor.net,
         card=card,

@@ -77,7 +77,7 @@ def report_text(scores: dict[str, Any], split: str) -> str:
     """Return the classification report as text, one row per class."""
     width = max([len(name) for name in scores["classes"]] + [12]) + 2
     lines = [f"{split}: n = {scores['n']}, accuracy {scores['accuracy']:.4f}"]
-    lines += [text] if (text := unseen_text(scores)) is not None else []
+    lines += [f"warning: {text}"] if (text := unseen_text(scores)) is not None else []
     lines.append("")
     lines.append(" " * width + f"{'precision':>10}{'recall':>10}{'f1':>10}{'support':>10}")
     for name, row in scores["per_class"].items():

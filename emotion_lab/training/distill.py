@@ -121,6 +121,25 @@ def _class_order(teacher: list[str], student: list[str]) -> list[int]:
     return [teacher.index(name) for name in student]
 
 
+def check_precompute(cfg: dict[str, Any]) -> None:
+    """Refuse ``distill.precompute`` without a teacher, and with mixed images.
+
+    Args:
+        cfg: The config of a run.
+    """
+    if not cfg["distill"]["precompute"]:
+        return
+    if cfg["distill"]["teacher"] is None:
+        raise UserError(
+            "distill.precompute=true needs a teacher: set distill.teacher=<a checkpoint or run "
+            "directory>, or distill.precompute=false."
+        )
+    if cfg["mix"]["mixup"] or cfg["mix"]["cutmix"]:
+        raise UserError(
+            "distill.precompute does not support mix.mixup and mix.cutmix: set them to 0."
+        )
+
+
 def build(
     cfg: dict[str, Any], spec: InputSpec, classes: list[str]
 ) -> tuple[Distillation | None, dict[str, Any] | None]:

@@ -241,12 +241,13 @@ def _facts(
 
 
 def _setup(cfg: dict[str, Any]) -> str:
-    """Set verbosity, threads and seed of the process; return the accelerator."""
+    """Set verbosity, threads and seed of the process, check options; return the accelerator."""
     quiet()
     accelerator = choose_accelerator(cfg["trainer"]["accelerator"])
     if cfg["trainer"]["num_threads"]:
         torch.set_num_threads(int(cfg["trainer"]["num_threads"]))
     strategy.check(cfg, accelerator)
+    distill.check_precompute(cfg)
     L.seed_everything(cfg["seed"], workers=True, verbose=False)
     return accelerator
 
@@ -264,10 +265,6 @@ def _add_auxiliary_losses(
     module.votes_head = votes_head.build(cfg, data, net)
     module.distillation, teacher = distill.build(cfg["distill"], net.spec, data.classes)
     if module.distillation is not None and cfg["distill"]["precompute"]:
-        if cfg["mix"]["mixup"] or cfg["mix"]["cutmix"]:
-            raise UserError(
-                "distill.precompute does not support mix.mixup and mix.cutmix: set them to 0."
-            )
         batches = data.eval_dataloader("train")
         module.distillation.precompute(batches, len(data.split("train")))
     return teacher

@@ -140,13 +140,15 @@ def test_train_and_resume_a_student(tmp_path: Path, tiny: Tiny) -> None:
     assert missing.returncode == 2 and str(teacher) in missing.stderr
 
 
-def test_precomputed_targets_do_not_fit_mixed_images(tmp_path: Path, tiny: Tiny) -> None:
+def test_precomputed_targets_need_a_teacher_and_unmixed_images(tmp_path: Path, tiny: Tiny) -> None:
     cfg = tiny("data.n=120", "distill.precompute=true", "mix.cutmix=1")
     teacher = make_checkpoint(cfg, tmp_path / "t.ckpt", CLASSES)
     cfg["distill"]["teacher"] = str(teacher)
     with pytest.raises(UserError, match="does not support mix"):
         fit(cfg, tmp_path / "run")
     cfg["mix"]["cutmix"] = 0.0
+    with pytest.raises(UserError, match="precompute=true needs a teacher"):
+        fit({**cfg, "distill": {**cfg["distill"], "teacher": None}}, tmp_path / "run")
     losses = []
     for precompute in (True, True, False):
         cfg["distill"]["precompute"] = precompute
