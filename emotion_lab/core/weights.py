@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
 #: Name -> suffixes of its files.
-MODELS = {"fer2013": (".onnx", ".ckpt")}
+MODELS = {"fer2013": (".onnx", ".ckpt"), "fer2013-small": (".onnx",)}
 #: The model that is used where none is named.
 DEFAULT = "fer2013"
 
