@@ -58,6 +58,18 @@ def test_audio_keeps_its_delay(tmp_path: Path) -> None:
         assert audio_span(tmp_path / name)[:2] == pytest.approx((0.5, 1.5), abs=0.08)
 
 
+@pytest.mark.parametrize("name", ["out.mp4", "out.webm"])
+def test_audio_that_starts_after_the_end_is_reported(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture
+) -> None:
+    """It was "out.mp4 has the audio of clip.mp4"."""
+    clip = write_media(tmp_path / "clip.mp4", np.arange(60) / 30, 1.0, audio_start_s=1.0)
+    save(clip, tmp_path / name, max_frames=10)
+    line = f"{name} is silent: the audio of the source starts later\n"
+    assert capsys.readouterr().err == line
+    assert len(list(frames_of(tmp_path / name))) == 10
+
+
 @pytest.mark.parametrize("audio_s", [0.0, 3.0])
 @pytest.mark.parametrize("name", ["out.mp4", "out.mkv", "out.webm", "out.avi"])
 def test_frames_of_a_variable_rate_keep_their_times(

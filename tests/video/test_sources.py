@@ -18,6 +18,7 @@ from emotion_lab.video.sources import open
 from emotion_lab.video.sources.open import open_source
 from emotion_lab.video.sources.threaded import FrameSource
 from tests.helpers_detectors import MEDIA, shared
+from tests.helpers_sinks import write_media
 from tests.helpers_sources import capture_threads, number, read_single_image, write_clip
 
 pytestmark = pytest.mark.usefixtures("no_capture_threads")
@@ -114,6 +115,23 @@ def test_truncated_clip_returns_its_readable_frames(
     assert numbers == list(range(len(numbers))) and 15 < len(numbers) < 45
     (line,) = capsys.readouterr().err.splitlines()
     assert f"cut.avi: {len(numbers)} of 60 frames could be read; the rest is cut off" in line
+
+
+def test_only_a_truncated_mkv_of_variable_rate_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a complete one, "12 of 33 frames could be read; the rest is cut off" was printed."""
+    times = np.cumsum([0.04, 0.04, 0.2] * 10)
+    path = write_media(tmp_path / "whole.mkv", times, audio_s=4.5)
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+    with open_source({"source": path}) as source:
+        assert len(list(source)) == 30
+    assert capsys.readouterr().err == ""
+    with open_source({"source": cut}) as source:
+        num_read = len(list(source))
+    assert 0 < num_read < 30
+    assert f"cut.mkv: {num_read} of " in capsys.readouterr().err
 
 
 def faststart(data: bytes) -> bytes:

@@ -33,6 +33,7 @@ class AudioCopier:
     def __init__(self, source: str | Path, output: OutputContainer, name: str) -> None:
         self.message = f"{name} has no audio: the source has none"
         self._output, self._name = output, name
+        self._begun = False
         self._input: InputContainer | None = None
         try:
             self._input = av.open(str(source))
@@ -107,6 +108,7 @@ class AudioCopier:
             self._fail(f"{self._name}: the audio ends at {time_s:.1f} s", error)
 
     def _write(self, item: Any, time_s: Fraction) -> None:
+        self._begun = True
         item.pts = round(time_s / item.time_base)
         if self._copies:
             item.dts, item.stream = item.pts, self._stream
@@ -117,6 +119,8 @@ class AudioCopier:
     def finish(self, time_s: float) -> None:
         """Write the rest of the audio before ``time_s``, the end of the video."""
         self.write_until(time_s)
+        if self._input is not None and not self._begun:
+            self.message = f"{self._name} is silent: the audio of the source starts later"
         if self._input is not None and not self._copies:
             self._output.mux(self._stream.encode())
         self.close()

@@ -14,6 +14,7 @@ from pathlib import Path
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "3")
 
+import av
 import cv2
 import numpy as np
 
@@ -63,6 +64,26 @@ def is_truncated(path: Path) -> bool:
                 return False
             offset += max(8, length)
     return offset > size
+
+
+def ends_early(path: Path) -> bool:
+    """Return whether packets are missing at the end of a file that declares no number of frames.
+
+    OpenCV computes their number from the duration and the nominal frame rate, which is too high for
+    a variable frame rate (Matroska) and for audio that is longer than the video. True for a file
+    that declares the number. All packets are read, none is decoded.
+    """
+    with av.open(str(path)) as container:
+        if container.streams.video[0].frames:
+            return True
+        begin_s, duration_s = (
+            (value or 0) / av.time_base for value in (container.start_time, container.duration)
+        )
+        end_s = begin_s
+        for packet in container.demux():
+            if packet.pts is not None and packet.time_base is not None:
+                end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+    return begin_s + duration_s - end_s > max(0.5, duration_s / 20)
 
 
 class VideoFileReader(FrameReader):
@@ -151,9 +172,9 @@ class VideoFileReader(FrameReader):
         self._warned = True
         path = Path(self.path)
         truncated = path.is_file() and is_truncated(path)
-        # No warning for a few missing frames: an edit list hides frames that are counted, and some
-        # containers only estimate the number.
-        if truncated or count - num_read > max(5, count // 20):
+        # No warning for a few missing frames: an edit list hides frames that are counted.
+        many = count - num_read > max(5, count // 20)
+        if truncated or (many and (not path.is_file() or ends_early(path))):
             rest = "the rest is cut off, damaged or edited out"
             reason = "the file is cut off" if truncated else rest
             print_stderr(f"{self.name}: {num_read} of {count} frames could be read; {reason}.")
