@@ -242,11 +242,14 @@ def image_size_error(name: str, size: int, error: Exception, place: str | None =
     )
 
 
-def build_model(cfg: dict[str, Any], num_classes: int) -> tuple[EmotionNet, InputSpec]:
+def build_model(
+    cfg: dict[str, Any], num_classes: int, classes: Sequence[str] | None = None
+) -> tuple[EmotionNet, InputSpec]:
     """Build a network and load its weights.
 
     ``model.weights`` (a file) has priority over ``model.pretrained`` (published ImageNet
     weights). The source of the weights is logged and stored in ``EmotionNet.weights_report``.
+    ``classes`` are the class names, for the classifier in ``model.weights``.
     """
     spec = input_spec(cfg)
     cfg = {**cfg, **asdict(spec)}
@@ -255,7 +258,7 @@ def build_model(cfg: dict[str, Any], num_classes: int) -> tuple[EmotionNet, Inpu
     backbone = module if isinstance(module, Backbone) else Backbone.wrap(module)
     net = EmotionNet(backbone, spec)
     if cfg.get("weights"):
-        net.weights_report = load_local(backbone, cfg["weights"])
+        net.weights_report = load_local(backbone, cfg["weights"], classes)
     elif cfg.get("pretrained"):
         if backbone.pretrained_report:
             net.weights_report = backbone.pretrained_report

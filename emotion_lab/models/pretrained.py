@@ -11,7 +11,7 @@ import re
 import tempfile
 import urllib.error
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from emotion_lab.core import weights
+from emotion_lab.core.checkpoint import CARD
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
+from emotion_lab.core.labels import normalize
 from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.core.timeout import open_url
 
@@ -97,7 +99,7 @@ def _state_dict(data: dict[str, Any], names: set[str], path: object) -> dict[str
 
     ``names`` are those in the state_dict of the network.
     """
-    if "emotion_lab" in data and isinstance(data.get("state_dict"), dict):
+    if CARD in data and isinstance(data.get("state_dict"), dict):
         # A checkpoint of this package also contains the state of metrics and loss.
         tensors = _tensors(data["state_dict"])
         tensors = {key.replace("_orig_mod.", ""): value for key, value in tensors.items()}
@@ -170,22 +172,58 @@ def _summarize(names: list[str], kind: str) -> list[str]:
     return [f"{kind} {', '.join(names[:3])}{more}"]
 
 
-def load_local(backbone: Backbone, path: str | Path) -> str:
+def _match_classes(
+    state: dict[str, Tensor], head: set[str], saved: Sequence[str], classes: Sequence[str]
+) -> list[str]:
+    """Bring the classifier in ``state`` into the order of ``classes``.
+
+    It is removed if a class is new and the shapes would not tell. ``state`` is changed in place.
+
+    Args:
+        state: Tensors of a checkpoint.
+        head: Names of the tensors of the head.
+        saved: Class names of the checkpoint, in the order of its logits.
+        classes: Class names of the network.
+
+    Returns:
+        A note if the classifier was changed.
+    """
+    old, new = ([normalize(name) for name in names] for names in (saved, classes))
+    missing = [name for name in new if name not in old]
+    if old == new or (missing and len(old) != len(new)):
+        return []
+    for name in head & state.keys():
+        # A classifier can have hidden layers.
+        if len(state[name].shape) and len(state[name]) == len(old):
+            weight = state.pop(name)
+            if not missing:
+                state[name] = weight[[old.index(other) for other in new]]
+    if missing:
+        return [f"no weights for {', '.join(missing)}, so the classifier is new"]
+    return [f"classifier of {len(new)} of {len(old)} classes, matched by name"]
+
+
+def load_local(backbone: Backbone, path: str | Path, classes: Sequence[str] | None = None) -> str:
     """Load weights from a file into ``backbone``; all or none are loaded.
 
     The file may hold a state_dict, a state_dict under ``state_dict``, ``model_state_dict`` or
     ``model``, or be a checkpoint of this package. Only the classifier head may be missing or
     have another shape; it then keeps its initial weights. For grey input the first convolution
     is summed over RGB. Position embeddings of a transformer are resampled to the grid
-    (Dosovitskiy et al. 2021, section 3.2).
+    (Dosovitskiy et al. 2021, section 3.2). The classifier of a checkpoint of this package is
+    matched by class name if ``classes``, those of the network, are given.
 
     Returns:
         One line with the number of loaded tensors and the names of new ones.
     """
     target = backbone.net.state_dict()
-    state = _state_dict(read_file(path), set(target), path)
+    data = read_file(path)
+    state = _state_dict(data, set(target), path)
     notes = _adapt_to_input(backbone, state, target)
     head = {name for name in target if backbone.stage_index(name) == len(backbone.stages)}
+    saved = (data.get(CARD) or {}).get("classes")
+    if saved and classes is not None:
+        notes += _match_classes(state, head, saved, classes)
 
     missing, wrong, new, load = [], [], [], {}
     for name, tensor in target.items():

@@ -162,9 +162,9 @@ def _print_class_counts(data: EmotionData) -> None:
     show(TextTable(("class", *data.source.splits), rows))
 
 
-def _build_network(cfg: dict[str, Any], num_classes: int) -> tuple[EmotionNet, dict[str, int]]:
+def _build_network(cfg: dict[str, Any], classes: list[str]) -> tuple[EmotionNet, dict[str, int]]:
     """Return the network and its numbers of parameters; print one line."""
-    net, spec = build_model(cfg["model"], num_classes)
+    net, spec = build_model(cfg["model"], len(classes), classes)
     apply_freeze(net, cfg["model"]["freeze"], cfg["model"]["unfreeze_last"])
     trainable, total = count_parameters(net)
     frozen = f" ({trainable:,} of them trained)" if trainable < total else ""
@@ -297,7 +297,7 @@ def fit(
     # Not by the Trainer, which would use the first batches of val.
     data.limit_val_batches = cfg["trainer"]["limit_val_batches"]
     _print_class_counts(data)
-    net, parameters = _build_network(cfg, len(data.classes))
+    net, parameters = _build_network(cfg, data.classes)
     spec = net.spec
     data.prepare_for(spec.image_size, spec.channels)
     fingerprints = data.fingerprints()

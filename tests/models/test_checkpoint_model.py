@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from emotion_lab.core.errors import UserError
@@ -39,6 +40,31 @@ def test_mistakes(tmp_path: Path) -> None:
         checkpoint_model(group("model.weights=null"))
     with pytest.raises(UserError, match="no such checkpoint"):
         checkpoint_model(group(f"model.weights={tmp_path}/none.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("classes", "rows", "report"),
+    [
+        (CLASSES, [0, 1, 2], ""),
+        (["neutral", "happy", "sad"], [2, 0, 1], "classifier of 3 of 3 classes, matched by name"),
+        (["sad", "happy"], [1, 0], "classifier of 2 of 3 classes, matched by name"),
+        (["happy", "sad", "contempt"], None, "no weights for contempt, so the classifier is new"),
+        (["happy", "contempt"], None, "(3 -> 2 classes)"),
+    ],
+)
+def test_the_classifier_is_matched_by_class_name(
+    tmp_path: Path, classes: list[str], rows: list[int] | None, report: str
+) -> None:
+    start = make_checkpoint(composed(*TINY), tmp_path / "start.ckpt", CLASSES)
+    model = checkpoint_model(group(f"model.weights={start}"))
+    old = build_model(model, 3, CLASSES)[0].backbone.net.classifier
+    net, _ = build_model(model, len(classes), classes)
+    new = net.backbone.net.classifier
+    assert report in net.weights_report
+    if rows is None:
+        assert not any(torch.equal(row, other) for row in new.weight for other in old.weight)
+    else:
+        assert torch.equal(new.weight, old.weight[rows]) and torch.equal(new.bias, old.bias[rows])
 
 
 def test_finetune_a_checkpoint_to_other_classes(tmp_path: Path) -> None:

@@ -133,9 +133,10 @@ def test_pickled_code_is_not_executed(tmp_path: Path, zipped: bool) -> None:
 def test_invalid_weights_files(tmp_path: Path) -> None:
     backbone = build("cnn").backbone
     path = tmp_path / "x.pth"
-    for missing in (path, tmp_path):
-        with pytest.raises(UserError, match="No weights file at"):
-            load_local(backbone, missing)
+    with pytest.raises(UserError, match="No weights file at"):
+        load_local(backbone, path)
+    with pytest.raises(UserError, match=r"no checkpoints/best.ckpt in .*: is it a run directory"):
+        load_local(backbone, tmp_path)
     torch.save(backbone.net.state_dict(), path)
     content = path.read_bytes()
     pointer = b"version https://git-lfs\n" * 9
