@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import os
 import re
 from typing import Any, NoReturn
@@ -151,12 +153,17 @@ def flags(argv: list[str]) -> tuple[list[str], bool, bool]:
     parser = get_args_parser()
     parser.error = raise_user_error  # type: ignore[method-assign]  # argparse would exit
     allowed = [flag for action in parser._actions for flag in action.option_strings]
-    for argument in argv:
+    for argument, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
         flag = argument.split("=", 1)[0]
         if argument.startswith("-") and flag not in allowed:
             plain = argument.lstrip("-")
             if "=" in plain:
                 raise UserError(f"Unknown flag '{argument}'. Write it without dashes: {plain}")
+            similar = difflib.get_close_matches(argument, allowed, 1, cutoff=0.8)
+            if following and not similar and following[0] != "-" and "=" not in following:
+                raise UserError(
+                    f"Unknown flag '{argument}'. Write it without dashes: {plain}={following}"
+                )
             raise unknown("flag", argument, [f for f in allowed if f.startswith("--")])
     args = parser.parse_args(argv)
     custom = any((args.config_path, args.config_name, args.config_dir, args.hydra_help))

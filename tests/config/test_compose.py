@@ -228,6 +228,8 @@ def test_paths_reach_the_config() -> None:
         ("model=cnn,senet", "is a sweep: add -m"),
         ("--resume=x", "Write it without dashes: resume=x"),
         ("--multirunn", "Unknown flag '--multirunn'. Did you mean '--multirun'?"),
+        ("--source a.jpg", "Unknown flag '--source'. Write it without dashes: source=a.jpg"),
+        ("--config-nam a", "Unknown flag '--config-nam'. Did you mean '--config-name'?"),
         ("--cfg=nonsense", "Cannot read the command line"),
         ("hydra.foo=3", "hydra.foo"),
         ("trainer.clip=1", "Unknown option 'trainer.clip'. Did you mean 'trainer.gradient_clip"),
@@ -241,7 +243,7 @@ def test_paths_reach_the_config() -> None:
 )
 def test_one_line_for_a_mistake(typed: str, message: str) -> None:
     groups = ("schedule=plateau",) if typed.startswith("schedule.") else ()
-    assert message in refused(*groups, typed)
+    assert message in refused(*groups, *typed.split())
 
 
 def test_the_name_of_a_group_is_chosen_with_the_group() -> None:

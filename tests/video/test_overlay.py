@@ -17,6 +17,7 @@ from emotion_lab.video.overlay.primitives import (
     BLACK,
     COLOURS,
     UNCERTAIN,
+    OverlayScale,
     TextRenderer,
     class_colours,
     draw_text,
@@ -70,6 +71,24 @@ def test_box_has_the_colour_of_the_label() -> None:
         assert tuple(drawn[170, 310]) == BLACK  # nothing on the face itself
     drawn = Overlay({"bars": "none"}, EMOTIONS).draw(blank(), result(face(label=None)))
     assert tuple(drawn[170, 250]) == UNCERTAIN
+
+
+def test_text_of_a_large_photo_is_smaller_for_small_faces() -> None:
+    """The labels of six faces of 80 pixels covered the faces next to them."""
+    boxes = [(1829, 890, 76, 99), (2026, 942, 70, 91), (2130, 743, 80, 104)]
+    boxes += [(2298, 896, 65, 85), (1690, 802, 73, 97), (1543, 886, 74, 88)]
+    faces = [face(box=box, key=key) for key, box in enumerate(boxes)]
+    image = blank(3840, 2160, value=90)
+
+    def hidden(fps: float | None) -> float:
+        """Return the largest hidden part of a face."""
+        drawn = Overlay({"timeline_s": 0.0}, EMOTIONS).draw(image, result(*faces), fps=fps)
+        return max((drawn[y : y + h, x : x + w] != 90).any(2).mean() for x, y, w, h in boxes)
+
+    assert hidden(fps=None) < 0.5
+    assert hidden(fps=25.0) > 0.9  # in a video the size is constant
+    assert OverlayScale.of(3840, 2160, 1.0, 80).text == 32
+    assert OverlayScale.of(640, 360, 1.0, 20) == OverlayScale.of(640, 360, 1.0)
 
 
 def test_bar_lengths_are_the_probabilities() -> None:

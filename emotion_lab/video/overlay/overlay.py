@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -128,7 +130,10 @@ class Overlay:
         hidden = self.anonymizer.hide(image, result) if self.anonymizer else image.copy()
         out = np.ascontiguousarray(hidden)
         height, width = out.shape[:2]
-        canvas = _Canvas(out, OverlayScale.of(width, height, self.scale), debug)
+        face_width = math.inf  # in a video, a size that follows the faces would flicker
+        if fps is None and result.faces:
+            face_width = statistics.median(face.box[2] for face in result.faces)
+        canvas = _Canvas(out, OverlayScale.of(width, height, self.scale, face_width), debug)
         self.history.add(result)
         for face in result.faces:
             self._box(canvas, face)

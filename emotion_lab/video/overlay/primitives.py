@@ -76,9 +76,15 @@ class OverlayScale:
     bar: int
 
     @staticmethod
-    def of(width: int, height: int, scale: float) -> OverlayScale:
-        """Scale with the square root of the frame area; text is at least 8 px high."""
-        unit = math.sqrt(width * height / (640 * 360)) * scale
+    def of(width: int, height: int, scale: float, face_width: float = math.inf) -> OverlayScale:
+        """Scale with the square root of the frame area; text is at least 8 px high.
+
+        Args:
+            face_width: Text is at most 0.4 times as high as this, if the frame is larger than
+                640x360: labels of many small faces hide fewer of them.
+        """
+        unit = math.sqrt(width * height / (640 * 360))
+        unit = min(unit, max(1.0, 0.4 * face_width / 13)) * scale
         return OverlayScale(
             text=max(9, round(13 * unit)),
             small=max(8, round(11 * unit)),
