@@ -48,7 +48,7 @@ def choose_display(display: str) -> str:
     if problem is None:
         return "window"
     if display == "window":
-        raise UserError(f"Cannot show a window: {problem}.")
+        raise UserError(f"Cannot show a window: {problem}, or set display=web.")
     print(f"display: web, because {problem}", file=sys.stderr)
     return "web"
 

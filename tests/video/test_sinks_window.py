@@ -35,9 +35,10 @@ def test_window_problem_names_the_cause(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: _HEADLESS)
     reason = window_problem()
-    assert reason is not None and "pip" in reason and "display=web" in reason
+    assert reason is not None and "pip" in reason
     with pytest.raises(
-        UserError, match="Cannot show a window: this OpenCV is built without windows"
+        UserError,
+        match=r"Cannot show a window: this OpenCV is built without windows.*, or set display=web",
     ):
         WindowSink()
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: _QT)
@@ -54,7 +55,7 @@ def test_missing_screen_does_not_abort_the_process(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("DISPLAY", ":987")
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     reason = window_problem()  # in this process, Qt would abort
-    assert reason is not None and ":987" in reason and "display=web" in reason
+    assert reason is not None and ":987" in reason
 
 
 class FakeScreen:

@@ -18,7 +18,6 @@ from emotion_lab.video.types import Frame, FrameResult
 
 _PROBE_TIMEOUT_S = 20
 _PROBE = "import cv2; cv2.namedWindow('emotion_lab'); cv2.destroyAllWindows()"
-_ALTERNATIVE = "or set display=web"
 
 
 def toolkit() -> str | None:
@@ -45,13 +44,13 @@ def window_problem() -> str | None:
     if name is None:
         return (
             "this OpenCV is built without windows: pip uninstall -y opencv-python-headless, then "
-            f"pip install --force-reinstall --no-deps 'opencv-python<5', {_ALTERNATIVE}"
+            "pip install --force-reinstall --no-deps 'opencv-python<5'"
         )
     if not sys.platform.startswith("linux"):
         return None
     screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if not screen:
-        return f"there is no screen (DISPLAY is not set): log in on a desktop, {_ALTERNATIVE}"
+        return "there is no screen (DISPLAY is not set): log in on a desktop"
     try:
         probe = subprocess.run(
             [sys.executable, "-c", _PROBE],
@@ -60,9 +59,9 @@ def window_problem() -> str | None:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return f"the screen {screen} does not respond: check DISPLAY, {_ALTERNATIVE}"
+        return f"the screen {screen} does not respond: check DISPLAY"
     if probe.returncode != 0:
-        return f"{name} cannot open a window on the screen {screen}: check DISPLAY, {_ALTERNATIVE}"
+        return f"{name} cannot open a window on the screen {screen}: check DISPLAY"
     return None
 
 
@@ -81,7 +80,7 @@ class WindowSink(Sink):
     ) -> None:
         problem = None if checked else window_problem()
         if problem is not None:
-            raise UserError(f"Cannot show a window: {problem}.")
+            raise UserError(f"Cannot show a window: {problem}, or set display=web.")
         self.title = title
         self.folder = Path(folder).expanduser()
         self.stopped = False
