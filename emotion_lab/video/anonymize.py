@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.video.boxes import intersections
 from emotion_lab.video.detectors import build_detector
 from emotion_lab.video.detectors.auto import resolve
 from emotion_lab.video.face_paths import FacePath, enlarge
@@ -162,8 +163,7 @@ def _merge(boxes: Sequence[Box], scores: Sequence[float]) -> Detections:
 
 def _is_found(box: np.ndarray, detected: np.ndarray) -> bool:
     """Return whether one of the detected boxes (N, 4) is about the same as ``box``."""
-    shared = np.minimum(detected[:, :2] + detected[:, 2:], box[:2] + box[2:])
-    shared = (shared - np.maximum(detected[:, :2], box[:2])).clip(0).prod(1)
+    shared = intersections(detected, box[None])[:, 0]
     areas = detected[:, 2:].prod(1)
     return bool((shared > _SAME_FACE * np.maximum(areas, box[2:].prod())).any())
 

@@ -9,6 +9,7 @@ from typing import Any
 import lap
 import numpy as np
 
+from emotion_lab.video.boxes import intersections
 from emotion_lab.video.types import Detections, Track
 
 _FORBIDDEN = 1e3  # cost of a pair that must not be matched; lapjv is inexact at 1e6
@@ -85,8 +86,7 @@ def _costs(tracks: np.ndarray, detections: np.ndarray, max_distance: float) -> n
     small face that moved so far that the boxes do not overlap.
     """
     a, b = tracks[:, None], detections[None]
-    overlap = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
-    overlap = (overlap - np.maximum(a[..., :2], b[..., :2])).clip(0).prod(-1)
+    overlap = intersections(tracks, detections)
     areas = a[..., 2:].prod(-1), b[..., 2:].prod(-1)
     iou = overlap / (areas[0] + areas[1] - overlap)
     distance = a[..., :2] + a[..., 2:] / 2 - b[..., :2] - b[..., 2:] / 2

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from emotion_lab.video.boxes import intersections
 from emotion_lab.video.types import DETECTORS, Detections, Detector
 
 #: Two detections that share more than this part of the smaller one are the same face.
@@ -14,10 +15,8 @@ _SAME_FACE = 0.6
 
 def _share(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return the intersections (N, M) of boxes (N, 4) and (M, 4), relative to the smaller box."""
-    a, b = boxes[:, None], others[None]
-    overlap = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
-    overlap = (overlap - np.maximum(a[..., :2], b[..., :2])).clip(0).prod(-1)
-    return overlap / np.minimum(a[..., 2:].prod(-1), b[..., 2:].prod(-1)).clip(1e-9)
+    areas = np.minimum(boxes[:, None, 2:].prod(-1), others[None, :, 2:].prod(-1))
+    return intersections(boxes, others) / areas.clip(1e-9)
 
 
 def merge(first: Detections, second: Detections, max_faces: int) -> Detections:
