@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from emotion_lab import __version__
 from emotion_lab.config.compose import CONF, activate_plugins, check_custom, has_sweeps, precheck
-from emotion_lab.config.overrides import flags, parse, quote_texts
+from emotion_lab.config.overrides import flags, flags_first, parse, quote_texts
 from emotion_lab.core import distributed, plugins
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.extras import check_installed, missing_package
@@ -188,7 +188,7 @@ def run(
         # With this variable Hydra passes exceptions on, and _guarded prints them.
         os.environ["EMOTION_LAB_FULL_ERROR"] = "1" if full else "0"
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        sys.argv = [sys.argv[0], *argv, *prepared]
+        sys.argv = [sys.argv[0], *flags_first(argv, overrides), *prepared]
         around_jobs = sweep if multirun and prepared else None
         task = _guarded(entry, task, full, multirun, custom, None if around_jobs else results)
         with around_jobs(prepared) if around_jobs else contextlib.nullcontext():

@@ -165,7 +165,18 @@ def flags(argv: list[str]) -> tuple[list[str], bool, bool]:
                     f"Unknown flag '{argument}'. Write it without dashes: {plain}={following}"
                 )
             raise unknown("flag", argument, [f for f in allowed if f.startswith("--")])
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     custom = any((args.config_path, args.config_name, args.config_dir, args.hydra_help))
     custom = custom or args.shell_completion
     return list(args.overrides), bool(args.multirun), bool(custom)
+
+
+def flags_first(argv: list[str], overrides: list[str]) -> list[str]:
+    """Return a command line with its flags before its ``overrides``: Hydra reads no other order."""
+    rest, others = list(overrides), []
+    for argument in argv:
+        if rest and argument == rest[0]:
+            del rest[0]
+        else:
+            others.append(argument)
+    return [*others, *overrides]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from emotion_lab.config.overrides import flags, flags_first
+
 #: Runs an entry point and prints the imported heavy packages on the last line of stdout.
 WATCH = """
 import sys
@@ -124,10 +126,26 @@ def test_the_log_is_named_after_the_entry_point(tmp_path: Path) -> None:
     assert (completed.returncode, completed.stderr) == (2, "error: seed 0\n")
     assert (tmp_path / "out" / "train.log").exists()
     # One failed job of a sweep does not stop the others.
-    command = [sys.executable, "-c", code, "-m", "hydra.sweep.dir=many", "seed=1,2"]
+    command = [sys.executable, "-c", code, "hydra.sweep.dir=many", "-m", "seed=1,2"]
     completed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert completed.returncode == 2 and completed.stderr.endswith("error: seed 1\n")
     assert (tmp_path / "many" / "1" / "train.log").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("loss=ce,focal seed=1,2 -m", "-m loss=ce,focal seed=1,2"),
+        ("loss=ce,focal -m seed=1,2", "-m loss=ce,focal seed=1,2"),
+        ("seed=1 -cn job seed=2 --cfg job ~logger", "-cn job --cfg job seed=1 seed=2 ~logger"),
+        ("-m seed=1,2", "-m seed=1,2"),
+    ],
+)
+def test_flags_may_stand_anywhere(typed: str, expected: str) -> None:
+    argv = typed.split()
+    overrides, multirun, _ = flags(argv)
+    assert multirun == ("-m" in argv)
+    assert flags_first(argv, overrides) == expected.split()
 
 
 @pytest.mark.parametrize("multirun", [(), ("-m", "hydra.sweep.dir=many")])
