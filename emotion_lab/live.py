@@ -17,6 +17,7 @@ from emotion_lab.core.errors import UserError
 
 def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Run the fast checks before Hydra creates the run directory."""
+    from emotion_lab.data.images import is_image_name
     from emotion_lab.video.overlay.translations import load_translations
 
     paths.check_checkpoint(cfg.ckpt, exported=True)
@@ -31,8 +32,9 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
             raise UserError(f"{key}={path} exists already: use another path or overwrite=true.")
         if key == "log" and path.is_dir():
             raise UserError(f"log={path} is a folder. Give the path of a file.")
-        # save=<folder> is created, the folder of a file is not.
-        if (key == "log" or path.suffix) and not path.parent.is_dir():
+        # The folder of a photo and save=<folder> are created, that of a video or a log is not.
+        is_file = key == "log" or (path.suffix and not is_image_name(path))
+        if is_file and not path.parent.is_dir():
             raise UserError(f"{key}={path}: folder {path.parent} does not exist. Create it first.")
     paths.check_folder(str(cfg.hydra.run.dir))
     return []

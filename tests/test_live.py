@@ -237,7 +237,8 @@ def test_missing_files_and_folders_are_reported_first(
         message = f"^{key}=missing/{name}: folder missing does not exist"
         with pytest.raises(UserError, match=message):
             validate(f"{key}=missing/{name}")
-    # save=<folder> for images is created later.
+    # save=<folder> for images, and the folder of a photo, are created later.
+    validate("save=new/drawn.jpg")
     validate("save=new/drawn", "log=out.jsonl", "detector=haar")
 
 
