@@ -135,6 +135,7 @@ def test_train_and_resume_a_student(tmp_path: Path, tiny: Tiny) -> None:
     # A resumed run loads the teacher again.
     resumed = command(f"resume={run}", cwd=tmp_path)
     assert resumed.returncode == 0 and f"teacher: {teacher}" in resumed.stdout
+    assert f"{run} has completed its " in resumed.stdout and "has completed" not in done.stdout
     teacher.unlink()
     missing = command(f"resume={run}", cwd=tmp_path)
     assert missing.returncode == 2 and str(teacher) in missing.stderr

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from emotion_lab.config import compose
 from emotion_lab.core import checkpoint as ckpt
-from emotion_lab.core import runs
+from emotion_lab.core import distributed, runs
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.experiments import reproduce
@@ -39,6 +39,9 @@ def _prepare_resume(
     config = resume.resumed_config(cfg, overrides, saved)
     position = content["EmotionData"]
     resume.check_changes(saved, config, position)
+    epochs = config["trainer"]["max_epochs"]
+    if position["epoch"] == epochs and distributed.is_rank_zero():
+        print(f"{run_dir} has completed its {epochs} epochs: best.ckpt is only evaluated again")
     entry = {
         "epoch": int(position["epoch"]),
         "step": int(content["global_step"]),
