@@ -24,6 +24,7 @@ from emotion_lab.evaluation import test_ledger
 from emotion_lab.evaluation.evaluate import LedgerEntry, evaluate_checkpoint
 from emotion_lab.evaluation.metrics import report_text, score
 from emotion_lab.evaluation.predict import Predictions, predict
+from emotion_lab.experiments.run.evaluation import check_typed
 from emotion_lab.models.load import restore
 from emotion_lab.reports.run_files import save_results
 from tests.conftest import make_checkpoint
@@ -248,3 +249,12 @@ def test_test_needs_a_ledger(
         with pytest.raises(UserError, match=r"cannot be written .*; the test split is not opened"):
             evaluate_checkpoint(checkpoint, cfg["data"], "test", entry=entry)
     assert opened == []
+
+
+def test_the_division_of_the_training_run_cannot_be_changed() -> None:
+    trained_on = {"name": "fer2013", "folds": 5, "fold": 0, "exclude": None}
+    typed = {**trained_on, "fold": 1}
+    with pytest.raises(UserError, match=r"data.fold=1 cannot change: .* data.fold=0, .* Remove"):
+        check_typed(typed, trained_on, ["data=fer2013", "data.folds=5", "data.fold=1"])
+    check_typed(typed, trained_on, ["data=fer2013", "data.folds=5"])
+    check_typed(typed, typed, ["data.fold=1"])

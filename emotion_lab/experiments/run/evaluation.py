@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from emotion_lab.config.overrides import override_key
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core import paths
 from emotion_lab.core.environment import choose_accelerator, git_commit, hardware, versions
+from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import write_json
 from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.data.checkpoint_data import CheckpointData, data_config, is_foreign
@@ -96,6 +100,25 @@ def _write_report(
     print(f"report: {run_dir / 'report.html'}")
 
 
+def check_typed(typed: dict[str, Any], used: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse a typed key of ``data`` that the division of the training run replaces.
+
+    Args:
+        typed: The composed ``data`` group.
+        used: The ``data`` group that is evaluated.
+        overrides: As typed.
+    """
+    for text in overrides:
+        key = override_key(text).removeprefix("data.")
+        value = typed.get(key)
+        if text.startswith("data.") and value is not None and used.get(key) != value:
+            raise UserError(
+                f"data.{key}={value} cannot change: the checkpoint was trained on this data with "
+                f"data.{key}={json.dumps(used.get(key))}, and another division would score "
+                f"training images. Remove data.{key}=."
+            )
+
+
 def run_evaluation(cfg: dict[str, Any], overrides: list[str], run_dir: Path) -> float:
     """Evaluate ``ckpt`` on a split, write the results and return the accuracy.
 
@@ -117,6 +140,7 @@ def run_evaluation(cfg: dict[str, Any], overrides: list[str], run_dir: Path) -> 
     entry = LedgerEntry(Path(cfg["test_ledger"]), run_dir)
     check_ledger(split, entry)
     data = CheckpointData.open(predictor.card, data_cfg, split, foreign)
+    check_typed(cfg["data"], data.module.cfg, overrides)
     result = evaluate(predictor, data, entry, predictions)
     if predictor.run is not None:
         result.notes.append(
