@@ -39,7 +39,7 @@ def test_files_and_output(folder: Path, tmp_path: Path) -> None:
     assert run.name == "run"
     report = json.loads((run / "audit.json").read_text())
     assert report["n"] == 24 and report["duplicates"]["identical_groups_across_splits"] == 1
-    assert "  skipped 1 bad files" in result.stdout
+    assert "  skipped 1 of 25 images (4.0%) that cannot be read: " in result.stdout
     drop = (run / "drop.csv").read_text().splitlines()
     assert drop[0].startswith("path,split,") and len(drop) == 3
     page = (run / "audit.html").read_text()

@@ -132,7 +132,8 @@ BatchSizes = Annotated[
     Counts, Field(description="a list of whole numbers of 1 or more, for instance [1,8]")
 ]
 ExportBatch = Annotated[
-    Literal["dynamic"] | Count, Field(description="dynamic, or a whole number of 1 or more")
+    Literal["dynamic"] | Count,  # type: ignore[valid-type]  # a variable
+    Field(description="dynamic, or a whole number of 1 or more"),
 ]
 Channels = checked(int, lambda v: v in (1, 3), "1 (grey) or 3 (RGB)")
 AutoOrBool = Annotated[Literal["auto"] | bool, Field(description="auto, true or false")]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from emotion_lab.data.contamination import TrainingImages
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.exporters import calibration_data, verify
 from emotion_lab.exporters.calibration_data import val_images
@@ -78,6 +79,7 @@ def test_calibration_images_are_not_compared(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(calibration_data, "MIN_IMAGES", 100)
     cfg = composed(*TINY, "data.n=2000")
     card = {
+        "trained_on": TrainingImages().entry(),
         "classes": EmotionData(cfg["data"], ("val",)).classes,
         "seed": 0,
         "input": {"image_size": 48, "channels": 1},

@@ -10,7 +10,7 @@ import pytest
 
 from emotion_lab.config import compose
 from emotion_lab.core.errors import UserError
-from emotion_lab.video.anonymize import build_sensitive_detectors
+from emotion_lab.video.anonymize import SmallFaceDetector, build_sensitive_detectors
 from emotion_lab.video.detectors import auto, build_detector, weights
 from emotion_lab.video.detectors.haar import Haar
 from emotion_lab.video.detectors.yunet import YuNet
@@ -56,9 +56,9 @@ def test_anonymize_detects_more_with_the_resolved_detector(
 ) -> None:
     monkeypatch.setattr(auto, "_failures", ["no network"])
     detectors = build_sensitive_detectors(cfg)
-    assert [type(detector) for detector in detectors] == [Haar, Haar]
+    assert [type(detector) for detector in detectors] == [Haar, SmallFaceDetector]
+    assert detectors[1].cfg["name"] == "haar"
     assert {detector.cfg["min_neighbors"] for detector in detectors} == {2}
-    assert detectors[1].cfg["size"] == 1920
 
 
 def test_a_given_file_is_never_replaced_by_haar(cfg: dict[str, Any], tmp_path: Path) -> None:
