@@ -40,10 +40,15 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def single_thread() -> None:
-    """Use one torch thread: small tensors are faster, results do not depend on the machine."""
+    """Use one torch thread: small tensors are faster, results do not depend on the machine.
+
+    The engine of autograd starts its threads, one for each kind of device, at the first backward
+    pass. torch.export adds a kind; after that, no forked process could train (test_distributed).
+    """
     import torch
 
     torch.set_num_threads(1)
+    torch.ones(1, requires_grad=True).sum().backward()
 
 
 @pytest.fixture(autouse=True)
