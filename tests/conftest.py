@@ -60,6 +60,15 @@ def release_absl_stream() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def ferplus_csv() -> Path:
+    """Return the real FER+ votes of the shared folder."""
+    path = SHARED / "data" / "fer2013" / "fer2013new.csv"
+    if not path.is_file():
+        pytest.skip(f"{path} is missing")
+    return path
+
+
+@pytest.fixture(scope="session")
 def fer2013_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the real fer2013.csv: $EMOTION_LAB_FER2013, or unpacked from the shared folder."""
     path = os.environ.get("EMOTION_LAB_FER2013")

@@ -10,7 +10,7 @@ import pytest
 
 from emotion_lab.audits.annotators import annotator_accuracy, human_lines, table_rows
 from emotion_lab.audits.html import train_command
-from tests.conftest import SHARED, command
+from tests.conftest import command
 from tests.data.helpers import USAGES, write_fer2013
 
 
@@ -81,16 +81,13 @@ def test_audit_with_votes(labels: str, tmp_path: Path) -> None:
 
 @pytest.mark.fer2013
 @pytest.mark.shared
-def test_real_votes(fer2013_csv: Path) -> None:
+def test_real_votes(fer2013_csv: Path, ferplus_csv: Path) -> None:
     """PublicTest: the values of docs/results.md."""
     from emotion_lab.audits.annotators import measure_annotators
     from emotion_lab.data.build import load_data
     from tests.conftest import composed
 
-    new = SHARED / "data" / "fer2013" / "fer2013new.csv"
-    if not new.is_file():
-        pytest.skip(f"{new} is missing")
-    cfg = composed(f"data.path={fer2013_csv}", f"data.ferplus_csv={new}")["data"]
+    cfg = composed(f"data.path={fer2013_csv}", f"data.ferplus_csv={ferplus_csv}")["data"]
     lines = measure_annotators(load_data(cfg, ("val",)), cfg)
     assert lines is not None and lines["val"]["n_ferplus"] == 3_199
     assert lines["val"]["annotator"] == pytest.approx(0.7995, abs=5e-5)

@@ -13,7 +13,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data.build import load_data
 from emotion_lab.data.ferplus import FerPlusVotes, majority_labels, vote_distribution
-from tests.conftest import SHARED, TINY, command, composed
+from tests.conftest import TINY, command, composed
 from tests.data.helpers import USAGES, write_fer2013
 
 HEADER = (
@@ -153,12 +153,9 @@ def test_votes_of_other_rows_are_refused(
 
 @pytest.mark.fer2013
 @pytest.mark.shared
-def test_real_votes(fer2013_csv: Path) -> None:
-    new = SHARED / "data" / "fer2013" / "fer2013new.csv"
-    if not new.is_file():
-        pytest.skip(f"{new} is missing")
-    source = _load((fer2013_csv, new), "data.drop_not_face=true")
-    assert len(FerPlusVotes(new).counts) == 35_887
+def test_real_votes(fer2013_csv: Path, ferplus_csv: Path) -> None:
+    source = _load((fer2013_csv, ferplus_csv), "data.drop_not_face=true")
+    assert len(FerPlusVotes(ferplus_csv).counts) == 35_887
     val = source.splits["val"]
     agreement = (val.label_sets["majority"] == val.labels).mean()
     # Barsoum et al. relabelled roughly a third of FER2013.

@@ -17,7 +17,7 @@ from emotion_lab.data import checkpoint_data
 from emotion_lab.data.build import load_data
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.ferplus import draw_labels, published_majority
-from tests.conftest import SHARED, TINY, command, composed
+from tests.conftest import TINY, command, composed
 from tests.data.helpers import USAGES, write_fer2013
 
 #: Columns of the votes file: the classes of FER+ in their order, then the two that are no emotion.
@@ -223,9 +223,6 @@ def test_train_and_evaluate(files: tuple[Path, Path], tmp_path: Path) -> None:
 
 @pytest.mark.fer2013
 @pytest.mark.shared
-def test_real_votes_keep_the_published_images(fer2013_csv: Path) -> None:
-    new = SHARED / "data" / "fer2013" / "fer2013new.csv"
-    if not new.is_file():
-        pytest.skip(f"{new} is missing")
-    source = load((fer2013_csv, new))
+def test_real_votes_keep_the_published_images(fer2013_csv: Path, ferplus_csv: Path) -> None:
+    source = load((fer2013_csv, ferplus_csv))
     assert [len(split) for split in source.splits.values()] == [25_060, 3_199, 3_153]
