@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,21 @@ from emotion_lab.video.scene_cut import SceneCutDetector
 from emotion_lab.video.smoothing import TrackSmoother
 from emotion_lab.video.tracker import FaceTracker
 from emotion_lab.video.types import Detector, Face, Frame, FrameResult, Track
+
+
+@dataclass
+class FoundFaces:
+    """The faces of one frame, not yet classified.
+
+    Attributes:
+        result: Result of the frame without faces.
+        tracks: One for each face, sorted by id.
+        crops: One for each track, uint8 (h, w, C); they may be views into the image of the frame.
+    """
+
+    result: FrameResult
+    tracks: list[Track]
+    crops: list[np.ndarray]
 
 
 class Pipeline:
@@ -93,13 +110,6 @@ class Pipeline:
         stages["track"] = (time.perf_counter() - begin) * 1000
         return tracks
 
-    def _classify(self, image: np.ndarray, tracks: list[Track]) -> np.ndarray:
-        boxes = np.stack([track.box for track in tracks])
-        landmarks = [track.landmarks for track in tracks]
-        crops = crop_faces(image, boxes, self.classifier.crop_margin, landmarks, self.align)
-        with self._lock:
-            return self.classifier(crops)
-
     def _smooth(self, track: Track, probabilities: np.ndarray, time_s: float) -> Face:
         x, y, width, height = (float(value) for value in track.box)
         if self.stills:
@@ -119,29 +129,56 @@ class Pipeline:
             label=label,
         )
 
-    def __call__(self, frame: Frame) -> FrameResult:
-        """Process one frame; frames must come in order of time."""
+    def find(self, frame: Frame) -> FoundFaces:
+        """Detect and track the faces of a frame; frames must come in order of time."""
         stages: dict[str, float] = {}
         tracks = self._track(frame, stages)
-        faces: list[Face] = []
+        crops: list[np.ndarray] = []
         if tracks:
             begin = time.perf_counter()
-            probabilities = self._classify(frame.image, tracks)
-            classified = time.perf_counter()
-            faces = [
-                self._smooth(track, row, frame.time_s)
-                for track, row in zip(tracks, probabilities, strict=True)
-            ]
-            stages["classify"] = (classified - begin) * 1000
-            stages["smooth"] = (time.perf_counter() - classified) * 1000
-        return FrameResult(
+            boxes = np.stack([track.box for track in tracks])
+            landmarks = [track.landmarks for track in tracks]
+            margin = self.classifier.crop_margin
+            crops = crop_faces(frame.image, boxes, margin, landmarks, self.align)
+            stages["classify"] = (time.perf_counter() - begin) * 1000
+        size = (frame.image.shape[1], frame.image.shape[0])
+        result = FrameResult(
             source=frame.name,
             frame=frame.index,
             time_s=frame.time_s,
             wall=frame.wall,
-            size=(frame.image.shape[1], frame.image.shape[0]),
-            faces=faces,
-            latency_ms=(time.time() - frame.wall) * 1000,
+            size=size,
             stages_ms=stages,
             reduced=frame.reduced,
         )
+        return FoundFaces(result, tracks, crops)
+
+    def classify(self, found: Sequence[FoundFaces]) -> list[FrameResult]:
+        """Classify the faces of several frames in one batch, then smooth them frame by frame.
+
+        Args:
+            found: Of :meth:`find`, in order of time.
+        """
+        crops = [crop for one in found for crop in one.crops]
+        begin = time.perf_counter()
+        with self._lock:
+            probabilities = self.classifier(crops) if crops else ()
+        classify_ms = (time.perf_counter() - begin) * 1000
+        rows = iter(probabilities)
+        results = []
+        for one in found:
+            result = one.result
+            if one.tracks:
+                begin = time.perf_counter()
+                result.faces = [
+                    self._smooth(track, next(rows), result.time_s) for track in one.tracks
+                ]
+                result.stages_ms["classify"] += classify_ms * len(one.crops) / len(crops)
+                result.stages_ms["smooth"] = (time.perf_counter() - begin) * 1000
+            result.latency_ms = (time.time() - result.wall) * 1000
+            results.append(result)
+        return results
+
+    def __call__(self, frame: Frame) -> FrameResult:
+        """Process one frame; frames must come in order of time."""
+        return self.classify([self.find(frame)])[0]
