@@ -23,7 +23,9 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     paths.check_checkpoint(cfg.ckpt, exported=True)
     paths.check_exist({"detector.file": cfg.detector.get("file")})
     load_translations(str(cfg.language), ())
-    paths.check_apart({"source": cfg.source, "ckpt": cfg.ckpt}, {"save": cfg.save, "log": cfg.log})
+    outputs = {"save": cfg.save, "log": cfg.log, "record": cfg.record}
+    paths.check_apart({"source": cfg.source, "ckpt": cfg.ckpt}, outputs)
+    _check_record(cfg)
     for key in ("save", "log"):
         if cfg[key] is None:
             continue
@@ -38,6 +40,22 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
             raise UserError(f"{key}={path}: folder {path.parent} does not exist. Create it first.")
     paths.check_folder(str(cfg.hydra.run.dir))
     return []
+
+
+def _check_record(cfg: DictConfig) -> None:
+    """Check ``record=`` and the keys that cannot be combined with it."""
+    if cfg.record is None:
+        return
+    folder = Path(str(cfg.record)).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"record={cfg.record} exists and is not empty: name a new folder.")
+    if cfg.anonymize != "none":
+        raise UserError(
+            f"record={cfg.record} keeps recognisable faces, which anonymize={cfg.anonymize} "
+            "forbids: use save= to keep the anonymised video, or set anonymize=none."
+        )
+    if cfg.loop:
+        raise UserError("record= keeps every frame once: set loop=false.")
 
 
 def choose_display(display: str) -> str:
@@ -73,7 +91,7 @@ def run_live(cfg: dict[str, Any], run_dir: Path) -> None:
             server_socket = stack.enter_context(server.bind(cfg["web"]))
         # Before the model is loaded, which takes seconds.
         sinks: list[Sink] = [factory.build_save_sink(cfg, source)] if cfg["save"] else []
-        pipeline = factory.build_pipeline(cfg, source.stills, source.kind == "synthetic")
+        pipeline = factory.build_pipeline(cfg, source.stills, bool(source.truth))
         overlay = factory.build_overlay(cfg, pipeline.classes)
         if cfg["summary"] and not source.stills:
             sinks.append(SummarySink(run_dir, pipeline.classes, cfg["overwrite"]))
@@ -81,6 +99,9 @@ def run_live(cfg: dict[str, Any], run_dir: Path) -> None:
         if log:
             # Built last, because it empties an existing log: no later step may fail.
             sinks.insert(0, JsonlSink(log, pipeline.classes, cfg["overwrite"]))
+        recording = factory.build_recording_sink(cfg, source, pipeline, run_dir)
+        if recording is not None:
+            sinks.insert(0, recording)
         if display == "window":
             sinks.append(WindowSink(folder=run_dir, checked=True))
         runner = PipelineRunner(source, pipeline, overlay, sinks)
@@ -94,7 +115,7 @@ def run_live(cfg: dict[str, Any], run_dir: Path) -> None:
         finally:
             # Also after Ctrl-C or a disconnected camera: the files are complete.
             print("\n".join(runner.stats.summary_lines(source.stills)))
-            for key in ("log", "save"):
+            for key in ("log", "save", "record"):
                 if cfg[key] and Path(str(cfg[key])).expanduser().exists():
                     print(f"{key}: {cfg[key]}")
             print(run_dir, flush=True)

@@ -54,7 +54,7 @@ def predict(cfg: DictConfig) -> None:
     with distributed.stoppable(), source:
         # Before the model is loaded, which takes seconds.
         sinks: list[Sink] = [factory.build_save_sink(plain, source)] if plain["save"] else []
-        pipeline = factory.build_pipeline(plain, source.stills, source.kind == "synthetic")
+        pipeline = factory.build_pipeline(plain, source.stills, bool(source.truth))
         overlay = factory.build_overlay(plain, pipeline.classes) if plain["save"] else None
         if source.stills:
             sinks.append(ConsoleSink(pipeline.classes))

@@ -277,3 +277,51 @@ def test_port_in_use_is_reported_before_the_checkpoint_is_loaded(tmp_path: Path)
         cfg = {"display": "web", "source": str(photo), "web": web}
         with pytest.raises(UserError, match=f"Port {port} is in use by another program"):
             live.run_live(cfg, tmp_path)
+
+
+def test_a_recording_is_replayed_with_equal_results(run: Path, clip: Path, tmp_path: Path) -> None:
+    def live_run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        done = command(
+            *(f"ckpt={run}", *QUICK, "display=none", f"hydra.run.dir={tmp_path / name}"),
+            *arguments,
+            module="emotion_lab.live",
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stderr
+        return done
+
+    recording = tmp_path / "rec"
+    record = (f"source={clip}", "max_frames=20", f"record={recording}", "record_format=png")
+    assert "Everyone in view must have agreed" in live_run("live", *record).stdout
+    for name in ("a", "b"):
+        live_run(name, f"source={recording}", f"log={tmp_path / name}.jsonl")
+    rows = [(tmp_path / name).read_bytes() for name in ("a.jsonl", "b.jsonl")]
+    rows += [(tmp_path / name / "recording.jsonl").read_bytes() for name in "ab"]
+    assert len(set(rows)) == 1
+    # The same model on lossless frames decides as in the live run.
+    recorded, replayed = read_rows(recording / "recording.jsonl"), read_rows(tmp_path / "a.jsonl")
+    assert [row["faces"] for row in replayed] == [row["faces"] for row in recorded]
+    assert [row["wall"] for row in replayed] == [row["wall"] for row in recorded]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("anonymize=blur",), "keeps recognisable faces, which anonymize=blur forbids"),
+        (("loop=true",), "set loop=false"),
+        (("record=full",), "record=full exists and is not empty"),
+        (("record_what=boxes",), "record_what=boxes is not valid: expected one of frames, faces"),
+    ],
+)
+def test_recordings_that_are_refused(
+    arguments: tuple[str, ...],
+    message: str,
+    run: Path,
+    tmp_path: Path,
+    main_error: Callable[..., str],
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    line = main_error(f"ckpt={run}", "source=synthetic", "record=rec", *arguments)
+    assert message in line
+    assert not (tmp_path / "rec").exists()

@@ -13,7 +13,7 @@ import numpy as np
 LARGEST = 4
 
 
-def _square(box: np.ndarray, margin: float, limit: float) -> tuple[int, int, int]:
+def square(box: np.ndarray, margin: float, limit: float) -> tuple[int, int, int]:
     """Return left, top and side, in pixels, of the square around a box and its margin."""
     x, y, width, height = (float(value) for value in box)
     if not all(map(math.isfinite, (x, y, width, height))):
@@ -62,7 +62,7 @@ def crop_faces(
     height, width = image.shape[:2]
     crops = []
     for index, box in enumerate(boxes):
-        left, top, side = _square(box, margin, LARGEST * max(height, width))
+        left, top, side = square(box, margin, LARGEST * max(height, width))
         face_landmarks = landmarks[index] if align and landmarks is not None else None
         inside = left >= 0 and top >= 0 and left + side <= width and top + side <= height
         if face_landmarks is None and inside:

@@ -16,6 +16,7 @@ from emotion_lab.video.pipeline import Pipeline
 from emotion_lab.video.recognizer import EmotionRecognizer
 from emotion_lab.video.sinks.base import Sink
 from emotion_lab.video.sinks.image_folder import ImageFileSink, ImageFolderSink
+from emotion_lab.video.sinks.recording import RecordingSink
 from emotion_lab.video.sinks.video import CODECS, VideoSink
 from emotion_lab.video.sources.threaded import FrameSource
 
@@ -44,6 +45,36 @@ def build_overlay(cfg: dict[str, Any], classes: list[str]) -> Overlay:
     if cfg["anonymize"] != "none":
         anonymizer = Anonymizer(cfg["anonymize"], build_sensitive_detectors(cfg["detector"]))
     return Overlay(cfg["overlay"], classes, cfg["language"], anonymizer)
+
+
+def build_recording_sink(
+    cfg: dict[str, Any], source: FrameSource, pipeline: Pipeline, run_dir: Path
+) -> RecordingSink | None:
+    """Build the sink for ``record=``, or that of the decisions of a replay in ``run_dir``."""
+    is_replay = source.kind == "recording"
+    if cfg["record"] is not None and (is_replay or source.stills):
+        kind = "a recording" if is_replay else "images"
+        raise UserError(f"record= keeps the frames of cameras and videos: {source.name} is {kind}.")
+    if not is_replay and cfg["record"] is None:
+        return None
+    groups = ("ckpt", "detector", "smoothing", "tracking", "align")
+    header = {
+        "source": source.name,
+        "fps": source.fps,
+        "truth": source.truth,
+        "classes": pipeline.classes,
+        "settings": {key: cfg[key] for key in groups},
+        "replay_of": str(Path(source.name).resolve()) if is_replay else None,
+    }
+    if is_replay:
+        return RecordingSink(run_dir, header, "none")
+    folder = Path(str(cfg["record"])).expanduser()
+    print(
+        f"record: the {cfg['record_what']} of {source.name} are kept in {folder}. Everyone in view "
+        "must have agreed; delete the folder to delete them.",
+        flush=True,
+    )
+    return RecordingSink(folder, header, cfg["record_what"], cfg["record_format"])
 
 
 def build_save_sink(cfg: dict[str, Any], source: FrameSource) -> Sink:

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from emotion_lab.core.errors import UserError
 from emotion_lab.inference.classifier import Classifier
 from emotion_lab.inference.face_crop import crop_faces
 from emotion_lab.video.detectors.photo import PhotoDetector
+from emotion_lab.video.recording import FACE_MARGIN
 from emotion_lab.video.scene_cut import SceneCutDetector
 from emotion_lab.video.smoothing import TrackSmoother
 from emotion_lab.video.tracker import FaceTracker
@@ -85,6 +87,9 @@ class Pipeline:
         return self.classifier.classes
 
     def _track(self, frame: Frame, stages: dict[str, float]) -> list[Track]:
+        if frame.tracks is not None:
+            self._check_recorded_faces()
+            return frame.tracks  # a track that ended does not come back: its smoother may stay
         begin = time.perf_counter()
         # Each photo, and each repetition of a clip, starts with face 1; a new scene has new faces.
         is_cut = not self.stills and self.scene_cut(frame.image, frame.time_s)
@@ -109,6 +114,16 @@ class Pipeline:
             del self._smoothers[lost_id]
         stages["track"] = (time.perf_counter() - begin) * 1000
         return tracks
+
+    def _check_recorded_faces(self) -> None:
+        """Refuse settings that need more of the frame than a recording of faces keeps."""
+        if self.align:
+            raise UserError("align=true needs landmarks, which a recording of faces lacks.")
+        if self.classifier.crop_margin > FACE_MARGIN:
+            raise UserError(
+                f"this model needs a margin of {self.classifier.crop_margin:g} around a face, more "
+                f"than the {FACE_MARGIN:g} of a recording of faces: use record_what=frames."
+            )
 
     def _smooth(self, track: Track, probabilities: np.ndarray, time_s: float) -> Face:
         x, y, width, height = (float(value) for value in track.box)

@@ -182,7 +182,7 @@ class EmotionRecognizer:
         """
         cfg = {"source": str(source), "realtime": realtime, "max_frames": max_frames}
         opened = open_source(cfg)
-        pipeline = self.pipeline(opened.stills, opened.kind == "synthetic")
+        pipeline = self.pipeline(opened.stills, bool(opened.truth))
         return self._frames(opened, pipeline)
 
     def _frames(self, source: FrameSource, pipeline: Pipeline) -> Iterator[StreamFrame]:

@@ -167,10 +167,13 @@ class PipelineRunner:
         """Run the pipeline and average the frame rate."""
         previous = time.perf_counter()
         for frame in frames:
+            captured = frame.wall
             if not self.source.live:
                 # Files are read ahead; the latency must not include the time in the queue.
                 frame.wall = time.time()
             result = self.pipeline(frame)
+            if self.source.kind == "recording":
+                result.wall, result.replayed = captured, True
             now = time.perf_counter()
             interval, previous = max(1e-6, now - previous), now
             weight = min(1.0, interval / _RATE_S) if self.stats.fps else 1.0

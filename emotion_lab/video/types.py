@@ -44,6 +44,7 @@ class Frame:
         name: File name if the source is a folder, else the name of the source.
         loop: Number of the repetition of a file with ``loop=true``, from 0.
         reduced: How many times larger the sides of the file are, for a photo of very many pixels.
+        tracks: The tracks of a recording of faces alone; None: faces are detected and tracked.
     """
 
     image: np.ndarray
@@ -53,6 +54,7 @@ class Frame:
     name: str = ""
     loop: int = 0
     reduced: int = 1
+    tracks: list[Track] | None = None
 
 
 @dataclass
@@ -152,6 +154,7 @@ class FrameResult:
         hidden: Regions to hide in the picture, set by the anonymizer; None without one.
         held: Number of hidden faces that were detected in other frames only.
         reduced: ``Frame.reduced``: boxes and size are those of the reduced picture.
+        replayed: Whether the frame is one of a recording.
     """
 
     source: str
@@ -165,6 +168,7 @@ class FrameResult:
     hidden: list[Box] | None = None
     held: int = 0
     reduced: int = 1
+    replayed: bool = False
 
 
 #: Name -> (conf/detector/<name>.yaml as a dict) -> detector.

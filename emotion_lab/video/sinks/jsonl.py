@@ -34,7 +34,8 @@ def result_to_dict(result: FrameResult, classes: Sequence[str]) -> dict[str, Any
     """Return one frame as JSON types.
 
     ``time_s`` is seconds in the source, ``wall`` seconds since 1970, ``size`` width and height,
-    ``box`` x, y, width, height in source pixels; ``faces`` is empty if there is none.
+    ``box`` x, y, width, height in source pixels; ``faces`` is empty if there is none;
+    ``latency_ms`` is None in a replay, whose lines depend on the recording and the model only.
     """
     return {
         "source": result.source,
@@ -43,34 +44,35 @@ def result_to_dict(result: FrameResult, classes: Sequence[str]) -> dict[str, Any
         "wall": round(float(result.wall), 6),
         "size": [result.reduced * int(side) for side in result.size],
         "faces": [face_to_dict(face, classes, result.reduced) for face in result.faces],
-        "latency_ms": round(float(result.latency_ms), 3),
+        "latency_ms": None if result.replayed else round(float(result.latency_ms), 3),
     }
 
 
-class JsonlSink(Sink):
-    """Writes :func:`result_to_dict` of every frame as one line.
+class LineWriter:
+    """Appends JSON lines to a new file.
 
     Each line is one unbuffered system call, so a killed process leaves only complete lines.
+
+    Attributes:
+        rows: Number of lines.
     """
 
-    def __init__(self, path: str | Path, classes: Sequence[str], overwrite: bool = False) -> None:
-        self.path = new_file(path, overwrite)
-        self.classes = list(classes)
+    def __init__(self, path: Path, overwrite: bool = False) -> None:
+        self.path = path
         self.rows = 0
         self._size = 0  # bytes of complete lines
         mode = os.O_TRUNC if overwrite else os.O_EXCL
         flags = os.O_WRONLY | os.O_CREAT | mode | getattr(os, "O_BINARY", 0)
         try:
-            self._file: int | None = os.open(self.path, flags, 0o666)
+            self._file: int | None = os.open(path, flags, 0o666)
         except OSError as error:
-            raise write_error(self.path, error, "Nothing was written.") from error
+            raise write_error(path, error, "Nothing was written.") from error
 
-    def write(self, frame: Frame, result: FrameResult, drawn: np.ndarray | None = None) -> None:
+    def write(self, row: dict[str, Any]) -> None:
         """Append a line; if the disk is full, remove the incomplete line and raise."""
         if self._file is None:
             raise ValueError("the file is closed")
         # NaN is not valid JSON and would make the line unreadable.
-        row = result_to_dict(result, self.classes)
         text = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
         # A file name that is not UTF-8 becomes an escape, from which JSON restores the name.
         data = text.encode(errors="backslashreplace")
@@ -94,3 +96,20 @@ class JsonlSink(Sink):
         if self._file is not None:
             file, self._file = self._file, None
             os.close(file)
+
+
+class JsonlSink(Sink):
+    """Writes :func:`result_to_dict` of every frame as one line."""
+
+    def __init__(self, path: str | Path, classes: Sequence[str], overwrite: bool = False) -> None:
+        self.path = new_file(path, overwrite)
+        self.classes = list(classes)
+        self._lines = LineWriter(self.path, overwrite)
+
+    def write(self, frame: Frame, result: FrameResult, drawn: np.ndarray | None = None) -> None:
+        """Append a line."""
+        self._lines.write(result_to_dict(result, self.classes))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._lines.close()

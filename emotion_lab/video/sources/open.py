@@ -20,8 +20,10 @@ from emotion_lab.core.file_names import Ignored, walk
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data.images import is_image_name, read_reduced
 from emotion_lab.synthetic.video import render_video
+from emotion_lab.video.recording import is_recording
 from emotion_lab.video.sources.animation import AnimationReader, num_pictures
 from emotion_lab.video.sources.camera import CameraReader, cameras_hint, list_cameras, open_address
+from emotion_lab.video.sources.recording import RecordingReader
 from emotion_lab.video.sources.threaded import FrameReader, FrameSource
 from emotion_lab.video.sources.video_file import SOURCE_HINT, VideoFileReader, print_stderr
 from emotion_lab.video.types import Frame
@@ -219,7 +221,13 @@ def _camera_index(source: str) -> int | None:
 
 
 def _open_path(path: Path, realtime: bool) -> FrameReader:
-    """Open an image, a folder or a clip according to its content."""
+    """Open an image, a folder, a recording or a clip according to its content."""
+    if is_recording(path):
+        if realtime:
+            raise UserError(
+                f"{path} is a recording: all of its frames are replayed, so set realtime=false."
+            )
+        return RecordingReader(path)
     if path.is_dir():
         return ImageReader(path, realtime)
     if not path.is_file():

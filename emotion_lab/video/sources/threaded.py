@@ -21,7 +21,7 @@ class FrameReader(ABC):
 
     Attributes:
         name: Source name of the frames; an address without its password.
-        kind: camera, stream, clip, photo, folder or synthetic.
+        kind: camera, stream, clip, photo, folder, recording or synthetic.
         live: Whether frames arrive in real time, so that a frame not read is lost.
         fps: Nominal frames per second, or None if unknown.
         count: Nominal number of frames, or None if unknown.

@@ -127,7 +127,9 @@ function renderFacts(data) {
   const parts = [data.source.split(/[\\/]/).pop(), `${row.size[0]}×${row.size[1]}`];
   if (!data.stills) parts.push(`${row.time_s.toFixed(1)} s`);
   if (data.state === "running" && !data.stills) {
-    parts.push(`${data.fps.toFixed(0)} frames/s`, `${data.live ? "delay" : "processing"} ${row.latency_ms.toFixed(0)} ms`);
+    parts.push(`${data.fps.toFixed(0)} frames/s`);
+    if (row.latency_ms !== null)  // null in a replay
+      parts.push(`${data.live ? "delay" : "processing"} ${row.latency_ms.toFixed(0)} ms`);
   }
   if (data.dropped) parts.push(`${data.dropped} dropped`);
   if (about.anonymize !== "none") parts.push("faces hidden");
