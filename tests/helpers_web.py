@@ -16,6 +16,7 @@ import numpy as np
 from starlette.testclient import TestClient
 
 from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.inference.derived import DerivedOutputs
 from emotion_lab.video.anonymize import Anonymizer
 from emotion_lab.video.detectors.full_frame import FullFrame
 from emotion_lab.video.overlay.overlay import Overlay
@@ -37,6 +38,7 @@ class FakeClassifier:
     classes: ClassVar[list[str]] = list(EMOTIONS)
     crop_margin = 0.0
     runtime_name = "fake"
+    derived = DerivedOutputs(EMOTIONS)
 
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
         rows = np.full((len(images), len(self.classes)), 1 / len(self.classes), np.float32)

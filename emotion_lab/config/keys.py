@@ -316,6 +316,7 @@ _LIVE = section(
     reconnect_s=NonNegative,
     seed=Seed,
     align=bool,
+    max_turn_deg=number(gt=0, le=180) | None,
     anonymize=Annotated[Anonymize, Role.DISPLAY],
     language=Annotated[str, Role.DISPLAY],
     tracking=TRACKING,

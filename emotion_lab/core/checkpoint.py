@@ -134,6 +134,8 @@ def read(path: Path) -> dict[str, Any]:
     shipped = weights.trained_on(path) if "trained_on" not in card else None
     if shipped is not None:
         card["trained_on"] = {"pixels": torch.from_numpy(shipped), "unknown": []}
+    if "vote_shares" not in card and (vote_shares := weights.vote_shares(path)) is not None:
+        card["vote_shares"] = vote_shares
     for part in (card, *card.get("members", ())):
         if isinstance(part, dict) and isinstance(part.get("config"), dict):
             part["config"] = migrate_config(part["config"])

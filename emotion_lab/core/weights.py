@@ -2,12 +2,14 @@
 
 ``emotion_lab/weights/`` holds an exported file of each model and, for some, the checkpoint it was
 exported from. ``<name>.trained_on.npy`` holds the training images of a checkpoint whose card does
-not list them. ``SHA256SUMS`` in that folder is written by
-``sha256sum *.onnx *.ckpt *.npy > SHA256SUMS``.
+not list them, and ``<name>.vote_shares.json`` the map to shares of human votes of a model that was
+made before there was one. ``SHA256SUMS`` in that folder is written by
+``sha256sum *.onnx *.ckpt *.npy *.json > SHA256SUMS``.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,10 +58,20 @@ def trained_on(path: Path) -> np.ndarray | None:
     """
     import numpy as np
 
-    file = path.with_suffix(".trained_on.npy")
-    if path.parent != FOLDER or not _is_intact(file):
-        return None
-    return np.load(file, allow_pickle=False)
+    file = _companion(path, ".trained_on.npy")
+    return None if file is None else np.load(file, allow_pickle=False)
+
+
+def vote_shares(path: Path) -> dict[str, Any] | None:
+    """Return ``weight`` and ``bias`` of the vote shares of a shipped model, None for any other."""
+    file = _companion(path, ".vote_shares.json")
+    return None if file is None else json.loads(file.read_text(encoding="utf-8"))
+
+
+def _companion(path: Path, suffix: str) -> Path | None:
+    """Return a further file of the shipped model ``path``, None without an intact one."""
+    file = path.with_suffix(suffix)
+    return file if path.parent == FOLDER and _is_intact(file) else None
 
 
 def _is_intact(path: Path) -> bool:

@@ -73,9 +73,21 @@ def fit_checkpoint_temperature(result: EvaluationResult) -> dict[str, Any]:
     return fit_calibration(result.logits, result.labels, result.scores["fingerprint"]["hash"])
 
 
-def store(checkpoint: Path, calibration: dict[str, Any]) -> None:
-    """Write a fitted temperature into a checkpoint file; the weights do not change."""
+def store(
+    checkpoint: Path, calibration: dict[str, Any], vote_shares: dict[str, Any] | None = None
+) -> None:
+    """Write a fitted temperature into a checkpoint file; the weights do not change.
+
+    Args:
+        checkpoint: The file.
+        calibration: Of :func:`fit_calibration`.
+        vote_shares: Of :func:`~emotion_lab.evaluation.vote_shares.fit_checkpoint_shares`. An
+            earlier map belongs to an earlier temperature: without a new one it is removed.
+    """
     content = ckpt.read(checkpoint)
     temperature = calibration["temperature"]
     card = {**content[ckpt.CARD], "temperature": temperature, "calibration": calibration}
+    card.pop("vote_shares", None)
+    if vote_shares is not None:
+        card["vote_shares"] = vote_shares
     ckpt.write(checkpoint, {**content, ckpt.CARD: card})

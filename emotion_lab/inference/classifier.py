@@ -27,10 +27,11 @@ from emotion_lab.inference.base import (
     input_spec,
     softmax,
 )
+from emotion_lab.inference.derived import DerivedOutputs, VoteShares
 from emotion_lab.inference.exported_model import open_exported
 
 #: Version of the cached cards.
-CARD_FORMAT = 1
+CARD_FORMAT = 2
 #: Values of ``backend=`` for which a shipped model runs as its ONNX file.
 SHIPPED_BACKENDS = ("auto", "onnx", "onnxruntime")
 #: Batch sizes 1 to WARM_FACES run before the first frame, for at most WARM_S seconds.
@@ -48,6 +49,7 @@ class Classifier:
         runtime_name: Program, version, precision and device that run the network.
         notes: How the backend was chosen and verified.
         data_name: Name of the dataset that it was trained on; None in exported files without it.
+        derived: Valence, arousal and intensity of a face from its probabilities.
     """
 
     def __init__(self, card: dict[str, Any], spec: InputSpec, backend: InferenceBackend) -> None:
@@ -56,6 +58,8 @@ class Classifier:
         self.crop_margin = float(card["input"]["crop_margin"])
         self.temperature = float(card["temperature"])
         self.data_name: str | None = card["config"]["data"]["name"]
+        vote_shares = VoteShares.from_card(card["vote_shares"])
+        self.derived = DerivedOutputs(self.classes, vote_shares)
         self.runtime_name = backend.name
         self.notes = backend.notes
         self._run = backend.run
@@ -124,6 +128,7 @@ def _read_card(path: Path) -> dict[str, Any]:
     return {
         "classes": list(card["classes"]),
         "temperature": temperature,
+        "vote_shares": card.get("vote_shares"),
         "input": {**asdict(spec), "crop_margin": margin},
         "config": {"data": {"name": data.get("name")}},
     }

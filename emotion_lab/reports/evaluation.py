@@ -19,6 +19,7 @@ from emotion_lab.evaluation.result import EvaluationResult
 from emotion_lab.evaluation.robustness import robustness
 from emotion_lab.evaluation.statistics import intervals
 from emotion_lab.evaluation.temperature import fit_checkpoint_temperature
+from emotion_lab.evaluation.vote_shares import check_intensity
 from emotion_lab.reports import examples, figures
 from emotion_lab.reports.evaluation_page import write_page
 from emotion_lab.reports.style import FigureStyle, both
@@ -186,6 +187,8 @@ def make_report(
     report = {**numbers(result, roc, pr), **facts}
     if votes := agreement(result):
         report["votes"] = votes
+    if intensity := check_intensity(result):
+        report["intensity"] = intensity
     report["without_duplicates"] = without_duplicates(result)
     if options["num_robustness"]:
         report["robustness"] = robustness(result, options["num_robustness"], result.device)

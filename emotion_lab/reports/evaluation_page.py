@@ -19,7 +19,8 @@ _OPTIONAL = (
     *("accuracy_ci95", "macro_f1", "macro_f1_ci95", "roc_auc_macro", "tta", "model", "parameters"),
     *("nll", "ece", "brier", "temperature", "temperature_fitted_on"),
     *("nll_calibrated", "ece_calibrated", "brier_calibrated", "coverage", "protocol"),
-    *("fingerprint", "without_duplicates", "robustness", "by_labels", "votes", "mapping", "shared"),
+    *("fingerprint", "without_duplicates", "robustness", "by_labels", "votes", "intensity"),
+    *("mapping", "shared", "pose"),
     *("checkpoint", "checkpoint_sha256", "commit", "hardware", "versions", "seed", "command"),
     *("figures", "mistakes", "mistakes_total", "pairs", "explained", "explained_by", "files"),
 )

@@ -35,7 +35,14 @@ def build_pipeline(cfg: dict[str, Any], stills: bool, synthetic: bool = False) -
     print(f"classifier: {cfg['ckpt']}, {classifier.runtime_name}", flush=True)
     for note in classifier.notes:
         log.info("classifier: %s", note)
-    model = EmotionRecognizer(classifier, detector, cfg["smoothing"], cfg["tracking"], cfg["align"])
+    model = EmotionRecognizer(
+        classifier,
+        detector,
+        cfg["smoothing"],
+        cfg["tracking"],
+        cfg["align"],
+        cfg.get("max_turn_deg"),  # bench has none
+    )
     return model.pipeline(stills, synthetic)
 
 

@@ -14,6 +14,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.inference.classifier import Classifier
 from emotion_lab.inference.face_crop import crop_faces
 from emotion_lab.video.detectors.photo import PhotoDetector
+from emotion_lab.video.head_pose import head_pose
 from emotion_lab.video.recording import FACE_MARGIN
 from emotion_lab.video.scene_cut import SceneCutDetector
 from emotion_lab.video.smoothing import TrackSmoother
@@ -46,6 +47,8 @@ class Pipeline:
             :class:`SceneCutDetector` (default 0.25).
         align: Rotate every face so that the eyes are level, if the detector returns landmarks.
         stills: Frames are unrelated photos: nothing is smoothed.
+        max_turn_deg: Largest angle between face and camera, degrees; a face that is turned further
+            away is uncertain. None: no limit.
     """
 
     def __init__(
@@ -56,13 +59,14 @@ class Pipeline:
         tracking: dict[str, Any] | None = None,
         align: bool = False,
         stills: bool = False,
+        max_turn_deg: float | None = None,
     ) -> None:
         self.detector, self.classifier = detector, classifier
         self.photo_detector = PhotoDetector(detector)
         self.smoothing, self.tracking = smoothing, dict(tracking or {})
         self.tracker = FaceTracker(tracking)
         self.scene_cut = SceneCutDetector(self.tracking.get("scene_cut_threshold", 0.25))
-        self.align, self.stills = align, stills
+        self.align, self.stills, self.max_turn_deg = align, stills, max_turn_deg
         # Validates the smoothing config now instead of at the first face.
         TrackSmoother(smoothing, len(classifier.classes))
         self._smoothers: dict[int, TrackSmoother] = {}  # by id of the active tracks
@@ -76,7 +80,13 @@ class Pipeline:
         their calls.
         """
         other = Pipeline(
-            self.detector, self.classifier, self.smoothing, self.tracking, self.align, stills
+            self.detector,
+            self.classifier,
+            self.smoothing,
+            self.tracking,
+            self.align,
+            stills,
+            self.max_turn_deg,
         )
         other._lock, other.photo_detector = self._lock, self.photo_detector
         return other
@@ -127,14 +137,19 @@ class Pipeline:
 
     def _smooth(self, track: Track, probabilities: np.ndarray, time_s: float) -> Face:
         x, y, width, height = (float(value) for value in track.box)
+        smoothed: np.ndarray
+        label: int | None
         if self.stills:
             # One image has no history: its label is the most probable class, never uncertain.
-            best = int(probabilities.argmax())
-            box = (x, y, width, height)
-            return Face(track.id, box, track.score, probabilities, probabilities, best)
-        if track.id not in self._smoothers:
-            self._smoothers[track.id] = TrackSmoother(self.smoothing, len(self.classes))
-        smoothed, label = self._smoothers[track.id].update(probabilities, time_s)
+            smoothed, label = probabilities, int(probabilities.argmax())
+        else:
+            if track.id not in self._smoothers:
+                self._smoothers[track.id] = TrackSmoother(self.smoothing, len(self.classes))
+            smoothed, label = self._smoothers[track.id].update(probabilities, time_s)
+        pose = head_pose(track.landmarks)
+        limit = self.max_turn_deg
+        turned_away = limit is not None and pose is not None and pose.turn > limit
+        label = None if turned_away else label
         return Face(
             id=track.id,
             box=(x, y, width, height),
@@ -142,6 +157,9 @@ class Pipeline:
             probabilities=probabilities,
             smoothed=smoothed,
             label=label,
+            derived=self.classifier.derived(smoothed, label),
+            pose=pose,
+            turned_away=turned_away,
         )
 
     def find(self, frame: Frame) -> FoundFaces:

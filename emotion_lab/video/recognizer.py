@@ -72,6 +72,7 @@ class EmotionRecognizer:
         smoothing: ``conf/smoothing/<name>.yaml`` as a dict, for streams.
         tracking: See :class:`FaceTracker`; None: its defaults.
         align: Rotate every face so that the eyes are level, if the detector returns landmarks.
+        max_turn_deg: See :class:`Pipeline`.
 
     Attributes:
         classes: Class names, in the order of the probabilities.
@@ -90,10 +91,13 @@ class EmotionRecognizer:
         smoothing: dict[str, Any],
         tracking: dict[str, Any] | None = None,
         align: bool = False,
+        max_turn_deg: float | None = None,
     ) -> None:
         self.classifier, self.detector = classifier, detector
         self.classes = classifier.classes
-        self._stream = Pipeline(detector, classifier, smoothing, tracking, align)
+        self._stream = Pipeline(
+            detector, classifier, smoothing, tracking, align, max_turn_deg=max_turn_deg
+        )
         self._stills = self._stream.clone(stills=True)
         self._noted = False
 
@@ -206,6 +210,7 @@ def load(
     detector_file: str | Path | None = None,
     backend: str = "auto",
     smoothing: str = "ema",
+    max_turn_deg: float | None = None,
 ) -> EmotionRecognizer:
     """Load a model for images, videos and face crops.
 
@@ -218,6 +223,8 @@ def load(
         detector_file: Model file of the detector; None: its default.
         backend: Name in ``conf/backend/``; ``auto`` measures once which one is the fastest.
         smoothing: Name in ``conf/smoothing/``, for streams.
+        max_turn_deg: Largest angle between face and camera, degrees; the label of a face that is
+            turned further away is None. None: no limit.
 
     Raises:
         UserError: If a name is unknown, or a file is missing, damaged or needs a package that is
@@ -232,6 +239,8 @@ def load(
     smoothing_cfg, backend_cfg = _group("smoothing", smoothing), _group("backend", backend)
     try:
         classifier = load_classifier(name, backend_cfg)
-        return EmotionRecognizer(classifier, build_detector(detector_cfg), smoothing_cfg)
+        return EmotionRecognizer(
+            classifier, build_detector(detector_cfg), smoothing_cfg, max_turn_deg=max_turn_deg
+        )
     except ModuleNotFoundError as error:
         raise missing_package(error) or error from None

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.video.head_pose import HeadPose
 from emotion_lab.video.overlay.overlay import Overlay
 from emotion_lab.video.types import Face, FrameResult
 
@@ -28,6 +29,11 @@ class FaceEmotion:
         score: Score of the detector, 0..1.
         id: Number of the face, constant over the frames of a stream, from 1; None in a single
             image.
+        derived: ``valence``, ``arousal`` (-1 to 1), their errors ``valence_std`` and
+            ``arousal_std``, and ``intensity`` (0 to 1); see
+            :class:`~emotion_lab.inference.derived.DerivedOutputs`.
+        pose: Yaw, pitch and roll of the head in degrees; None without landmarks.
+        turned_away: Whether the label is None because of ``max_turn_deg``.
     """
 
     label: str | None
@@ -36,6 +42,9 @@ class FaceEmotion:
     smoothed: dict[str, float]
     score: float
     id: int | None
+    derived: dict[str, float | None]
+    pose: HeadPose | None
+    turned_away: bool
 
 
 def _public(face: Face, classes: Sequence[str], stills: bool) -> FaceEmotion:
@@ -50,6 +59,9 @@ def _public(face: Face, classes: Sequence[str], stills: bool) -> FaceEmotion:
         smoothed=smoothed,
         score=float(face.score),
         id=None if stills else face.id,
+        derived=face.derived,
+        pose=face.pose,
+        turned_away=face.turned_away,
     )
 
 
@@ -98,7 +110,8 @@ class Faces(Sequence[FaceEmotion]):
     def to_pandas(self) -> Any:
         """Return a ``pandas.DataFrame`` with one row a face.
 
-        Columns: id, label, score, x, y, width, height and the probability of each class.
+        Columns: id, label, score, x, y, width, height, the probability of each class, the
+        derived outputs (derived_valence, ...), and yaw, pitch and roll.
 
         Raises:
             UserError: If pandas is not installed.
@@ -109,10 +122,15 @@ class Faces(Sequence[FaceEmotion]):
             raise UserError("to_pandas() needs pandas: pip install pandas.") from None
         columns = ["id", "label", "score", "x", "y", "width", "height", *self.classes]
         rows = [
-            [face.id, face.label, face.score, *face.box, *face.probabilities.values()]
+            {
+                **dict(zip(columns, [face.id, face.label, face.score, *face.box], strict=False)),
+                **face.probabilities,
+                **{f"derived_{name}": value for name, value in face.derived.items()},
+                **(asdict(face.pose) if face.pose else dict.fromkeys(("yaw", "pitch", "roll"))),
+            }
             for face in self._faces
         ]
-        return pd.DataFrame(rows, columns=columns)
+        return pd.DataFrame(rows, columns=None if rows else columns)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from emotion_lab.core.registry import Registry
+from emotion_lab.video.head_pose import HeadPose
 
 #: x, y (top left), width, height in pixels of the source.
 Box = tuple[float, float, float, float]
@@ -128,6 +129,10 @@ class Face:
         probabilities: float32 (K,) of this frame only.
         smoothed: float32 (K,), smoothed over time.
         label: Index of the displayed class (after hysteresis), or None while uncertain.
+        derived: Valence, arousal and intensity from ``smoothed``, see
+            :class:`~emotion_lab.inference.derived.DerivedOutputs`.
+        pose: Pose of the head; None without landmarks.
+        turned_away: Whether the face is uncertain because it is turned too far from the camera.
     """
 
     id: int
@@ -136,6 +141,9 @@ class Face:
     probabilities: np.ndarray
     smoothed: np.ndarray
     label: int | None
+    derived: dict[str, float | None] = field(default_factory=dict)
+    pose: HeadPose | None = None
+    turned_away: bool = False
 
 
 @dataclass

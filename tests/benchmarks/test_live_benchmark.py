@@ -11,6 +11,7 @@ import pytest
 from emotion_lab.benchmarks import live
 from emotion_lab.benchmarks.report import live_report
 from emotion_lab.core import timing
+from emotion_lab.inference.derived import DerivedOutputs
 from emotion_lab.video.pipeline import Pipeline
 from emotion_lab.video.types import Detections, Frame
 from tests.conftest import composed
@@ -70,6 +71,7 @@ class RandomClassifier:
     """Returns random probabilities and counts the calls."""
 
     crop_margin = 0.0
+    derived = DerivedOutputs(CLASSES)
 
     def __init__(self) -> None:
         self.classes, self.calls = CLASSES, 0

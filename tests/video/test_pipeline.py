@@ -11,8 +11,11 @@ import pytest
 
 from emotion_lab.config import compose
 from emotion_lab.core.errors import UserError
+from emotion_lab.inference.derived import DerivedOutputs
 from emotion_lab.video.detectors import build_detector
 from emotion_lab.video.factory import build_save_sink
+from emotion_lab.video.head_pose import FACE as FACE_MODEL
+from emotion_lab.video.head_pose import HeadPose
 from emotion_lab.video.pipeline import Pipeline
 from emotion_lab.video.runner import RunStats
 from emotion_lab.video.sources.open import open_source
@@ -41,6 +44,7 @@ class BrightnessClassifier:
 
     classes: ClassVar[list[str]] = ["dark", "light"]
     crop_margin = 0.0
+    derived = DerivedOutputs(classes)
 
     def __init__(self) -> None:
         self.batch_sizes: list[int] = []
@@ -86,6 +90,49 @@ def test_photos_are_independent() -> None:
     first, second = (pipeline(frame).faces[0] for frame in grey_frames([255, 0], step_s=0.0))
     assert second.smoothed[0] == pytest.approx(1, abs=1e-3)
     assert first.id == second.id == 1
+
+
+class TurnedDetector:
+    """One face per frame with the landmarks of a head that is turned by the given yaw."""
+
+    name = "turned"
+
+    def __init__(self, yaws: list[float]) -> None:
+        self.yaws = iter(yaws)
+
+    def __call__(self, image: np.ndarray) -> Detections:
+        points = (FACE_MODEL @ HeadPose(next(self.yaws), 0, 0).matrix.T)[:, :2] + (25, 25)
+        box = np.array([[10, 10, 30, 30]], np.float32)
+        return Detections(box, np.ones(1, np.float32), points[None].astype(np.float32))
+
+
+@pytest.mark.parametrize("stills", [False, True])
+def test_a_face_beyond_max_turn_deg_is_uncertain(stills: bool) -> None:
+    smoothing = composed("smoothing=none", entry="live")["smoothing"]
+    seen = {}
+    for limit in (45.0, None):
+        pipeline = Pipeline(
+            TurnedDetector([0, 30, 70]),
+            BrightnessClassifier(),
+            smoothing,
+            {"detect_every": 1},
+            stills=stills,
+            max_turn_deg=limit,
+        )
+        seen[limit] = [pipeline(frame).faces[0] for frame in grey_frames([255] * 3)]
+    assert [face.label for face in seen[45.0]] == [1, 1, None]
+    assert [face.turned_away for face in seen[45.0]] == [False, False, True]
+    assert [face.label for face in seen[None]] == [1, 1, 1]
+    poses = [face.pose.yaw for face in seen[None] if face.pose is not None]
+    assert poses == pytest.approx([0, 30, 70], abs=8)
+    assert pipeline.clone(stills).max_turn_deg is None
+
+
+def test_without_landmarks_there_is_no_pose_and_no_limit() -> None:
+    pipeline = make_pipeline([FACE], "smoothing=none")
+    pipeline.max_turn_deg = 1.0
+    face = pipeline(grey_frames([255])[0]).faces[0]
+    assert face.pose is None and face.label == 1 and not face.turned_away
 
 
 def test_ids_start_at_1_in_each_repetition_of_a_clip() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.inference.derived import DerivedOutputs
 from emotion_lab.video.pipeline import Pipeline
 from emotion_lab.video.scene_cut import SceneCutDetector, thumbnail
 from emotion_lab.video.types import Detections, Frame
@@ -133,6 +134,7 @@ class _BrightnessClassifier:
 
     classes = ("dark", "light")
     crop_margin = 0.0
+    derived = DerivedOutputs(classes)
 
     def __call__(self, crops: list[np.ndarray]) -> np.ndarray:
         light = [float(crop[:20, :20].mean() > 127) for crop in crops]

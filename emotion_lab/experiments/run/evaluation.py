@@ -25,6 +25,7 @@ from emotion_lab.evaluation.evaluate import LedgerEntry, Predictor, check_ledger
 from emotion_lab.evaluation.metrics import report_text
 from emotion_lab.evaluation.predict import Predictions
 from emotion_lab.evaluation.result import EvaluationResult
+from emotion_lab.evaluation.vote_shares import fit_checkpoint_shares
 from emotion_lab.experiments.run.rescore import rescore
 from emotion_lab.models.finetune import count_parameters
 from emotion_lab.models.load import LoadedCheckpoint, combine, load
@@ -100,6 +101,19 @@ def _write_report(
     print(f"report: {run_dir / 'report.html'}")
 
 
+def _calibrate(result: EvaluationResult, checkpoint: Path, run_dir: Path) -> None:
+    """Fit the temperature, and with votes the vote shares; save both in the checkpoint."""
+    calibration = temperature.fit_checkpoint_temperature(result)
+    shares = fit_checkpoint_shares(result, calibration["temperature"])
+    temperature.store(checkpoint, calibration, shares)
+    result.card |= {"temperature": calibration["temperature"], "calibration": calibration}
+    print(f"{temperature.describe(calibration)}; saved in {checkpoint}")
+    if shares is not None:
+        result.card["vote_shares"] = shares
+        write_json(run_dir / "vote_shares.json", shares)
+        print(f"vote shares fitted on {shares['n']:,} images of val; saved in {checkpoint}")
+
+
 def check_typed(typed: dict[str, Any], used: dict[str, Any], overrides: Sequence[str]) -> None:
     """Refuse a typed key of ``data`` that the division of the training run replaces.
 
@@ -149,10 +163,7 @@ def run_evaluation(cfg: dict[str, Any], overrides: list[str], run_dir: Path) -> 
         )
     if cfg["calibrate"]:
         # Before the checkpoint is hashed.
-        calibration = temperature.fit_checkpoint_temperature(result)
-        temperature.store(loaded[0].path, calibration)
-        result.card["calibration"] = calibration
-        print(f"{temperature.describe(calibration)}; saved in {loaded[0].path}")
+        _calibrate(result, loaded[0].path, run_dir)
     facts = _facts(predictor, backend)
     write_json(run_dir / "metrics.json", {split: result.scores, **facts})
     save_results(run_dir, result, "predictions.csv")

@@ -88,6 +88,7 @@ def _describe(
         **_interface(card["input"], resize),
         "crop_margin": float(card["input"]["crop_margin"]),
         "temperature": float(card["temperature"]),
+        "vote_shares": card.get("vote_shares"),
         "model": [member["config"]["model"]["name"] for member in cards],
         "licence": licence or "not stated",
         "data": {"name": data["name"], "fingerprints": cards[0].get("fingerprints", {})},

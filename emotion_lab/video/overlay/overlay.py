@@ -180,6 +180,7 @@ class Overlay:
         """Draw id, label and confidence on a background of the label's colour."""
         scale = canvas.scale
         label, colour = self._label_style(face.label)
+        label = self.translations.turned_away if face.turned_away else label
         text_colour = text_colour_on(colour)
         parts = [
             self.renderer.text(f"{face.id}", scale.small, text_colour, "numbers"),
@@ -296,6 +297,7 @@ class Overlay:
             lines.append([("  ".join(filter(None, (detector, size, position))), "numbers")])
             stages = "  ".join(f"{stage} {ms:.1f}" for stage, ms in result.stages_ms.items())
             lines.append([(f"{stages} ms", "numbers")] if stages else [])
+            lines += [[(_outputs_text(face), "numbers")] for face in result.faces]
         if not any(lines):
             return 0, 0, 0, 0
         scale = canvas.scale
@@ -314,6 +316,19 @@ class Overlay:
                 draw_text(canvas.image, bitmap, pen_x, baseline)
                 pen_x += bitmap.width + gap
         return rect
+
+
+def _outputs_text(face: Face) -> str:
+    """Return the derived outputs and the head pose of a face as one line."""
+    parts = [f"{face.id}:"]
+    for name, value in face.derived.items():
+        if value is not None and not name.endswith("_std"):
+            std = face.derived.get(f"{name}_std")
+            parts.append(f"{name} {value:+.2f}" + ("" if std is None else f"+-{std:.2f}"))
+    if face.pose is not None:
+        pose = face.pose
+        parts.append(f"yaw {pose.yaw:+.0f} pitch {pose.pitch:+.0f} roll {pose.roll:+.0f} deg")
+    return "  ".join(parts)
 
 
 def _rect(face: Face) -> Rect:

@@ -11,7 +11,9 @@ import yaml
 from emotion_lab.core.errors import UserError, unknown
 
 FOLDER = Path(__file__).parent / "languages"
-_STATES = {"uncertain": "uncertain", "no_face": "no face"}
+#: Instead of the label of a face beyond ``max_turn_deg``.
+TURNED_AWAY = "uncertain: face turned away"
+_STATES = {"uncertain": "uncertain", "no_face": "no face", "turned_away": TURNED_AWAY}
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Translations:
     Attributes:
         uncertain: Drawn instead of a label.
         no_face: Drawn when a frame contains no face.
+        turned_away: Drawn instead of the label of a face beyond ``max_turn_deg``.
         notes: Messages for the user, such as missing translations.
     """
 
@@ -28,6 +31,7 @@ class Translations:
     labels: tuple[str, ...]
     uncertain: str = _STATES["uncertain"]
     no_face: str = _STATES["no_face"]
+    turned_away: str = TURNED_AWAY
     notes: tuple[str, ...] = ()
 
     def label(self, index: int | None) -> str:
@@ -36,7 +40,7 @@ class Translations:
 
     def all_words(self) -> tuple[str, ...]:
         """Return all texts, for instance to find a font that covers them."""
-        return (*self.labels, self.uncertain, self.no_face)
+        return (*self.labels, self.uncertain, self.no_face, self.turned_away)
 
 
 def languages() -> list[str]:
@@ -54,7 +58,7 @@ def load_translations(language: str, classes: Sequence[str]) -> Translations:
 
     Args:
         language: A code of :func:`languages`, or a YAML or JSON file with ``class name: word``
-            entries (and ``uncertain``, ``no_face``).
+            entries (and ``uncertain``, ``no_face``, ``turned_away``).
 
     Returns:
         The texts. Entries missing in the file stay English and are listed in ``notes``.
@@ -78,9 +82,8 @@ def load_translations(language: str, classes: Sequence[str]) -> Translations:
     return Translations(
         language,
         tuple(table.get(name, name) for name in classes),
-        table.get("uncertain", _STATES["uncertain"]),
-        table.get("no_face", _STATES["no_face"]),
-        notes,
+        **{state: table.get(state, text) for state, text in _STATES.items()},
+        notes=notes,
     )
 
 

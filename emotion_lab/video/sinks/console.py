@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from emotion_lab.video.overlay.translations import TURNED_AWAY
 from emotion_lab.video.sinks.base import Sink
 from emotion_lab.video.types import Frame, FrameResult
 
@@ -23,6 +24,9 @@ class ConsoleSink(Sink):
             return
         labels = []
         for face in result.faces:
+            if face.turned_away:
+                labels.append(TURNED_AWAY)
+                continue
             name = "uncertain" if face.label is None else self.classes[face.label]
             labels.append(f"{name} {float(face.smoothed.max()):.0%}")
         print(f"{result.source}: {', '.join(labels) or 'no face'}", flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ def _by_class(values: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
 
 
 def face_to_dict(face: Face, classes: Sequence[str], reduced: int = 1) -> dict[str, Any]:
-    """Return one face as JSON types; ``label`` is None while uncertain."""
+    """Return one face as JSON types; ``label`` is None while uncertain, ``pose`` in degrees."""
+    pose = None if face.pose is None else {k: round(v, 2) for k, v in asdict(face.pose).items()}
     return {
         "id": int(face.id),
         "box": [round(reduced * float(value), 2) for value in face.box],
@@ -27,6 +29,9 @@ def face_to_dict(face: Face, classes: Sequence[str], reduced: int = 1) -> dict[s
         "label": None if face.label is None else classes[face.label],
         "probabilities": _by_class(face.probabilities, classes),
         "smoothed": _by_class(face.smoothed, classes),
+        "derived": {k: None if v is None else round(v, 4) for k, v in face.derived.items()},
+        "pose": pose,
+        "turned_away": bool(face.turned_away),
     }
 
 

@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from emotion_lab.core.io import to_bytes
+from emotion_lab.inference.derived import QUANTITIES
 from emotion_lab.video.sinks.base import Sink, make_folder, new_file, write_file
 from emotion_lab.video.sinks.timeline_figure import draw_timeline
-from emotion_lab.video.types import Frame, FrameResult
+from emotion_lab.video.types import Face, Frame, FrameResult
 
 #: A frame counts until the next one, but at most this long (a pause, a disconnected camera).
 MAX_FRAME_S = 1.0
+#: Columns of the means of valence, arousal and intensity.
+OUTPUTS = tuple(f"derived_{name}" for name in QUANTITIES)
 _MAX_ROWS = 30  # faces in the figure, those visible longest
 
 
@@ -29,16 +32,24 @@ class FaceSummary:
         runs: [start_s, end_s, label] in time of the source; a gap between runs is an absence.
         counts: Number of frames by label.
         switches: Changes from one label to another; "uncertain" in between does not count.
+        outputs: Name of a column of :data:`OUTPUTS` -> sum and number of its values.
     """
 
     runs: list[list] = field(default_factory=list)
     frames: int = 0
     counts: Counter[int | None] = field(default_factory=Counter)
     switches: int = 0
+    outputs: dict[str, list[float]] = field(default_factory=dict)
     _label: int | None = None
 
-    def add(self, time_s: float, label: int | None, contiguous: bool) -> None:
+    def add(self, time_s: float, face: Face, contiguous: bool) -> None:
         """Add a frame; ``contiguous``: the previous frame contains this face too."""
+        label = face.label
+        for name, value in face.derived.items():
+            if value is not None:
+                total = self.outputs.setdefault(f"derived_{name}", [0.0, 0])
+                total[0] += value
+                total[1] += 1
         self.frames += 1
         self.counts[label] += 1
         if label is not None:
@@ -53,6 +64,11 @@ class FaceSummary:
         for start, end, label in self.runs:
             seconds[label] += end - start
         return seconds
+
+    def mean(self, output: str) -> str:
+        """Return the mean of a column of :data:`OUTPUTS` over the frames that have it, or ""."""
+        total, count = self.outputs.get(output, (0.0, 0))
+        return f"{total / count:.3f}" if count else ""
 
     def dominant(self) -> int | None:
         """Return the label displayed longest, or None if the face was always uncertain."""
@@ -94,7 +110,7 @@ class SummarySink(Sink):
             self._extend_runs()
         for face in result.faces:
             summary = self.faces.setdefault(face.id, FaceSummary())
-            summary.add(result.time_s, face.label, contiguous and face.id in self._present)
+            summary.add(result.time_s, face, contiguous and face.id in self._present)
         self._present = frozenset(face.id for face in result.faces)
         self._last_s = result.time_s
 
@@ -116,7 +132,8 @@ class SummarySink(Sink):
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         columns = ["id", "first_s", "last_s", "seconds_seen", "frames", "dominant", "switches"]
-        table.writerow([*columns, *(f"{name}_s" for name in (*self.classes, "uncertain"))])
+        names = [f"{name}_s" for name in (*self.classes, "uncertain")]
+        table.writerow([*columns, *names, *OUTPUTS])
         for track_id, summary in sorted(self.faces.items()):
             by_label = summary.seconds_by_label()
             seconds = [by_label.get(k, 0.0) for k in (*range(len(self.classes)), None)]
@@ -125,7 +142,8 @@ class SummarySink(Sink):
             times = (summary.runs[0][0], summary.runs[-1][1], sum(seconds))
             row = [track_id, *(f"{value:.3f}" for value in times)]
             row += [summary.frames, name, summary.switches]
-            table.writerow([*row, *(f"{value:.3f}" for value in seconds)])
+            row += [f"{value:.3f}" for value in seconds]
+            table.writerow([*row, *(summary.mean(name) for name in OUTPUTS)])
         return text.getvalue()
 
     def _png(self) -> bytes:

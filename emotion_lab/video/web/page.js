@@ -117,7 +117,7 @@ function render(data) {
   if (data.row) renderFacts(data);
   addToTimeline(data);
   renderFaces(faces);
-  renderBars(faces.find((face) => face.id === selectedId(faces)));
+  renderSelected(faces.find((face) => face.id === selectedId(faces)));
   $("time").hidden = data.stills;
   requestAnimationFrame(drawTimeline);
 }
@@ -172,10 +172,10 @@ function renderFaces(faces) {
     id.textContent = face.id;
     id.style.background = classColour(k);
     id.style.color = k < 0 ? about.uncertain_text_colour : about.text_colours[k];
-    name.textContent = classLabel(k);
+    name.textContent = face.turned_away ? about.turned_away : classLabel(k);
     share.textContent = k < 0 ? "" : percent(face.smoothed[face.label]);
     item.setAttribute("aria-pressed", String(face.id === selectedId(faces)));
-    item.setAttribute("aria-label", `Face ${face.id}: ${classLabel(k)} ${share.textContent}`);
+    item.setAttribute("aria-label", `Face ${face.id}: ${name.textContent} ${share.textContent}`);
   }
 }
 
@@ -188,11 +188,16 @@ function createFaceItem(id, list) {
     selected = id;
     if (latest && latest.row) {
       renderFaces(latest.row.faces);
-      renderBars(latest.row.faces.find((face) => face.id === id));
+      renderSelected(latest.row.faces.find((face) => face.id === id));
       requestAnimationFrame(drawTimeline);
     }
   });
   return item;
+}
+
+function renderSelected(face) {
+  renderBars(face);
+  renderOutputs(face);
 }
 
 function renderBars(face) {
@@ -208,6 +213,36 @@ function renderBars(face) {
     bar.querySelector(".fill").style.transform = `scaleX(${share})`;
     bar.querySelector(".share").textContent = percent(share);
   });
+}
+
+const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
+const degrees = (value) => `${value < -0.5 ? "−" : ""}${Math.abs(value).toFixed(0)}°`;
+
+// Rows [name, value] of the values besides the probabilities; missing ones are left out.
+function outputRows(face) {
+  const rows = [];
+  for (const name of ["valence", "arousal"]) {
+    const value = face.derived[name];
+    if (typeof value !== "number") continue;
+    rows.push([`${name} (derived)`, `${signed(value)} ± ${face.derived[`${name}_std`].toFixed(2)}`]);
+  }
+  const intensity = face.derived.intensity;
+  if (typeof intensity === "number") rows.push(["intensity (derived)", percent(intensity)]);
+  if (face.pose) {
+    const { yaw, pitch, roll } = face.pose;
+    rows.push(["head", `yaw ${degrees(yaw)}, pitch ${degrees(pitch)}, roll ${degrees(roll)}`]);
+  }
+  return rows;
+}
+
+function renderOutputs(face) {
+  const rows = face ? outputRows(face) : [];
+  $("outputs").hidden = rows.length === 0;
+  $("outputs").replaceChildren();
+  for (const [name, value] of rows) {
+    appendElement("dt", "", $("outputs")).textContent = name;
+    appendElement("dd", "", $("outputs")).textContent = value;
+  }
 }
 
 function createBar(k, bars) {

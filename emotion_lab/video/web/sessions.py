@@ -190,6 +190,7 @@ def describe(pipeline: Pipeline, overlay: Overlay) -> dict[str, Any]:
         "labels": list(translations.labels),
         "uncertain": translations.uncertain,
         "no_face": translations.no_face,
+        "turned_away": translations.turned_away,
         "colours": [to_hex(colour) for colour in colours],
         "text_colours": [to_hex(text_colour_on(colour)) for colour in colours],
         "uncertain_colour": to_hex(UNCERTAIN),

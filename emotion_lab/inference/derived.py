@@ -1,0 +1,112 @@
+"""Outputs that are computed from the class probabilities: valence, arousal and intensity.
+
+They add no information to the probabilities. A network that learned these quantities
+(``data=csv``) gives its own values instead, which are named ``learned``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from emotion_lab.core.labels import class_key
+
+#: Emotion -> (valence, arousal), -1 to 1: mean ratings of the words angry, disgusted, fearful,
+#: happy, sad and surprised as pleasure and arousal (Russell and Mehrabian 1977, "Evidence for a
+#: three-factor theory of emotions", Journal of Research in Personality 11, 273-294). The table has
+#: no word for a neutral face, which is the centre of both scales.
+COORDINATES: dict[str, tuple[float, float]] = {
+    "angry": (-0.51, 0.59),
+    "disgust": (-0.60, 0.35),
+    "fear": (-0.64, 0.60),
+    "happy": (0.81, 0.51),
+    "sad": (-0.63, -0.27),
+    "surprise": (0.40, 0.67),
+    "neutral": (0.0, 0.0),
+}
+#: Names of the quantities, in the order of the outputs.
+QUANTITIES = ("valence", "arousal", "intensity")
+_SMALLEST = 1e-6  # lower bound of a probability before its logarithm is taken
+
+
+@dataclass(frozen=True)
+class VoteShares:
+    """Maps probabilities to the expected shares of the votes of several annotators.
+
+    A linear map of the log-probabilities, followed by a softmax: Dirichlet calibration (Kull et
+    al. 2019, arXiv:1910.12656). :mod:`emotion_lab.evaluation.vote_shares` fits it.
+
+    Attributes:
+        weight: (K, K).
+        bias: (K,).
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+    @classmethod
+    def from_card(cls, values: dict[str, Any] | None) -> VoteShares | None:
+        """Build the map of a checkpoint's or exported file's ``vote_shares``; None if missing."""
+        if values is None:
+            return None
+        return cls(np.asarray(values["weight"]), np.asarray(values["bias"]))
+
+    def __call__(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return the shares of the classes, float64 (..., K), for probabilities (..., K)."""
+        logits = np.log(np.maximum(probabilities, _SMALLEST)) @ self.weight.T + self.bias
+        shares = np.exp(logits - logits.max(-1, keepdims=True))
+        return shares / shares.sum(-1, keepdims=True)
+
+
+class DerivedOutputs:
+    """Derives valence, arousal and intensity from the probabilities of one face.
+
+    Args:
+        classes: K class names.
+        vote_shares: Of the checkpoint; without it there is no intensity.
+        without: Quantities of :data:`QUANTITIES` to leave out, because the network learned them.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        vote_shares: VoteShares | None = None,
+        without: Sequence[str] = (),
+    ) -> None:
+        self.vote_shares = vote_shares
+        self.names = [name for name in QUANTITIES if name not in without]
+        keys = [class_key(name) for name in classes]
+        known = all(key in COORDINATES for key in keys)
+        self._coordinates = np.array([COORDINATES[key] for key in keys]) if known else None
+
+    def __call__(self, probabilities: np.ndarray, label: int | None) -> dict[str, float | None]:
+        """Return the derived outputs of a face.
+
+        Args:
+            probabilities: (K,), sum 1.
+            label: The class that is named, None while uncertain.
+
+        Returns:
+            - ``valence`` and ``arousal``, -1 to 1: the expectation of :data:`COORDINATES` over the
+              classes, and as their error ``valence_std`` and ``arousal_std``, the standard
+              deviation over the classes; None if a class has no coordinates
+            - ``intensity``, 0 to 1: the expected share of people who name the emotion ``label``;
+              None while uncertain, or without ``vote_shares``
+        """
+        values: dict[str, float | None] = {}
+        mean = std = (None, None)
+        if self._coordinates is not None:
+            centre = probabilities @ self._coordinates
+            variance = probabilities @ (self._coordinates - centre) ** 2
+            mean, std = centre.tolist(), np.sqrt(variance).tolist()
+        for index, name in enumerate(("valence", "arousal")):
+            if name in self.names:
+                values[name], values[f"{name}_std"] = mean[index], std[index]
+        if "intensity" in self.names:
+            values["intensity"] = None
+            if self.vote_shares is not None and label is not None:
+                values["intensity"] = float(self.vote_shares(probabilities)[label])
+        return values
