@@ -18,7 +18,7 @@ from emotion_lab.audits.label_issues import LabelIssues
 from emotion_lab.audits.no_face import images_without_face
 from emotion_lab.audits.outliers import ImageIssue, blank_images, distributions, find_image_issues
 from emotion_lab.data.fingerprint import fingerprint
-from emotion_lab.data.types import SPLITS
+from emotion_lab.data.types import SPLITS, Split
 from emotion_lab.video.types import Detector
 
 #: Keys of conf/audit.yaml that are copied to ``audit.json``.
@@ -83,6 +83,7 @@ def build_report(result: AuditResult, cfg: dict[str, Any]) -> dict[str, Any]:
         "counts": counts,
         "imbalance": {name: _imbalance(row) for name, row in counts.items()},
         "duplicates": count_duplicates(stats, result.duplicates),
+        "groups": count_groups(stats.source.splits),
         "findings": _count_image_issues(result, cfg["face_detector"] != "none"),
         "spread": distributions(stats),
         "fingerprint": {
@@ -102,6 +103,18 @@ def build_report(result: AuditResult, cfg: dict[str, Any]) -> dict[str, Any]:
         "crossings": [list(pair) for pair in itertools.combinations(stats.splits, 2)],
         "notes": [*stats.source.notes, *notes],
         "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def count_groups(splits: dict[str, Split]) -> dict[str, Any] | None:
+    """Return the groups (``data.group``) of each split, and those in several; None without."""
+    names = {split: set(part.groups) for split, part in splits.items() if part.groups is not None}
+    if not names:
+        return None
+    number_of_splits = Counter(group for groups in names.values() for group in groups)
+    return {
+        "n": {split: len(groups) for split, groups in names.items()},
+        "across_splits": sorted(group for group, n in number_of_splits.items() if n > 1),
     }
 
 

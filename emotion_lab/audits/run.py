@@ -61,6 +61,15 @@ def _write_issues(path: Path, result: AuditResult) -> None:
     write_csv(path, ["kind", "path", "split", "label", "detail"], rows)
 
 
+def _groups_line(groups: dict[str, Any]) -> str:
+    """Return how many persons each split has, and who is in several."""
+    counts = ", ".join(f"{n:,} in {split}" for split, n in groups["n"].items())
+    across = groups["across_splits"]
+    names = ", ".join(across[:3]) + (", ..." if len(across) > 3 else "")
+    text = f"persons (data.group): {counts}; {len(across):,} in several splits"
+    return f"{text}: {names}" if across else text
+
+
 def summary(report: dict[str, Any]) -> list[str | TextTable]:
     """Return the lines and tables that the command prints."""
     counts, duplicates = report["counts"], report["duplicates"]
@@ -81,6 +90,8 @@ def summary(report: dict[str, Any]) -> list[str | TextTable]:
     if report["annotators"]:
         header = ["FER+ annotators", *report["annotators"]]
         lines += [TextTable(header, table_rows(report["annotators"])), ""]
+    if report["groups"]:
+        lines.append(_groups_line(report["groups"]))
     # Constant and almost constant images are included in the blank ones.
     issues = [
         f"{n:,} {kind.replace('_', ' ')}"

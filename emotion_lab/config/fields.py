@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -114,6 +115,15 @@ def _is_resize_plan(value: list[list[float]]) -> bool:
     return all(isinstance(size, int) and size >= 16 for _, size in value)
 
 
+def _is_regex(value: str) -> bool:
+    """Accept what Python's ``re`` compiles."""
+    try:
+        re.compile(value)
+    except re.error:
+        return False
+    return True
+
+
 Positive = number(gt=0)
 NonNegative = number(ge=0)
 Fraction = number(ge=0, le=1)
@@ -150,6 +160,7 @@ ResizePlan = checked(
     _is_resize_plan,
     "[[0,<pixels>],[<fraction of the epochs>,<pixels>]], fractions rising from 0",
 )
+Regex = checked(str, _is_regex, "a regular expression")
 Split = Literal["train", "val", "test"]
 Cache = Literal["auto", "ram", "none"]
 Anonymize = Literal["none", "blur", "fill"]

@@ -7,6 +7,7 @@ from typing import Any
 
 from emotion_lab.core import registry
 from emotion_lab.core.errors import UserError, unknown
+from emotion_lab.data import groups
 from emotion_lab.data.cleaning import clean
 from emotion_lab.data.ferplus import FerPlusVotes, apply_ferplus, ferplus_labels, open_votes
 from emotion_lab.data.splits import carve_val, exclude_classes, kfold_split, subsample
@@ -60,7 +61,10 @@ def _open(
         # Without a val split in the dataset, val is a part of train.
         needed = requested | {"train"}
         source = _load(cfg, _ordered(needed), votes)
-    return exclude_classes(source, excluded_classes(cfg)), needed
+    source = exclude_classes(source, excluded_classes(cfg))
+    if cfg.get("group"):
+        groups.set_groups(source.splits, str(cfg["group"]), source.location)
+    return source, needed
 
 
 def _make_val(
@@ -77,6 +81,8 @@ def _make_val(
             splits["train"], splits.get("val"), folds, index, seed, source.classes, digest_of
         )
         return splits, [f"val is fold {index} of {folds} over train + val (seed {seed})"]
+    if carve:
+        groups.check_apart(splits)
     if "train" not in splits or "val" in splits or "val" not in needed:
         return splits, []
     if carve:

@@ -13,6 +13,7 @@ import numpy as np
 
 from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.core.labels import class_key
+from emotion_lab.data.groups import divide, group_numbers, joined
 from emotion_lab.data.types import ImageStore, LoadedDataset, Split
 
 
@@ -93,8 +94,14 @@ def carve_val(
     """Split train into train and a stratified val split; both keep the order of ``train``.
 
     Every class with at least two different images is in both. ``fraction`` of the images are val.
+    With ``data.group`` every group is in one of them.
     """
     groups = duplicate_groups(train, digest_of)
+    if train.groups is not None:
+        groups = joined(groups, group_numbers(train.groups))
+        _check_groups(train, groups, 2, "data.val_fraction")
+        in_val = divide(train.labels, groups, [1 - fraction, fraction], seed) == 1
+        return train.subset(np.flatnonzero(~in_val)), train.subset(np.flatnonzero(in_val))
     position = stratified_position(train.labels, groups, seed)
     in_val = position < fraction
     for label in np.unique(train.labels):
@@ -114,6 +121,16 @@ def carve_val(
     return train.subset(np.flatnonzero(~in_val)), train.subset(np.flatnonzero(in_val))
 
 
+def _check_groups(split: Split, groups: np.ndarray, parts: int, key: str) -> None:
+    """Refuse a division by groups that would leave a part without any."""
+    count = len(np.unique(groups))
+    if count < parts:
+        raise UserError(
+            f"{key} divides by data.group, which gives {count} separate "
+            f"group{'' if count == 1 else 's'} in {len(split)} images; {parts} are needed."
+        )
+
+
 def concat_splits(first: Split, second: Split | None) -> Split:
     """Return the images of both splits as one split."""
     if second is None:
@@ -126,6 +143,9 @@ def concat_splits(first: Split, second: Split | None) -> Split:
         np.concatenate([first.indices, second.indices + offset]),
         np.concatenate([first.labels, second.labels]),
         [*first.names, *second.names],
+        groups=None
+        if first.groups is None or second.groups is None
+        else [*first.groups, *second.groups],
         label_sets={
             name: np.concatenate([labels, second.label_sets[name]])
             for name, labels in first.label_sets.items()
@@ -152,11 +172,18 @@ def kfold_split(
         seed: Seed of the assignment to folds.
         classes: Class names for error messages.
         digest_of: Hash that identical images share, see :meth:`Split.digests`.
+
+    With ``data.group`` every group is held out by one fold.
     """
     if not 0 <= index < k:
         raise UserError(f"data.fold is {index}, expected 0 to {k - 1} for data.folds={k}.")
     pooled = concat_splits(train, val)
     groups = duplicate_groups(pooled, digest_of)
+    if pooled.groups is not None:
+        groups = joined(groups, group_numbers(pooled.groups))
+        _check_groups(pooled, groups, k, "data.folds")
+        in_val = divide(pooled.labels, groups, [1 / k] * k, seed) == index
+        return pooled.subset(np.flatnonzero(~in_val)), pooled.subset(np.flatnonzero(in_val))
     for label in np.unique(pooled.labels):
         num_distinct = len(np.unique(groups[pooled.labels == label]))
         if num_distinct < k:

@@ -120,6 +120,7 @@ class Split:
         label_sets: Name of a label set -> int64 (N,), -1 for unlabelled images. Evaluation also
             scores each of these sets.
         votes: int64 (N, K), annotator votes of each class.
+        groups: N names of groups, such as persons, if ``data.group`` is set.
     """
 
     store: ImageStore
@@ -129,6 +130,7 @@ class Split:
     soft: np.ndarray | None = None
     label_sets: dict[str, np.ndarray] = field(default_factory=dict)
     votes: np.ndarray | None = None
+    groups: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -160,6 +162,7 @@ class Split:
             None if self.soft is None else self.soft[positions],
             {name: labels[positions] for name, labels in self.label_sets.items()},
             None if self.votes is None else self.votes[positions],
+            None if self.groups is None else [self.groups[p] for p in positions],
         )
 
 

@@ -43,6 +43,8 @@ def without_duplicates(result: EvaluationResult) -> dict[str, Any]:
     kept = first_occurrences(digests, known)
     summary: dict[str, Any] = {"n": 0, "accuracy": None, "accuracy_ci95": None}
     if kept.any():
-        scores = intervals(result.labels[kept], result.predicted[kept], len(result.classes))
+        groups = None if result.groups is None else np.array(result.groups)[kept]
+        arguments = (result.labels[kept], result.predicted[kept], len(result.classes))
+        scores = intervals(*arguments, groups=groups)
         summary = {key: scores[key] for key in summary}
     return {**summary, "removed": int((~kept).sum()), "in_train": in_train}

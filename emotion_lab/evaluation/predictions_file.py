@@ -18,6 +18,8 @@ from emotion_lab.core.io import atomic_write, to_bytes
 
 SPLITS = ("train", "val", "test")
 _FIRST = ["path", "true", "predicted"]
+#: Column after these if ``data.group`` was set.
+_GROUP = "group"
 #: Tolerance of probabilities: float32, written with eight digits.
 _ROUNDING = 1e-4
 #: Tolerance of the scores in metrics.json, which are float32.
@@ -45,6 +47,7 @@ class SavedPredictions:
         predicted: Predicted classes, int64 (N,).
         probabilities: float64 (N, K), rows sum to 1.
         metrics: Content of ``report.json`` and ``metrics.json``.
+        groups: N names of groups (``data.group``), or None.
     """
 
     run: Path
@@ -55,6 +58,7 @@ class SavedPredictions:
     predicted: np.ndarray
     probabilities: np.ndarray
     metrics: dict[str, Any]
+    groups: list[str] | None = None
 
     @property
     def fingerprint(self) -> dict[str, Any] | None:
@@ -84,6 +88,7 @@ def write_predictions(
     predicted: np.ndarray,
     probabilities: np.ndarray,
     classes: Sequence[str],
+    groups: Sequence[str] | None = None,
 ) -> None:
     """Write predictions to a CSV file for :func:`read_predictions`.
 
@@ -91,9 +96,11 @@ def write_predictions(
     """
     out = io.StringIO(newline="")
     writer = csv.writer(out)
-    writer.writerow([*_FIRST, *(f"p_{name}" for name in classes)])
+    header = _FIRST if groups is None else [*_FIRST, _GROUP]
+    writer.writerow([*header, *(f"p_{name}" for name in classes)])
     for i, row in enumerate(probabilities.tolist()):
-        first = (names[i], classes[labels[i]], classes[predicted[i]])
+        first = [names[i], classes[labels[i]], classes[predicted[i]]]
+        first += [] if groups is None else [groups[i]]
         writer.writerow([*first, *(f"{p:.8g}" for p in row)])
     atomic_write(path, to_bytes(out.getvalue()))
 
@@ -165,10 +172,11 @@ def _index(name: str, indices: dict[str, int], location: str) -> int:
     return indices[name]
 
 
-def _classes(header: list[str] | None, path: Path) -> list[str]:
-    columns = header or []
-    names = [column[2:] for column in columns[3:]]
-    if columns[:3] != _FIRST or not all(column.startswith("p_") for column in columns[3:]):
+def _classes(columns: list[str], num_first: int, path: Path) -> list[str]:
+    """Return the names in the columns of probabilities, which follow the first ones."""
+    rest = columns[num_first:]
+    names = [column[2:] for column in rest]
+    if columns[:3] != _FIRST or not all(column.startswith("p_") for column in rest):
         raise UserError(
             f"{path}, row 1: expected the columns path,true,predicted,p_<class>,... but got "
             f"{','.join(columns)[:120] or 'nothing'}."
@@ -206,24 +214,28 @@ def _read(
 ) -> SavedPredictions:
     """Read the rows of a ``csv.reader``."""
     hint = restore_hint(run, split)
-    classes = _classes(next(rows, None), path)
+    header = next(rows, None) or []
+    has_groups = header[3:4] == [_GROUP]
+    num_first = 4 if has_groups else 3
+    classes = _classes(header, num_first, path)
     indices = {name: i for i, name in enumerate(classes)}
     names: dict[str, int] = {}
-    locations, labels, predicted, values = [], [], [], []
+    locations, labels, predicted, values, groups = [], [], [], [], []
     for row in rows:
         location = f"{path}, row {rows.line_num}"
-        if len(row) != 3 + len(classes):
+        if len(row) != len(header):
             raise UserError(
-                f"{location}: {len(row)} columns, expected {3 + len(classes)} as in row 1. The "
-                f"file is truncated or damaged. {hint}"
+                f"{location}: {len(row)} columns, expected {len(header)} as in row 1. The file is "
+                f"truncated or damaged. {hint}"
             )
         if row[0] in names:
             raise UserError(f"{location}: '{row[0]}' is already in row {names[row[0]]}.")
         names[row[0]] = rows.line_num
         labels.append(_index(row[1], indices, location))
         predicted.append(_index(row[2], indices, location))
+        groups.append(row[3])
         try:
-            values.append([float(text) for text in row[3:]])
+            values.append([float(text) for text in row[num_first:]])
         except ValueError:
             raise UserError(f"{location}: a probability is not a number.") from None
         locations.append(location)
@@ -238,6 +250,7 @@ def _read(
         np.array(predicted, dtype=np.int64),
         np.array(values, dtype=np.float64),
         metrics,
+        groups if has_groups else None,
     )
     _check_probabilities(saved.probabilities, saved.predicted, locations, hint)
     return saved

@@ -86,6 +86,12 @@ class EvaluationResult:
         """Paths, or ``file:row``, of all predictions."""
         return [self.name(i) for i in range(len(self.labels))]
 
+    @property
+    def groups(self) -> list[str] | None:
+        """Groups of all predictions (``data.group``), or None."""
+        groups = self.part.groups
+        return None if groups is None else [groups[i] for i in self.predictions.positions.tolist()]
+
     def name(self, i: int) -> str:
         """Return the path, or ``file:row``, of prediction ``i``."""
         return str(self.part.names[int(self.predictions.positions[i])])

@@ -1,11 +1,13 @@
 """Confidence intervals of scores and comparison of models: bootstrap, McNemar, several seeds.
 
 Labels and predicted classes are int64 (N,), ``k`` is the number of classes, ``rounds`` the number
-of bootstrap samples, ``seed`` their random seed.
+of bootstrap samples, ``seed`` their random seed. With ``groups``, N names or numbers, whole groups
+(persons) are drawn instead of images, because images of one person are not independent.
 
 Sources:
     Efron, Tibshirani 1993, An Introduction to the Bootstrap (percentile intervals).
     McNemar 1947; Dietterich 1998, Neural Computation 10(7) (two classifiers on one test set).
+    Field, Welsh 2007, J. R. Statist. Soc. B 69(3) (bootstrap of groups).
     Bouthillier et al. 2021, arXiv:2103.03098 (seeds and test data both make scores vary).
 """
 
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy import stats
@@ -24,6 +26,8 @@ ROUNDS = 2000
 #: Significance level; intervals have 1 - ALPHA.
 ALPHA = 0.05
 BETTER, WORSE, SAME = "better", "worse", "not distinguishable"
+#: N names or numbers of groups.
+Groups: TypeAlias = "Sequence[str] | np.ndarray"
 #: Random numbers drawn per batch (16 MiB).
 _DRAWS_PER_BATCH = 1 << 21
 
@@ -35,7 +39,7 @@ class Counts:
     Attributes:
         correct: Diagonal, (..., K).
         predicted: Column sums, (..., K).
-        support: Row sums, (K,).
+        support: Row sums, (K,), or (rounds, K) where groups are drawn.
     """
 
     correct: np.ndarray
@@ -45,7 +49,7 @@ class Counts:
     @property
     def accuracy(self) -> np.ndarray:
         """Fraction of correct predictions, (...,)."""
-        return self.correct.sum(-1) / self.support.sum()
+        return self.correct.sum(-1) / self.support.sum(-1)
 
     @property
     def f1(self) -> np.ndarray:
@@ -70,8 +74,37 @@ def count(labels: np.ndarray, predicted: np.ndarray, k: int) -> Counts:
     )
 
 
+def _resample_groups(
+    labels: np.ndarray, predictions: np.ndarray, k: int, rounds: int, seed: int, groups: Groups
+) -> Counts:
+    """Draw bootstrap samples of whole groups, the same groups for all models."""
+    names, numbers = np.unique(np.asarray(groups), return_inverse=True)
+    numbers, shape = numbers.reshape(-1), (len(names), k)
+    draws = np.random.default_rng(seed).multinomial(
+        len(names), np.full(len(names), 1 / len(names)), rounds
+    )
+
+    def drawn(classes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return the images of each class in every sample, float64 (rounds, K)."""
+        counts = np.zeros(shape)
+        np.add.at(counts, (numbers[rows], classes[rows]), 1)
+        return draws @ counts
+
+    everywhere = np.ones(len(labels), bool)
+    return Counts(
+        np.stack([drawn(labels, row == labels) for row in predictions]),
+        np.stack([drawn(row, everywhere) for row in predictions]),
+        drawn(labels, everywhere),
+    )
+
+
 def resample(
-    labels: np.ndarray, predictions: np.ndarray, k: int, rounds: int = ROUNDS, seed: int = 0
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    k: int,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+    groups: Groups | None = None,
 ) -> Counts:
     """Draw stratified bootstrap samples of the rows, the same rows for all models.
 
@@ -85,6 +118,8 @@ def resample(
     Returns:
         Counts whose ``correct`` and ``predicted`` are float64 (M, rounds, K).
     """
+    if groups is not None:
+        return _resample_groups(labels, predictions, k, rounds, seed, groups)
     generator = np.random.default_rng(seed)
     correct = np.zeros((len(predictions), rounds, k))
     predicted = np.zeros((len(predictions), rounds, k))
@@ -100,6 +135,11 @@ def resample(
                 correct[model, part, label] = draws[:, classes == label].sum(1)
                 predicted[model, part] += draws @ np.eye(k)[classes]
     return Counts(correct, predicted, np.bincount(labels, minlength=k))
+
+
+def drawn_units(groups: int | None) -> str:
+    """Return what a bootstrap draws: ``images``, or for instance ``40 persons``."""
+    return "images" if groups is None else f"{groups} persons"
 
 
 def interval(values: np.ndarray) -> list[float]:
@@ -120,24 +160,30 @@ def wilson(correct: int, n: int) -> list[float]:
 
 
 def intervals(
-    labels: np.ndarray, predicted: np.ndarray, k: int, rounds: int = ROUNDS, seed: int = 0
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    k: int,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+    groups: Groups | None = None,
 ) -> dict[str, Any]:
-    """Return scores with 95 % percentile intervals of the stratified bootstrap.
+    """Return scores with 95 % percentile intervals of the bootstrap, stratified without groups.
 
     The intervals cover the choice of images, not the training seed. If all draws are equal (no
     error at all, or a single predicted class), accuracy has Wilson's interval and F1 has none.
 
     Returns:
-        ``n``, ``accuracy``, ``accuracy_ci95`` ([low, high]), ``macro_f1``, ``macro_f1_ci95``, and
-        by class ``f1`` and ``f1_ci95``, lists of K with None for a class without samples or an
-        interval without width.
+        ``n``, ``groups`` (their number, None without), ``accuracy``, ``accuracy_ci95``
+        ([low, high]), ``macro_f1``, ``macro_f1_ci95``, and by class ``f1`` and ``f1_ci95``, lists
+        of K with None for a class without samples or an interval without width.
     """
     observed = count(labels, predicted, k)
-    samples = resample(labels, predicted[None], k, rounds, seed)
+    samples = resample(labels, predicted[None], k, rounds, seed, groups)
     present = observed.support > 0
     f1, f1_samples = observed.f1, samples.f1[0]
     return {
         "n": len(labels),
+        "groups": None if groups is None else len(set(groups)),
         "accuracy": float(observed.accuracy),
         "accuracy_ci95": _spread(samples.accuracy[0])
         or wilson(int(observed.correct.sum()), len(labels)),
@@ -195,7 +241,13 @@ def _differences(
 
 
 def paired(
-    labels: np.ndarray, a: np.ndarray, b: np.ndarray, k: int, rounds: int = ROUNDS, seed: int = 0
+    labels: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    k: int,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+    groups: Groups | None = None,
 ) -> dict[str, Any]:
     """Compare two models on the same rows; every difference is b - a.
 
@@ -203,13 +255,14 @@ def paired(
         ``accuracy`` and ``accuracy_ci95``, ``macro_f1`` and ``macro_f1_ci95``, by class ``f1`` and
         ``f1_ci95`` (None without samples), ``only_a_right``, ``only_b_right``, ``mcnemar_p``;
         ``verdict`` for the accuracy of b. ``macro_f1_verdict`` uses the interval alone, because
-        McNemar's test applies to accuracy only; it needs six rows on which the models differ.
+        McNemar's test applies to accuracy only; it needs six rows on which the models differ. With
+        groups ``mcnemar_p`` is None, because that test needs independent images.
     """
     observed = [count(labels, predicted, k) for predicted in (a, b)]
-    samples = resample(labels, np.stack([a, b]), k, rounds, seed)
+    samples = resample(labels, np.stack([a, b]), k, rounds, seed, groups)
     only_a = int(((a == labels) & (b != labels)).sum())
     only_b = int(((b == labels) & (a != labels)).sum())
-    p = mcnemar(only_a, only_b)
+    p = mcnemar(only_a, only_b) if groups is None else None
     accuracy = interval(samples.accuracy[1] - samples.accuracy[0])
     macro_f1 = interval(samples.macro_f1[1] - samples.macro_f1[0])
     f1 = samples.f1[1] - samples.f1[0]
@@ -255,7 +308,13 @@ def _widened(mean: float, rows: list[float], over_seeds: np.ndarray) -> list[flo
 
 
 def paired_seeds(
-    labels: np.ndarray, a: np.ndarray, b: np.ndarray, k: int, rounds: int = ROUNDS, seed: int = 0
+    labels: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    k: int,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+    groups: Groups | None = None,
 ) -> dict[str, Any]:
     """Compare two training configurations over the same seeds; every difference is b - a.
 
@@ -274,7 +333,7 @@ def paired_seeds(
     """
     size = len(a)
     observed = [[count(labels, row, k) for row in side] for side in (a, b)]
-    samples = resample(labels, np.concatenate([a, b]), k, rounds, seed)
+    samples = resample(labels, np.concatenate([a, b]), k, rounds, seed, groups)
 
     def differences(name: str) -> tuple[np.ndarray, np.ndarray]:
         """Return (differences per seed (S, ...), bootstrap draws of their mean (rounds, ...))."""
@@ -291,7 +350,7 @@ def paired_seeds(
     seeds, draws = differences("f1")
     f1 = [mean_of(seeds[:, i], draws[:, i])[1] for i in range(k)]
     return {
-        **_differences(accuracy, macro_f1, seeds.mean(0), f1, samples.support),
+        **_differences(accuracy, macro_f1, seeds.mean(0), f1, observed[0][0].support),
         "verdict": verdict(accuracy[1]),
         "macro_f1_verdict": verdict(macro_f1[1]),
     }

@@ -91,7 +91,7 @@ def protocol(result: EvaluationResult) -> dict[str, Any]:
 def numbers(result: EvaluationResult, roc: dict[str, Any], pr: dict[str, Any]) -> dict[str, Any]:
     """Return the part of ``report.json`` that is computed from the predictions alone."""
     scores, classes = result.scores, result.classes
-    bootstrap = intervals(result.labels, result.predicted, len(classes))
+    bootstrap = intervals(result.labels, result.predicted, len(classes), groups=result.groups)
     per_class = {}
     for i, name in enumerate(classes):
         row = scores["per_class"][name]
@@ -106,6 +106,7 @@ def numbers(result: EvaluationResult, roc: dict[str, Any], pr: dict[str, Any]) -
     return {
         "split": result.split,
         **{key: scores[key] for key in _SCORES},
+        "groups": bootstrap["groups"],
         "accuracy_ci95": bootstrap["accuracy_ci95"],
         "macro_f1_ci95": bootstrap["macro_f1_ci95"],
         "per_class": per_class,

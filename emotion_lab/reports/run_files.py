@@ -65,6 +65,7 @@ def save_results(run_dir: Path, result: EvaluationResult, predictions: str) -> d
         result.predicted,
         result.probabilities,
         result.classes,
+        result.groups,
     )
     report = run_dir / f"classification_report_{split}.txt"
     report.write_text(report_text(scores, split), encoding="utf-8")

@@ -142,3 +142,15 @@ def test_hashes_of_pixels_and_of_files_are_not_compared() -> None:
     assert differ(pixels, {"hash": "b", "of": "pixels"}) and differ(old, {"hash": "c"})
     assert not differ(pixels, pixels) and not differ(pixels, old)
     assert not differ(pixels, {"hash": "b", "of": "file"})
+
+
+def test_groups_are_a_column(tmp_path: Path) -> None:
+    predicted = guesses(0.5, 0)
+    run = write_run(tmp_path / "run", predicted)
+    saved = read_predictions(run, "val")
+    groups = [f"p{i % 7}" for i in range(len(NAMES))]
+    arguments = (saved.labels, saved.predicted, saved.probabilities, CLASSES)
+    write_predictions(run / "predictions_val.csv", NAMES, *arguments, groups)
+    read = read_predictions(run, "val")
+    assert read.groups == groups and saved.groups is None
+    np.testing.assert_array_equal(read.probabilities, saved.probabilities)

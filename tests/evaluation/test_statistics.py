@@ -300,3 +300,42 @@ def test_one_image_gives_no_f1_verdict() -> None:
     right = np.flatnonzero(a == labels)[:40]
     b[right] = (labels[right] + 1) % 4
     assert paired(labels, a, b, 4)["macro_f1_verdict"] == WORSE
+
+
+# --- groups ---------------------------------------------------------------------------------
+
+
+def test_groups_are_drawn_as_a_whole() -> None:
+    """Copies of every image by the same person do not narrow an interval over persons."""
+    predicted = guesses(LABELS, 0.7, 0)
+    single = intervals(LABELS, predicted, 4, groups=np.arange(len(LABELS)))
+    labels, copies = np.repeat(LABELS, 10), np.repeat(predicted, 10)
+    people = np.repeat(np.arange(len(LABELS)), 10)
+    grouped, naive = intervals(labels, copies, 4, groups=people), intervals(labels, copies, 4)
+    width, naive_width = (np.ptp(values["accuracy_ci95"]) for values in (grouped, naive))
+    assert grouped["accuracy_ci95"] == single["accuracy_ci95"]
+    assert grouped["groups"] == len(LABELS) and naive["groups"] is None
+    assert width > 2.5 * naive_width
+
+
+def test_group_bootstrap_is_that_of_drawn_rows() -> None:
+    """The same distribution as concatenating the rows of drawn groups."""
+    predicted, people = guesses(LABELS, 0.6, 1), np.arange(len(LABELS)) % 12
+    generator, scores = np.random.default_rng(5), []
+    for _ in range(1500):
+        rows = np.concatenate(
+            [np.flatnonzero(people == person) for person in generator.integers(0, 12, 12)]
+        )
+        scores.append(metrics.f1_score(LABELS[rows], predicted[rows], average="macro"))
+    expected = np.quantile(scores, (0.025, 0.975))
+    values = intervals(LABELS, predicted, 4, groups=[f"p{person}" for person in people])
+    np.testing.assert_allclose(values["macro_f1_ci95"], expected, atol=0.015)
+
+
+def test_paired_groups_have_no_mcnemar_p() -> None:
+    a, b = guesses(LABELS, 0.5, 0), guesses(LABELS, 0.8, 1)
+    people = np.arange(len(LABELS)) % 40
+    values = paired(LABELS, a, b, 4, groups=people)
+    assert values["mcnemar_p"] is None and values["verdict"] == "better"
+    seeds = paired_seeds(LABELS, np.stack([a, a]), np.stack([b, b]), 4, groups=people)
+    assert seeds["accuracy"] == values["accuracy"] and seeds["verdict"] == "better"

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from emotion_lab.core.io import atomic_write
 from emotion_lab.core.tables import TextTable
+from emotion_lab.evaluation.statistics import drawn_units
 from emotion_lab.experiments.compare.result import SCORES
 from emotion_lab.experiments.leaderboard.significance import VERDICTS
 from emotion_lab.reports import html
@@ -59,6 +60,12 @@ def score_rows(result: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def _mcnemar(pair: dict[str, Any]) -> str:
+    """Return the p value of a pair; empty for groups, whose images are not independent."""
+    p = pair["mcnemar_p"]
+    return "" if p is None else f"McNemar p = {p:.2g}, "
+
+
 def ledger_line(result: dict[str, Any]) -> str | None:
     """Return the number of openings of the test split; None for other splits or if unknown."""
     test = result.get("test")
@@ -79,7 +86,7 @@ def pair_lines(result: dict[str, Any]) -> list[str]:
         seed = f"seed {seed_a}: " if seed_a is not None and seed_a == seed_b else ""
         lines.append(
             f"{seed}b ({pair['b']}) - a ({pair['a']}): accuracy {_difference(pair, 'accuracy')}, "
-            f"macro F1 {_difference(pair, 'macro_f1')}, McNemar p = {pair['mcnemar_p']:.2g}, "
+            f"macro F1 {_difference(pair, 'macro_f1')}, {_mcnemar(pair)}"
             f"{SCORES[result['by']]} {pair[VERDICTS[result['by']]]}"
         )
     return lines
@@ -109,7 +116,7 @@ def lines(result: dict[str, Any]) -> list[str | TextTable]:
     else:
         pair = result["pairs"][0]
         text += [
-            "in brackets: 95 % intervals",
+            f"in brackets: 95 % intervals over {drawn_units(result['bootstrap']['groups'])}",
             f"\nimages correct in a only: {pair['only_a_right']}, in b only: "
             f"{pair['only_b_right']}\n",
         ]

@@ -50,7 +50,8 @@ def _side(
     """
     rows = []
     for saved, predicted, name in zip(runs, predictions, names, strict=True):
-        values = intervals(reference.labels, predicted, len(reference.classes), ROUNDS, SEED)
+        k = len(reference.classes)
+        values = intervals(reference.labels, predicted, k, ROUNDS, SEED, reference.groups)
         run = {
             "run": str(saved.run),
             "name": name,
@@ -109,7 +110,7 @@ def verdict_sentence(
     values = _points(difference, by)
     if seeds > 1:
         values = f"mean {values} over {seeds} seeds"
-    elif by == "accuracy":
+    elif by == "accuracy" and difference["mcnemar_p"] is not None:
         values += f", McNemar p = {difference['mcnemar_p']:.2g}"
     verdict = difference[VERDICTS[by]]
     if verdict in ("better", "worse"):
@@ -173,7 +174,7 @@ def compare(
     runs_a, runs_b, notes = read_pairs(a, b, split)
     reference, seeds = runs_a[0], len(runs_a)
     labels, classes, n = reference.labels, reference.classes, len(reference.names)
-    k = len(classes)
+    k, bootstrap = len(classes), (ROUNDS, SEED, reference.groups)
     runs = [*runs_a, *runs_b]
     names = short_names([saved.run for saved in runs])
     predictions = np.stack([aligned_predictions(reference, saved) for saved in runs])
@@ -183,12 +184,12 @@ def compare(
     side_b = _side(runs_b, predictions[seeds:], names[seeds:], reference, title_b)
     pairs = []
     for i in range(seeds):
-        values = paired(labels, predictions[i], predictions[seeds + i], k, ROUNDS, SEED)
+        values = paired(labels, predictions[i], predictions[seeds + i], k, *bootstrap)
         pair = {"a": names[i], "b": names[seeds + i], "seeds": [runs_a[i].seed, runs_b[i].seed]}
         pairs.append({**pair, **_by_class_name(values, classes)})
     difference = pairs[0]
     if seeds > 1:
-        values = paired_seeds(labels, predictions[:seeds], predictions[seeds:], k, ROUNDS, SEED)
+        values = paired_seeds(labels, predictions[:seeds], predictions[seeds:], k, *bootstrap)
         difference = _by_class_name(values, classes)
     support = {name: int((labels == i).sum()) for i, name in enumerate(classes)}
     warnings, seen_notes = trained_on_lines(names, [saved.scores for saved in runs])
@@ -205,7 +206,11 @@ def compare(
         "b": side_b,
         "difference": difference,
         "pairs": pairs,
-        "bootstrap": {"rounds": ROUNDS, "seed": SEED},
+        "bootstrap": {
+            "rounds": ROUNDS,
+            "seed": SEED,
+            "groups": None if reference.groups is None else len(set(reference.groups)),
+        },
         "notes": notes + seen_notes + _notes(seeds, support),
         "warnings": warnings,
     }

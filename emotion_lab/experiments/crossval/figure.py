@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from emotion_lab.evaluation.statistics import drawn_units
 from emotion_lab.reports.style import FigureStyle
 
 #: Maximum number of fold labels.
@@ -18,6 +19,7 @@ def figure(content: dict[str, Any], style: FigureStyle) -> Figure:
     fig = Figure(figsize=(6.6, height), layout="constrained")
     axes = fig.subplots(1, 2, sharey=True)
     rows = content["per_fold"]
+    unit = drawn_units(content["groups"])
     pool_y = len(rows) + 0.4
     for axis, key, title in zip(
         axes, ("accuracy", "macro_f1"), ("accuracy", "macro F1"), strict=True
@@ -34,7 +36,7 @@ def figure(content: dict[str, Any], style: FigureStyle) -> Figure:
             color=style.accent,
             marker="D",
             s=30,
-            label="pool, 95 % interval over images",
+            label=f"pool, 95 % interval over {unit}",
             zorder=3,
         )
         axis.set_xlabel(title)

@@ -36,6 +36,7 @@ class OutOfFoldPredictions:
         labels: True classes, int64 (N,).
         predicted: Predicted classes, int64 (N,).
         probabilities: float64 (N, K).
+        groups: N names of groups (``data.group``), or None.
     """
 
     runs: list[Run]
@@ -46,6 +47,7 @@ class OutOfFoldPredictions:
     predicted: np.ndarray
     probabilities: np.ndarray
     notes: list[str]
+    groups: list[str] | None = None
 
 
 def _check_same_config(runs: Sequence[Run]) -> None:
@@ -163,6 +165,23 @@ def _check_disjoint(saved: Sequence[SavedPredictions]) -> None:
         fold_of.update(dict.fromkeys(fold.names, index))
 
 
+def _pool_groups(saved: Sequence[SavedPredictions]) -> list[str] | None:
+    """Return the groups of all images; raise if one is held out by two folds."""
+    fold_of: dict[str, int] = {}
+    groups: list[str] = []
+    for index, fold in enumerate(saved):
+        if fold.groups is None:
+            return None
+        for group in fold.groups:
+            if fold_of.setdefault(group, index) != index:
+                raise UserError(
+                    f"folds {fold_of[group]} and {index} both hold out images of '{group}' "
+                    "(data.group): train all folds in one sweep."
+                )
+        groups += fold.groups
+    return groups
+
+
 def pool(runs: Sequence[Run]) -> OutOfFoldPredictions:
     """Concatenate the val predictions of the folds of one cross-validation."""
     runs = sort_folds(runs)
@@ -190,4 +209,5 @@ def pool(runs: Sequence[Run]) -> OutOfFoldPredictions:
         np.concatenate([index[fold.predicted] for fold, _, index in folds]),
         np.concatenate([fold.probabilities[:, order] for fold, order, _ in folds]),
         notes,
+        _pool_groups(saved),
     )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from emotion_lab.core.tables import TextTable
-from emotion_lab.evaluation.statistics import intervals, mean_std
+from emotion_lab.evaluation.statistics import drawn_units, intervals, mean_std
 from emotion_lab.experiments.crossval.pool import OutOfFoldPredictions
 
 #: Scores of each fold.
@@ -38,7 +38,8 @@ def _warnings(pooled: OutOfFoldPredictions) -> list[str]:
     lines = [
         "any two folds share most of their training images: the standard deviation over folds is "
         "not a standard error of the mean and must not be used in a test",
-        "the interval is over images, for these networks only: another seed changes the score too",
+        f"the interval is over {'images' if pooled.groups is None else 'persons'}, for these "
+        "networks only: another seed changes the score too",
     ]
     if stage == "val":
         metric = metric.replace("_", " ").replace("f1", "F1")
@@ -55,7 +56,8 @@ def summary(pooled: OutOfFoldPredictions) -> dict[str, Any]:
     ``accuracy`` and ``macro_f1`` of the pool with 95 % intervals over the images, ``per_class``
     F1, ``per_fold`` scores, ``over_folds`` (their mean, std, min, max), ``notes``, ``warnings``.
     """
-    scores = intervals(pooled.labels, pooled.predicted, len(pooled.classes))
+    arguments = (pooled.labels, pooled.predicted, len(pooled.classes))
+    scores = intervals(*arguments, groups=pooled.groups)
     per_class = {
         name: {
             "f1": scores["f1"][i],
@@ -111,7 +113,7 @@ def lines(content: dict[str, Any]) -> list[str | TextTable]:
         f"(n = {content['n']:,}):",
         f"accuracy {content['accuracy']:.4f} {_interval(content['accuracy_ci95'])}, "
         f"macro F1 {content['macro_f1']:.4f} {_interval(content['macro_f1_ci95'])} "
-        "(95 % intervals)",
+        f"(95 % intervals over {drawn_units(content['groups'])})",
         *(f"  note: {note}" for note in content["notes"]),
         *(f"  warning: {warning}" for warning in content["warnings"]),
     ]
@@ -150,6 +152,7 @@ def write(pooled: OutOfFoldPredictions, run_dir: Path, command: str) -> dict[str
         pooled.predicted,
         pooled.probabilities,
         pooled.classes,
+        pooled.groups,
     )
     report_file = run_dir / "classification_report_val.txt"
     report_file.write_text(report_text(scores, "val"), encoding="utf-8")

@@ -59,7 +59,12 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def compare_with_best(
-    labels: np.ndarray, best: dict[int, np.ndarray], other: dict[int, np.ndarray], k: int, by: str
+    labels: np.ndarray,
+    best: dict[int, np.ndarray],
+    other: dict[int, np.ndarray],
+    k: int,
+    by: str,
+    groups: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Compare a configuration with the best one; every difference is other - best.
 
@@ -70,6 +75,7 @@ def compare_with_best(
         labels: True classes, int64 (N,).
         best: Predicted classes of the best by seed, int64 (N,).
         other: Predicted classes of the other configuration by seed, int64 (N,).
+        groups: N names of groups, see :mod:`emotion_lab.evaluation.statistics`; or None.
 
     Returns:
         ``seeds`` (pairs of best and other), ``difference``, ``ci95``, ``p`` and ``alone``: the
@@ -78,16 +84,16 @@ def compare_with_best(
     common = sorted(set(best) & set(other))
     if len(common) > 1:
         a, b = (np.stack([side[seed] for seed in common]) for side in (best, other))
-        result = paired_seeds(labels, a, b, k, ROUNDS, SEED)
+        result = paired_seeds(labels, a, b, k, ROUNDS, SEED, groups)
         scores = [[getattr(count(labels, row, k), by) for row in side] for side in (a, b)]
         over_seeds = np.subtract(scores[1], scores[0])
         pairs = [[seed, seed] for seed in common]
     else:
         pair = [common[0]] * 2 if common else [min(best), min(other)]
-        result = paired(labels, best[pair[0]], other[pair[1]], k, ROUNDS, SEED)
+        result = paired(labels, best[pair[0]], other[pair[1]], k, ROUNDS, SEED, groups)
         over_seeds, pairs = np.array([result[by]]), [pair]
     verdict, interval = result[VERDICTS[by]], result[f"{by}_ci95"]
-    if len(pairs) == 1 and by == "accuracy":
+    if len(pairs) == 1 and by == "accuracy" and groups is None:
         p = result["mcnemar_p"]
     else:
         p = p_value(result[by], interval, over_seeds)

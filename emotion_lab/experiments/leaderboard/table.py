@@ -180,7 +180,7 @@ def _rank(
         rows[i]["against_best"] = None
         if i != best:
             rows[i]["against_best"] = compare_with_best(
-                reference.labels, predictions[best], predictions[i], k, by
+                reference.labels, predictions[best], predictions[i], k, by, reference.groups
             )
     ranked = [{"rank": rank, **rows[i]} for rank, i in enumerate(order, 1)]
     add_holm([row["against_best"] for row in ranked[1:]])
