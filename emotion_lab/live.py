@@ -18,6 +18,7 @@ from emotion_lab.core.errors import UserError
 def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Run the fast checks before Hydra creates the run directory."""
     from emotion_lab.data.images import is_image_name
+    from emotion_lab.video.enrolment import check_enrolment
     from emotion_lab.video.overlay.translations import load_translations
 
     paths.check_checkpoint(cfg.ckpt, exported=True)
@@ -26,6 +27,7 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     outputs = {"save": cfg.save, "log": cfg.log, "record": cfg.record}
     paths.check_apart({"source": cfg.source, "ckpt": cfg.ckpt}, outputs)
     _check_record(cfg)
+    check_enrolment(cfg)
     for key in ("save", "log"):
         if cfg[key] is None:
             continue
@@ -103,7 +105,7 @@ def run_live(cfg: dict[str, Any], run_dir: Path) -> None:
         if recording is not None:
             sinks.insert(0, recording)
         if display == "window":
-            sinks.append(WindowSink(folder=run_dir, checked=True))
+            sinks.append(WindowSink(folder=run_dir, checked=True, on_neutral=pipeline.enrol))
         runner = PipelineRunner(source, pipeline, overlay, sinks)
         if display == "web":
             server.serve(runner, cfg["web"], run_dir, server_socket)

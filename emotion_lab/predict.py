@@ -15,6 +15,7 @@ from emotion_lab.core.errors import UserError
 
 def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Run the fast checks, before Hydra creates the run directory."""
+    from emotion_lab.video.enrolment import check_enrolment
     from emotion_lab.video.overlay.translations import load_translations
 
     paths.check_checkpoint(cfg.ckpt, exported=True)
@@ -24,6 +25,7 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     if name.isdecimal() or "://" in name or name.startswith("/dev/"):
         raise UserError(f"source={name} has no end: use python -m emotion_lab.live source={name}.")
     paths.check_exist({"detector.file": cfg.detector.get("file")})
+    check_enrolment(cfg)
     load_translations(str(cfg.language), ())
     folder = Path(str(cfg.hydra.run.dir if cfg.out is None else cfg.out))
     if (folder / "predictions.jsonl").exists() and not cfg.overwrite:

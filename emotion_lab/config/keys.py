@@ -107,6 +107,7 @@ GROUPS: dict[str, type[Section]] = {
         channels=Channels,
         seed=WholeNumber,
         difficulty=number(ge=0, le=2),
+        persons=WholeNumber,
         # data=stream
         shuffle_buffer_shards=Count,
         cache_size_mib=Annotated[Count, Role.EXECUTION],
@@ -307,6 +308,9 @@ _LIVE = section(
     record=Location,
     record_what=Annotated[Literal["frames", "faces"], Role.EXECUTION],
     record_format=Annotated[Literal["jpg", "png"], Role.EXECUTION],
+    enrol=Location,
+    enrol_reference=Location,
+    enrol_save=Location,
     summary=Annotated[bool, Role.DISPLAY],
     overwrite=Annotated[bool, Role.EXECUTION],
     width=integer(16) | None,
@@ -373,6 +377,7 @@ _ENTRIES: dict[str, type[Section]] = {
     "export": _EXPORT,
     "live": _LIVE,
     "predict": _LIVE,
+    "neutral": section(ckpt=Location, split=Split, num_enrolled=Count),
     "bench": section(
         benchmark=Literal["data", "train", "live", "deploy"],
         rounds=Count,

@@ -188,10 +188,24 @@ def _check_class_folders(folders: list[Path], listing: Listing, strict: bool) ->
             )
 
 
-def _list_split(listing: Listing, split: str, folder: Path, strict: bool) -> None:
+def _class_folders(folder: Path, grouped: bool) -> tuple[list[Path], bool]:
+    """Return the class folders in ``folder``, and whether they are in folders of persons.
+
+    Folders of persons are ``<person>/<class>``; they need ``grouped`` (``data.group``).
+    """
+    folders = subfolders(folder)
+    persons = [f for f in folders if canonical(f.name) is None and emotion_folders(f)]
+    if not grouped or not folders or len(persons) < len(folders):
+        return folders, False
+    return [child for person in persons for child in subfolders(person)], True
+
+
+def _list_split(
+    listing: Listing, split: str, folder: Path, strict: bool, grouped: bool = False
+) -> None:
     """Add the class folders in ``folder`` to the listing."""
     merged: dict[str, list[str]] = defaultdict(list)
-    class_folders = subfolders(folder)
+    class_folders, of_persons = _class_folders(folder, grouped)
     _check_class_folders(class_folders, listing, strict)
     for class_folder in class_folders:
         relative = listing.relative(class_folder)
@@ -207,7 +221,7 @@ def _list_split(listing: Listing, split: str, folder: Path, strict: bool) -> Non
             listing.moved = listing.moved or target != split
             listing.files.setdefault(target, {}).setdefault(name, []).append(file)
     for name, folders in merged.items():
-        if len(folders) > 1:
+        if len(folders) > 1 and not of_persons:
             listing.notes.append(f"{' and '.join(folders)} are read as one class, {name}")
 
 
@@ -292,7 +306,7 @@ def _add_notes(listing: Listing, splits: dict[str, Path], num_loose: int) -> Non
 
 
 def list_images(
-    start: Path, scheme: str | None, strict: bool, excluded: Collection[str]
+    start: Path, scheme: str | None, strict: bool, excluded: Collection[str], grouped: bool = False
 ) -> Listing:
     """Find splits, classes and files.
 
@@ -301,6 +315,7 @@ def list_images(
         scheme: Numbering of the class folders, a key of ``LABEL_SCHEMES``; None is FER2013's.
         strict: Whether to refuse class names other than the emotions.
         excluded: Keys of the classes in ``data.exclude``.
+        grouped: Whether the class folders may be in folders of persons.
 
     Raises:
         OSError: If a folder cannot be read.
@@ -323,7 +338,7 @@ def list_images(
             is_image_name(p.name) and not is_system_name(p.name) and p.is_file()
             for p in folder.iterdir()
         )
-        _list_split(listing, split, folder, strict)
+        _list_split(listing, split, folder, strict, grouped)
     _list_top(listing, {start, root, *tops.values(), *splits.values()})
     if not any(listing.files.values()):
         raise _no_images(listing, num_loose)

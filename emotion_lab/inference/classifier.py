@@ -47,13 +47,16 @@ class Classifier:
         crop_margin: Fraction of a detected box to add on every side, for :func:`crop_faces`.
         temperature: Logits are divided by it before the softmax.
         runtime_name: Program, version, precision and device that run the network.
+        model_id: Hash of the checkpoint, also for a file that was exported from it.
         notes: How the backend was chosen and verified.
         data_name: Name of the dataset that it was trained on; None in exported files without it.
         derived: Valence, arousal and intensity of a face from its probabilities.
     """
 
-    def __init__(self, card: dict[str, Any], spec: InputSpec, backend: InferenceBackend) -> None:
-        self.spec = spec
+    def __init__(
+        self, card: dict[str, Any], spec: InputSpec, backend: InferenceBackend, model_id: str
+    ) -> None:
+        self.spec, self.model_id = spec, model_id
         self.classes: list[str] = list(card["classes"])
         self.crop_margin = float(card["input"]["crop_margin"])
         self.temperature = float(card["temperature"])
@@ -197,9 +200,10 @@ def load_classifier(
     path = Path(ckpt)
     if path.suffix in EXPORT_SUFFIXES and path.is_file():
         card, spec, opened = open_exported(path, _options(backend, threads))
+        model_id = card["checkpoint_sha256"] or file_hash(path)
     else:
         source, opened = open_backend(ckpt, backend, threads)
-        card, spec = source.card, source.spec
-    classifier = Classifier(card, spec, opened)
+        card, spec, model_id = source.card, source.spec, source.sha256
+    classifier = Classifier(card, spec, opened, model_id)
     classifier.warm()
     return classifier

@@ -58,8 +58,9 @@ def open_exported(
     Only the threads of ``cfg``, the complete config of the backend, can be chosen.
 
     Returns:
-        A card (``classes``, ``temperature``, ``input``), the network's input, and the backend. Its
-        logits are the logarithms of the probabilities, so the temperature of the card is 1.
+        A card (``classes``, ``temperature``, ``input``, ``checkpoint_sha256`` or None), the
+        network's input, and the backend. Its logits are the logarithms of the probabilities, so
+        the temperature of the card is 1.
     """
     _check(path, cfg, {"name": BACKEND_NAMES[path.suffix], "device": ("cpu",)})
     model = load(path, cfg["threads"])
@@ -79,6 +80,7 @@ def open_exported(
         "vote_shares": model.meta.get("vote_shares") or weights.vote_shares(path),
         "config": {"data": {"name": model.meta.get("data", {}).get("name")}},
         "input": {**values, "crop_margin": model.crop_margin},
+        "checkpoint_sha256": model.meta.get("checkpoint_sha256"),
     }
     name = f"{package} {package_version(package)} {precision} on cpu"
     note = f"the exported file {path.name}, {model.meta['precision']}"

@@ -43,6 +43,8 @@ def build_pipeline(cfg: dict[str, Any], stills: bool, synthetic: bool = False) -
         cfg["align"],
         cfg.get("max_turn_deg"),  # bench has none
     )
+    if cfg.get("enrol_reference") is not None:  # bench has none
+        model.enrol(cfg["enrol"], cfg["enrol_reference"], cfg["enrol_save"])
     return model.pipeline(stills, synthetic)
 
 

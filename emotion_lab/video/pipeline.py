@@ -14,6 +14,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.inference.classifier import Classifier
 from emotion_lab.inference.face_crop import crop_faces
 from emotion_lab.video.detectors.photo import PhotoDetector
+from emotion_lab.video.enrolment import Enrolment
 from emotion_lab.video.head_pose import head_pose
 from emotion_lab.video.recording import FACE_MARGIN
 from emotion_lab.video.scene_cut import SceneCutDetector
@@ -70,6 +71,8 @@ class Pipeline:
         # Validates the smoothing config now instead of at the first face.
         TrackSmoother(smoothing, len(classifier.classes))
         self._smoothers: dict[int, TrackSmoother] = {}  # by id of the active tracks
+        #: Corrects the probabilities of a person by its neutral face, if set.
+        self.enrolment: Enrolment | None = None
         self._loop = 0  # repetition of the clip
         self._lock = threading.Lock()
 
@@ -89,7 +92,21 @@ class Pipeline:
             self.max_turn_deg,
         )
         other._lock, other.photo_detector = self._lock, self.photo_detector
+        other.enrolment = None if self.enrolment is None else self.enrolment.clone()
         return other
+
+    def enrol(self) -> None:
+        """Measure the neutral faces of all visible persons during the next seconds.
+
+        Raises:
+            UserError: If the average neutral face of the model is not known.
+        """
+        if self.enrolment is None:
+            raise UserError(
+                "the average neutral face of this model is not known: start with "
+                "enrol_reference=<run of python -m emotion_lab.neutral>."
+            )
+        self.enrolment.request()
 
     @property
     def classes(self) -> list[str]:
@@ -106,6 +123,8 @@ class Pipeline:
         if self.stills or frame.loop != self._loop:
             self.tracker.reset(restart_ids=True)
             self._smoothers.clear()
+            if self.enrolment is not None:
+                self.enrolment.reset()
             self._loop = frame.loop
         elif is_cut:
             self.tracker.reset()
@@ -136,6 +155,8 @@ class Pipeline:
             )
 
     def _smooth(self, track: Track, probabilities: np.ndarray, time_s: float) -> Face:
+        if self.enrolment is not None:
+            probabilities = self.enrolment.correct(track.id, probabilities)
         x, y, width, height = (float(value) for value in track.box)
         smoothed: np.ndarray
         label: int | None
@@ -201,6 +222,8 @@ class Pipeline:
         results = []
         for one in found:
             result = one.result
+            if self.enrolment is not None:
+                self.enrolment.step(result.time_s)
             if one.tracks:
                 begin = time.perf_counter()
                 result.faces = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
@@ -18,7 +18,9 @@ from emotion_lab.core.extras import missing_package
 from emotion_lab.data.images import to_array
 from emotion_lab.inference.classifier import Classifier, load_classifier
 from emotion_lab.inference.loader import InvalidImageError
+from emotion_lab.inference.neutral import read_person, read_reference
 from emotion_lab.video.detectors import build_detector
+from emotion_lab.video.enrolment import ENROL_S, Enrolment, neutral_face, write_person
 from emotion_lab.video.pipeline import Pipeline
 from emotion_lab.video.results import Faces, StreamFrame
 from emotion_lab.video.sources.open import open_source, read_photo
@@ -110,7 +112,52 @@ class EmotionRecognizer:
                 on synthetic faces is named on standard error, once.
         """
         self._note_training_data(synthetic)
-        return self._stream.clone(stills)
+        pipeline = self._stream.clone(stills)
+        if self._stream.enrolment is not None and not stills:
+            # Not a clone: it saves the neutral face of the next enrolment.
+            pipeline.enrolment = self._stream.enrolment
+            pipeline.enrolment.reset()
+        return pipeline
+
+    def enrol(
+        self, neutral: ImageLike | None, reference: str | Path, save: str | Path | None = None
+    ) -> None:
+        """Correct all labels from now on by the neutral face of a person.
+
+        Args:
+            neutral: Photo or clip (its first 3 s) of one person with a neutral face, or a file that
+                ``save`` wrote; None: nobody is enrolled yet.
+            reference: Run directory of ``python -m emotion_lab.neutral`` with this model.
+            save: File for the neutral face, as numbers; for None nothing is saved.
+
+        Raises:
+            UserError: If there is no face or several, or a file is of another model.
+        """
+        model = (self.classifier.model_id, self.classes)
+        known = read_reference(Path(reference).expanduser(), *model)
+        file = None if save is None else Path(save).expanduser()
+        person: np.ndarray | None = None
+        if isinstance(neutral, (str, Path)) and Path(neutral).suffix == ".json":
+            person = read_person(Path(neutral).expanduser(), *model)
+        elif neutral is not None:
+            self._stills.enrolment = None
+            name = str(neutral) if isinstance(neutral, (str, Path)) else "<image>"
+            person = neutral_face(self._looks(neutral), name)
+            if file is not None:
+                write_person(file, known, person)
+        self._stream.enrolment = Enrolment(known, person, file if neutral is None else None)
+        self._stills.enrolment = self._stream.enrolment.clone()
+
+    def _looks(self, neutral: ImageLike) -> Iterator[list[np.ndarray]]:
+        """Yield the probabilities of all faces in a photo, or in each frame of a clip's start."""
+        if not isinstance(neutral, (str, Path)):
+            frames: Iterable[Frame] = [Frame(to_rgb(neutral), 0, 0.0, 0.0)]
+        else:
+            frames = open_source({"source": str(neutral)})
+        for frame in frames:
+            if frame.time_s > ENROL_S:
+                break
+            yield [face.probabilities for face in self._stills(frame).faces]
 
     def _note_training_data(self, synthetic: bool) -> None:
         if self.classifier.data_name == "synthetic" and not (synthetic or self._noted):

@@ -150,9 +150,8 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
     """
     folder, excluded = _folder(cfg), {class_key(name) for name in excluded_classes(cfg)}
     try:
-        listing = list_images(
-            folder, cfg.get("label_scheme"), bool(cfg.get("strict_labels")), excluded
-        )
+        strict, grouped = bool(cfg.get("strict_labels")), bool(cfg.get("group"))
+        listing = list_images(folder, cfg.get("label_scheme"), strict, excluded, grouped)
     except OSError as error:
         raise UserError(f"Cannot read {folder}: {error}. Set data.path=<folder>.") from error
     classes = class_order(listing.folders)

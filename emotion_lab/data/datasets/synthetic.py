@@ -9,6 +9,7 @@ import numpy as np
 
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data.types import DATASETS, SPLITS, ArrayStore, LoadedDataset, Split
+from emotion_lab.synthetic.persons import sample_face_of, sample_person
 from emotion_lab.synthetic.render import draw_face
 from emotion_lab.synthetic.spec import sample_face
 
@@ -53,6 +54,7 @@ def _draw_split(
     size: int,
     channels: int,
     difficulty: float,
+    persons: int = 0,
     progress: bool = False,
 ) -> Split:
     index = SPLITS.index(name)
@@ -61,6 +63,13 @@ def _draw_split(
     labels = np.repeat(np.arange(len(EMOTIONS), dtype=np.int64), class_counts(total))
     np.random.default_rng(np.random.SeedSequence([seed, index, 0])).shuffle(labels)
     images = np.empty((total, size, size, channels), dtype=np.uint8)
+    people = [
+        sample_person(np.random.default_rng(np.random.SeedSequence([seed, index, 0, person])))
+        for person in range(persons)
+    ]
+    # Dealt class by class: everyone has about the same number of images of each class.
+    owner = np.empty(total, np.int64)
+    owner[np.argsort(labels, kind="stable")] = np.arange(total) % max(persons, 1)
     positions: Iterable[int] = range(total)
     if progress:
         from rich.progress import track
@@ -68,10 +77,13 @@ def _draw_split(
         positions = track(positions, description=f"drawing {name}", total=total)
     for i in positions:
         rng = np.random.default_rng(np.random.SeedSequence([seed, index, i + 1]))
-        spec = sample_face(rng, EMOTIONS[labels[i]], difficulty)
+        arguments = (rng, EMOTIONS[labels[i]], difficulty)
+        spec = sample_face_of(people[owner[i]], *arguments) if people else sample_face(*arguments)
         images[i] = draw_face(spec, size, channels)
     names = [f"synthetic:{name}:{i}" for i in range(total)]
-    return Split(ArrayStore(images), np.arange(total, dtype=np.int64), labels, names)
+    groups = [f"{name}{person}-{people[person].resting}" for person in owner] if people else None
+    indices = np.arange(total, dtype=np.int64)
+    return Split(ArrayStore(images), indices, labels, names, groups=groups)
 
 
 @DATASETS.register("synthetic")
@@ -80,7 +92,7 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
 
     Args:
         cfg: The ``data`` group as a plain dict: ``n``, ``size``, ``channels``, ``seed``,
-            ``difficulty``.
+            ``difficulty``, ``persons`` (in every split others; they set ``Split.groups``).
         splits: The splits to draw.
 
     Returns:
@@ -89,8 +101,13 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
     n, size, seed, difficulty = cfg["n"], cfg["size"], cfg["seed"], cfg["difficulty"]
     sizes = split_sizes(n)
     progress = n > PROGRESS_THRESHOLD
+    persons = {
+        name: max(1, round(cfg["persons"] * sizes[name] / n)) if cfg["persons"] else 0
+        for name in SPLITS
+    }
+    arguments = (seed, size, cfg["channels"], difficulty)
     drawn = {
-        name: _draw_split(name, sizes[name], seed, size, cfg["channels"], difficulty, progress)
+        name: _draw_split(name, sizes[name], *arguments, persons[name], progress)
         for name in SPLITS
         if name in splits
     }

@@ -1,4 +1,7 @@
-"""Shows the drawn frames in a window. Keys: q quit, space pause, s snapshot, d debug."""
+"""Shows the drawn frames in a window.
+
+Keys: q quit, space pause, s snapshot, d debug, n neutral face.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -71,18 +75,24 @@ class WindowSink(Sink):
     Args:
         folder: Snapshot folder; created by the first snapshot.
         checked: Whether the caller has already called :func:`window_problem`.
+        on_neutral: Called by the key n.
     """
 
     wants_picture = True
 
     def __init__(
-        self, title: str = "emotion_lab", folder: str | Path = ".", checked: bool = False
+        self,
+        title: str = "emotion_lab",
+        folder: str | Path = ".",
+        checked: bool = False,
+        on_neutral: Callable[[], None] = lambda: None,
     ) -> None:
         problem = None if checked else window_problem()
         if problem is not None:
             raise UserError(f"Cannot show a window: {problem}, or set display=web.")
         self.title = title
         self.folder = Path(folder).expanduser()
+        self.on_neutral = on_neutral
         self.stopped = False
         self.debug = False
         self.snapshots: list[Path] = []
@@ -114,7 +124,18 @@ class WindowSink(Sink):
             self.snapshot(drawn, result)
         elif key == ord("d"):
             self.debug = not self.debug
+        elif key == ord("n"):
+            self._enrol()
         return key == ord(" ")
+
+    def _enrol(self) -> None:
+        """Start the enrolment; a failure is printed and not raised."""
+        try:
+            self.on_neutral()
+        except UserError as error:
+            print(f"no enrolment: {error}", file=sys.stderr)
+            return
+        print("neutral: look neutral for 3 seconds", file=sys.stderr)
 
     def snapshot(self, drawn: np.ndarray, result: FrameResult) -> None:
         """Write the frame as a PNG and print its path; a failure is printed and not raised."""

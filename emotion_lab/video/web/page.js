@@ -110,6 +110,8 @@ function render(data) {
   $("record").setAttribute("aria-pressed", String(Boolean(data.recording)));
   $("record").disabled = over;
   $("snapshot").disabled = !data.row;
+  $("enrol").hidden = $("enrol-key").hidden = !about.can_enrol || data.stills;
+  $("enrol").disabled = over;
   setText("stop", view === "live" ? "Stop" : "Close");
   $("stop").title = view === "live" ? "End the program" : "Back to the live view";
   data.saved.forEach(listFile);
@@ -281,6 +283,13 @@ $("snapshot").onclick = async () => {
   const response = await postOrShowError(`api/snapshot?view=${view}`);
   if (response) listFile(response.file);
 };
+$("enrol").onclick = async () => {
+  const response = await postOrShowError(`api/enrol?view=${view}`);
+  if (!response) return;
+  showMessage(`Look neutral for ${response.seconds} seconds …`);
+  await sleep(1000 * response.seconds);
+  showMessage("");
+};
 $("stop").onclick = async () => {
   if (view !== "live") switchView("live");
   else if (confirm("End the program? Saved files stay in the run directory.")) {
@@ -297,8 +306,8 @@ $("file").onchange = () => {
 };
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-  const button = { " ": "pause", s: "snapshot", r: "record" }[event.key];
-  if (!button || (event.key === " " && event.target.closest("button, a, input"))) return;
+  const button = { " ": "pause", s: "snapshot", r: "record", n: "enrol" }[event.key];
+  if (!button || $(button).hidden || (event.key === " " && event.target.closest("button, a, input"))) return;
   event.preventDefault();
   $(button).click();
 });

@@ -23,6 +23,7 @@ from starlette.responses import (
 from starlette.routing import Route
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.video.enrolment import ENROL_S
 from emotion_lab.video.web.auth import AuthMiddleware
 from emotion_lab.video.web.session_thread import WebSession
 from emotion_lab.video.web.sessions import (
@@ -133,6 +134,11 @@ class Routes:
         session.pause(self._on(request))
         return JSONResponse({"state": session.state})
 
+    async def enrol(self, request: Request) -> Response:
+        """``POST /api/enrol?view=``: measure the neutral faces during the next seconds."""
+        self._session(request).runner.pipeline.enrol()
+        return JSONResponse({"seconds": ENROL_S})
+
     async def snapshot(self, request: Request) -> Response:
         """``POST /api/snapshot?view=``: save a PNG in the run directory."""
         return JSONResponse({"file": await run_in_threadpool(self._session(request).snapshot)})
@@ -238,6 +244,7 @@ def build_app(
             get("/api/rows", routes.rows),
             get("/api/file/{name}", routes.file),
             post("/api/pause", routes.pause),
+            post("/api/enrol", routes.enrol),
             post("/api/snapshot", routes.snapshot),
             post("/api/record", routes.record),
             post("/api/upload", routes.upload),

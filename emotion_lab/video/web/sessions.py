@@ -199,6 +199,7 @@ def describe(pipeline: Pipeline, overlay: Overlay) -> dict[str, Any]:
         "backend": pipeline.classifier.runtime_name,
         "anonymize": overlay.anonymizer.mode if overlay.anonymizer else "none",
         "timeline_s": overlay.history.seconds or 30.0,
+        "can_enrol": pipeline.enrolment is not None,
     }
 
 

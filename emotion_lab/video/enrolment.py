@@ -1,0 +1,130 @@
+"""Neutral faces of the tracks of a pipeline, and of a person in a photo or clip."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig
+
+from emotion_lab.core.errors import UserError
+from emotion_lab.core.paths import check_exist
+from emotion_lab.inference import neutral
+from emotion_lab.inference.neutral import NeutralReference, log_probabilities
+from emotion_lab.video.sinks.base import new_file
+
+#: Duration of an enrolment, seconds.
+ENROL_S = 3.0
+
+
+def check_enrolment(cfg: DictConfig) -> None:
+    """Check the keys ``enrol``, ``enrol_reference`` and ``enrol_save`` without loading a model."""
+    check_exist({key: cfg[key] for key in ("enrol", "enrol_reference")})
+    if cfg.enrol_save is not None:
+        new_file(str(cfg.enrol_save), bool(cfg.overwrite))
+    given = next((key for key in ("enrol", "enrol_save") if cfg[key] is not None), None)
+    if given is not None and cfg.enrol_reference is None:
+        raise UserError(
+            f"{given}= needs the average neutral face of the model: add enrol_reference=<run of "
+            "python -m emotion_lab.neutral>."
+        )
+
+
+def neutral_face(looks: Iterable[list[np.ndarray]], name: str) -> np.ndarray:
+    """Return the mean log-probabilities of the only face of a photo or clip, float64 (K,).
+
+    Args:
+        looks: For each frame, the probabilities (K,) of each of its faces.
+        name: For error messages.
+    """
+    faces = list(looks)
+    for number, frame in enumerate(faces):
+        if len(frame) > 1:
+            raise UserError(
+                f"enrol={name} shows {len(frame)} faces{f' (frame {number})' if number else ''}: "
+                "give a photo or clip of one person."
+            )
+    found = [face for frame in faces for face in frame]
+    if not found:
+        raise UserError(f"enrol={name} shows no face: give a photo or clip of a neutral face.")
+    return log_probabilities(np.stack(found)).mean(0)
+
+
+class Enrolment:
+    """Corrects the probabilities of tracks by their neutral faces.
+
+    Args:
+        reference: Of the model.
+        person: Neutral face of all tracks that are not enrolled, float64 (K,), or None.
+        save: File for the neutral face of the next enrolment of a single track.
+    """
+
+    def __init__(
+        self,
+        reference: NeutralReference,
+        person: np.ndarray | None = None,
+        save: Path | None = None,
+    ) -> None:
+        self.reference, self.person, self.save = reference, person, save
+        self._requested = False
+        self._end_s: float | None = None  # of the enrolment that is under way
+        self._looks: dict[int, list[np.ndarray]] = defaultdict(list)
+        self._faces: dict[int, np.ndarray] = {}  # by track
+
+    def clone(self) -> Enrolment:
+        """Return one without enrolled tracks, for another source; it saves nothing."""
+        return Enrolment(self.reference, self.person)
+
+    def request(self) -> None:
+        """Enrol all tracks from the next frame on for ``ENROL_S``; callable from any thread."""
+        self._requested = True
+
+    def reset(self) -> None:
+        """Forget all tracks."""
+        self._end_s = None
+        self._looks.clear()
+        self._faces.clear()
+
+    def step(self, time_s: float) -> None:
+        """Begin or end an enrolment; call it once a frame, before :meth:`correct`."""
+        if self._requested:
+            self._requested, self._end_s = False, time_s + ENROL_S
+            self._looks.clear()
+        elif self._end_s is not None and time_s >= self._end_s:
+            self._end_s = None
+            self._finish()
+
+    def _finish(self) -> None:
+        """Set the neutral faces of the tracks that were seen, and save that of a single one."""
+        faces = {
+            key: log_probabilities(np.stack(looks)).mean(0) for key, looks in self._looks.items()
+        }
+        self._faces |= faces
+        names = ", ".join(f"face {key} ({len(self._looks[key])} frames)" for key in faces)
+        print(
+            f"neutral: enrolled {names or 'nobody, no face was seen'}", file=sys.stderr, flush=True
+        )
+        if self.save is None or not faces:
+            return
+        if len(faces) > 1:
+            print(
+                "neutral: not saved, because several faces were seen", file=sys.stderr, flush=True
+            )
+            return
+        write_person(self.save, self.reference, *faces.values())
+
+    def correct(self, track_id: int, probabilities: np.ndarray) -> np.ndarray:
+        """Return the corrected probabilities of a track, float32 (K,)."""
+        if self._end_s is not None:
+            self._looks[track_id].append(probabilities)
+        face = self._faces.get(track_id, self.person)
+        return probabilities if face is None else self.reference.correct(probabilities, face)
+
+
+def write_person(path: Path, reference: NeutralReference, face: np.ndarray) -> None:
+    """Write the neutral face of a person, which :func:`neutral.read_person` reads."""
+    neutral.write(path, "neutral face", reference.model, reference.classes, face)
+    print(f"neutral: saved to {path}", file=sys.stderr, flush=True)
