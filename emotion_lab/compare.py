@@ -14,6 +14,16 @@ from emotion_lab.core.errors import UserError
 RESULTS = ("compare.json", "leaderboard.json")
 
 
+def _recordings(cfg: DictConfig) -> tuple[Path, Path] | None:
+    """Return ``run_a`` and ``run_b`` if they are recordings or replays of live, else None."""
+    from emotion_lab.experiments.compare.load import parse_runs
+    from emotion_lab.experiments.recordings.load import recorded_sides
+
+    if cfg.run_a is None or cfg.run_b is None:
+        return None
+    return recorded_sides([parse_runs("run_a", cfg.run_a), parse_runs("run_b", cfg.run_b)])
+
+
 def _leaderboard_runs(cfg: DictConfig) -> list[Path]:
     """Return the run directories of ``runs=``; none if two sides are compared."""
     from emotion_lab.experiments.compare.load import parse_runs
@@ -35,7 +45,12 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     from emotion_lab.experiments.compare.load import parse_runs, read_pairs
 
     runs = _leaderboard_runs(cfg)
-    if runs:
+    recordings = _recordings(cfg)
+    if recordings is not None:
+        from emotion_lab.experiments.recordings.load import read_sides
+
+        read_sides(*recordings)
+    elif runs:
         from emotion_lab.experiments.leaderboard import grouping, latency
 
         configurations = grouping.read(runs, cfg.sort_by, cfg.split)
@@ -72,7 +87,23 @@ def _rank(cfg: DictConfig, runs: list[Path], run_dir: Path) -> float:
     return float(result["groups"][0][result["by"]]["mean"])
 
 
-def compare(cfg: DictConfig) -> float:
+def _compare_recordings(folders: tuple[Path, Path], run_dir: Path) -> float | None:
+    """Compare two models on a recording; return their agreement, 0..1."""
+    from emotion_lab.core.io import write_json
+    from emotion_lab.core.tables import show
+    from emotion_lab.experiments.recordings import report, result
+    from emotion_lab.experiments.recordings.load import read_sides
+
+    a, b = read_sides(*folders)
+    content, looks = result.compare(a, b)
+    write_json(run_dir / "compare.json", content)
+    report.write_page(run_dir, content, a, b, looks)
+    show(*report.lines(content), f"page: {run_dir / 'compare.html'}", str(run_dir))
+    agreement = content["agreement"]["value"]
+    return None if agreement is None else float(agreement)
+
+
+def compare(cfg: DictConfig) -> float | None:
     """Compare runs, write and print the results; return the difference of the scores, b - a."""
     from hydra.core.hydra_config import HydraConfig
 
@@ -83,6 +114,9 @@ def compare(cfg: DictConfig) -> float:
     from emotion_lab.reports.style import both
 
     run_dir = Path(HydraConfig.get().runtime.output_dir)
+    recordings = _recordings(cfg)
+    if recordings is not None:
+        return _compare_recordings(recordings, run_dir)
     runs = _leaderboard_runs(cfg)
     if runs:
         return _rank(cfg, runs, run_dir)

@@ -120,6 +120,8 @@ def run_live(cfg: dict[str, Any], run_dir: Path) -> None:
             for key in ("log", "save", "record"):
                 if cfg[key] and Path(str(cfg[key])).expanduser().exists():
                     print(f"{key}: {cfg[key]}")
+            if source.kind == "recording":
+                print(f"compare: python -m emotion_lab.compare run_a={source.name} run_b={run_dir}")
             print(run_dir, flush=True)
 
 

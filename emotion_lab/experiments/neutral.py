@@ -150,26 +150,28 @@ def measure(
     }
 
 
+def _cell(values: dict[str, Any], key: str, index: int | None, sign: str) -> str:
+    """Return a score with its interval; ``index`` is the class of an F1."""
+    value, ends = values[key], values[f"{key}_ci95"]
+    if index is not None:
+        value, ends = value[index], ends[index]
+    if value is None:
+        return "no samples"
+    span = "" if ends is None else f" [{ends[0]:{sign}.3f}, {ends[1]:{sign}.3f}]"
+    return f"{value:{sign}.3f}{span}"
+
+
 def lines(result: dict[str, Any]) -> list[str | TextTable]:
     """Return the result as lines for the terminal."""
-
-    def cell(values: dict[str, Any], key: str, index: int | None = None, sign: str = "") -> str:
-        value, ends = values[key], values[f"{key}_ci95"]
-        if index is not None:
-            value, ends = value[index], ends[index]
-        if value is None:
-            return "no samples"
-        span = "" if ends is None else f" [{ends[0]:{sign}.3f}, {ends[1]:{sign}.3f}]"
-        return f"{value:{sign}.3f}{span}"
-
+    scores: list[tuple[str, str, int | None]] = [
+        ("accuracy", "accuracy", None),
+        ("macro F1", "macro_f1", None),
+        *((f"F1 {name}", "f1", index) for index, name in enumerate(result["classes"])),
+    ]
+    sides = {"without": "", "with": "", "difference": "+"}
     rows = [
-        [title, *(cell(result[key], *names, sign=sign) for key, sign in columns)]
-        for columns in [(("without", ""), ("with", ""), ("difference", "+"))]
-        for title, names in (
-            ("accuracy", ("accuracy",)),
-            ("macro F1", ("macro_f1",)),
-            *((f"F1 {name}", ("f1", i)) for i, name in enumerate(result["classes"])),
-        )
+        [title, *(_cell(result[side], key, index, sign) for side, sign in sides.items())]
+        for title, key, index in scores
     ]
     enrolled = result["num_enrolled"]
     images = "1 neutral image" if enrolled == 1 else f"up to {enrolled} neutral images"

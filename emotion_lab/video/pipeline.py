@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -145,13 +146,15 @@ class Pipeline:
         return tracks
 
     def _check_recorded_faces(self) -> None:
-        """Refuse settings that need more of the frame than a recording of faces keeps."""
+        """Refuse a model that needs more of the frame than a recording of faces keeps."""
+        side = 1 + 2 * self.classifier.crop_margin
         if self.align:
-            raise UserError("align=true needs landmarks, which a recording of faces lacks.")
-        if self.classifier.crop_margin > FACE_MARGIN:
+            side *= math.sqrt(2)  # the square is rotated
+        if side > 1 + 2 * FACE_MARGIN:
             raise UserError(
-                f"this model needs a margin of {self.classifier.crop_margin:g} around a face, more "
-                f"than the {FACE_MARGIN:g} of a recording of faces: use record_what=frames."
+                f"this model needs {side:.2f} times the size of a face, more than the "
+                f"{1 + 2 * FACE_MARGIN:g} of a recording of faces: use record_what=frames"
+                f"{' or align=false' if self.align else ''}."
             )
 
     def _smooth(self, track: Track, probabilities: np.ndarray, time_s: float) -> Face:
@@ -181,6 +184,7 @@ class Pipeline:
             derived=self.classifier.derived(smoothed, label),
             pose=pose,
             turned_away=turned_away,
+            landmarks=track.landmarks,
         )
 
     def find(self, frame: Frame) -> FoundFaces:

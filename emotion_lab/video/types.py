@@ -132,6 +132,7 @@ class Face:
         derived: Valence, arousal and intensity from ``smoothed``, see
             :class:`~emotion_lab.inference.derived.DerivedOutputs`.
         pose: Pose of the head; None without landmarks.
+        landmarks: Those of the track, float32 (5, 2), or None.
         turned_away: Whether the face is uncertain because it is turned too far from the camera.
     """
 
@@ -144,6 +145,7 @@ class Face:
     derived: dict[str, float | None] = field(default_factory=dict)
     pose: HeadPose | None = None
     turned_away: bool = False
+    landmarks: np.ndarray | None = None
 
 
 @dataclass

@@ -130,3 +130,17 @@ def test_a_person_in_train_and_val_is_refused_and_audited(tmp_path: Path) -> Non
     assert count_groups(source.splits) == {"n": {"train": 4, "val": 3}, "across_splits": ["p3"]}
     folds = load_data(config(tmp_path, folds=3, fold=0), ("train", "val")).splits
     assert not set(folds["train"].groups) & set(folds["val"].groups)
+
+
+def test_class_folders_may_be_in_folders_of_persons(tmp_path: Path) -> None:
+    for person in range(6):
+        write_people(tmp_path / f"anna{person}", range(1), seed=person)
+    keys = {"group": "^([^/]+)/"}
+    source = load_data(config(tmp_path, **keys), ("train", "val"))
+    assert source.classes == ["angry", "disgust", "fear"]
+    assert not [note for note in source.notes if "are read as one class" in note]
+    train, val = source.splits["train"], source.splits["val"]
+    assert set(train.groups) | set(val.groups) == {f"anna{person}" for person in range(6)}
+    assert not set(train.groups) & set(val.groups)
+    with pytest.raises(UserError, match="is no class folder: it holds class folders itself"):
+        load_data(config(tmp_path, group=None), ("train", "val"))

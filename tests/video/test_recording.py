@@ -94,15 +94,34 @@ def test_faces_alone_give_the_same_labels_without_a_detector(tmp_path: Path) -> 
             assert ours == pytest.approx(theirs, abs=2e-6)
 
 
-def test_faces_alone_lack_what_alignment_needs(tmp_path: Path) -> None:
+def test_faces_alone_have_a_limited_margin(tmp_path: Path) -> None:
     (frame, *_) = replay(record(tmp_path / "rec", "faces"))
     pipeline = make_pipeline([])
-    pipeline.align = True
-    with pytest.raises(UserError, match="align=true needs landmarks"):
+    pipeline.align, pipeline.classifier.crop_margin = True, 0.2
+    pipeline(frame)
+    pipeline.classifier.crop_margin = 0.3
+    with pytest.raises(UserError, match=r"needs 2\.26 times the size .* or align=false"):
         pipeline(frame)
-    pipeline.align, pipeline.classifier.crop_margin = False, 0.7
-    with pytest.raises(UserError, match="record_what=frames"):
+    pipeline.align = False
+    pipeline(frame)
+    pipeline.classifier.crop_margin = 0.7
+    with pytest.raises(UserError, match=r"needs 2\.40 times the size"):
         pipeline(frame)
+
+
+def test_landmarks_are_kept_with_faces_alone(tmp_path: Path) -> None:
+    points = np.random.default_rng(1).uniform(10, 50, (5, 2)).astype(np.float32)
+    header = {"source": "camera 0", "fps": None, "truth": [], "classes": CLASSES}
+    with RecordingSink(
+        tmp_path / "rec", header | {"settings": {}, "replay_of": None}, "faces"
+    ) as sink:
+        (original, *_) = noisy_frames()
+        result = FrameResult("camera 0", 0, 0.0, 0.0, (120, 60), [face()])
+        result.faces[0].landmarks = points
+        sink.write(original, result)
+    (frame,) = replay(tmp_path / "rec")
+    assert np.array_equal(frame.tracks[0].landmarks, points)
+    assert np.array_equal(frame.tracks[0].box, np.float32(face().box))
 
 
 def test_rows_of_a_replay_are_equal_in_every_run(tmp_path: Path) -> None:

@@ -76,7 +76,12 @@ class RecordingSink(Sink):
             ]
         if self.what == "faces":
             row["tracks"] = [
-                {"id": face.id, "box": list(map(float, face.box)), "score": float(face.score)}
+                {
+                    "id": face.id,
+                    "box": list(map(float, face.box)),
+                    "score": float(face.score),
+                    "landmarks": None if face.landmarks is None else face.landmarks.tolist(),
+                }
                 for face in result.faces
             ]
         self._rows.write(row)

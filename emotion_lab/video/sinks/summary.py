@@ -44,12 +44,15 @@ class FaceSummary:
 
     def add(self, time_s: float, face: Face, contiguous: bool) -> None:
         """Add a frame; ``contiguous``: the previous frame contains this face too."""
-        label = face.label
+        self.add_label(time_s, face.label, contiguous)
         for name, value in face.derived.items():
             if value is not None:
                 total = self.outputs.setdefault(f"derived_{name}", [0.0, 0])
                 total[0] += value
                 total[1] += 1
+
+    def add_label(self, time_s: float, label: int | None, contiguous: bool) -> None:
+        """Add the label of a frame."""
         self.frames += 1
         self.counts[label] += 1
         if label is not None:

@@ -26,7 +26,7 @@ def _ticks(first: float, last: float) -> list[tuple[float, str]]:
 
 
 def draw_timeline(
-    runs: Mapping[int, Sequence[Sequence]],
+    runs: Mapping[int, Sequence[Sequence]] | Mapping[str, Sequence[Sequence]],
     classes: Sequence[str],
     title: str,
     first_s: float,
@@ -35,7 +35,8 @@ def draw_timeline(
     """Return a PNG with a row per face and a bar per run.
 
     Args:
-        runs: Face id -> (start_s, end_s, label) of its runs; label None: uncertain.
+        runs: Face id, or name of the row -> (start_s, end_s, label) of its runs; label None:
+            uncertain.
         classes: Class names, in the order of the labels.
         title: First line of the figure.
         first_s: Time at the left edge.
@@ -45,7 +46,7 @@ def draw_timeline(
     colours: dict[int | None, Colour] = {**dict(enumerate(class_colours(classes))), None: UNCERTAIN}
     path = str(font_for([*texts, title]) or default_font())
     text, small = ImageFont.truetype(path, _TEXT), ImageFont.truetype(path, _SMALL)
-    names = [f"face {face_id}" for face_id in runs]
+    names = [key if isinstance(key, str) else f"face {key}" for key in runs]
     left = _MARGIN + 8 + int(max((text.getlength(name) for name in names), default=12))
     right, top, bottom = _WIDTH - 2 * _MARGIN, 40, 40 + max(1, len(names)) * _ROW + 8
     widths = [small.getlength(entry) + 64 for entry in texts]

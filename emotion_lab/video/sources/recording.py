@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +78,20 @@ class RecordingReader(FrameReader):
             region[:] = cv2.cvtColor(part, cv2.COLOR_BGR2RGB)
         return image
 
+    def images(self, frames: Iterable[int]) -> Iterator[np.ndarray]:
+        """Yield the pictures of some frames, given by their recorded numbers."""
+        rows = {row["frame"]: row for row in self._rows}
+        for frame in frames:
+            yield self._image(rows[frame])
+
     def _tracks(self, row: dict[str, Any]) -> list[Track]:
-        return [
-            Track(track["id"], np.array(track["box"], np.float32), track["score"], None, 0.0)
-            for track in row["tracks"]
-        ]
+        tracks = []
+        for track in row["tracks"]:
+            points = track["landmarks"]
+            landmarks = None if points is None else np.array(points, np.float32)
+            box = np.array(track["box"], np.float32)
+            tracks.append(Track(track["id"], box, track["score"], landmarks, row["time_s"]))
+        return tracks
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
         """Yield every frame with its recorded number, times and source."""

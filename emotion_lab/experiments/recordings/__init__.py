@@ -1,0 +1,1 @@
+"""Comparison of two models on the frames of one recording."""
