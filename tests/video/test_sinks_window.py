@@ -133,3 +133,23 @@ def test_failed_snapshot_is_reported_and_does_not_end_the_run(
     sink.write(frame(), result(), picture())
     assert not sink.stopped and not sink.snapshots
     assert capsys.readouterr().err.startswith("no snapshot: ")
+
+
+def test_key_n_starts_the_enrolment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    calls: list[bool] = []
+
+    def enrol() -> None:
+        calls.append(True)
+        if len(calls) > 1:
+            raise UserError("start with enrol_reference=<run>.")
+
+    FakeScreen(monkeypatch, "nn")
+    sink = WindowSink(checked=True, on_neutral=enrol)
+    for _ in range(2):
+        sink.write(frame(), result(), picture())
+    assert not sink.stopped
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "neutral: look neutral for 3 seconds"
+    assert second == "no enrolment: start with enrol_reference=<run>."

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.inference.neutral import NeutralReference
+from emotion_lab.video.enrolment import Enrolment
 from emotion_lab.video.overlay.primitives import class_colours
 from emotion_lab.video.sinks.base import Sink
 from emotion_lab.video.web.routes import complete_lines
@@ -152,6 +154,19 @@ def test_pause_loses_no_frame_of_a_file(open_page: Callable[..., Page]) -> None:
     lines = page.client.get("/api/rows").text.splitlines()
     assert [json.loads(line)["frame"] for line in lines] == list(range(60))
     assert page.client.post("/api/pause?on=2").status_code == 400
+
+
+def test_neutral_face_is_enrolled_from_the_page(open_page: Callable[..., Page]) -> None:
+    page = open_page(GreyFrames(40), start=False)
+    response = page.client.post("/api/enrol")
+    assert response.status_code == 400 and "enrol_reference=" in response.json()["error"]
+    assert page.client.get("/api/about").json()["can_enrol"] is False
+    classes = page.manager.pipeline.classes
+    reference = NeutralReference(classes, "abc", np.zeros(len(classes)), 1.0)
+    page.manager.pipeline.enrolment = Enrolment(reference)
+    assert page.client.get("/api/about").json()["can_enrol"] is True
+    assert page.client.post("/api/enrol").json() == {"seconds": 3.0}
+    assert page.manager.pipeline.enrolment._requested
 
 
 def test_file_plays_at_its_own_frame_rate(open_page: Callable[..., Page]) -> None:
