@@ -127,8 +127,8 @@ def agreement(looks: Sequence[Look], seed: int = 0) -> dict[str, Any]:
 
     Returns:
         ``n`` (looks with a label of both), ``value`` (None without them), ``ci95``
-        (bootstrap of ``seconds``, None below :data:`MIN_SECONDS`), ``table`` (label of a -> label of
-        b -> looks, with uncertain).
+        (bootstrap of ``seconds``, None below :data:`MIN_SECONDS`), ``table`` (label of a -> label
+        of b -> looks, with uncertain).
     """
     table: dict[str, Counter[str]] = defaultdict(Counter)
     for look in looks:
