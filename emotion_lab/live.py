@@ -87,6 +87,7 @@ def run_live(cfg: dict[str, Any], run_dir: Path) -> None:
 
     display = choose_display(cfg["display"])
     with open_source(cfg) as source, contextlib.ExitStack() as stack:
+        factory.check_recordable(cfg, source)
         if display == "web":
             from emotion_lab.video.web import server
 

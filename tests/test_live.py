@@ -325,3 +325,24 @@ def test_recordings_that_are_refused(
     line = main_error(f"ckpt={run}", "source=synthetic", "record=rec", *arguments)
     assert message in line
     assert not (tmp_path / "rec").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("enrol=face.png",), "enrol= needs the average neutral face of the model"),
+        (("enrol_save=me.json",), "enrol_save= needs the average neutral face of the model"),
+        (("enrol=other.png",), "enrol=other.png does not exist"),
+        (("enrol_reference=none",), "enrol_reference=none does not exist"),
+        (("enrol_save=face.png",), "face.png exists already"),
+    ],
+)
+def test_enrolments_that_are_refused(
+    arguments: tuple[str, ...],
+    message: str,
+    run: Path,
+    tmp_path: Path,
+    main_error: Callable[..., str],
+) -> None:
+    (tmp_path / "face.png").touch()
+    assert message in main_error(f"ckpt={run}", "source=synthetic", *arguments)

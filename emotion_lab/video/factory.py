@@ -56,14 +56,18 @@ def build_overlay(cfg: dict[str, Any], classes: list[str]) -> Overlay:
     return Overlay(cfg["overlay"], classes, cfg["language"], anonymizer)
 
 
+def check_recordable(cfg: dict[str, Any], source: FrameSource) -> None:
+    """Refuse ``record=`` for a source whose frames are files already."""
+    if cfg["record"] is not None and (source.kind == "recording" or source.stills):
+        kind = "images" if source.stills else "a recording"
+        raise UserError(f"record= keeps the frames of cameras and videos: {source.name} is {kind}.")
+
+
 def build_recording_sink(
     cfg: dict[str, Any], source: FrameSource, pipeline: Pipeline, run_dir: Path
 ) -> RecordingSink | None:
     """Build the sink for ``record=``, or that of the decisions of a replay in ``run_dir``."""
     is_replay = source.kind == "recording"
-    if cfg["record"] is not None and (is_replay or source.stills):
-        kind = "a recording" if is_replay else "images"
-        raise UserError(f"record= keeps the frames of cameras and videos: {source.name} is {kind}.")
     if not is_replay and cfg["record"] is None:
         return None
     groups = ("ckpt", "detector", "smoothing", "tracking", "align")

@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.inference import neutral
 from emotion_lab.inference.neutral import NeutralReference, log_probabilities, read_person
 from emotion_lab.video.enrolment import ENROL_S, Enrolment, neutral_face
 from emotion_lab.video.pipeline import Pipeline
-from tests.video.test_pipeline import FACE, grey_frames, make_pipeline
+from emotion_lab.video.recognizer import EmotionRecognizer
+from emotion_lab.video.types import Detections
+from tests.conftest import composed
+from tests.video.test_pipeline import FACE, BrightnessClassifier, grey_frames, make_pipeline
 
 #: The average neutral face is as dark as light.
-REFERENCE = NeutralReference(["dark", "light"], "abc", np.zeros(2), 1.0)
+CLASSES = ["dark", "light"]
+REFERENCE = NeutralReference(CLASSES, "abc", np.zeros(2), 1.0)
 #: A second person, of another brightness, in the same frame.
 OTHER = (70.0, 10.0, 30.0, 30.0)
 
@@ -64,6 +69,39 @@ def test_a_person_of_a_file_holds_for_all_tracks() -> None:
     face = pipeline(grey_frames([191])[0]).faces[0]
     assert face.smoothed[1] == pytest.approx(0.5, abs=2e-3)
     assert pipeline.clone(stills=True).enrolment.person is person
+
+
+class FixedDetector:
+    """Finds a face in every image."""
+
+    name = "fixed"
+
+    def __call__(self, image: np.ndarray) -> Detections:
+        return Detections(np.array(FACE, np.float32), np.ones(1, np.float32))
+
+
+def test_python_api_enrols_a_photo_or_a_saved_face(tmp_path: Path) -> None:
+    classifier = BrightnessClassifier()
+    classifier.model_id, classifier.data_name = "abc", None
+    smoothing = composed("smoothing=none", entry="live")["smoothing"]
+    neutral.write(
+        tmp_path / "neutral.json",
+        "neutral reference",
+        "abc",
+        classifier.classes,
+        [0, 0],
+        strength=1,
+    )
+    image, save = grey_frames([191])[0].image, tmp_path / "me.json"
+    for source in (image, save):
+        model = EmotionRecognizer(classifier, FixedDetector(), smoothing)
+        assert model(image)[0].probabilities["light"] == pytest.approx(0.749, abs=1e-3)
+        model.enrol(source, tmp_path, None if source is save else save)
+        assert model(image)[0].probabilities["light"] == pytest.approx(0.5, abs=1e-3)
+        assert model.pipeline(stills=False)(grey_frames([191])[0]).faces[0].smoothed[1] < 0.51
+    with pytest.raises(UserError, match="of another model"):
+        classifier.model_id = "abd"
+        model.enrol(save, tmp_path)
 
 
 def test_enrolment_needs_the_average_of_the_model() -> None:
