@@ -70,7 +70,7 @@ def build_recording_sink(
     is_replay = source.kind == "recording"
     if not is_replay and cfg["record"] is None:
         return None
-    groups = ("ckpt", "detector", "smoothing", "tracking", "align")
+    groups = ("ckpt", "detector", "smoothing", "tracking", "align", "enrol")
     header = {
         "source": source.name,
         "fps": source.fps,
