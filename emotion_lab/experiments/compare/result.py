@@ -134,6 +134,11 @@ def _notes(seeds: int, support: dict[str, int]) -> list[str]:
     return [*notes, f"No samples: {', '.join(absent)}."] if absent else notes
 
 
+def _num_groups(saved: SavedPredictions) -> int | None:
+    """Return the number of groups (``data.group``), None without."""
+    return None if saved.groups is None else len(set(saved.groups))
+
+
 def _trained(runs: Sequence[SavedPredictions]) -> list[Run]:
     """Return the runs of ``train`` among the runs that are compared."""
     return [find_runs.read(saved.run) for saved in runs if find_runs.is_run(saved.run)]
@@ -206,11 +211,7 @@ def compare(
         "b": side_b,
         "difference": difference,
         "pairs": pairs,
-        "bootstrap": {
-            "rounds": ROUNDS,
-            "seed": SEED,
-            "groups": None if reference.groups is None else len(set(reference.groups)),
-        },
+        "bootstrap": {"rounds": ROUNDS, "seed": SEED, "groups": _num_groups(reference)},
         "notes": notes + seen_notes + _notes(seeds, support),
         "warnings": warnings,
     }
