@@ -1,4 +1,4 @@
-"""Measure speed: ``python -m emotion_lab.bench benchmark=data|train|live|deploy``."""
+"""Measure speed: ``python -m emotion_lab.bench benchmark=data|train|live|deploy|derived``."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
         if cfg.ckpt is None:
             raise UserError("ckpt is missing: benchmark=live needs a checkpoint, ckpt=<path>.")
         paths.check_checkpoint(cfg.ckpt)
-    ckpt = None if cfg.benchmark == "deploy" else cfg.ckpt
-    paths.check_exist(
-        {"data.path": cfg.data.path, "ckpt": ckpt, "clip": cfg.clip, "photo": cfg.photo}
-    )
+    if cfg.benchmark == "derived" and cfg.ckpt is not None:
+        paths.check_checkpoint(cfg.ckpt, exported=True)
+    paths.check_exist({"data.path": cfg.data.path, "clip": cfg.clip, "photo": cfg.photo})
     if not compose.is_multirun(cfg.hydra):
         paths.check_folder(str(cfg.hydra.run.dir))
     return []
@@ -66,6 +65,10 @@ def _measure(config: dict[str, Any], overrides: list[str], run_dir: Path, device
 
         names = compose.options("smoothing")
         return live.bench(config, {name: compose.defaults("smoothing", name) for name in names})
+    if config["benchmark"] == "derived":
+        from emotion_lab.benchmarks import derived
+
+        return derived.bench(config)
     if config["benchmark"] == "deploy":
         from emotion_lab.benchmarks.deploy import matrix
 

@@ -24,6 +24,7 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     if cfg.calibrate:
         _check_calibrate(cfg)
     _check_backend(cfg)
+    paths.check_exist({"face_detector_file": cfg.face_detector_file})
     if not compose.is_multirun(cfg.hydra):
         paths.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
     return []

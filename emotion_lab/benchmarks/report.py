@@ -22,6 +22,32 @@ def report(result: dict[str, Any]) -> Blocks:
         blocks += pareto.report(result["deploy"])
     if "live" in result:
         blocks += live_report(result["live"])
+    if "derived" in result:
+        blocks += derived_report(result["derived"])
+    return blocks
+
+
+def derived_report(result: dict[str, Any]) -> Blocks:
+    """Return the report of ``benchmark=derived``."""
+    names = ("yaw", "pitch", "roll", "turn")
+    rows = [
+        (f"{row['from']} to {row['to']}", row["n"], *(f"{row[name]:.1f}" for name in names))
+        for row in result["pose"]
+    ]
+    blocks: Blocks = [
+        "\nhead pose: mean absolute error in degrees on projected heads, by turn",
+        TextTable(("turn", "heads", *names), rows),
+    ]
+    if "intensity" in result:
+        strengths = [f"{strength:g}" for strength in result["strengths"]]
+        shares = [
+            (name, *(f"{share:.2f}" for share in row["shares"]), f"{row['spearman']:.2f}")
+            for name, row in result["intensity"].items()
+        ]
+        blocks += [
+            f"intensity: mean over {result['people']} drawn people by strength of the emotion",
+            TextTable(("emotion", *strengths, "Spearman"), shares),
+        ]
     return blocks
 
 

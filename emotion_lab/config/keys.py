@@ -304,6 +304,8 @@ _ENTRIES: dict[str, type[Section]] = {
         num_mistakes=Annotated[WholeNumber, Role.DISPLAY],
         num_explained=Annotated[WholeNumber, Role.DISPLAY],
         num_robustness=WholeNumber,
+        face_detector=Literal["none", "yunet"],
+        face_detector_file=Location,
         test_ledger=Ledger,
     ),
     "compare": section(
@@ -334,7 +336,7 @@ _ENTRIES: dict[str, type[Section]] = {
     "predict": LIVE,
     "neutral": section(ckpt=Location, split=Split, num_enrolled=Count),
     "bench": section(
-        benchmark=Literal["data", "train", "live", "deploy"],
+        benchmark=Literal["data", "train", "live", "deploy", "derived"],
         rounds=Count,
         images=Count,
         workers=WholeNumber | None,

@@ -83,6 +83,27 @@ FULL: dict[str, Any] = {
         {"from": "anger", "to": "angry", "n": 17},
         {"from": "contempt", "to": None, "n": 9},
     ],
+    "pose": {
+        "detector": "yunet",
+        "without": 12,
+        "bins": [
+            {"from": 0, "to": 15, "n": 90, "accuracy": 0.75, "accuracy_ci95": [0.65, 0.83]},
+            {"from": 15, "to": 180, "n": 0, "accuracy": None, "accuracy_ci95": None},
+        ],
+    },
+    "intensity": {
+        "n": 1024,
+        "spearman": 0.8,
+        "spearman_ci95": [0.7, 0.9],
+        "spearman_probability": 0.6,
+        "mae": 0.15,
+        "bins": [
+            {"from": 0.0, "n": 1024, "intensity": 0.4, "share": 0.45},
+            {"from": 0.8, "n": 0, "intensity": None, "share": None},
+        ],
+        "cross_fitted": True,
+        "in_checkpoint": False,
+    },
     "votes": {
         "n": 900,
         "bins": [
@@ -248,7 +269,7 @@ def test_class_without_samples() -> None:
     text = Reader(evaluation_page.render(content)).text
     assert "sad 0 no samples" in text, "the table of classes"
     assert "sad no samples" in text, "the confusion counts"
-    assert text.count("no samples") == 3
+    assert text.count("no samples") == 5
     assert "None" not in text and "nan" not in text.split()
 
 

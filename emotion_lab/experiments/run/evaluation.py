@@ -26,6 +26,7 @@ from emotion_lab.evaluation.metrics import report_text
 from emotion_lab.evaluation.predict import Predictions
 from emotion_lab.evaluation.result import EvaluationResult
 from emotion_lab.evaluation.vote_shares import fit_checkpoint_shares
+from emotion_lab.experiments.run.head_turn import accuracy_by_turn, build_landmark_detector
 from emotion_lab.experiments.run.rescore import rescore
 from emotion_lab.models.finetune import count_parameters
 from emotion_lab.models.load import LoadedCheckpoint, combine, load
@@ -150,6 +151,7 @@ def run_evaluation(cfg: dict[str, Any], overrides: list[str], run_dir: Path) -> 
     split, foreign = cfg["split"], is_foreign(cfg["data"], loaded[0].card)
     for checkpoint in loaded:
         print(f"checkpoint: {checkpoint.path} ({ckpt.describe(checkpoint.card)})")
+    detector = build_landmark_detector(cfg["face_detector"], cfg["face_detector_file"])
     predictor, predictions, backend = _load_predictor(cfg, loaded, device)
     entry = LedgerEntry(Path(cfg["test_ledger"]), run_dir)
     check_ledger(split, entry)
@@ -169,6 +171,8 @@ def run_evaluation(cfg: dict[str, Any], overrides: list[str], run_dir: Path) -> 
     save_results(run_dir, result, "predictions.csv")
     print("\n" + report_text(result.scores, split))
     if cfg["report"]:
+        if detector is not None:
+            facts["pose"] = accuracy_by_turn(result, detector)
         command = f"python -m emotion_lab.evaluate {shlex.join(overrides)}"
         _write_report(result, cfg, {**facts, "command": command}, run_dir, loaded[0])
     print(run_dir)

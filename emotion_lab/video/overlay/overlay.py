@@ -324,7 +324,7 @@ def _outputs_text(face: Face) -> str:
     for name, value in face.derived.items():
         if value is not None and not name.endswith("_std"):
             std = face.derived.get(f"{name}_std")
-            parts.append(f"{name} {value:+.2f}" + ("" if std is None else f"+-{std:.2f}"))
+            parts.append(f"{name} {value:.2f}" + ("" if std is None else f" ± {std:.2f}"))
     if face.pose is not None:
         pose = face.pose
         parts.append(f"yaw {pose.yaw:+.0f} pitch {pose.pitch:+.0f} roll {pose.roll:+.0f} deg")
