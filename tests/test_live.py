@@ -116,7 +116,7 @@ def test_predict_on_a_folder(run: Path, clip: Path, tmp_path: Path) -> None:
     for row in rows:
         assert row["faces"][0]["probabilities"] == row["faces"][0]["smoothed"]
     assert (out / "drawn" / "inner" / "a.jpg.png").is_file()
-    assert "skipped 1 of 4 files" in done.stderr
+    assert "left out 1, neither photo nor clip: notes.txt" in done.stderr
     done = command(*arguments, module="emotion_lab.predict", cwd=tmp_path)
     assert done.returncode == 2 and "exists already" in done.stderr
 

@@ -24,7 +24,7 @@ CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / 
 #: Groups that take several names, ``logger=[csv,wandb]``.
 LISTS = ("logger",)
 #: Groups whose ``name`` is looked up in a registry.
-NAMED_GROUPS = ("model", "loss", "data", "detector", "smoothing")
+NAMED_GROUPS = ("model", "loss", "data", "detector", "smoothing", "engine")
 
 
 def config_dirs() -> list[Path]:

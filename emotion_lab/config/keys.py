@@ -41,7 +41,7 @@ from emotion_lab.config.fields import (
     number,
     section,
 )
-from emotion_lab.config.live_keys import LIVE, TRACKING
+from emotion_lab.config.live_keys import LIVE, PREDICT, TRACKING
 
 MIX = section(mixup=NonNegative, cutmix=NonNegative, probability=Fraction)
 TENSORBOARD = section(DisplaySection, graph=bool, pictures_every=Count | None, explain=WholeNumber)
@@ -124,6 +124,7 @@ GROUPS: dict[str, type[Section]] = {
         # detector=yunet
         backend=Annotated[Literal["auto", "opencv", "openvino"], Role.EXECUTION],
     ),
+    "engine": section(ExecutionSection, workers=Count | None),
     "logger": section(
         DisplaySection,
         csv=dict[str, Any],
@@ -333,7 +334,7 @@ _ENTRIES: dict[str, type[Section]] = {
     "shard": _EXPORT,
     "export": _EXPORT,
     "live": LIVE,
-    "predict": LIVE,
+    "predict": PREDICT,
     "neutral": section(ckpt=Location, split=Split, num_enrolled=Count),
     "bench": section(
         benchmark=Literal["data", "train", "live", "deploy", "derived"],

@@ -65,3 +65,8 @@ LIVE = section(
         font=Location,
     ),
 )
+PREDICT = section(
+    LIVE,
+    format=Annotated[Literal["jsonl", "parquet", "both"], Role.DISPLAY],
+    resume=Annotated[bool, Role.EXECUTION],
+)

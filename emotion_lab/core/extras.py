@@ -14,7 +14,7 @@ PACKAGES = {
         *("kagglehub", "matplotlib", "scipy"),
     ),
     "deploy": ("onnx", "onnxscript", "openvino", "nncf"),
-    "scale": ("webdataset", "boto3"),
+    "scale": ("webdataset", "boto3", "pyarrow"),
 }
 #: Commands that run with the base installation.
 BASE_COMMANDS = ("live", "predict")
@@ -28,6 +28,16 @@ def _is_installed(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
     except (ImportError, ValueError):
         return False
+
+
+def require(package: str, reason: str) -> None:
+    """Raise a one-line error if a package is missing that an option needs.
+
+    Args:
+        reason: The option, for instance ``format=parquet``.
+    """
+    if not _is_installed(package):
+        raise UserError(f"{reason} needs {package}, which is not installed: {_install([package])}")
 
 
 def _install(packages: list[str]) -> str:

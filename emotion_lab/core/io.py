@@ -68,9 +68,19 @@ def atomic_write(path: Path, data: bytes) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
+    with replaced_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file that replaces ``path`` at the end of the ``with`` block.
+
+    After an error, it is removed and an earlier file is kept.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(data)
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -49,6 +49,7 @@ class Classifier:
         runtime_name: Program, version, precision and device that run the network.
         model_id: Hash of the checkpoint, also for a file that was exported from it.
         notes: How the backend was chosen and verified.
+        resize: Resizes one crop to the input of the network; a second time changes nothing.
         data_name: Name of the dataset that it was trained on; None in exported files without it.
         derived: Valence, arousal and intensity of a face from its probabilities.
     """
@@ -66,7 +67,7 @@ class Classifier:
         self.runtime_name = backend.name
         self.notes = backend.notes
         self._run = backend.run
-        self._resize = Resize(spec.image_size, spec.channels)
+        self.resize = Resize(spec.image_size, spec.channels)
 
     def logits(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Return the logits, float32 (N, K); the arguments are those of :meth:`__call__`."""
@@ -79,7 +80,7 @@ class Classifier:
                     "expected a face as uint8 (h, w, 3) RGB or (h, w, 1) grey, "
                     f"got {image.dtype} {image.shape}"
                 )
-        batch = np.stack([self._resize(image) for image in images]).transpose(0, 3, 1, 2)
+        batch = np.stack([self.resize(image) for image in images]).transpose(0, 3, 1, 2)
         return self._run(np.ascontiguousarray(batch))
 
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:

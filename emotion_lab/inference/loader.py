@@ -20,6 +20,7 @@ import numpy as np
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import print_any_name
+from emotion_lab.core.threads import thread_limit
 from emotion_lab.data.transforms import Resize
 from emotion_lab.inference import openvino_core
 from emotion_lab.inference.metadata import ENTRY, LARGEST, parse_metadata, xml_text, zip_text
@@ -74,8 +75,7 @@ def _open_onnx(path: Path, options: RunOptions) -> Opened:
     session_options.log_severity_level = 4
     # Idle threads would spin and occupy the cores that capture and detection need.
     session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if options.threads:
-        session_options.intra_op_num_threads = options.threads
+    session_options.intra_op_num_threads = options.threads or thread_limit() or 0  # 0: all cores
     provider: Any = "CPUExecutionProvider"
     if options.device == "cuda":
         # TensorFloat-32 has 10 significant bits, float32 has 23.

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from emotion_lab.core.threads import thread_limit
+
 #: Name of the tensor between preprocessing and network in exported .xml files.
 PIXELS = "pixels"
 
@@ -54,7 +56,7 @@ def compiled(model: Any, precision: str, threads: int | None = None) -> Any:
         model: From ``core().read_model`` or ``openvino.convert_model``.
         precision: Precision of the computation: ``fp32``, ``bf16``, or ``fp16`` if the CPU
             supports it.
-        threads: Threads of one inference, None for all cores.
+        threads: Threads of one inference, None for all cores or :func:`thread_limit`.
     """
     config = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -63,6 +65,7 @@ def compiled(model: Any, precision: str, threads: int | None = None) -> Any:
         # Capture and detection share these cores; pinned threads could not move away.
         "ENABLE_CPU_PINNING": False,
     }
+    threads = threads or thread_limit()
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads
     return core().compile_model(model, "CPU", config).create_infer_request()

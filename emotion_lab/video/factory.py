@@ -23,18 +23,10 @@ from emotion_lab.video.sources.threaded import FrameSource
 log = logging.getLogger(__name__)
 
 
-def build_pipeline(cfg: dict[str, Any], stills: bool, synthetic: bool = False) -> Pipeline:
-    """Load detector and checkpoint; print one line that names the model and its backend.
-
-    Args:
-        stills: Frames are unrelated photos.
-        synthetic: Whether the frames show synthetic faces.
-    """
+def build_recognizer(cfg: dict[str, Any]) -> EmotionRecognizer:
+    """Load detector and checkpoint, and enrol the person that the config names."""
     detector = build_detector(cfg["detector"])
     classifier = load_classifier(cfg["ckpt"], cfg["backend"])
-    print(f"classifier: {cfg['ckpt']}, {classifier.runtime_name}", flush=True)
-    for note in classifier.notes:
-        log.info("classifier: %s", note)
     model = EmotionRecognizer(
         classifier,
         detector,
@@ -45,6 +37,25 @@ def build_pipeline(cfg: dict[str, Any], stills: bool, synthetic: bool = False) -
     )
     if cfg.get("enrol_reference") is not None:  # bench has none
         model.enrol(cfg["enrol"], cfg["enrol_reference"], cfg["enrol_save"])
+    return model
+
+
+def print_model(cfg: dict[str, Any], model: EmotionRecognizer) -> None:
+    """Print one line that names the model and its backend."""
+    print(f"classifier: {cfg['ckpt']}, {model.classifier.runtime_name}", flush=True)
+    for note in model.classifier.notes:
+        log.info("classifier: %s", note)
+
+
+def build_pipeline(cfg: dict[str, Any], stills: bool, synthetic: bool = False) -> Pipeline:
+    """Load detector and checkpoint; print one line that names the model and its backend.
+
+    Args:
+        stills: Frames are unrelated photos.
+        synthetic: Whether the frames show synthetic faces.
+    """
+    model = build_recognizer(cfg)
+    print_model(cfg, model)
     return model.pipeline(stills, synthetic)
 
 

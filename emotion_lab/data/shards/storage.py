@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import cache_root
 from emotion_lab.core.timeout import call_with_timeout
+from emotion_lab.data.s3 import read_error, s3_client, split_address
 from emotion_lab.data.types import data_path
 
 META = "stream.json"
@@ -23,7 +24,6 @@ META = "stream.json"
 CONNECT_TIMEOUT_S = 15.0
 #: Age in seconds after which a partial download is considered abandoned.
 _STALE_SECONDS = 3600
-_INSTALL = 'pip install "emotion_lab[scale]"'
 
 
 class LocalStorage:
@@ -83,9 +83,7 @@ class S3Storage:
     remote = True
 
     def __init__(self, address: str, limit_mib: int) -> None:
-        bucket, _, prefix = address.removeprefix("s3://").partition("/")
-        if not bucket:
-            raise UserError(f"data.path={address} names no bucket: s3://<bucket>/<folder>.")
+        bucket, prefix = split_address(address, "data.path")
         self.name = address.rstrip("/")
         self.bucket, self.prefix = bucket, prefix.strip("/")
         self.limit = limit_mib * 2**20
@@ -98,20 +96,14 @@ class S3Storage:
     def _client_and_pool(self) -> tuple[Any, ThreadPoolExecutor]:
         """Return client and thread pool of this process; neither survives a fork."""
         if self._local is None or self._local[0] != os.getpid():
-            self._local = (os.getpid(), _client(), ThreadPoolExecutor(4))
+            self._local = (os.getpid(), s3_client(), ThreadPoolExecutor(4))
         return self._local[1], self._local[2]
 
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name
 
     def _read_error(self, name: str, error: BaseException) -> UserError:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if "Not Found" in reason or "NoSuchKey" in reason:
-            reason = "it does not exist"
-        return UserError(
-            f"Cannot read {self.name}/{name}: {reason[:200]}. Check data.path, the network, "
-            "AWS_ENDPOINT_URL and the AWS credentials."
-        )
+        return read_error(f"{self.name}/{name}", "data.path", error)
 
     def read_meta(self) -> bytes:
         """Download ``stream.json`` and select the cache folder that belongs to its content."""
@@ -227,29 +219,6 @@ class S3Storage:
 
 
 Storage: TypeAlias = LocalStorage | S3Storage
-
-
-def _client() -> Any:
-    """Return an S3 client with short timeouts; without credentials it reads public buckets."""
-    try:
-        import boto3
-        from botocore import UNSIGNED
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError
-    except ImportError:
-        raise UserError(f"s3:// addresses need boto3: {_INSTALL}") from None
-    try:
-        session = boto3.session.Session()
-        options: dict[str, Any] = {
-            "connect_timeout": 4,
-            "read_timeout": 10,
-            "retries": {"total_max_attempts": 2, "mode": "standard"},
-        }
-        if session.get_credentials() is None:
-            options["signature_version"] = UNSIGNED
-        return session.client("s3", config=Config(**options))
-    except (BotoCoreError, ValueError) as error:
-        raise UserError(f"the AWS settings cannot be used: {error}.") from None
 
 
 def open_storage(cfg: dict[str, Any]) -> Storage:

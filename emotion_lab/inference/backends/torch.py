@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from emotion_lab.core.threads import thread_limit
 from emotion_lab.inference.base import (
     BACKENDS,
     BackendUnavailableError,
@@ -39,8 +40,9 @@ def build(cfg: dict[str, Any], source: ModelSource) -> InferenceBackend:
     """
     supported_option(cfg, "precision", "fp32")
     device = supported_option(cfg, "device", "cpu", "cuda")
-    if cfg["threads"]:
-        torch.set_num_threads(cfg["threads"])
+    threads = cfg["threads"] or thread_limit()
+    if threads:
+        torch.set_num_threads(threads)
     if device == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailableError(
             "backend.device=cuda: torch finds no GPU. Set backend.device=cpu."

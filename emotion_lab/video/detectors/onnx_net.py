@@ -12,6 +12,7 @@ import numpy as np
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import native_path
+from emotion_lab.core.threads import thread_limit
 from emotion_lab.video.detectors.resize import LetterboxedImage, letterbox, resize_longest_side
 
 #: Coarsest stride of YOLO and SCRFD: input sides must be multiples of it.
@@ -52,6 +53,7 @@ class OnnxNet:
         options.log_severity_level = 3  # no warnings about unused initialisers
         # Spinning threads would take the cores from the rest of the pipeline between frames.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.intra_op_num_threads = thread_limit() or 0  # 0: all cores
         try:
             with native_path(self.path) as name:
                 self._session = onnxruntime.InferenceSession(

@@ -11,6 +11,18 @@ from emotion_lab.video.sinks.base import Sink
 from emotion_lab.video.types import Frame, FrameResult
 
 
+def describe_faces(result: FrameResult, classes: Sequence[str]) -> str:
+    """Return label and confidence of every face, ``no face`` without one."""
+    labels = []
+    for face in result.faces:
+        if face.turned_away:
+            labels.append(TURNED_AWAY)
+            continue
+        name = "uncertain" if face.label is None else classes[face.label]
+        labels.append(f"{name} {float(face.smoothed.max()):.0%}")
+    return ", ".join(labels) or "no face"
+
+
 class ConsoleSink(Sink):
     """Prints name, label and confidence of each image, up to ``limit`` images."""
 
@@ -22,14 +34,7 @@ class ConsoleSink(Sink):
         self.count += 1
         if self.count > self.limit:
             return
-        labels = []
-        for face in result.faces:
-            if face.turned_away:
-                labels.append(TURNED_AWAY)
-                continue
-            name = "uncertain" if face.label is None else self.classes[face.label]
-            labels.append(f"{name} {float(face.smoothed.max()):.0%}")
-        print(f"{result.source}: {', '.join(labels) or 'no face'}", flush=True)
+        print(f"{result.source}: {describe_faces(result, self.classes)}", flush=True)
 
     def close(self) -> None:
         """Print the number of images that were not printed."""

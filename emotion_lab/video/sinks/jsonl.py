@@ -53,34 +53,46 @@ def result_to_dict(result: FrameResult, classes: Sequence[str]) -> dict[str, Any
     }
 
 
-class LineWriter:
-    """Appends JSON lines to a new file.
+def json_line(row: dict[str, Any]) -> bytes:
+    """Return a row as one line of JSON."""
+    # NaN is not valid JSON and would make the line unreadable.
+    text = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    # A file name that is not UTF-8 becomes an escape, from which JSON restores the name.
+    return text.encode(errors="backslashreplace")
 
-    Each line is one unbuffered system call, so a killed process leaves only complete lines.
+
+class LineWriter:
+    """Appends complete lines to a file.
+
+    Each block of lines is one unbuffered system call, so a killed process leaves complete lines.
+
+    Args:
+        overwrite: Whether an existing file is replaced.
+        append: Whether lines are added to an existing file.
 
     Attributes:
-        rows: Number of lines.
+        rows: Number of lines written.
     """
 
-    def __init__(self, path: Path, overwrite: bool = False) -> None:
+    def __init__(self, path: Path, overwrite: bool = False, append: bool = False) -> None:
         self.path = path
         self.rows = 0
-        self._size = 0  # bytes of complete lines
-        mode = os.O_TRUNC if overwrite else os.O_EXCL
+        mode = os.O_APPEND if append else os.O_TRUNC if overwrite else os.O_EXCL
         flags = os.O_WRONLY | os.O_CREAT | mode | getattr(os, "O_BINARY", 0)
         try:
             self._file: int | None = os.open(path, flags, 0o666)
         except OSError as error:
             raise write_error(path, error, "Nothing was written.") from error
+        self._size = os.fstat(self._file).st_size  # bytes of complete lines
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append a line; if the disk is full, remove the incomplete line and raise."""
+        """Append a row as JSON, see :meth:`append`."""
+        self.append(json_line(row))
+
+    def append(self, data: bytes, rows: int = 1) -> None:
+        """Append lines; if the disk is full, remove the incomplete block and raise."""
         if self._file is None:
             raise ValueError("the file is closed")
-        # NaN is not valid JSON and would make the line unreadable.
-        text = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-        # A file name that is not UTF-8 becomes an escape, from which JSON restores the name.
-        data = text.encode(errors="backslashreplace")
         written = 0
         try:
             while written < len(data):  # a nearly full disk accepts only a part
@@ -94,10 +106,10 @@ class LineWriter:
                 raise write_error(self.path, error, state) from error
             raise
         self._size += len(data)
-        self.rows += 1
+        self.rows += rows
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; may be called more than once."""
         if self._file is not None:
             file, self._file = self._file, None
             os.close(file)

@@ -39,10 +39,10 @@ def read_photo(path: str | Path) -> np.ndarray:
     The EXIF orientation is applied, transparent pixels become mid-grey, 16 bits are scaled to 8,
     grey and CMYK become RGB (see :func:`emotion_lab.data.images.read_image`).
     """
-    return _read_reduced_photo(path)[0]
+    return read_reduced_photo(path)[0]
 
 
-def _read_reduced_photo(path: str | Path) -> tuple[np.ndarray, int]:
+def read_reduced_photo(path: str | Path) -> tuple[np.ndarray, int]:
     """Return the image of :func:`read_photo` and by which factor it is reduced."""
     image, reduced = read_reduced(path)
     return image if image.shape[2] == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), reduced
@@ -123,7 +123,7 @@ class ImageReader(FrameReader):
     def _read(self, path: Path) -> tuple[np.ndarray, int] | None:
         """Return the image and its reduction, or None if it is a broken file in a folder."""
         try:
-            return _read_reduced_photo(path)
+            return read_reduced_photo(path)
         except UserError:
             if self.kind == "photo":
                 raise
@@ -240,6 +240,15 @@ def _open_path(path: Path, realtime: bool) -> FrameReader:
         return open_image(path, realtime)
     except UserError:
         return VideoFileReader(path)
+
+
+def open_file(path: Path, max_frames: int | None = None) -> FrameSource:
+    """Open a photo or clip according to its content.
+
+    Args:
+        max_frames: Frames after which a clip ends.
+    """
+    return FrameSource(_open_path(path, realtime=False), max_frames=max_frames)
 
 
 def open_source(cfg: dict[str, Any]) -> FrameSource:

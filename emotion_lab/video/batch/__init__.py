@@ -1,0 +1,1 @@
+"""Prediction of many photos and clips: list of files, worker processes, one table of results."""

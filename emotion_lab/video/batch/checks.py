@@ -1,0 +1,66 @@
+"""Checks of the results of ``predict`` that run before models are loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from emotion_lab.config import compose, schema
+from emotion_lab.core import extras
+from emotion_lab.core.errors import UserError
+from emotion_lab.video.batch.listing import is_many
+from emotion_lab.video.batch.output import LOG, TABLE
+from emotion_lab.video.batch.parquet import NAME
+
+
+def check_results(cfg: DictConfig, folder: Path) -> dict[str, Path]:
+    """Check that the results can be written to ``folder``, or continued there.
+
+    Returns:
+        Config key -> file, of the files that will be written.
+    """
+    files = {"out": folder / LOG}
+    if cfg.format != "jsonl":
+        extras.require("pyarrow", f"format={cfg.format}")
+        files["format"] = folder / NAME
+        if files["format"].is_dir():
+            raise UserError(f"{files['format']} is a folder, which cannot be replaced: remove it.")
+    if cfg.resume:
+        _check_resume(cfg, folder)
+        return files
+    for file in (*files.values(), *([folder / TABLE] if is_many(str(cfg.source)) else [])):
+        if file.exists() and not cfg.overwrite:
+            raise UserError(
+                f"{file} exists already: name another folder, out=<folder>, or set overwrite=true"
+                " or resume=true."
+            )
+    return files
+
+
+def _check_resume(cfg: DictConfig, folder: Path) -> None:
+    """Check that an interrupted run can be continued with this config."""
+    if cfg.out is None:
+        raise UserError("resume=true needs the folder of the interrupted run: set out=<folder>.")
+    if not is_many(str(cfg.source)):
+        raise UserError(
+            f"resume=true is for many files, but source={cfg.source} is one: leave it out."
+        )
+    stored = folder / ".hydra" / "config.yaml"
+    if not (folder / LOG).is_file() or not stored.is_file():
+        raise UserError(f"resume=true: there is no interrupted run in out={folder}.")
+    earlier, now = (_results_of(config) for config in (OmegaConf.load(stored), cfg))
+    for key in sorted(earlier.keys() | now.keys()):
+        if earlier.get(key) != now.get(key):
+            raise UserError(
+                f"resume=true: {key} was {earlier.get(key)} in out={folder}, now it is "
+                f"{now.get(key)}. Set it as before, or set out=<a new folder>."
+            )
+
+
+def _results_of(cfg: Any) -> dict[str, Any]:
+    """Return all settings on which the results depend."""
+    keys = [str(key) for key in cfg if key != "hydra"]
+    config = compose.to_container(OmegaConf.masked_copy(cfg, keys))
+    return {**schema.identity(config), "ckpt": config["ckpt"]}

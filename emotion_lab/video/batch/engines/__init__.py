@@ -1,0 +1,1 @@
+"""Engines that spread the files over processes and machines, one file each."""
