@@ -118,5 +118,9 @@ def write(
     **more: Any,
 ) -> None:
     """Write a ``neutral reference`` or the ``neutral face`` of a person; ``more`` is appended."""
-    content = {"format": FORMAT, "kind": kind, "model": model, "classes": classes}
-    write_json(path, {**content, "neutral": [round(float(value), 6) for value in neutral], **more})
+    content: dict[str, Any] = {"format": FORMAT, "kind": kind, "model": model, "classes": classes}
+    content["neutral"] = [round(float(value), 6) for value in neutral]
+    try:
+        write_json(path, content | more)
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror}. Use another path.") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from emotion_lab.data.build import load_data
 from emotion_lab.data.groups import divide, group_numbers, joined, set_groups
 from emotion_lab.data.splits import carve_val, kfold_split
 from emotion_lab.data.types import Split
+from emotion_lab.evaluation.predictions_file import read_predictions
+from tests.conftest import TINY, command
 from tests.data.test_splits import CLASSES, make_split
 
 
@@ -144,3 +147,18 @@ def test_class_folders_may_be_in_folders_of_persons(tmp_path: Path) -> None:
     assert not set(train.groups) & set(val.groups)
     with pytest.raises(UserError, match="is no class folder: it holds class folders itself"):
         load_data(config(tmp_path, group=None), ("train", "val"))
+
+
+def test_training_and_evaluation_by_person(tmp_path: Path) -> None:
+    run, report = tmp_path / "run", tmp_path / "report"
+    done = command(*TINY, "data.persons=30", f"hydra.run.dir={run}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    saved = read_predictions(run, "val")
+    assert saved.groups is not None and len(set(saved.groups)) == 3
+    options = ("num_explained=0", "num_robustness=0", "num_mistakes=0", f"hydra.run.dir={report}")
+    done = command(f"ckpt={run}", *options, module="emotion_lab.evaluate", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((report / "report.json").read_text())
+    assert content["groups"] == 3
+    page = (report / "report.html").read_text(encoding="utf-8")
+    assert "bootstrap over 3 persons or groups" in page
