@@ -39,7 +39,7 @@ class Counts:
     Attributes:
         correct: Diagonal, (..., K).
         predicted: Column sums, (..., K).
-        support: Row sums, (K,), or (rounds, K) where groups are drawn.
+        support: Row sums, (K,), or (..., K) if the matrices are of different images.
     """
 
     correct: np.ndarray

@@ -31,6 +31,7 @@ from emotion_lab.training.ema import EMACallback
 from emotion_lab.training.failure_propagation import FailurePropagation
 from emotion_lab.training.module import EmotionModule
 from emotion_lab.training.progress_bar import ProgressBar
+from emotion_lab.training.val_predictions import ValPredictionsCallback
 
 #: Keys of ``best.ckpt``, which is for inference; ``last.ckpt`` has everything to resume.
 BEST_KEYS = ("state_dict", ckpt.CARD, "epoch", "global_step", "pytorch-lightning_version")
@@ -140,7 +141,7 @@ def make_trainer(
     if options["ema_decay"]:
         callbacks.append(EMACallback(options["ema_decay"]))
     # MetricsHistory precedes the callbacks that save its state or read it.
-    callbacks.append(history)
+    callbacks += [history, ValPredictionsCallback(run_dir, history)]
     if options["patience"] is not None:
         callbacks.append(EarlyStopping(history, options["patience"]))
     callbacks += [GracefulStop(folder, run_dir), BestLastCheckpoint(folder, history)]

@@ -129,6 +129,8 @@ class ValMetrics(Metric):
         self.num_classes = num_classes
         for name in ("logits", "labels"):
             self.add_state(name, [], dist_reduce_fx="cat")
+        #: Labels, predicted classes and cross-entropies (N,) of the last epoch, on the CPU.
+        self.images: tuple[Tensor, Tensor, Tensor] | None = None
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: its logits (B, K) and labels, int64 (B,)."""
@@ -144,8 +146,10 @@ class ValMetrics(Metric):
         is trained.
         """
         logits, labels = dim_zero_cat(self.logits), dim_zero_cat(self.labels)
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        self.images = (labels.cpu(), logits.argmax(1).cpu(), losses.cpu())
         return {
             "loss": F.cross_entropy(logits, labels),
             "criterion": criterion(logits, labels),
-            **scalar_metrics(self.num_classes)(logits.argmax(1).cpu(), labels.cpu()),
+            **scalar_metrics(self.num_classes)(self.images[1], self.images[0]),
         }

@@ -7,7 +7,7 @@ from typing import Any
 
 from emotion_lab.core.environment import choose_accelerator
 from emotion_lab.core.io import write_json
-from emotion_lab.evaluation import temperature
+from emotion_lab.evaluation import selection_bias, temperature
 from emotion_lab.evaluation.evaluate import LedgerEntry, evaluate_checkpoint
 from emotion_lab.evaluation.metrics import report_text
 from emotion_lab.reports import logger_media
@@ -40,11 +40,15 @@ def finish_run(cfg: dict[str, Any], run_dir: Path, fitted: FitResult) -> float:
             print(f"calibration: {temperature.describe(calibration)}")
     text = "\n".join(report_text(scores[split], split) for split in scores)
     (run_dir / "classification_report.txt").write_text(text, encoding="utf-8")
+    bias = selection_bias.of_run(run_dir, cfg, fitted.facts["epochs"])
     metrics = {**scores, "seed": cfg["seed"], "checkpoint": str(best), **fitted.facts}
+    metrics |= {"selection_bias": bias} if bias is not None else {}
     write_json(run_dir / "metrics.json", metrics)
     title = f"{cfg['model']['name']}, {cfg['loss']['name']}, seed {cfg['seed']}"
     pictures = {"curves": write_learning_curves(run_dir, title), **pictures}
     print("\n" + text)
+    if bias is not None and bias["epochs"] > 1:
+        print(selection_bias.describe(bias))
     # Last: a failing logger must not lose results.
     summary = logger_media.summary_metrics(metrics, calibration["temperature"])
     logger_media.log_results(fitted.loggers, pictures, val_result, summary, best)

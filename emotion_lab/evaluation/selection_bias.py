@@ -1,0 +1,122 @@
+"""How much the choice of the best epoch on val flatters its val score.
+
+The best of many epochs is partly the luckiest one on these images. The epoch is chosen on one
+random half of val and its score is read on the other half (and the other way round); the difference
+of the two scores is the bias of a choice on half of the images. A score on twice as many images has
+a standard error smaller by the factor sqrt(2), so the difference is divided by it.
+
+Source: Cawley, Talbot 2010, JMLR 11 (selection bias in performance evaluation).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emotion_lab.core.runs import monitor_mode
+from emotion_lab.evaluation.statistics import Counts
+from emotion_lab.training.val_predictions import ValPredictions
+
+#: Random divisions of val into halves.
+NUM_SPLITS = 200
+
+
+def _scores(saved: ValPredictions, metric: str, halves: np.ndarray) -> np.ndarray:
+    """Return the metric of every epoch on parts of val, float64 (E, S).
+
+    Args:
+        saved: Predictions of E epochs for N images.
+        metric: ``loss``, ``accuracy`` or, for instance, ``macro_f1``.
+        halves: float32 (S, N), 1 for the images of a part.
+    """
+    if metric == "loss":
+        assert saved.losses is not None
+        return saved.losses.astype(np.float32) @ halves.T / halves.sum(1)
+    labels, predicted = saved.labels, saved.predicted
+    classes = np.arange(max(labels.max(), predicted.max()) + 1)
+    correct = (predicted == labels).astype(np.float32)
+    of_class = [labels == k for k in classes]
+    counts = Counts(
+        np.stack([correct[:, rows] @ halves[:, rows].T for rows in of_class], axis=-1),
+        np.stack([(predicted == k).astype(np.float32) @ halves.T for k in classes], axis=-1),
+        np.stack([halves[:, rows].sum(1) for rows in of_class], axis=-1),
+    )
+    if metric == "accuracy":
+        return counts.accuracy
+    average, _, name = metric.partition("_")
+    values = {
+        "precision": counts.correct / np.maximum(counts.predicted, 1),
+        "recall": counts.correct / np.maximum(counts.support, 1),
+        "f1": counts.f1,
+    }[name]
+    occurs = counts.support + counts.predicted > 0
+    weights = occurs if average == "macro" else np.broadcast_to(counts.support, values.shape)
+    return (values * weights).sum(-1) / weights.sum(-1)
+
+
+def selection_bias(
+    saved: ValPredictions, metric: str, mode: str, num_splits: int = NUM_SPLITS, seed: int = 0
+) -> dict[str, Any]:
+    """Estimate how much choosing the epoch by a val metric adds to its val accuracy.
+
+    Args:
+        saved: Predictions of E epochs.
+        metric: The metric that chooses, without ``val/``.
+        mode: ``max`` or ``min``.
+        num_splits: Number of random divisions into halves.
+        seed: Of the divisions.
+
+    Returns:
+        ``accuracy``, the mean bias (0.01: one point); ``std``, its standard deviation over the
+        divisions; ``metric``, ``epochs``, ``num_splits``.
+    """
+    generator, n = np.random.default_rng(seed), len(saved.labels)
+    halves = np.zeros((num_splits, n), np.float32)
+    for half in halves:
+        half[generator.permutation(n)[: n // 2]] = 1
+    parts = (halves, 1 - halves)
+    accuracy = [_scores(saved, "accuracy", part) for part in parts]
+    chosen = []
+    for part in parts:
+        scores = _scores(saved, metric, part)
+        chosen.append(scores.argmax(0) if mode == "max" else scores.argmin(0))
+    columns = np.arange(num_splits)
+    gaps = [
+        accuracy[own][chosen[own], columns] - accuracy[1 - own][chosen[own], columns]
+        for own in (0, 1)
+    ]
+    bias = (gaps[0] + gaps[1]) / 2 / np.sqrt(2)
+    return {
+        "accuracy": float(bias.mean()),
+        "std": float(bias.std(ddof=1)),
+        "metric": metric,
+        "epochs": len(saved.predicted),
+        "num_splits": num_splits,
+    }
+
+
+def of_run(run_dir: Path, cfg: dict[str, Any], epochs: int) -> dict[str, Any] | None:
+    """Return the selection bias of a run; None if it is not known, or the epoch not chosen on val.
+
+    Args:
+        run_dir: The run directory.
+        cfg: Config of the run.
+        epochs: Number of epochs trained.
+    """
+    stage, _, metric = cfg["monitor"].partition("/")
+    saved = ValPredictions.read(run_dir)
+    if saved is None or len(saved.predicted) != epochs or len(saved.labels) < 2:
+        return None
+    if stage != "val" or metric == "criterion" or (metric == "loss" and saved.losses is None):
+        return None
+    return selection_bias(saved, metric, monitor_mode(cfg))
+
+
+def describe(bias: dict[str, Any]) -> str:
+    """Return one line about the result of :func:`selection_bias`."""
+    return (
+        f"choosing the best of {bias['epochs']} epochs on val adds about "
+        f"{100 * bias['accuracy']:+.1f} ± {100 * bias['std']:.1f} points to its val accuracy"
+    )
