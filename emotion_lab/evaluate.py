@@ -11,9 +11,10 @@ from emotion_lab.config import compose
 from emotion_lab.config.overrides import quote
 from emotion_lab.core import paths, runs, weights
 from emotion_lab.core.errors import UserError
+from emotion_lab.evaluation.dataset_list import check_datasets
 
 #: Results of an evaluation; a run directory that holds one is refused.
-RESULTS = ("metrics.json", "report.html", "mistakes")
+RESULTS = ("metrics.json", "report.html", "mistakes", "cross_dataset.json")
 
 
 def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
@@ -25,6 +26,8 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
         _check_calibrate(cfg)
     _check_backend(cfg)
     paths.check_exist({"face_detector_file": cfg.face_detector_file})
+    if cfg.datasets is not None:
+        _check_datasets(cfg)
     if not compose.is_multirun(cfg.hydra):
         paths.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
     return []
@@ -63,6 +66,18 @@ def _check_calibrate(cfg: DictConfig) -> None:
             f"calibrate=true writes into the checkpoint, and {cfg.ckpt} is a shipped one: copy "
             f"{weights.FOLDER / 'fer2013.ckpt'} and set ckpt=<the copy>."
         )
+
+
+def _check_datasets(cfg: DictConfig) -> None:
+    """Check ``datasets=[...]``: existing data, every dataset once."""
+    if cfg.calibrate or cfg.data.name != "checkpoint" or cfg.data.path:
+        raise UserError(
+            "datasets= names the data: remove data=, data.path= and calibrate=. The data of the "
+            "training run is datasets=[checkpoint,...]."
+        )
+    if not paths.as_list(cfg.datasets):
+        raise UserError("datasets is empty: give folders and CSV files, datasets=[<data>,<data>].")
+    check_datasets(paths.as_list(cfg.datasets))
 
 
 def _check_backend(cfg: DictConfig) -> None:

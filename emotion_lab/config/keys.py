@@ -296,6 +296,7 @@ _ENTRIES: dict[str, type[Section]] = {
     "sweep": _TRAIN,
     "evaluate": section(
         ckpt=Locations,
+        datasets=Locations,
         weights=Literal["equal", "val"],
         split=Split,
         tta=Literal["none", "flip", "tencrop"],
@@ -318,8 +319,7 @@ _ENTRIES: dict[str, type[Section]] = {
         split=Split,
         test_ledger=Ledger,
     ),
-    "crossval": _ENSEMBLE,
-    "ensemble": _ENSEMBLE,
+    **dict.fromkeys(["crossval", "ensemble"], _ENSEMBLE),
     "audit": section(
         near_distance=integer(0, 64),
         near_correlation=Fraction,

@@ -17,7 +17,8 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import atomic_write, to_bytes
 
 SPLITS = ("train", "val", "test")
-_FIRST = ["path", "true", "predicted"]
+#: The first columns; those of the probabilities follow.
+PREDICTION_COLUMNS = ["path", "true", "predicted"]
 #: Column after these if ``data.group`` was set.
 _GROUP = "group"
 #: Tolerance of probabilities: float32, written with eight digits.
@@ -96,7 +97,7 @@ def write_predictions(
     """
     out = io.StringIO(newline="")
     writer = csv.writer(out)
-    header = _FIRST if groups is None else [*_FIRST, _GROUP]
+    header = PREDICTION_COLUMNS if groups is None else [*PREDICTION_COLUMNS, _GROUP]
     writer.writerow([*header, *(f"p_{name}" for name in classes)])
     for i, row in enumerate(probabilities.tolist()):
         first = [names[i], classes[labels[i]], classes[predicted[i]]]
@@ -176,7 +177,7 @@ def _classes(columns: list[str], num_first: int, path: Path) -> list[str]:
     """Return the names in the columns of probabilities, which follow the first ones."""
     rest = columns[num_first:]
     names = [column[2:] for column in rest]
-    if columns[:3] != _FIRST or not all(column.startswith("p_") for column in rest):
+    if columns[:3] != PREDICTION_COLUMNS or not all(column.startswith("p_") for column in rest):
         raise UserError(
             f"{path}, row 1: expected the columns path,true,predicted,p_<class>,... but got "
             f"{','.join(columns)[:120] or 'nothing'}."
@@ -291,15 +292,22 @@ def read_predictions(run: Path, split: str) -> SavedPredictions:
         split: ``train``, ``val`` or ``test``.
     """
     path, metrics = find_predictions(run, split)
+    saved = read_predictions_file(path, run, split, metrics)
+    _check_scores(saved)
+    return saved
+
+
+def read_predictions_file(
+    path: Path, run: Path, split: str, metrics: dict[str, Any]
+) -> SavedPredictions:
+    """Read a file of :func:`write_predictions`; the other arguments describe its run."""
     try:
         # surrogateescape: paths that are not valid Unicode are read back unchanged.
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = csv.reader(file)
             try:
-                saved = _read(path, rows, run, split, metrics)
+                return _read(path, rows, run, split, metrics)
             except csv.Error as error:
                 raise UserError(f"{path}, row {rows.line_num}: {error}.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-    _check_scores(saved)
-    return saved

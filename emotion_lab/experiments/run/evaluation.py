@@ -26,6 +26,7 @@ from emotion_lab.evaluation.metrics import report_text
 from emotion_lab.evaluation.predict import Predictions
 from emotion_lab.evaluation.result import EvaluationResult
 from emotion_lab.evaluation.vote_shares import fit_checkpoint_shares
+from emotion_lab.experiments.run.cross_dataset import run_cross_dataset
 from emotion_lab.experiments.run.head_turn import accuracy_by_turn, build_landmark_detector
 from emotion_lab.experiments.run.rescore import rescore
 from emotion_lab.models.finetune import count_parameters
@@ -155,6 +156,12 @@ def run_evaluation(cfg: dict[str, Any], overrides: list[str], run_dir: Path) -> 
     predictor, predictions, backend = _load_predictor(cfg, loaded, device)
     entry = LedgerEntry(Path(cfg["test_ledger"]), run_dir)
     check_ledger(split, entry)
+    command = f"python -m emotion_lab.evaluate {shlex.join(overrides)}"
+    if cfg["datasets"]:
+        facts = {**_facts(predictor, backend), "command": command}
+        accuracy = run_cross_dataset(predictor, cfg, run_dir, facts)
+        print(run_dir)
+        return accuracy
     data = CheckpointData.open(predictor.card, data_cfg, split, foreign)
     check_typed(cfg["data"], data.module.cfg, overrides)
     result = evaluate(predictor, data, entry, predictions)
@@ -173,7 +180,6 @@ def run_evaluation(cfg: dict[str, Any], overrides: list[str], run_dir: Path) -> 
     if cfg["report"]:
         if detector is not None:
             facts["pose"] = accuracy_by_turn(result, detector)
-        command = f"python -m emotion_lab.evaluate {shlex.join(overrides)}"
         _write_report(result, cfg, {**facts, "command": command}, run_dir, loaded[0])
     print(run_dir)
     return result.scores["accuracy"]
