@@ -61,7 +61,7 @@ def test_files_and_certificates(
     (certificate,) = summary["files"]
     card = ckpt.read(find_checkpoint(run))[ckpt.CARD]
     assert certificate["n"] == card["fingerprints"]["val"]["n"]
-    assert summary["trained_on"] == {"n": 0, "unknown": []}
+    assert summary["trained_on"] == {"n": 0, "near": 0, "unknown": [], "near_unknown": []}
     assert certificate["format"] == "onnx" and certificate["precision"] == "fp32"
     assert certificate["passed"] is True and certificate["label_flips"] == 0
     assert certificate["max_drift"] <= 1e-4 and certificate["accuracy_change"] == 0

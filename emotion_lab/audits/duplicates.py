@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from emotion_lab.audits.image_stats import HASH_BITS, ImageStats
+from emotion_lab.audits.image_stats import ImageStats
+from emotion_lab.data.perceptual_hash import close_pairs
 
 #: Maximum shift between two crops of one picture, in thumbnail pixels.
 MAX_SHIFT = 2
-#: Hashes compared with all others at once: a block of this many times N floats.
-_BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -70,26 +69,6 @@ def has_conflicting_labels(stats: ImageStats, group: list[int]) -> bool:
     return len(set(stats.label[group].tolist())) > 1
 
 
-def close_hashes(a: np.ndarray, b: np.ndarray, max_distance: int) -> np.ndarray:
-    """Return the pairs i < j with a Hamming distance up to ``max_distance`` of ``a[i]``, ``b[j]``.
-
-    All pairs of ``a`` and ``b``, bool (N, 64), are compared: quadratic time (36,000 images: a few
-    seconds). The result is int64 (P, 3): i, j, distance.
-    """
-    # With bits as -1 and 1 the inner product is 64 - 2 * distance: one matrix product per block.
-    left, right = (np.where(bits, 1, -1).astype(np.float32) for bits in (a, b))
-    blocks = [np.zeros((0, 3), np.int64)]
-    for start in range(0, len(left), _BLOCK):
-        # The block on the diagonal is computed completely; its pairs i >= j are removed.
-        product = left[start : start + _BLOCK] @ right[start:].T
-        i, j = np.nonzero(product >= HASH_BITS - 2 * max_distance)
-        upper = i < j
-        i, j = i[upper], j[upper]
-        distance = (HASH_BITS - product[i, j]) / 2
-        blocks.append(np.stack([i + start, j + start, distance.astype(np.int64)], axis=1))
-    return np.concatenate(blocks)
-
-
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Return the normalised correlation (-1..1) of two thumbnails, maximum over small shifts.
 
@@ -122,8 +101,8 @@ def near_pairs(
     pairs: dict[tuple[int, int], NearDuplicate] = {}
     for mirrored in (False, True):
         hashes = stats.mirrored_hashes if mirrored else stats.hashes
-        candidates = close_hashes(hashes[indices], stats.hashes[indices], max_distance)
-        for i, j, distance in candidates.tolist():
+        blocks = close_pairs(hashes[indices], stats.hashes[indices], max_distance, ordered=True)
+        for i, j, distance in (pair for block in blocks for pair in block.tolist()):
             first, second = int(indices[i]), int(indices[j])
             thumbnail = stats.thumbnails[first]
             value = correlation(

@@ -7,23 +7,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
-from scipy.fft import dct
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.progress import track
 from emotion_lab.data.build import load_data
 from emotion_lab.data.images import check_file
+from emotion_lab.data.perceptual_hash import THUMBNAIL_SIDE, perceptual_hashes, thumbnail, to_grey
 from emotion_lab.data.types import DATASETS, SPLITS, LoadedDataset
 
-#: Side of the grey thumbnails for hashes and correlations; the input size of pHash.
-THUMBNAIL_SIDE = 32
-#: Bits of a perceptual hash.
-HASH_BITS = 64
 #: Maximum difference of the channels of a grey image stored as RGB, in grey levels.
 GREY_TOLERANCE = 4
-#: Thumbnails hashed at once.
-_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -139,21 +132,6 @@ def _skipped_files(source: LoadedDataset, cfg: dict) -> list[UnreadableFile]:
     return files
 
 
-def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
-    """Return the DCT hash, bool (N, 64), of grey thumbnails, uint8 (N, 32, 32).
-
-    It is equal to ImageHash's ``phash``: the 8 x 8 lowest frequencies, each compared with their
-    median (Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions").
-    Vectorised: ImageHash, called once per image, would take half of the time of the audit.
-    """
-    hashes = np.zeros((len(thumbnails), HASH_BITS), bool)
-    for start in range(0, len(thumbnails), _BLOCK):
-        block = thumbnails[start : start + _BLOCK].astype(np.float64)
-        low = dct(dct(block, axis=1), axis=2)[:, :8, :8].reshape(-1, HASH_BITS)
-        hashes[start : start + _BLOCK] = low > np.median(low, axis=1, keepdims=True)
-    return hashes
-
-
 def scan_images(source: LoadedDataset, cfg: dict) -> ImageStats:
     """Read every image once; ``cfg`` is the ``data`` group, to find the splits of skipped files."""
     parts = list(source.splits.values())
@@ -171,14 +149,12 @@ def scan_images(source: LoadedDataset, cfg: dict) -> ImageStats:
             unreadable.append(UnreadableFile(str(part.names[p]), name, str(error), i))
             continue
         sizes[:, i] = image.shape[1], image.shape[0], image.shape[2]
-        grey = image[:, :, 0]
         if image.shape[2] == 3:
             channel_range = image.max(2).astype(np.int16) - image.min(2)
             is_grey[i] = channel_range.max() <= GREY_TOLERANCE
-            grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        grey = to_grey(image)
         levels[:, i] = [value.item() for value in cv2.meanStdDev(grey)]
-        size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-        thumbnails[i] = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.LANCZOS))
+        thumbnails[i] = thumbnail(grey)
     return ImageStats(
         source=source,
         splits=list(source.splits),

@@ -131,9 +131,6 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(version, int) or version > newest:
         raise UserError(f"{path} has format {version}, this version reads up to {newest}: upgrade.")
     card = content[CARD]
-    shipped = weights.trained_on(path) if "trained_on" not in card else None
-    if shipped is not None:
-        card["trained_on"] = {"pixels": torch.from_numpy(shipped), "unknown": []}
     if "vote_shares" not in card and (vote_shares := weights.vote_shares(path)) is not None:
         card["vote_shares"] = vote_shares
     for part in (card, *card.get("members", ())):

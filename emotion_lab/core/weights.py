@@ -1,23 +1,19 @@
 """The trained models that this package contains. No torch here.
 
 ``emotion_lab/weights/`` holds an exported file of each model and, for some, the checkpoint it was
-exported from. ``<name>.trained_on.npy`` holds the training images of a checkpoint whose card does
-not list them, and ``<name>.vote_shares.json`` the map to shares of human votes of a model that was
+exported from. ``<name>.vote_shares.json`` holds the map to shares of human votes of a model that was
 made before there was one. ``SHA256SUMS`` in that folder is written by
-``sha256sum *.onnx *.ckpt *.npy *.json > SHA256SUMS``.
+``sha256sum *.onnx *.ckpt *.json > SHA256SUMS``.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
-
-if TYPE_CHECKING:
-    import numpy as np
 
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
 #: Name -> suffixes of its files.
@@ -48,18 +44,6 @@ def find(name: str, suffix: str) -> Path:
     if not _is_intact(path):
         raise UserError(f"{path} is missing or damaged: install emotion_lab again.")
     return path
-
-
-def trained_on(path: Path) -> np.ndarray | None:
-    """Return the training images of a shipped checkpoint, None for any other file.
-
-    Returns:
-        int64 (N,), sorted: the first 8 bytes of each pixel hash.
-    """
-    import numpy as np
-
-    file = _companion(path, ".trained_on.npy")
-    return None if file is None else np.load(file, allow_pickle=False)
 
 
 def vote_shares(path: Path) -> dict[str, Any] | None:

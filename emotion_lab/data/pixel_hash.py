@@ -6,8 +6,8 @@ import contextlib
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
@@ -67,25 +67,43 @@ def _decoded_digest(path: str, fallback: bytes) -> bytes:
 def decoded_digests(paths: list[str], file_digests: list[bytes]) -> list[bytes]:
     """Return the pixel hash of every file; the files are decoded in parallel.
 
-    The hashes of many files are kept in the cache directory, under the hash of all contents: the
-    same files are decoded once.
+    The hashes are kept in the cache directory, under the hash of all contents: the same files are
+    decoded once.
 
     Args:
         paths: N image files.
         file_digests: Hash of the content of each.
     """
-    contents = hashlib.blake2b(b"".join(file_digests), digest_size=DIGEST_SIZE).hexdigest()
-    cache = cache_root() / "pixel_hashes" / f"{contents}-{_VERSION}.bin"
+
+    def compute() -> bytes:
+        with thread_pool() as pool:
+            return b"".join(pool.map(_decoded_digest, paths, file_digests, chunksize=CHUNK_SIZE))
+
+    name = f"pixel_hashes/{file_digest(b''.join(file_digests)).hex()}-{_VERSION}"
+    data = cached_hashes(name, DIGEST_SIZE * len(paths), compute)
+    return [data[i : i + DIGEST_SIZE] for i in range(0, len(data), DIGEST_SIZE)]
+
+
+def cached_hashes(name: str, size: int, compute: Callable[[], bytes]) -> bytes:
+    """Return ``size`` bytes of hashes from the cache directory, computed if they are not there.
+
+    Hashes that take less than a second are not kept.
+
+    Args:
+        name: Folder and name in the cache directory; the same name means the same hashes.
+        size: Number of bytes.
+        compute: Returns the hashes.
+    """
+    cache = cache_root() / f"{name}.bin"
     with contextlib.suppress(OSError):
         data = cache.read_bytes()
-        if len(data) == DIGEST_SIZE * len(paths):
-            return [data[i : i + DIGEST_SIZE] for i in range(0, len(data), DIGEST_SIZE)]
+        if len(data) == size:
+            return data
     start = time.perf_counter()
-    with thread_pool() as pool:
-        digests = list(pool.map(_decoded_digest, paths, file_digests, chunksize=CHUNK_SIZE))
+    data = compute()
     if time.perf_counter() - start > _CACHED_FROM_S:
-        # Without a cache the files are decoded again at the next start.
+        # Without a cache the images are decoded again at the next start.
         with contextlib.suppress(OSError):
-            Path(cache.parent).mkdir(parents=True, exist_ok=True)
-            atomic_write(cache, b"".join(digests))
-    return digests
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(cache, data)
+    return data

@@ -28,18 +28,19 @@ def without_duplicates(result: EvaluationResult) -> dict[str, Any]:
 
     Returns:
         ``n``, ``accuracy`` and ``accuracy_ci95`` (None if no image remains); ``removed``, the
-        number of removed images; ``in_train``, the number of images that were trained on (None if
-        unknown, and for the train split, of which only repetitions are removed).
+        number of removed images; ``in_train`` and ``near_train``, the numbers of exact and near
+        copies of training images (None if unknown, and for the train split, of which only
+        repetitions are removed).
     """
     part = result.part
     digests = [
         part.store.digest(int(part.indices[position]))
         for position in result.predictions.positions.tolist()
     ]
-    known, in_train = set[bytes](), None
+    known, in_train, near_train = set[bytes](), None, None
     if result.split != "train" and result.seen is not None:
         known = {digest for digest, seen in zip(digests, result.seen, strict=True) if seen}
-        in_train = result.scores["trained_on"]["n"]
+        in_train, near_train = (result.scores["trained_on"][key] for key in ("n", "near"))
     kept = first_occurrences(digests, known)
     summary: dict[str, Any] = {"n": 0, "accuracy": None, "accuracy_ci95": None}
     if kept.any():
@@ -47,4 +48,5 @@ def without_duplicates(result: EvaluationResult) -> dict[str, Any]:
         arguments = (result.labels[kept], result.predicted[kept], len(result.classes))
         scores = intervals(*arguments, groups=groups)
         summary = {key: scores[key] for key in summary}
-    return {**summary, "removed": int((~kept).sum()), "in_train": in_train}
+    removed = int((~kept).sum())
+    return {**summary, "removed": removed, "in_train": in_train, "near_train": near_train}

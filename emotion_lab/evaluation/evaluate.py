@@ -185,16 +185,16 @@ def score_unseen(
     """Count the scored images that the checkpoint learnt from, and score the others.
 
     Returns:
-        ``n`` and ``unknown``, see :meth:`contamination.TrainingImages.summary`, and ``others``:
-        ``n`` and ``accuracy`` (None without images) of the other images. Then bool (N,): which of
-        the N predicted images were trained on.
+        The counts of :meth:`contamination.SeenImages.summary`, and ``others``: ``n`` and
+        ``accuracy`` (None without images) of the images that are neither exact nor near copies.
+        Then bool (N,): which of the N predicted images are copies.
     """
     images = contamination.of_card(card, data.module.cfg)
-    seen = images.seen(data.part)[predictions.positions.numpy()]
-    correct = (predictions.logits.argmax(1) == predictions.labels).numpy()[~seen]
+    seen = images.seen(data.part).subset(predictions.positions.numpy())
+    correct = (predictions.logits.argmax(1) == predictions.labels).numpy()[~seen.mask]
     accuracy = float(correct.mean()) if len(correct) else None
     others = {"n": len(correct), "accuracy": accuracy}
-    return {**images.summary(seen), "others": others}, seen
+    return {**seen.summary(), "others": others}, seen.mask
 
 
 def evaluate(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from emotion_lab.data.contamination import warning
+from emotion_lab.data.contamination import count_text, warning
 from emotion_lab.evaluation.predict import Predictions
 from emotion_lab.training.metrics import class_metrics, scalar_metrics
 
@@ -65,7 +65,7 @@ def unseen_text(scores: dict[str, Any]) -> str | None:
         return None
     trained_on = scores["trained_on"]
     text = warning(trained_on, scores["n"])
-    if text is None or not trained_on["n"]:
+    if text is None or count_text(trained_on, scores["n"]) is None:
         return text
     others = trained_on["others"]
     if not others["n"]:

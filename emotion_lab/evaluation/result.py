@@ -34,7 +34,8 @@ class EvaluationResult:
         notes: Lines to show: images left out, classes mapped, warnings.
         openings: Earlier test ledger entries of these images; empty unless ``split`` is test.
         mapping: How each class of foreign data maps to the checkpoint; empty unless ``foreign``.
-        seen: Which of the N images the checkpoint learnt from, bool (N,); None if not computed.
+        seen: Which of the N images the checkpoint learnt from, exactly or nearly, bool (N,); None
+            if not computed.
     """
 
     net: Network

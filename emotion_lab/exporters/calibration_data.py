@@ -27,7 +27,7 @@ class ValImages:
         calibration: Further images of val for int8; None if not requested.
         fingerprint: Of the complete split.
         trained_on: How many of ``faces`` were trained on, see
-            :meth:`contamination.TrainingImages.summary`.
+            :meth:`contamination.SeenImages.summary`.
         notes: Lines to show: skipped files, images that were trained on, too few images.
     """
 
@@ -79,8 +79,7 @@ def val_images(
         notes.append(
             f"only {len(faces)} images: a certificate should be based on {MIN_IMAGES:,} or more"
         )
-    images = contamination.of_card(card, data_cfg)
-    trained_on = images.summary(images.seen(part))
+    trained_on = contamination.of_card(card, data_cfg).seen(part).summary()
     warning = contamination.warning(trained_on, len(part))
     notes += [] if warning is None else [f"warning: {warning}"]
     calibration = None

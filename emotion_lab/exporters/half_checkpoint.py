@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from emotion_lab.config.fields import Role
 from emotion_lab.config.schema import role
 from emotion_lab.core import checkpoint as ckpt
+from emotion_lab.core.io import atomic_write
 from emotion_lab.core.paths import find_checkpoint
 
 
@@ -35,7 +38,8 @@ def convert(source: Path, target: Path) -> None:
     """Write a checkpoint with float16 weights; every command casts them to float32 again.
 
     Vectors, such as biases and BatchNorm statistics, stay in float32: they are small, and variances
-    may exceed the range of float16. The file has no training state.
+    may exceed the range of float16. The file has no training state, and is compressed: torch reads
+    such a file, though not with ``mmap``.
 
     Args:
         source: A checkpoint of a single network.
@@ -49,6 +53,19 @@ def convert(source: Path, target: Path) -> None:
     }
     card = {**card, "config": without_paths(card["config"])}
     ckpt.write(target, {"state_dict": weights, ckpt.CARD: card})
+    _compress(target)
+
+
+def _compress(path: Path) -> None:
+    """Compress the records of a checkpoint, which torch stores as they are."""
+    content = io.BytesIO()
+    with (
+        zipfile.ZipFile(path) as source,
+        zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as target,
+    ):
+        for record in source.infolist():
+            target.writestr(record.filename, source.read(record))
+    atomic_write(path, content.getvalue())
 
 
 def main() -> None:

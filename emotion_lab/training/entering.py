@@ -8,7 +8,7 @@ from typing import Any
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.data import contamination
-from emotion_lab.data.contamination import TrainingImages
+from emotion_lab.data.contamination import TrainingImages, count_text, unknown_text
 from emotion_lab.data.datamodule import EmotionData
 
 
@@ -50,19 +50,18 @@ def check(cfg: dict[str, Any], data: EmotionData) -> tuple[TrainingImages, list[
     Returns:
         The images that the run learns from: train, and those of the entering checkpoints. Then for
         ``metrics.json`` a list of ``key``, ``checkpoint``, ``val`` (see
-        :meth:`TrainingImages.summary`), ``not_in_train`` (how many of these images are not in train
+        :meth:`SeenImages.summary`), ``not_in_train`` (how many of these images are not in train
         of the run) and ``of`` (number of val images).
     """
     train, val = contamination.of_split(data.split("train")), data.split("val")
-    in_train, facts = train.seen(val), []
-    entering = read(cfg)
+    entering, facts = read(cfg), []
     for checkpoint in entering:
-        seen = checkpoint.images.seen(val)
+        seen, in_train = checkpoint.images.seen(val), train.seen(val)
         fact = {
             "key": checkpoint.key,
             "checkpoint": checkpoint.path,
-            "val": checkpoint.images.summary(seen),
-            "not_in_train": int((seen & ~in_train).sum()),
+            "val": seen.summary(),
+            "not_in_train": int((seen.mask & ~in_train.mask).sum()),
             "of": len(val),
         }
         facts.append(fact)
@@ -72,17 +71,15 @@ def check(cfg: dict[str, Any], data: EmotionData) -> tuple[TrainingImages, list[
 
 def _line(fact: dict[str, Any]) -> str:
     """Return the printed line of one entry of :func:`check`."""
-    name, count, total = f"{fact['key']}={fact['checkpoint']}", fact["val"]["n"], fact["of"]
-    unknown = ", ".join(fact["val"]["unknown"])
-    if count is None:
+    name, unknown = f"{fact['key']}={fact['checkpoint']}", unknown_text(fact["val"])
+    count = count_text(fact["val"], fact["of"], "val images")
+    if count is None and fact["val"]["unknown"]:
         return (
-            f"warning: it is unknown whether {name} learnt from val images of this run: no list of "
-            f"images in {unknown}"
+            f"warning: it is unknown whether {name} learnt from val images of this run: {unknown}"
         )
-    text = f"{name} learnt from {count:,} of the {total:,} val images"
-    if unknown:
-        text += f" or more (no list of images in {unknown})"
+    text = f"{name} learnt from " + (count or f"0 of {fact['of']:,} val images")
+    text += f" ({unknown})" if unknown else ""
     if fact["not_in_train"]:
-        count = fact["not_in_train"]
-        return f"warning: {text}, {count:,} of them not in train: val scores are too high"
-    return f"{text}, which are in train too" if count else text
+        count = f"{fact['not_in_train']:,}"
+        return f"warning: {text}, {count} of them not in train: val scores are too high"
+    return text if count is None else f"{text}, which are in train too"

@@ -299,19 +299,6 @@ def test_hashes_equal_imagehash() -> None:
         assert np.array_equal(stats.mirrored_hashes[i], expected)
 
 
-@pytest.mark.parametrize("distance", [0, 6, 20])
-def test_close_hashes_match_brute_force(distance: int) -> None:
-    rng = np.random.default_rng(1)
-    base = rng.random((60, 64)) < 0.5
-    a = np.concatenate([base, base ^ (rng.random((60, 64)) < 0.08)] * 6)  # more than one block
-    b = a ^ (rng.random(a.shape) < 0.01)
-    pairs = duplicates.close_hashes(a, b, distance)
-    bits = (a[:, None] != b[None]).sum(2)
-    i, j = np.nonzero(bits <= distance)
-    expected = {(x, y, int(bits[x, y])) for x, y in zip(i, j, strict=True) if x < y}
-    assert {tuple(row) for row in pairs.tolist()} == expected
-
-
 def test_correlation_allows_small_shifts() -> None:
     picture = texture(3, 40)
     a, b = picture[4:36, 4:36], picture[5:37, 2:34]

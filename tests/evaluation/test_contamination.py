@@ -75,7 +75,7 @@ def test_own_val_has_no_training_image(run: Path, faces: Path) -> None:
     result = score(run, folder_cfg(faces))
     assert result.scores["n"] == 8 and not result.foreign
     assert result.scores["trained_on"] == {
-        **{"n": 0, "unknown": []},
+        **{"n": 0, "near": 0, "unknown": [], "near_unknown": []},
         "others": {"n": 8, "accuracy": result.scores["accuracy"]},
     }
     assert not [note for note in result.notes if "warning" in note]
@@ -103,7 +103,7 @@ def test_images_in_train_are_counted_and_left_out(run: Path, copy: Path) -> None
         (copy / "x19.bmp").rename(copy / "sad" / "x19.bmp")
     trained_on = result.scores["trained_on"]
     images = contamination.of_card(ckpt.read(run)[ckpt.CARD])
-    expected = images.seen(result.part)
+    expected = images.seen(result.part).exact
     assert result.foreign and len(expected) == 39 and 31 <= expected.sum() <= 32
     right = (result.predicted == result.labels)[~expected]
     assert trained_on["n"] == expected.sum()
@@ -128,7 +128,7 @@ def test_every_member_of_an_ensemble_counts(
     data = folder_cfg(faces, val_fraction=0.2, split_seed=1)
     other = make_checkpoint({**cfg, "data": data}, tmp_path / "b.ckpt", CLASSES)
     val = EmotionData(folder_cfg(faces, val_fraction=0.2), ("val",)).split("val")
-    expected = int(contamination.of_card(ckpt.read(other)[ckpt.CARD]).seen(val).sum())
+    expected = int(contamination.of_card(ckpt.read(other)[ckpt.CARD]).seen(val).exact.sum())
     result = evaluate_checkpoint([run, other], ckpt.read(run)[ckpt.CARD]["config"]["data"])
     assert result.scores["trained_on"]["n"] == expected > 0
 
@@ -176,7 +176,45 @@ def test_the_shipped_checkpoint_lists_its_images() -> None:
     card = ckpt.read(weights.find("fer2013", ".ckpt"))[ckpt.CARD]
     images = contamination.of_card(card)
     assert len(images.pixels) == 27_473 and images.unknown == []
-    assert (np.diff(images.pixels) > 0).all()
+    assert (np.diff(images.pixels) > 0).all() and images.pixels.max() < 2**40
+    # 12 images without contrast have no perceptual hash, some near copies have the same.
+    assert images.perceptual.shape == (27_431, 13) and images.near_unknown == []
+
+
+def test_lists_of_earlier_versions_are_read(run: Path, copy: Path, tmp_path: Path) -> None:
+    """They had 64 bits of each hash, and no perceptual hashes: near copies are unknown."""
+    content = ckpt.read(run)
+    part = EmotionData(content[ckpt.CARD]["config"]["data"], ("train",)).split("train")
+    digests = [int.from_bytes(digest[:8], "little", signed=True) for digest in part.digests()]
+    content[ckpt.CARD]["trained_on"] = {"pixels": torch.tensor(sorted(digests)), "unknown": []}
+    ckpt.write(tmp_path / "old.ckpt", content)
+    result = score(tmp_path / "old.ckpt", folder_cfg(copy), "train")
+    assert result.scores["trained_on"]["n"] == 32 and result.scores["trained_on"]["near"] is None
+    # No exact copy is no answer either.
+    seen = contamination.of_card(ckpt.read(tmp_path / "old.ckpt")[ckpt.CARD]).seen(
+        EmotionData(folder_cfg(copy, val_fraction=0.2), ("val",)).split("val")
+    )
+    assert contamination.warning(seen.summary(), 8) == (
+        "it is unknown whether near copies of these images were trained on: no perceptual hashes "
+        "for near copies in epoch 1, senet"
+    )
+
+
+def test_near_copies_are_counted_and_left_out(run: Path, copy: Path, tmp_path: Path) -> None:
+    """Mirrored and resized files; the images are noise, which JPEG would change completely."""
+    for path in sorted(copy.rglob("x*.bmp"))[:39]:
+        target = tmp_path / "faces" / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image.resize((64, 64)).save(target)
+    result = score(run, folder_cfg(tmp_path / "faces"))
+    trained_on = result.scores["trained_on"]
+    assert trained_on["n"] == 0 and 31 <= trained_on["near"] <= 32
+    assert trained_on["others"]["n"] == 39 - trained_on["near"] == int((~result.seen).sum())
+    assert (
+        f"near copies of {trained_on['near']} of 39 images are in the training data: accuracy"
+        in (report_text(result.scores, "val"))
+    )
 
 
 def test_streams_of_earlier_runs_keep_their_data_config() -> None:

@@ -327,8 +327,8 @@ def test_names_are_escaped_on_the_page(tmp_path: Path) -> None:
 
 
 def test_runs_that_learnt_from_the_images() -> None:
-    def scores(count: int | None) -> dict[str, Any]:
-        return {"n": 50, "trained_on": {"n": count, "unknown": []}}
+    def scores(count: int | None, near: int | None = 0) -> dict[str, Any]:
+        return {"n": 50, "trained_on": {"n": count, "near": near, "unknown": []}}
 
     assert trained_on_lines(["a", "b"], [scores(0), scores(0)]) == ([], [])
     assert trained_on_lines(["a", "b"], [scores(4), scores(4)]) == (
@@ -340,6 +340,14 @@ def test_runs_that_learnt_from_the_images() -> None:
         "b learnt from 40 of the 50 images, other runs from 4: its score is too high"
     ]
     assert notes[1:] == ["it is unknown whether these runs learnt from the images: c"]
+    # Near copies count if every run knows them.
+    assert trained_on_lines(["a", "b"], [scores(4, 2), scores(4, 3)])[0] == [
+        "b learnt from 7 of the 50 images, other runs from 6: its score is too high"
+    ]
+    assert trained_on_lines(["a", "b"], [scores(0, 2), scores(0, None)]) == (
+        [],
+        ["it is unknown whether these runs learnt from near copies of the images: b"],
+    )
     # Runs of earlier versions did not count them.
     assert trained_on_lines(["a"], [{"n": 50}])[1] == [
         "it is unknown whether these runs learnt from the images: a"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import torch
@@ -24,7 +25,10 @@ def test_weights_are_rounded_and_paths_removed(tmp_path: Path) -> None:
     ckpt.write(source, content)
     target = tmp_path / "half.ckpt"
     convert(source, target)
+    # Rounded weights, then compressed.
     assert target.stat().st_size < 0.6 * source.stat().st_size
+    with zipfile.ZipFile(target) as archive:
+        assert {r.compress_type for r in archive.infolist()} == {zipfile.ZIP_DEFLATED}
     assert b"/private" not in target.read_bytes()
     before, card = restore(source)
     after, half_card = restore(target)

@@ -156,7 +156,7 @@ def test_duplicates_of_training_images_are_removed(
         type(store), "digest", lambda self, i: same if i in first else digest(self, i)
     )
     seen = np.arange(len(result.labels)) < 3
-    trained_on = {"n": 3, "unknown": []}
+    trained_on = {"n": 3, "near": 0, "unknown": [], "near_unknown": []}
     scores = {**result.scores, "trained_on": trained_on}
     numbers = without_duplicates(replace(result, seen=seen, scores=scores))
     assert (numbers["removed"], numbers["in_train"]) == (3, 3)

@@ -40,10 +40,11 @@ def test_a_checkpoint_of_another_fold(
     for path in (fold_0, fold_0.parents[1]):
         (fact,) = facts(tiny(*FOLDS, "data.fold=1", f"{key}={path}"))
         n = fact["of"]
-        expected = {"key": key, "checkpoint": str(path), "val": {"n": n, "unknown": []}}
+        seen = {"n": n, "near": 0, "unknown": [], "near_unknown": []}
+        expected = {"key": key, "checkpoint": str(path), "val": seen}
         assert fact == {**expected, "not_in_train": n, "of": n} and n > 20
         assert capsys.readouterr().out == (
-            f"warning: {key}={path} learnt from {n} of the {n} val images, {n} of them not in "
+            f"warning: {key}={path} learnt from {n} of {n} val images, {n} of them not in "
             "train: val scores are too high\n"
         )
         (fact,) = facts(tiny(*FOLDS, "data.fold=0", f"{key}={path}"))
@@ -62,7 +63,7 @@ def test_images_of_other_weights_are_unknown(
 
 def test_the_shipped_model_is_checked_by_name(tiny: Tiny) -> None:
     (fact,) = facts(tiny(*FOLDS, "model.weights=fer2013"))
-    assert fact["val"] == {"n": 0, "unknown": []}
+    assert fact["val"] == {"n": 0, "near": 0, "unknown": [], "near_unknown": []}
 
 
 def test_leaked_val_images_stay_flagged(fold_0: Path, tiny: Tiny, tmp_path: Path) -> None:
@@ -79,5 +80,5 @@ def test_leaked_val_images_stay_flagged(fold_0: Path, tiny: Tiny, tmp_path: Path
     every = contamination.of_card(card)
     data = EmotionData(card["config"]["data"])
     for split in ("train", "val"):
-        assert every.seen(data.split(split)).all()
+        assert every.seen(data.split(split)).exact.all()
     json.dumps(metrics)

@@ -165,8 +165,8 @@ def predict_all(
     card = candidate.card.get("members", [candidate.card])[0]
     cfg = data_config({"name": "checkpoint", "path": path, "limit": num_images}, card)
     data = CheckpointData.open(candidate.card, cfg, "val")
-    images = contamination.of_card(candidate.card, cfg)
-    text = contamination.warning(images.summary(images.seen(data.part)), len(data.part))
+    seen = contamination.of_card(candidate.card, cfg).seen(data.part)
+    text = contamination.warning(seen.summary(), len(data.part))
     if text is not None:
         print(f"  warning: {candidate.name}: {text}")
     predicted, labels = {}, np.zeros(0)

@@ -69,11 +69,14 @@ def trained_on_lines(
 
     Returns:
         Warnings about runs that learnt from more of the images than others, and notes about images
-        that all runs learnt from and about runs of which it is unknown.
+        that all runs learnt from and about runs of which it is unknown. Near copies count if they
+        are known for every run.
     """
+    seen = [score.get("trained_on") or {} for score in scores]
+    has_near = all(one.get("near") is not None for one in seen)
     counts = {
-        name: (score.get("trained_on") or {}).get("n")
-        for name, score in zip(names, scores, strict=True)
+        name: None if one.get("n") is None else one["n"] + (one["near"] if has_near else 0)
+        for name, one in zip(names, seen, strict=True)
     }
     known = {name: count for name, count in counts.items() if count is not None}
     unknown = [name for name in counts if name not in known]
@@ -87,9 +90,15 @@ def trained_on_lines(
             )
     if lowest:
         notes.append(f"{lowest:,} of the images are in the training data of every run")
-    if unknown:
-        listed = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" * (len(unknown) > 3))
-        notes.append(f"it is unknown whether these runs learnt from the images: {listed}")
+    near_unknown = [name for name, one in zip(counts, seen, strict=True) if one.get("near") is None]
+    for what, listed in (
+        ("the images", unknown),
+        ("near copies of the images", [name for name in near_unknown if name in known]),
+    ):
+        if listed:
+            more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+            names_text = ", ".join(listed[:3]) + more
+            notes.append(f"it is unknown whether these runs learnt from {what}: {names_text}")
     return warnings, notes
 
 

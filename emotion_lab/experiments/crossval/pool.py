@@ -17,6 +17,7 @@ import numpy as np
 from emotion_lab.config import schema
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.runs import Run
+from emotion_lab.data.contamination import count_text
 from emotion_lab.evaluation.predictions_file import SavedPredictions, read_predictions
 from emotion_lab.experiments.run.resume import earlier_values
 
@@ -189,12 +190,10 @@ def pool(runs: Sequence[Run]) -> OutOfFoldPredictions:
     _check_disjoint(saved)
     notes = _check_complete(runs)
     for fold in saved:
-        count = (fold.scores.get("trained_on") or {}).get("n")
-        if count:
-            notes.append(
-                f"{fold.run} learnt from {count:,} of its {len(fold.names):,} val images: its "
-                "score is too high"
-            )
+        seen = fold.scores.get("trained_on") or {"n": None, "unknown": []}
+        count = count_text(seen, len(fold.names), "val images")
+        if count is not None:
+            notes.append(f"{fold.run} learnt from {count}: its score is too high")
     classes = saved[0].classes
     # Position of our classes in each fold, and the inverse permutation.
     columns = [np.array([fold.classes.index(name) for name in classes]) for fold in saved]

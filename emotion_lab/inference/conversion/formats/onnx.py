@@ -93,9 +93,11 @@ class Onnx(ExportFormat):
             proto = _quantized(proto, job)
         elif job.precision == "fp16":
             _store_half(proto)
+        # The shapes of intermediate results, which readers infer.
+        del proto.graph.value_info[:]
         # These contain source file paths of this machine.
         del proto.metadata_props[:]
-        for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.initializer):
+        for part in (*proto.graph.node, *proto.graph.initializer):
             del part.metadata_props[:]
         for function in proto.functions:
             for node in function.node:
