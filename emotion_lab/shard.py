@@ -11,6 +11,7 @@ from emotion_lab.cli import app
 from emotion_lab.config import compose
 from emotion_lab.core import paths
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.wording import counted
 
 #: Data keys of a training run; they are set when the shards are used, not when they are written.
 _TRAINING_KEYS = ("folds", "drop_csv", "relabel_csv", "ferplus_csv", "drop_not_face")
@@ -63,7 +64,8 @@ def shard(cfg: DictConfig) -> None:
     meta = write_shards(source, config["data"]["name"], out, size, config["licence"])
     for name, entry in meta["splits"].items():
         mib = sum(shard["bytes"] for shard in entry["shards"]) / 2**20
-        print(f"{name}: {entry['n']:,} images, {len(entry['shards'])} shards, {mib:,.1f} MiB")
+        shards = counted(len(entry["shards"]), "shard")
+        print(f"{name}: {counted(entry['n'], 'image')}, {shards}, {mib:,.1f} MiB")
     print(f"licence: {meta['licence']}")
     print(out)
 

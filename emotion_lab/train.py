@@ -40,6 +40,7 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     preflight.check_fold(folds or [cfg.data.folds], fold or [cfg.data.fold], fold is not None)
     checks.check_inputs(cfg, swept)
     checks.check_balance(cfg, overrides)
+    checks.check_rates(cfg, overrides)
     if is_multirun:
         for monitor in values(overrides, "monitor") or [cfg.monitor]:
             criterion.check_searched(str(monitor), swept)

@@ -238,7 +238,8 @@ def precheck(entry: str, overrides: list[str], multirun: bool = False) -> DictCo
     """
     from hydra import initialize_config_dir
 
-    parsed = parse(overrides)
+    path_key = "source" if schema.is_declared("source", entry) else None
+    parsed = parse(overrides, path_key)
     activate_plugins(parsed, entry)
     dirs = tuple(config_dirs())
     mode = ["hydra.mode=MULTIRUN"] if multirun else []

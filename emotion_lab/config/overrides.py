@@ -119,8 +119,13 @@ def first(override: Any) -> str:
     return f"{override.input_line.split('=', 1)[0]}={value}"
 
 
-def parse(overrides: list[str]) -> list[Any]:
-    """Return Hydra's parsed form of each override."""
+def parse(overrides: list[str], path_key: str | None = None) -> list[Any]:
+    """Return Hydra's parsed form of each override.
+
+    Args:
+        overrides: As typed.
+        path_key: The key that is suggested for a path without a key.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -128,7 +133,8 @@ def parse(overrides: list[str]) -> list[Any]:
     parsed = []
     for text in overrides:
         if "=" not in text and not text.startswith("~"):
-            raise UserError(f"Cannot read '{text}': options are written key=value.")
+            hint = f" Did you mean {path_key}={text}?" if path_key and _is_path(text) else ""
+            raise UserError(f"Cannot read '{text}': options are written key=value.{hint}")
         try:
             parsed.append(parser.parse_override(text))
         except HydraException:
@@ -139,6 +145,11 @@ def parse(overrides: list[str]) -> list[Any]:
                 f"Cannot read '{text}': quote special characters, for instance \"{key}={quoted}\"."
             ) from None
     return parsed
+
+
+def _is_path(text: str) -> bool:
+    """Return whether a word looks like a path, a URL or the number of a camera."""
+    return "/" in text or "." in text or text.isdecimal()
 
 
 def flags(argv: list[str]) -> tuple[list[str], bool, bool]:

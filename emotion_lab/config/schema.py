@@ -132,6 +132,15 @@ def check_group(group: str, values: dict[str, Any]) -> None:
     _validate(section, values, f"{group}.")
 
 
+def check_min_lr(min_lr: float, lr: float) -> None:
+    """Refuse ``schedule=cosine`` with a final learning rate above the first one."""
+    if min_lr > lr:
+        raise UserError(
+            f"schedule.min_lr={min_lr:g} is above optim.lr={lr:g}, so the rate would rise: set a "
+            "smaller schedule.min_lr."
+        )
+
+
 def check_value(key: str, value: Any, entry: str, choice: str | None = None) -> None:
     """Check the value of one dotted key; see :func:`is_declared` for the arguments."""
     section, prefix, rest = _locate(key, entry, choice)

@@ -27,6 +27,11 @@ def source(item: Any) -> str:
         return str(getattr(item, "__module__", item))
 
 
+def place(error: BaseException, builder: Any) -> str:
+    """Return ``file:line`` where an error was raised in the module of a builder, or its own."""
+    return plugins.place(error, builder.__module__) or source(builder)
+
+
 class Registry(Generic[T]):
     """Map from a name in the config to the function or class that builds the object.
 
@@ -99,9 +104,9 @@ class Registry(Generic[T]):
         try:
             return builder(*args, **kwargs)
         except _MISTAKES as error:
-            place = plugins.place(error, builder.__module__) or source(builder)
             raise UserError(
-                f"{place}: {self.kind} '{name}' cannot be built: {plugins.reason(error)}"
+                f"{place(error, builder)}: {self.kind} '{name}' cannot be built: "
+                f"{plugins.reason(error)}"
             ) from error
 
     def names(self) -> list[str]:

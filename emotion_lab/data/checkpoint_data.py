@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from emotion_lab.config import compose
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import normalize
+from emotion_lab.core.wording import counted
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.transforms import Resize
 from emotion_lab.data.types import DATASETS, LoadedDataset, Split, data_path
@@ -103,10 +104,9 @@ def match_classes(
     notes = []
     for index, name in enumerate(data_classes):
         unmatched = int((part.labels == index).sum())
+        images = counted(unmatched, "image")
         if name not in target and unmatched:
-            notes.append(
-                f"class '{name}' is unknown to the checkpoint: {unmatched} images left out"
-            )
+            notes.append(f"class '{name}' is unknown to the checkpoint: {images} left out")
     kept = np.flatnonzero(labels >= 0)
     if not len(kept):
         raise UserError(

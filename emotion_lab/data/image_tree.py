@@ -11,6 +11,7 @@ from pathlib import Path
 from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.core.file_names import Ignored, is_system_name, walk
 from emotion_lab.core.labels import EMOTIONS, LABEL_SCHEMES, canonical, class_key, class_number
+from emotion_lab.core.wording import counted
 from emotion_lab.data.images import is_image_name
 from emotion_lab.data.types import SPLITS, subfolders
 
@@ -301,7 +302,7 @@ def _add_notes(listing: Listing, splits: dict[str, Path], num_loose: int) -> Non
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(listing.others.items()))
         notes.append(f"ignored files that are not images: {kinds}")
     if num_loose:
-        notes.append(f"ignored {num_loose} images outside class folders")
+        notes.append(f"ignored {counted(num_loose, 'image')} outside class folders")
     notes.extend(listing.ignored.notes())
 
 
@@ -352,8 +353,8 @@ def _no_images(listing: Listing, num_loose: int) -> UserError:
     root = listing.root
     if num_loose:
         return UserError(
-            f"{root} holds {num_loose} images but no class folders; put every image in a folder "
-            f"named after its class, for instance {root / 'happy'}."
+            f"{root} holds {counted(num_loose, 'image')} but no class folders; put every image "
+            f"in a folder named after its class, for instance {root / 'happy'}."
         )
     if any(p.name.lower().startswith(("fer2013.", "icml_face_data.")) for p in root.iterdir()):
         return UserError(f"{root} holds the FER2013 file, not images: use data=fer2013.")

@@ -9,6 +9,7 @@ import numpy as np
 
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.wording import counted
 from emotion_lab.evaluation.calibration import HIGHEST, LOWEST, fit_temperature, nll
 from emotion_lab.evaluation.result import EvaluationResult
 
@@ -33,7 +34,7 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray, val_hash: str) -> di
     """
     temperature, reason = 1.0, None
     if len(labels) < MIN_IMAGES:
-        reason = f"val has {len(labels)} images, at least {MIN_IMAGES} are needed"
+        reason = f"val has {counted(len(labels), 'image')}, at least {MIN_IMAGES} are needed"
     else:
         fitted = fit_temperature(logits, labels)
         # The NLL is flat near the limits, so the minimum is found to some percent.

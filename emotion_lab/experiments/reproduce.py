@@ -12,6 +12,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import atomic_write
 from emotion_lab.core.migrate import has_old_loss, migrate_history
 from emotion_lab.core.runs import Run
+from emotion_lab.core.wording import counted
 from emotion_lab.experiments.run.resume import earlier_values
 
 #: Entries of the hardware record that numerical results depend on.
@@ -102,7 +103,11 @@ def first_difference(old: Path, new: Path) -> str | None:
                 values = f"{row.get(key)} instead of {original.get(key)}"
                 return f"epoch {original['epoch']}, {key}: {values}"
     lengths = len(originals), len(rows)
-    return None if lengths[0] == lengths[1] else f"{lengths[1]} epochs instead of {lengths[0]}"
+    return (
+        None
+        if lengths[0] == lengths[1]
+        else f"{counted(lengths[1], 'epoch')} instead of {lengths[0]}"
+    )
 
 
 def report(run: Run, run_dir: Path, facts: dict[str, Any]) -> list[str]:
@@ -128,5 +133,8 @@ def report(run: Run, run_dir: Path, facts: dict[str, Any]) -> list[str]:
     lines += [f"reproduce: the original run was trained with {line}" for line in earlier]
     if first is None:
         epochs = len(run.history())
-        return [*lines, f"reproduce: history.csv is identical to the last digit, {epochs} epochs"]
+        return [
+            *lines,
+            f"reproduce: history.csv is identical to the last digit, {counted(epochs, 'epoch')}",
+        ]
     return [*lines, f"reproduce: history.csv differs, first in {first}"]

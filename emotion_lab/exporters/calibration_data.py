@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from emotion_lab.core.wording import counted
 from emotion_lab.data import contamination
 from emotion_lab.data.checkpoint_data import CheckpointData
 from emotion_lab.data.types import Split
@@ -77,7 +78,8 @@ def val_images(
     faces, labels, names = _read(part)
     if len(faces) < MIN_IMAGES:
         notes.append(
-            f"only {len(faces)} images: a certificate should be based on {MIN_IMAGES:,} or more"
+            f"only {counted(len(faces), 'image')}: a certificate should be based on "
+            f"{MIN_IMAGES:,} or more"
         )
     trained_on = contamination.of_card(card, data_cfg).seen(part).summary()
     warning = contamination.warning(trained_on, len(part))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from emotion_lab.core import plugins
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.registry import Registry, source
+from emotion_lab.core.registry import Registry, place, source
 
 #: ``build(**arguments)`` returns the loss. Arguments are the keys of ``conf/loss/<name>.yaml`` and,
 #: if the builder has parameters of these names, ``num_classes`` (int), ``class_weights`` (float32
@@ -114,9 +114,9 @@ def _check_output(name: str, loss: Any, num_classes: int) -> None:
             with torch.no_grad():
                 value = loss(torch.zeros(2, num_classes), target)
         except Exception as error:  # a plug-in can raise anything
-            place = plugins.place(error, builder.__module__) or source(builder)
             raise UserError(
-                f"{place}: loss '{name}' fails for targets as {words}: {plugins.reason(error)}"
+                f"{place(error, builder)}: loss '{name}' fails for targets as {words}: "
+                f"{plugins.reason(error)}"
             ) from error
         if not isinstance(value, Tensor) or value.ndim:
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

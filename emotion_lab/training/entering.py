@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,9 @@ def read(cfg: dict[str, Any]) -> list[EnteringCheckpoint]:
     return entering
 
 
-def check(cfg: dict[str, Any], data: EmotionData) -> tuple[TrainingImages, list[dict[str, Any]]]:
+def check(
+    entering: Sequence[EnteringCheckpoint], data: EmotionData
+) -> tuple[TrainingImages, list[dict[str, Any]]]:
     """Count the val images of a run that entering checkpoints learnt from; print one line each.
 
     Returns:
@@ -54,7 +57,7 @@ def check(cfg: dict[str, Any], data: EmotionData) -> tuple[TrainingImages, list[
         of the run) and ``of`` (number of val images).
     """
     train, val = contamination.of_split(data.split("train")), data.split("val")
-    entering, facts = read(cfg), []
+    facts = []
     for checkpoint in entering:
         seen, in_train = checkpoint.images.seen(val), train.seen(val)
         fact = {

@@ -29,6 +29,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.registry import Registry
 from emotion_lab.core.runs import monitor_mode
 from emotion_lab.core.tables import TextTable, show
+from emotion_lab.core.wording import counted
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.types import DATASETS
 from emotion_lab.losses import LOSSES
@@ -146,7 +147,7 @@ def _print_config(cfg: dict[str, Any], run_dir: Path) -> None:
     groups = ("data", "model", "augment", "loss", "optim", "schedule")
     choices, trainer = " ".join(f"{g}={cfg[g]['name']}" for g in groups), cfg["trainer"]
     _print_wrapped(
-        f"config: {choices}, {trainer['max_epochs']} epochs, "
+        f"config: {choices}, {counted(trainer['max_epochs'], 'epoch')}, "
         f"batch size {cfg['data']['batch_size']}, learning rate {cfg['optim']['lr']:g}, "
         f"best epoch by {cfg['monitor']} ({monitor_mode(cfg)}), random seed {cfg['seed']}"
     )
@@ -194,7 +195,7 @@ def _print_trainer(accelerator: str, trainer: L.Trainer, module: EmotionModule) 
     _print_wrapped(
         f"trainer: {accelerator}, precision {precision}, "
         f"{'channels_last' if module.channels_last else 'contiguous'} memory format, "
-        f"{parallel}{torch.get_num_threads()} threads"
+        f"{parallel}{counted(torch.get_num_threads(), 'thread')}"
     )
 
 
@@ -293,6 +294,8 @@ def fit(
     commit = git_commit()
     accelerator = _setup(cfg)
     _print_config(cfg, run_dir)
+    # Fails before the data is loaded, which can take minutes.
+    checkpoints = entering.read(cfg)
     data = EmotionData(cfg["data"], ("train", "val"), cfg["seed"], cfg["augment"]["name"])
     # Not by the Trainer, which would use the first batches of val.
     data.limit_val_batches = cfg["trainer"]["limit_val_batches"]
@@ -305,7 +308,7 @@ def fit(
         check(fingerprints)
     step = None if resume is None else _restore_position(resume, data, fingerprints)
 
-    images, checkpoints = entering.check(cfg, data)
+    images, entered = entering.check(checkpoints, data)
     card = {**make_card(cfg, data, spec, fingerprints), "trained_on": images.entry()}
     module = make_module(cfg, data, net, card)
     teacher = _add_auxiliary_losses(cfg, module, net, data)
@@ -328,6 +331,6 @@ def fit(
         "versions": card["versions"],
         "fingerprints": fingerprints,
         **({} if teacher is None else {"teacher": teacher}),
-        **({"checkpoints": checkpoints} if checkpoints else {}),
+        **({"checkpoints": entered} if entered else {}),
     }
     return FitResult(data, loggers, history, facts, trainer.is_global_zero)

@@ -18,7 +18,8 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from emotion_lab.core.errors import UserError, unknown
+from emotion_lab.config.schema import check_min_lr
+from emotion_lab.core.errors import unknown
 
 
 def build_optimizer(
@@ -102,11 +103,7 @@ def build_schedule(
         return StepLR(optimizer, cfg["step_size"] * steps, gamma=cfg["gamma"])
     if name == "cosine":
         warm = min(round(cfg["warmup_epochs"] * steps), total // 2)
-        if cfg["min_lr"] > max(rates):
-            raise UserError(
-                f"schedule.min_lr={cfg['min_lr']:g} is above optim.lr={max(rates):g}, so the rate "
-                "would rise: set a smaller schedule.min_lr."
-            )
+        check_min_lr(cfg["min_lr"], max(rates))
         kind = CosineAnnealingLR if is_uniform else RelativeCosineAnnealingLR
         cosine = kind(optimizer, max(1, total - warm), eta_min=cfg["min_lr"])
         if warm == 0:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from emotion_lab.core.wording import counted
 from emotion_lab.video.overlay.overlay import Overlay
 from emotion_lab.video.pipeline import Pipeline
 from emotion_lab.video.sinks.base import Sink
@@ -56,7 +57,7 @@ class RunStats:
         text += f"{self.with_faces} of them with a face; "
         text += f"{self.ids} {faces}{'' if stills else ' tracked'}; {rate:.0f} {unit}s/s"
         if self.dropped:
-            text += f"; {self.dropped} frames dropped to keep up with the source"
+            text += f"; {counted(self.dropped, 'frame')} dropped to keep up with the source"
         lines = [text]
         if self.with_faces and not self.labelled and self.highest < self.threshold:
             lines.append(

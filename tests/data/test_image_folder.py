@@ -168,7 +168,7 @@ def test_merged_ignored_and_hidden_folders(tmp_path):
     assert sizes(source) == {"train": 7, "test": 6}
     notes = "\n".join(source.notes)
     assert "train/Happiness and train/happy are read as one class, happy" in notes
-    assert "1 .txt" in notes and "1 images outside class folders" in notes and "extra" in notes
+    assert "1 .txt" in notes and "1 image outside class folders" in notes and "extra" in notes
 
 
 def test_strict_labels(tmp_path):

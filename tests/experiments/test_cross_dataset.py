@@ -17,8 +17,9 @@ from emotion_lab.evaluation.evaluate import Predictor
 from emotion_lab.evaluation.predictions_file import write_predictions
 from emotion_lab.evaluation.statistics import intervals
 from emotion_lab.experiments.run.cross_dataset import run_cross_dataset
-from tests.conftest import make_checkpoint
+from tests.conftest import TINY, composed, make_checkpoint
 
+SMALL = ("data.size=32", "model.image_size=32", "augment=none")
 FACTS = dict.fromkeys(("checkpoint", "checkpoint_sha256", "runtime", "command"), "x")
 
 
@@ -32,23 +33,23 @@ def write_faces(folder: Path, names: list[str], n: int = 6, seed: int = 0) -> Pa
     return folder
 
 
-def test_one_page_for_several_datasets(
-    cfg: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_page_for_several_datasets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The checkpoint's own data, other data with its training images, and foreign predictions."""
     own = write_faces(tmp_path / "own", ["happy", "sad"], 10)
     other = write_faces(tmp_path / "other", ["happy", "contempt"], seed=1)
     for i in range(10):
         Image.open(own / "happy" / f"{i}.png").save(other / "happy" / f"copy{i}.bmp")
     data = {**compose.defaults("data", "image_folder"), "path": str(own), "val_fraction": 0.2}
-    ckpt = make_checkpoint({**cfg, "data": data}, tmp_path / "a.ckpt", ["happy", "sad"])
+    ckpt = make_checkpoint(
+        {**composed(*TINY, *SMALL), "data": data}, tmp_path / "a.ckpt", ["happy", "sad"]
+    )
     labels = np.arange(30) % 2
     probabilities = np.eye(2)[np.where(np.arange(30) < 24, labels, 1 - labels)]
     file = tmp_path / "predictions.csv"
     names = [str(i) for i in range(30)]
     write_predictions(file, names, labels, probabilities.argmax(1), probabilities, ["happy", "sad"])
     (tmp_path / "run").mkdir()
-    config = {
+    config: dict[str, Any] = {
         "data": compose.defaults("data", "checkpoint"),
         **{"split": "val", "tta": "none", "test_ledger": str(tmp_path / "ledger.jsonl")},
         "datasets": ["checkpoint", str(other), str(file)],
@@ -75,13 +76,13 @@ def test_one_page_for_several_datasets(
     assert output.count("unknown") == 1  # the training images of the other program
 
 
-def test_the_same_images_under_another_path_are_refused(
-    cfg: dict[str, Any], tmp_path: Path
-) -> None:
+def test_the_same_images_under_another_path_are_refused(tmp_path: Path) -> None:
     folders = [write_faces(tmp_path / name, ["happy", "sad"]) for name in ("a", "b")]
     data = {**compose.defaults("data", "image_folder"), "path": str(folders[0])}
-    ckpt = make_checkpoint({**cfg, "data": data}, tmp_path / "a.ckpt", ["happy", "sad"])
-    config = {"data": compose.defaults("data", "checkpoint"), "split": "val"}
+    ckpt = make_checkpoint(
+        {**composed(*TINY, *SMALL), "data": data}, tmp_path / "a.ckpt", ["happy", "sad"]
+    )
+    config: dict[str, Any] = {"data": compose.defaults("data", "checkpoint"), "split": "val"}
     config["datasets"] = ["checkpoint", str(folders[1])]
     with pytest.raises(UserError, match=r"data of the checkpoint and .*b hold the same images"):
         run_cross_dataset(Predictor.load(ckpt), config, tmp_path, FACTS)

@@ -122,7 +122,7 @@ def test_first_difference_of_two_histories(first: Path, tmp_path: Path) -> None:
     other = tmp_path / "history.csv"
     other.write_text("\n".join(lines[:2]) + "\n")
     old = first / "history.csv"
-    assert reproduce.first_difference(old, other) == "1 epochs instead of 2"
+    assert reproduce.first_difference(old, other) == "1 epoch instead of 2"
     cells = lines[2].split(",")
     column = lines[0].split(",").index("train/criterion")
     cells[column] = "9.5"

@@ -29,7 +29,7 @@ def fold_0(tiny: Tiny, tmp_path: Path) -> Path:
 
 
 def facts(cfg: dict[str, Any]) -> list[dict[str, Any]]:
-    return entering.check(cfg, EmotionData(cfg["data"]))[1]
+    return entering.check(entering.read(cfg), EmotionData(cfg["data"]))[1]
 
 
 @pytest.mark.parametrize("key", ["model.weights", "distill.teacher"])

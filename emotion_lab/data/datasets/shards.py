@@ -8,6 +8,7 @@ from typing import Any
 from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.core.paths import check_inside
+from emotion_lab.core.wording import counted
 from emotion_lab.data.shards.storage import META, open_storage
 from emotion_lab.data.shards.store import FORMATS, open_split
 from emotion_lab.data.types import DATASETS, SPLITS, LoadedDataset
@@ -77,8 +78,8 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
             if storage.remote:
                 _check_cache_size(cfg, entries[name], name)
             opened[name] = open_split(storage, entries[name])
-    num_shards = sum(len(entry["shards"]) for entry in entries.values())
-    notes = [f"stream of {meta['source']}, {num_shards} shards; licence: {meta['licence']}"]
+    shards = counted(sum(len(entry["shards"]) for entry in entries.values()), "shard")
+    notes = [f"stream of {meta['source']}, {shards}; licence: {meta['licence']}"]
     if version == 1:
         notes.append("stream of version 1: all images are decoded at the start; shard them again")
     return LoadedDataset(

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from emotion_lab.core.io import atomic_write
 from emotion_lab.core.tables import TextTable
+from emotion_lab.core.wording import counted
 from emotion_lab.evaluation.statistics import SAME
 from emotion_lab.experiments.leaderboard import figures
 from emotion_lab.experiments.leaderboard.grouping import SCORES, Configurations, clean, short, shown
@@ -114,7 +115,7 @@ def lines(result: dict[str, Any]) -> list[str | TextTable]:
     """Return the printed leaderboard; the conclusion comes last."""
     known_as = (result["fingerprint"] or {}).get("known_as")
     text: list[str | TextTable] = [
-        f"{result['total_runs']} runs on val, n = {result['n']}"
+        f"{counted(result['total_runs'], 'run')} on val, n = {result['n']}"
         + (f", {clean(known_as)}" if known_as else ""),
         "",
         _score_table(result),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from emotion_lab.config import compose
+from emotion_lab.config import compose, schema
 from emotion_lab.config.overrides import parse, values
 from emotion_lab.core import distributed, paths, runs
 from emotion_lab.core.errors import UserError
@@ -73,6 +73,14 @@ def check_balance(cfg: DictConfig, overrides: list[str]) -> None:
                 f"Set data.sampler=shuffle with loss={name}, or data.sampler=weighted with a loss "
                 "without class weights, for instance loss=ce."
             )
+
+
+def check_rates(cfg: DictConfig, overrides: list[str]) -> None:
+    """Check the final learning rate of ``schedule=cosine``; every pair of a sweep is checked."""
+    if "cosine" not in (values(overrides, "schedule") or [cfg.schedule.name]):
+        return
+    lowest = values(overrides, "schedule.min_lr") or [cfg.schedule.get("min_lr") or 0.0]
+    schema.check_min_lr(max(lowest), min(values(overrides, "optim.lr") or [cfg.optim.lr]))
 
 
 def check_inputs(cfg: DictConfig, swept: set[str]) -> None:

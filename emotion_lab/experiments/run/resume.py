@@ -16,6 +16,7 @@ from emotion_lab.config.overrides import override_key, quote
 from emotion_lab.core import runs
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import atomic_write
+from emotion_lab.core.wording import counted
 
 #: Keys that ``trainer=<name>`` changes in a resumed run; the others keep their values.
 _DEVICE_KEYS = ("accelerator", "devices", "strategy", "num_nodes", "precision")
@@ -154,7 +155,7 @@ def check_changes(saved: dict[str, Any], config: dict[str, Any], position: dict[
     if config["trainer"]["max_epochs"] < epoch:
         raise UserError(
             f"trainer.max_epochs={config['trainer']['max_epochs']} is too small: this run has "
-            f"completed {epoch} epochs. Set trainer.max_epochs={epoch} or more."
+            f"completed {counted(epoch, 'epoch')}. Set trainer.max_epochs={epoch} or more."
         )
 
 

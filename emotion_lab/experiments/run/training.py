@@ -13,7 +13,7 @@ from emotion_lab.config import compose
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core import distributed, runs
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.paths import find_checkpoint
+from emotion_lab.core.wording import counted
 from emotion_lab.experiments import reproduce
 from emotion_lab.experiments.run import resume
 from emotion_lab.experiments.run.final_evaluation import finish_run
@@ -41,7 +41,8 @@ def _prepare_resume(
     resume.check_changes(saved, config, position)
     epochs = config["trainer"]["max_epochs"]
     if position["epoch"] == epochs and distributed.is_rank_zero():
-        print(f"{run_dir} has completed its {epochs} epochs: best.ckpt is only evaluated again")
+        done = counted(epochs, "epoch")
+        print(f"{run_dir} has completed its {done}: best.ckpt is only evaluated again")
     entry = {
         "epoch": int(position["epoch"]),
         "step": int(content["global_step"]),
@@ -71,10 +72,6 @@ def run_training(cfg: DictConfig, overrides: list[str], run_dir: Path) -> float:
     else:
         config["model"] = checkpoint_model(config["model"])
         resume.save_config(run_dir, config)
-    teacher = (config.get("distill") or {}).get("teacher")
-    if teacher is not None:
-        # Fail before the data is loaded, which can take minutes.
-        ckpt.read(find_checkpoint(teacher))
     callbacks += monitoring_callbacks(config)
     fitted = fit(config, run_dir, checkpoint, check_data, callbacks)
     if not fitted.is_global_zero:

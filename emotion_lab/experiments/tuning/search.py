@@ -13,6 +13,7 @@ from emotion_lab.config import compose
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.runs import monitor_mode
 from emotion_lab.core.tables import show
+from emotion_lab.core.wording import counted
 from emotion_lab.experiments.sweep.subprocess_job import LOG
 from emotion_lab.experiments.tuning import runner, summary
 from emotion_lab.experiments.tuning import space as spaces
@@ -59,7 +60,8 @@ def plan(
     limit = "" if sweep["timeout"] is None else f", no new trial after {sweep['timeout']:g} s"
     source = " (sweep.space, as no option has several values)" if default_space else ""
     return [
-        f"planned: {sweep['trials']} trials{existing} of at most {max_epochs} epochs{limit}; "
+        f"planned: {counted(sweep['trials'], 'trial')}{existing} of at most "
+        f"{counted(max_epochs, 'epoch')}{limit}; "
         f"sampler {sweep['sampler']}, pruner {sweep['pruner']}, metric {spec.monitor} "
         f"({spec.mode})",
         f"search space{source}: {'  '.join(space.typed)}",
