@@ -1,8 +1,8 @@
 """The trained models that this package contains. No torch here.
 
 ``emotion_lab/weights/`` holds an exported file of each model and, for some, the checkpoint it was
-exported from. ``<name>.vote_shares.json`` holds the map to shares of human votes of a model that was
-made before there was one. ``SHA256SUMS`` in that folder is written by
+exported from. ``<name>.vote_shares.json`` holds the map to shares of human votes of a model that
+was made before there was one. ``SHA256SUMS`` in that folder is written by
 ``sha256sum *.onnx *.ckpt *.json > SHA256SUMS``.
 """
 
@@ -48,14 +48,10 @@ def find(name: str, suffix: str) -> Path:
 
 def vote_shares(path: Path) -> dict[str, Any] | None:
     """Return ``weight`` and ``bias`` of the vote shares of a shipped model, None for any other."""
-    file = _companion(path, ".vote_shares.json")
-    return None if file is None else json.loads(file.read_text(encoding="utf-8"))
-
-
-def _companion(path: Path, suffix: str) -> Path | None:
-    """Return a further file of the shipped model ``path``, None without an intact one."""
-    file = path.with_suffix(suffix)
-    return file if path.parent == FOLDER and _is_intact(file) else None
+    file = path.with_suffix(".vote_shares.json")
+    if path.parent != FOLDER or not _is_intact(file):
+        return None
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _is_intact(path: Path) -> bool:

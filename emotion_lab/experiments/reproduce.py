@@ -103,11 +103,9 @@ def first_difference(old: Path, new: Path) -> str | None:
                 values = f"{row.get(key)} instead of {original.get(key)}"
                 return f"epoch {original['epoch']}, {key}: {values}"
     lengths = len(originals), len(rows)
-    return (
-        None
-        if lengths[0] == lengths[1]
-        else f"{counted(lengths[1], 'epoch')} instead of {lengths[0]}"
-    )
+    if lengths[0] == lengths[1]:
+        return None
+    return f"{counted(lengths[1], 'epoch')} instead of {lengths[0]}"
 
 
 def report(run: Run, run_dir: Path, facts: dict[str, Any]) -> list[str]:

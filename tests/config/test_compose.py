@@ -21,6 +21,7 @@ from emotion_lab.config import compose, schema
 from emotion_lab.config import overrides as command_line
 from emotion_lab.core.errors import UserError
 from emotion_lab.experiments.run import resume
+from emotion_lab.experiments.run.checks import check_rates
 from tests.conftest import TINY, composed
 
 GROUPS = sorted(p.name for p in compose.CONF.iterdir() if p.is_dir())
@@ -244,6 +245,22 @@ def test_paths_reach_the_config() -> None:
 def test_one_line_for_a_mistake(typed: str, message: str) -> None:
     groups = ("schedule=plateau",) if typed.startswith("schedule.") else ()
     assert message in refused(*groups, *typed.split())
+
+
+def test_a_path_without_a_key_gets_the_key_of_the_source() -> None:
+    for entry, hint in (("predict", " Did you mean source=photo.jpg?"), ("train", "")):
+        with pytest.raises(UserError) as raised:
+            compose.precheck(entry, ["photo.jpg"])
+        assert str(raised.value) == f"Cannot read 'photo.jpg': options are written key=value.{hint}"
+
+
+def test_the_final_learning_rate_is_checked_before_the_data_is_loaded() -> None:
+    overrides = ["schedule.min_lr=0.1", "optim.lr=0.001,0.5"]
+    cfg = compose.precheck("train", overrides, multirun=True)
+    with pytest.raises(UserError, match=r"schedule\.min_lr=0\.1 is above optim\.lr=0\.001"):
+        check_rates(cfg, overrides)
+    check_rates(cfg, ["schedule.min_lr=0.1", "optim.lr=0.5"])
+    check_rates(cfg, ["schedule=none", *overrides])
 
 
 def test_the_name_of_a_group_is_chosen_with_the_group() -> None:
