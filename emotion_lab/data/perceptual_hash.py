@@ -15,7 +15,7 @@ from scipy.fft import dct
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.progress import track
-from emotion_lab.data.pixel_hash import CHUNK_SIZE, cached_hashes, file_digest, thread_pool
+from emotion_lab.data.pixel_hash import cached_hashes, file_digest, thread_pool
 from emotion_lab.data.shards.store import ShardStore
 from emotion_lab.data.splits import ConcatImageStore
 from emotion_lab.data.types import ImageStore, Split
@@ -109,9 +109,13 @@ def split_hashes(part: Split) -> np.ndarray | None:
     return np.frombuffer(data, np.uint8).reshape(-1, 2, PACKED_SIZE)
 
 
-def _is_remote(store: ImageStore) -> bool:
+def _shards(store: ImageStore) -> list[ShardStore]:
     stores = store.stores if isinstance(store, ConcatImageStore) else [store]
-    return any(isinstance(part, ShardStore) and part.storage.remote for part in stores)
+    return [part for part in stores if isinstance(part, ShardStore)]
+
+
+def _is_remote(store: ImageStore) -> bool:
+    return any(part.storage.remote for part in _shards(store))
 
 
 def _compute(part: Split) -> np.ndarray:
@@ -122,7 +126,9 @@ def _compute(part: Split) -> np.ndarray:
             return np.zeros((THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.uint8)
 
     with thread_pool() as pool:
-        images = pool.map(read, range(len(part)), chunksize=CHUNK_SIZE)
+        positions = range(len(part))
+        # Threads would share the file positions of shards.
+        images = map(read, positions) if _shards(part.store) else pool.map(read, positions)
         thumbnails = np.stack(list(track(images, "perceptual hashes", len(part))))
     hashes = [perceptual_hashes(t, SIZE) for t in (thumbnails, thumbnails[:, :, ::-1])]
     packed = np.packbits(np.stack(hashes, axis=1), axis=2)
