@@ -57,7 +57,8 @@ def test_images_of_other_weights_are_unknown(
 ) -> None:
     torch.save({"a": torch.zeros(1)}, tmp_path / "foreign.pth")
     (fact,) = facts(tiny(*FOLDS, f"model.weights={tmp_path / 'foreign.pth'}"))
-    assert fact["val"] == {"n": None, "unknown": ["foreign.pth"]}
+    unknown = {"unknown": ["foreign.pth"], "near_unknown": []}
+    assert fact["val"] == {"n": None, "near": None, **unknown}
     assert "warning: it is unknown whether model.weights=" in capsys.readouterr().out
 
 
