@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from emotion_lab.cli import app
 from emotion_lab.config import compose
 from emotion_lab.config.overrides import quote
-from emotion_lab.core import distributed, paths
+from emotion_lab.core import distributed, extras, paths
 from emotion_lab.core.errors import UserError
 
 
@@ -26,6 +26,8 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     has_no_end = name.isdecimal() or "://" in name or name.startswith("/dev/")
     if has_no_end and not name.startswith("s3://"):
         raise UserError(f"source={name} has no end: use python -m emotion_lab.live source={name}.")
+    if cfg.engine.name == "ray":
+        extras.require("ray", "engine=ray")
     paths.check_exist({"detector.file": cfg.detector.get("file")})
     check_enrolment(cfg)
     load_translations(str(cfg.language), ())

@@ -124,7 +124,9 @@ GROUPS: dict[str, type[Section]] = {
         # detector=yunet
         backend=Annotated[Literal["auto", "opencv", "openvino"], Role.EXECUTION],
     ),
-    "engine": section(ExecutionSection, workers=Count | None),
+    "engine": section(
+        ExecutionSection, workers=Count | None, num_cpus=Positive, num_gpus=NonNegative
+    ),
     "logger": section(
         DisplaySection,
         csv=dict[str, Any],

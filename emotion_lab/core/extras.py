@@ -14,7 +14,7 @@ PACKAGES = {
         *("kagglehub", "matplotlib", "scipy"),
     ),
     "deploy": ("onnx", "onnxscript", "openvino", "nncf"),
-    "scale": ("webdataset", "boto3", "pyarrow"),
+    "scale": ("webdataset", "boto3", "pyarrow", "ray"),
 }
 #: Commands that run with the base installation.
 BASE_COMMANDS = ("live", "predict")
