@@ -150,6 +150,10 @@ def concat_splits(first: Split, second: Split | None) -> Split:
             name: np.concatenate([labels, second.label_sets[name]])
             for name, labels in first.label_sets.items()
         },
+        quantities={
+            name: np.concatenate([values, second.quantities[name]])
+            for name, values in first.quantities.items()
+        },
     )
 
 

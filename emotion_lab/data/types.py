@@ -121,6 +121,8 @@ class Split:
             scores each of these sets.
         votes: int64 (N, K), annotator votes of each class.
         groups: N names of groups, such as persons, if ``data.group`` is set.
+        quantities: ``valence``, ``arousal`` or ``intensity`` -> annotated values, float32 (N,),
+            NaN where an image has none.
     """
 
     store: ImageStore
@@ -131,6 +133,7 @@ class Split:
     label_sets: dict[str, np.ndarray] = field(default_factory=dict)
     votes: np.ndarray | None = None
     groups: Sequence[str] | None = None
+    quantities: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -163,6 +166,7 @@ class Split:
             {name: labels[positions] for name, labels in self.label_sets.items()},
             None if self.votes is None else self.votes[positions],
             None if self.groups is None else [self.groups[p] for p in positions],
+            {name: values[positions] for name, values in self.quantities.items()},
         )
 
 

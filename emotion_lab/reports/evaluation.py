@@ -15,6 +15,7 @@ from emotion_lab.evaluation import calibration, curves, test_ledger
 from emotion_lab.evaluation.deduplicated_score import without_duplicates
 from emotion_lab.evaluation.explain import explain_network, overlay
 from emotion_lab.evaluation.human_agreement import agreement
+from emotion_lab.evaluation.quantities import score_quantities
 from emotion_lab.evaluation.result import EvaluationResult
 from emotion_lab.evaluation.robustness import robustness
 from emotion_lab.evaluation.statistics import intervals
@@ -190,6 +191,8 @@ def make_report(
         report["votes"] = votes
     if intensity := check_intensity(result):
         report["intensity"] = intensity
+    if quantities := score_quantities(result):
+        report["quantities"] = quantities
     report["without_duplicates"] = without_duplicates(result)
     if options["num_robustness"]:
         report["robustness"] = robustness(result, options["num_robustness"], result.device)

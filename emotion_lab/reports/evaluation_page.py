@@ -20,7 +20,7 @@ _OPTIONAL = (
     *("nll", "ece", "brier", "temperature", "temperature_fitted_on"),
     *("nll_calibrated", "ece_calibrated", "brier_calibrated", "coverage", "protocol"),
     *("fingerprint", "without_duplicates", "robustness", "by_labels", "votes", "intensity"),
-    *("mapping", "shared", "pose"),
+    *("mapping", "shared", "pose", "quantities", "groups"),
     *("checkpoint", "checkpoint_sha256", "commit", "hardware", "versions", "seed", "command"),
     *("figures", "mistakes", "mistakes_total", "pairs", "explained", "explained_by", "files"),
 )
@@ -110,7 +110,7 @@ def _shown(report: Mapping[str, Any]) -> list[str]:
         "explanation": report["explained"],
         "mistakes": report["mistakes"] is not None,
         "pairs": report["pairs"] is not None,
-        "labels": report["by_labels"] or report["votes"],
+        "labels": report["by_labels"] or report["votes"] or report["quantities"],
         "mapping": report["mapping"],
         "duplicates": report["without_duplicates"],
         "reproduction": True,

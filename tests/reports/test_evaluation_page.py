@@ -104,6 +104,7 @@ FULL: dict[str, Any] = {
         "cross_fitted": True,
         "in_checkpoint": False,
     },
+    "quantities": {"valence": {"n": 40, "ccc": 0.61, "rmse": 0.3}},
     "votes": {
         "n": 900,
         "bins": [

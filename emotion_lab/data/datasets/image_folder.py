@@ -154,7 +154,14 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
         listing = list_images(folder, cfg.get("label_scheme"), strict, excluded, grouped)
     except OSError as error:
         raise UserError(f"Cannot read {folder}: {error}. Set data.path=<folder>.") from error
-    classes = class_order(listing.folders)
+    return load_listing(listing, class_order(listing.folders), cfg, splits)
+
+
+def load_listing(
+    listing: Listing, classes: list[str], cfg: dict[str, Any], splits: tuple[str, ...]
+) -> LoadedDataset:
+    """Open the splits of listed files; the arguments are those of :func:`load`."""
+    excluded = {class_key(name) for name in excluded_classes(cfg)}
     available = [name for name in SPLITS if listing.files.get(name)]
     skipped: list[tuple[str, str]] = []
 
