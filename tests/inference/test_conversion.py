@@ -202,7 +202,7 @@ def test_int8(format: str, tmp_path: Path) -> None:
     kind = FORMATS.get(format)()
     sizes = [kind.files(path)[0].stat().st_size for path in (int8, fp32)]
     assert 1e-4 < certificate["mean_drift"] < 0.1 and sizes[0] < 0.75 * sizes[1], sizes
-    with pytest.raises(UserError, match="int8 needs calibration images"):
+    with pytest.raises(ValueError, match="int8 needs calibration images"):
         export_to(tmp_path, net, card, format, "int8")
 
 

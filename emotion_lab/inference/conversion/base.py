@@ -57,6 +57,11 @@ class ExportJob:
     batch: int | str = DYNAMIC
     calibration: CalibrationData | None = None
 
+    def __post_init__(self) -> None:
+        """Raise a ValueError for int8 without calibration images, before the export starts."""
+        if self.precision == "int8" and not (self.calibration and len(self.calibration.faces)):
+            raise ValueError("int8 needs calibration images")
+
 
 class ExportFormat(ABC):
     """A file format. Its module imports torch and the runtime only inside methods.
