@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from tests import forked
+from tests import figures, forked
 
 # Before torch is imported, also in the processes that tests start. A pool of OpenMP threads does
 # not survive a fork: a forked process that reuses a convolution of its parent would wait forever.
@@ -59,6 +59,40 @@ def release_absl_stream() -> Iterator[None]:
         sys.modules["absl.logging"].get_absl_handler().python_handler.stream = sys.__stderr__
 
 
+@pytest.fixture
+def rendered_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Render the figures of a test and of its commands."""
+    monkeypatch.setenv(figures.RENDER, "1")
+
+
+@pytest.fixture(autouse=True)
+def skip_rendering(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw figures without rendering them, unless a test asks for ``rendered_figures``."""
+    if "rendered_figures" not in request.fixturenames:
+        figures.skip_rendering(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that makes a directory once, for all workers of pytest-xdist.
+
+    Its arguments are a name and the function that writes the files into a given directory.
+    """
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def make(name: str, write: Callable[[Path], None]) -> Path:
+        folder = root / name
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                part = tmp_path_factory.mktemp(f"{name}_part")
+                write(part)
+                part.rename(folder)
+        return folder
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def ferplus_csv() -> Path:
     """Return the real FER+ votes of the shared folder."""
@@ -69,7 +103,7 @@ def ferplus_csv() -> Path:
 
 
 @pytest.fixture(scope="session")
-def fer2013_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fer2013_csv(make_once: Callable[..., Path]) -> Path:
     """Return the real fer2013.csv: $EMOTION_LAB_FER2013, or unpacked from the shared folder."""
     path = os.environ.get("EMOTION_LAB_FER2013")
     if path:
@@ -77,15 +111,11 @@ def fer2013_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     unpack = SHARED / "data" / "fer2013" / "unpack.py"
     if not unpack.is_file():
         pytest.skip("the real FER2013 is missing (set EMOTION_LAB_FER2013=<fer2013.csv>)")
-    base = tmp_path_factory.getbasetemp()
-    # The workers of pytest-xdist share one file.
-    out = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "fer2013"
-    with FileLock(f"{out}.lock"):
-        if not out.exists():
-            part = tmp_path_factory.mktemp("fer2013_part")
-            subprocess.run([sys.executable, str(unpack), str(part), "csv"], check=True, timeout=200)
-            part.rename(out)
-    return out / "fer2013.csv"
+
+    def write(folder: Path) -> None:
+        subprocess.run([sys.executable, str(unpack), str(folder), "csv"], check=True, timeout=200)
+
+    return make_once("fer2013", write) / "fer2013.csv"
 
 
 #: Overrides of a run that takes seconds: a tiny senet on a few synthetic faces.

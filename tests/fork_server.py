@@ -25,7 +25,7 @@ from typing import Any
 
 import pytest
 
-from tests import forked
+from tests import figures, forked
 
 
 def _exit_code(error: SystemExit) -> int:
@@ -50,6 +50,8 @@ def _run_command(request: dict[str, Any], fds: list[int]) -> int:
     # Like python -m, search the working directory first, not that of the server.
     sys.path[0] = request["cwd"]
     sys.argv = [request["module"], *request["arguments"]]
+    if "matplotlib" in sys.modules and figures.RENDER not in os.environ:
+        figures.skip_rendering(pytest.MonkeyPatch())
     code, interrupted = 1, False
     try:
         runpy.run_module(request["module"], run_name="__main__", alter_sys=True)

@@ -147,10 +147,17 @@ class Popen:
         self.send_signal(signal.SIGKILL)
 
 
-def fork_jobs(patch: pytest.MonkeyPatch) -> None:
-    """Fork the jobs of a sweep instead of starting Python anew."""
+def fork_jobs(patch: pytest.MonkeyPatch) -> list[Popen]:
+    """Fork the jobs of a sweep instead of starting Python anew; return the list of started jobs."""
+    jobs: list[Popen] = []
+
+    def start(command: list[str], **options: Any) -> Popen:
+        jobs.append(Popen(command, **options))
+        return jobs[-1]
+
     names = {name: getattr(subprocess, name) for name in ("DEVNULL", "STDOUT", "TimeoutExpired")}
-    patch.setattr(subprocess_job, "subprocess", SimpleNamespace(Popen=Popen, **names))
+    patch.setattr(subprocess_job, "subprocess", SimpleNamespace(Popen=start, **names))
+    return jobs
 
 
 def run(

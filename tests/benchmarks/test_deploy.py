@@ -134,7 +134,9 @@ def test_names_and_accuracy_of_checkpoints(run: Path, tmp_path: Path) -> None:
     assert [c.name for c in load_candidates([str(run)], tmp_path)] == ["senet"]
 
 
-def test_command(run: Path, candidate: BenchmarkCandidate, tmp_path: Path) -> None:
+def test_command(
+    run: Path, candidate: BenchmarkCandidate, rendered_figures: None, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     files = sorted(path.name for path in (run / "checkpoints").iterdir())
     overrides = ("rounds=1", "batches=[1,2]", "threads=1", "num_images=1000")

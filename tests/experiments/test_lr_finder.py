@@ -95,7 +95,7 @@ def test_loss_that_does_not_fall_is_an_error() -> None:
         lr_finder.suggest_lr(RATES, smoothed([1.9] * 10 + [float("nan")] * 90))
 
 
-def test_range_test_of_a_real_network(tmp_path: Path) -> None:
+def test_range_test_of_a_real_network(rendered_figures: None, tmp_path: Path) -> None:
     small = (*TINY, "data.n=400", "sweep=lr_find", "sweep.num_steps=60", "augment=none")
     cfg = composed(*small, entry="sweep")
     result = lr_finder.range_test(cfg, tmp_path)

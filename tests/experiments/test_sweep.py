@@ -8,7 +8,6 @@ import os
 import shlex
 import signal
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from emotion_lab.config import compose
 from emotion_lab.core import checkpoint as ckpt
@@ -87,7 +87,11 @@ def test_failed_jobs_do_not_stop_the_sweep_and_resume_runs_missing_jobs(tmp_path
     assert "1/1" not in again.stdout and "Launching" not in again.stdout
 
 
-def test_killed_job_is_resumed_and_can_be_pruned(tmp_path: Path) -> None:
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_job_is_resumed_and_can_be_pruned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = forked.fork_jobs(monkeypatch)
     overrides = [*TINY, "trainer.max_epochs=25", "trainer.patience=null"]
     results: list[subprocess_job.JobResult] = []
     worker = threading.Thread(
@@ -97,14 +101,7 @@ def test_killed_job_is_resumed_and_can_be_pruned(tmp_path: Path) -> None:
     wait_for(tmp_path / "0" / "history.csv", 3)
     job = subprocess_job.read(tmp_path / "0")
     assert job is not None and job.status == "running"
-    # As `kill -9 <job>`; the directory is part of the job's command.
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            arguments = (process / "cmdline").read_bytes().decode().split("\0")
-        except OSError:
-            continue
-        if any(f"{tmp_path}/0'" in argument for argument in arguments):
-            os.kill(int(process.name), signal.SIGKILL)
+    jobs[0].kill()
     worker.join(60)
     assert results[0].status == "killed" and "SIGKILL" in str(results[0].reason)
     calls: list[Path] = []
@@ -123,29 +120,22 @@ def test_killed_job_is_resumed_and_can_be_pruned(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_ctrl_c_stops_all_jobs_and_writes_the_summary(tmp_path: Path) -> None:
     folder = tmp_path / "s"
-    sweep = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "emotion_lab.train", "-m", *TINY, "trainer.max_epochs=500"),
-            *("trainer.patience=null", "seed=1,2", f"hydra.sweep.dir={folder}"),
-        ],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    typed = (*TINY, "trainer.max_epochs=500", "trainer.patience=null", "seed=1,2")
+    arguments = [sys.executable, "-m", "emotion_lab.train", "-m", *typed]
+    with (tmp_path / "out").open("w") as out, (tmp_path / "errors").open("w") as errors:
+        sweep = forked.Popen(
+            [*arguments, f"hydra.sweep.dir={folder}"], cwd=tmp_path, stdout=out, stderr=errors
+        )
     wait_for(folder / "0" / "history.csv", 2)
     sweep.send_signal(signal.SIGINT)
-    _, errors = sweep.communicate(timeout=60)
-    assert sweep.returncode == 130 and "Traceback" not in errors, errors
+    assert sweep.wait(60) == 130 and "Traceback" not in (tmp_path / "errors").read_text()
     assert (folder / "0" / "checkpoints" / "last.ckpt").is_file()
     (row,) = table(folder)
     assert row["status"] == "stopped"
-    remaining = [
-        process
-        for process in Path("/proc").glob("[0-9]*")
-        if str(folder) in (process / "cmdline").read_text(errors="replace")
-    ]
-    assert not remaining
+    # No process trains in the directory.
+    with FileLock(folder / "0" / ".lock", timeout=0):
+        pass
+    assert not (folder / "1").exists()
 
 
 def test_finished_job_is_not_repeated_and_its_missing_results_are_restored(

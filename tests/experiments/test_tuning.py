@@ -121,7 +121,10 @@ def space(*texts: str) -> str:
 
 
 def test_tpe_finds_the_optimum_and_beats_random_search(
-    trainings: FakeTrainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trainings: FakeTrainings,
+    rendered_figures: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     typed = (space(LR, "model.dropout=interval(0,0.5)"), "sweep.trials=20", "sweep.pruner=none")
     result = run_search(tmp_path / "tpe", *typed, "sweep.n_startup_trials=5")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +64,29 @@ def assert_same_end(one: Path, other: Path) -> None:
         assert torch.equal(value, best[1]["state_dict"][name]), name
 
 
+Reference = tuple[dict[str, Any], Path]
+
+
+@pytest.fixture(scope="module")
+def reference_of(make_once: Callable[..., Path]) -> Callable[[str], Reference]:
+    """Return a function from a case to its config and uninterrupted run, 3 epochs of 4 steps."""
+
+    def reference(case: str) -> Reference:
+        cfg = composed(*TINY, *CASES[case], "trainer.max_epochs=3")
+        return cfg, make_once(f"uninterrupted_{case}", lambda run: fit(cfg, run))
+
+    return reference
+
+
 @pytest.fixture(params=CASES)
-def reference(request: pytest.FixtureRequest, tiny: Tiny, tmp_path: Path) -> tuple[dict, Path]:
-    """Return a config and the directory of its uninterrupted run (3 epochs of 4 steps)."""
-    cfg = tiny(*CASES[request.param], "trainer.max_epochs=3")
-    run = tmp_path / "reference"
-    run.mkdir()
-    fit(cfg, run)
-    return cfg, run
+def reference(
+    request: pytest.FixtureRequest, reference_of: Callable[[str], Reference]
+) -> Reference:
+    return reference_of(request.param)
 
 
 @pytest.mark.parametrize("step", [1, 5])
-def test_ctrl_c_during_an_epoch(step: int, reference: tuple[dict, Path], tmp_path: Path) -> None:
+def test_ctrl_c_during_an_epoch(step: int, reference: Reference, tmp_path: Path) -> None:
     """Ctrl-C saves after the batch; the resumed run equals the uninterrupted one."""
     cfg, reference_dir = reference
     run = tmp_path / "stopped"
@@ -88,7 +100,7 @@ def test_ctrl_c_during_an_epoch(step: int, reference: tuple[dict, Path], tmp_pat
 
 
 def test_stop_between_epochs_and_move_the_run(
-    reference: tuple[dict, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run stopped after validation, moved and resumed keeps its best.ckpt."""
     cfg, reference_dir = reference
@@ -110,17 +122,13 @@ def test_stop_between_epochs_and_move_the_run(
     assert_same_end(reference_dir, moved)
 
 
-@pytest.fixture(scope="module")
-def onecycle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the directory of an uninterrupted run."""
-    run = tmp_path_factory.mktemp("onecycle")
-    fit(composed(*TINY, *CASES["onecycle"], "trainer.max_epochs=3"), run)
-    return run
-
-
 @pytest.mark.parametrize(("moment", "count"), [("step", 6), ("save", 3), ("save", 4)])
 def test_sigkill(
-    moment: str, count: int, onecycle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    moment: str,
+    count: int,
+    reference_of: Callable[[str], Reference],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """SIGKILL during an epoch and while a checkpoint is written; then resume=<run>."""
     (tmp_path / "driver.py").write_text(DRIVER)
@@ -133,7 +141,7 @@ def test_sigkill(
     done = command(f"resume={run}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == str(run)
-    assert_same_end(onecycle, run)
+    assert_same_end(reference_of("onecycle")[1], run)
     assert (run / "config.yaml").read_text() == config and (run / "metrics.json").exists()
     assert not list((run / "checkpoints").glob(".*.tmp"))
 
