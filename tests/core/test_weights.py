@@ -11,6 +11,7 @@ from emotion_lab.core import checkpoint, paths, weights
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
 from emotion_lab.core.paths import find_checkpoint
+from emotion_lab.inference.loader import load
 
 
 def test_every_file_is_there_and_listed() -> None:
@@ -20,6 +21,11 @@ def test_every_file_is_there_and_listed() -> None:
             assert path.name == name + suffix and path.parent == weights.FOLDER
     total = sum(file.stat().st_size for file in weights.FOLDER.iterdir())
     assert total < 12_000_000
+
+
+@pytest.mark.parametrize("name", weights.MODELS)
+def test_the_metadata_belong_to_the_graph(name: str) -> None:
+    assert load(weights.find(name, ".onnx")).classes
 
 
 def test_a_damaged_or_missing_file_is_refused(
