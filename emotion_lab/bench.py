@@ -29,7 +29,9 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
         paths.check_checkpoint(cfg.ckpt)
     if cfg.benchmark == "derived" and cfg.ckpt is not None:
         paths.check_checkpoint(cfg.ckpt, exported=True)
-    paths.check_exist({"data.path": cfg.data.path, "clip": cfg.clip, "photo": cfg.photo})
+    paths.check_exist({"data.path": cfg.data.path, "photo": cfg.photo})
+    for clip in paths.as_list(cfg.clip):
+        paths.check_exist({"clip": clip})
     if not compose.is_multirun(cfg.hydra):
         paths.check_folder(str(cfg.hydra.run.dir))
     return []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import cv2
 import numpy as np
 
 from emotion_lab.benchmarks import baseline
+from emotion_lab.benchmarks.agreement import Agreement, delay_increase_ms
 from emotion_lab.core.labels import EMOTIONS
-from emotion_lab.core.paths import find_checkpoint
+from emotion_lab.core.paths import as_list, find_checkpoint
 from emotion_lab.core.timing import summary, time_interleaved
 from emotion_lab.models.load import restore
 from emotion_lab.synthetic.video import render_video
@@ -23,7 +25,7 @@ from emotion_lab.video import factory
 from emotion_lab.video.pipeline import Pipeline
 from emotion_lab.video.smoothing import TrackSmoother
 from emotion_lab.video.sources.open import open_source, read_photo
-from emotion_lab.video.types import Frame
+from emotion_lab.video.types import Frame, FrameResult
 
 #: Key in ``bench.json`` -> config key of the sources that speed is measured on.
 SOURCES = {"one_face": "clip", "six_faces": "photo"}
@@ -142,11 +144,23 @@ class LiveMeasurement:
     ids: list[int] = field(default_factory=list)
     raw: list[np.ndarray] = field(default_factory=list)
 
+    @staticmethod
+    def of(changes: list[tuple[float, str]], results: Sequence[FrameResult]) -> LiveMeasurement:
+        """Return the first face of every frame; each frame must have been classified."""
+        measurement = LiveMeasurement(changes, len(results))
+        for result in results:
+            if result.faces:
+                measurement.times.append(result.time_s)
+                measurement.ids.append(result.faces[0].id)
+                measurement.raw.append(result.faces[0].probabilities)
+        return measurement
 
-def measure_clip(seed: int, pipeline: Pipeline) -> LiveMeasurement:
-    """Render a clip of a person, given by the seed, who shows every emotion; classify it.
 
-    The pipeline must have no tracks; its smoothing does not matter.
+def drawn_clip(seed: int) -> tuple[list[Frame], list[tuple[float, str]]]:
+    """Render a clip of a person, given by the seed, who shows every emotion.
+
+    Returns:
+        The frames, and (start in seconds, emotion) of each emotion.
     """
     emotions = [*EMOTIONS] * _CYCLES
     with tempfile.TemporaryDirectory() as folder:
@@ -154,15 +168,7 @@ def measure_clip(seed: int, pipeline: Pipeline) -> LiveMeasurement:
         segments = [(_EMOTION_S, emotion) for emotion in emotions]
         render_video(path, segments, fps=_FPS, size=(480, 360), seed=seed)
         frames = clip_frames(path, 100_000)
-    changes = [(i * _EMOTION_S, emotion) for i, emotion in enumerate(emotions)]
-    measurement = LiveMeasurement(changes, len(frames))
-    for frame in frames:
-        faces = pipeline(frame).faces
-        if faces:
-            measurement.times.append(frame.time_s)
-            measurement.ids.append(faces[0].id)
-            measurement.raw.append(faces[0].probabilities)
-    return measurement
+    return frames, [(i * _EMOTION_S, emotion) for i, emotion in enumerate(emotions)]
 
 
 def smoothed_labels(
@@ -179,7 +185,25 @@ def smoothed_labels(
     return labels
 
 
-def stability(clips: list[tuple[LiveMeasurement, list[str | None]]]) -> dict[str, Any]:
+def change_delays(measurement: LiveMeasurement, labels: list[str | None]) -> list[float | None]:
+    """Return the seconds from each true change to the new label, None if it is not followed.
+
+    Args:
+        labels: Shown in each frame with a face, None while uncertain.
+    """
+    delays: list[float | None] = []
+    ends = [start for start, _ in measurement.changes[2:]]
+    for (start, emotion), end in zip(measurement.changes[1:], [*ends, np.inf], strict=True):
+        hits = (
+            time_s - start
+            for time_s, label in zip(measurement.times, labels, strict=True)
+            if start - 1e-9 <= time_s < end - 1e-9 and label == emotion
+        )
+        delays.append(next(hits, None))
+    return delays
+
+
+def stability(clips: Sequence[tuple[LiveMeasurement, list[str | None]]]) -> dict[str, Any]:
     """Return label switches per minute and the delay after a true change, over all clips.
 
     Args:
@@ -196,16 +220,10 @@ def stability(clips: list[tuple[LiveMeasurement, list[str | None]]]) -> dict[str
     for measurement, labels in clips:
         certain = [label for label in labels if label is not None]
         switches += sum(label != last for last, label in itertools.pairwise(certain))
-        ends = [start for start, _ in measurement.changes[1:]]
-        for (start, emotion), end in zip(measurement.changes, [*ends, np.inf], strict=True):
-            hits = [
-                time_s - start
-                for time_s, label in zip(measurement.times, labels, strict=True)
-                if start - 1e-9 <= time_s < end - 1e-9 and label == emotion
-            ]
-            correct += len(hits)
-            if hits and start > 0:
-                delays.append(hits[0])
+        starts = [start - 1e-9 for start, _ in measurement.changes]
+        for time_s, label in zip(measurement.times, labels, strict=True):
+            correct += label == measurement.changes[bisect.bisect(starts, time_s) - 1][1]
+        delays += [d for d in change_delays(measurement, labels) if d is not None]
         count += len(labels)
         seconds += measurement.times[-1] - measurement.times[0] if measurement.times else 0.0
     flicker = max(0, switches - len(delays))
@@ -221,21 +239,15 @@ def stability(clips: list[tuple[LiveMeasurement, list[str | None]]]) -> dict[str
 
 
 def compare_smoothing(
-    seed: int, make_pipeline: Callable[[], Pipeline], configs: dict[str, dict[str, Any]]
+    clips: Sequence[LiveMeasurement], configs: dict[str, dict[str, Any]], classes: list[str]
 ) -> dict[str, Any]:
-    """Evaluate every smoothing config on synthetic clips with known emotions.
+    """Evaluate every smoothing config on the same probabilities of clips with known emotions.
 
-    Faces are detected and classified once; all configs smooth the same probabilities. Several clips
-    are used because the median delay depends on which changes are followed.
+    Several clips are used because the median delay depends on which changes are followed.
     """
-    clips = []
-    for index in range(NUM_CLIPS):
-        pipeline = make_pipeline()
-        clips.append(measure_clip(seed + index, pipeline))
-        print(f"  clip {index + 1}/{NUM_CLIPS}: {clips[-1].frames} frames", flush=True)
     results = {}
     for name, smoothing in configs.items():
-        labels = [smoothed_labels(clip, smoothing, pipeline.classes) for clip in clips]
+        labels = [smoothed_labels(clip, smoothing, classes) for clip in clips]
         results[name] = stability(list(zip(clips, labels, strict=True)))
     unsmoothed = results.get("none", {}).get("switches_per_min")
     for result in results.values():
@@ -244,29 +256,80 @@ def compare_smoothing(
     return {"frames": sum(clip.frames for clip in clips), "clips": len(clips), "smoothing": results}
 
 
+def _shown(results: Sequence[FrameResult], classes: list[str]) -> list[str | None]:
+    """Return the label of the first face of each frame with a face."""
+    labels = [result.faces[0].label for result in results if result.faces]
+    return [None if label is None else classes[label] for label in labels]
+
+
+def measure_drawn(
+    seed: int, make_pipeline: Callable[[str], Pipeline]
+) -> tuple[list[LiveMeasurement], dict[str, Any]]:
+    """Run ``classify.when=always`` and ``auto`` over synthetic clips with known emotions.
+
+    Returns:
+        The probabilities of ``always``, and the agreement of ``auto`` with it.
+    """
+    clips, total = [], Agreement()
+    delays: dict[str, list[float | None]] = {"always": [], "auto": []}
+    for index in range(NUM_CLIPS):
+        frames, changes = drawn_clip(seed + index)
+        results = {}
+        for when, own_delays in delays.items():
+            pipeline = make_pipeline(when)
+            results[when] = [pipeline(frame) for frame in frames]
+            clip = LiveMeasurement.of(changes, results[when])
+            own_delays += change_delays(clip, _shown(results[when], pipeline.classes))
+        clips.append(LiveMeasurement.of(changes, results["always"]))
+        total += Agreement.of(results["always"], results["auto"])
+        print(f"  clip {index + 1}/{NUM_CLIPS}: {len(frames)} frames", flush=True)
+    increase = delay_increase_ms(delays["always"], delays["auto"])
+    return clips, {**total.to_dict(), "delay_increase_ms_median": increase}
+
+
+def schedule_agreement(
+    frames: list[Frame], make_pipeline: Callable[[str], Pipeline]
+) -> dict[str, Any]:
+    """Return the agreement of ``classify.when=auto`` with ``always`` on the frames of a clip."""
+    always, auto = (
+        [pipeline(frame) for frame in frames] for pipeline in map(make_pipeline, ("always", "auto"))
+    )
+    return Agreement.of(always, auto).to_dict()
+
+
 def bench(cfg: dict[str, Any], smoothing: dict[str, Any]) -> dict[str, Any]:
     """Run the benchmark; ``smoothing`` maps the name of every method to its config."""
     net, _ = restore(find_checkpoint(cfg["ckpt"]))
     baseline_pipeline = baseline.live_pipeline(net.eval())
     first = factory.build_pipeline(cfg, stills=False, synthetic=True)
 
-    def make_pipeline() -> Pipeline:
+    def make_pipeline(when: str = cfg["classify"]["when"]) -> Pipeline:
         smooth, track = cfg["smoothing"], cfg["tracking"]
-        return Pipeline(first.detector, first.classifier, smooth, track, cfg["align"])
+        classify = {**cfg["classify"], "when": when}
+        settings = (smooth, track, cfg["align"])
+        return Pipeline(first.detector, first.classifier, *settings, classify=classify)
 
     result: dict[str, Any] = {
         "runtime": first.classifier.runtime_name,
         "detector": first.detector.name,
+        "classify": cfg["classify"],
+        "agreement": {},
     }
-    for name, key in SOURCES.items():
-        if cfg[key] is not None:
-            path = Path(cfg[key])
-            print(f"{key}: {path}", flush=True)
-            frames = clip_frames(path, 400) if key == "clip" else moving_photo(path)
+    clips = [Path(path).expanduser() for path in as_list(cfg["clip"])]
+    sources = [("clip", path) for path in clips]
+    if cfg["photo"] is not None:
+        sources.append(("photo", Path(cfg["photo"]).expanduser()))
+    for key, path in sources:
+        print(f"{key}: {path}", flush=True)
+        frames = clip_frames(path, 400) if key == "clip" else moving_photo(path)
+        name = next(name for name, source in SOURCES.items() if source == key)
+        if name not in result:  # only the first clip is timed
             result[name] = compare(frames, baseline_pipeline, make_pipeline, cfg["rounds"])
-    if cfg["clip"] is not None:
+        result["agreement"][path.name] = schedule_agreement(frames, make_pipeline)
+    if clips:
         print("latency: the clip at its own frame rate", flush=True)
-        result["latency"] = latency(Path(cfg["clip"]), make_pipeline(), cfg["seconds"])
+        result["latency"] = latency(clips[0], make_pipeline(), cfg["seconds"])
         result["latency_p95_ms"] = result["latency"]["p95_ms"]
     print("smoothing: synthetic clips with known emotions", flush=True)
-    return result | compare_smoothing(cfg["seed"], make_pipeline, smoothing)
+    drawn, result["agreement"]["synthetic"] = measure_drawn(cfg["seed"], make_pipeline)
+    return result | compare_smoothing(drawn, smoothing, first.classes)

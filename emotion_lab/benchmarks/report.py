@@ -85,6 +85,17 @@ def _throughput(benchmark: str, result: dict[str, Any], rounds: int) -> Blocks:
     return blocks
 
 
+def _agreement_table(agreement: dict[str, Any]) -> TextTable:
+    rows = []
+    for name, row in agreement.items():
+        equal, classified = (
+            "-" if row[key] is None else f"{row[key]:.2%}" for key in ("agreement", "classified")
+        )
+        increase = row.get("delay_increase_ms_median")
+        rows.append((name, row["faces"], equal, classified, "" if increase is None else increase))
+    return TextTable(("clip", "faces", "same label", "classified", "later by ms"), rows)
+
+
 def live_report(result: dict[str, Any]) -> Blocks:
     """Return the report of ``benchmark=live``."""
     from emotion_lab.benchmarks.live import SOURCES
@@ -118,6 +129,10 @@ def live_report(result: dict[str, Any]) -> Blocks:
             f"{row['p50_ms']:.1f} ms, p95 {row['p95_ms']:.1f} ms, {row['dropped']} of "
             f"{row['frames'] + row['dropped']} frames dropped"
         )
+    blocks += [
+        "classify.when=auto compared with always: faces with the same label, and faces classified",
+        _agreement_table(result["agreement"]),
+    ]
     keys = ("switches_per_min", "flicker_per_min", "delay_ms_median")
     smoothing = []
     for name, row in result["smoothing"].items():

@@ -41,7 +41,7 @@ from emotion_lab.config.fields import (
     number,
     section,
 )
-from emotion_lab.config.live_keys import LIVE, PREDICT, TRACKING
+from emotion_lab.config.live_keys import CLASSIFY, LIVE, PREDICT, TRACKING
 
 MIX = section(mixup=NonNegative, cutmix=NonNegative, probability=Fraction)
 TENSORBOARD = section(DisplaySection, graph=bool, pictures_every=Count | None, explain=WholeNumber)
@@ -352,12 +352,13 @@ _ENTRIES: dict[str, type[Section]] = {
         exports=Locations,
         num_images=integer(1000) | None,
         budget=section(latency_ms=Positive | None, size_mb=Positive | None),
-        clip=Location,
+        clip=Locations,
         photo=Location,
         seconds=Positive,
         align=bool,
         anonymize=Anonymize,
         tracking=TRACKING,
+        classify=CLASSIFY,
         seed=Seed,
         deterministic=bool,
         monitor=Monitor,

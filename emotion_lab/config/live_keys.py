@@ -19,6 +19,7 @@ from emotion_lab.config.fields import (
     section,
 )
 
+CLASSIFY = section(when=Literal["auto", "always"], max_age_s=Positive)
 TRACKING = section(
     detect_every=Count,
     detect_every_s=Positive,
@@ -56,6 +57,7 @@ LIVE = section(
     anonymize=Annotated[Anonymize, Role.DISPLAY],
     language=Annotated[str, Role.DISPLAY],
     tracking=TRACKING,
+    classify=CLASSIFY,
     web=section(DisplaySection, host=str, port=integer(0, 65535), token=str | int | None),
     overlay=section(
         DisplaySection,

@@ -34,6 +34,7 @@ def build_recognizer(cfg: dict[str, Any]) -> EmotionRecognizer:
         cfg["tracking"],
         cfg["align"],
         cfg.get("max_turn_deg"),  # bench has none
+        classify=cfg["classify"],
     )
     if cfg.get("enrol_reference") is not None:  # bench has none
         model.enrol(cfg["enrol"], cfg["enrol_reference"], cfg["enrol_save"])

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from emotion_lab.core.errors import UserError
 from emotion_lab.inference.classifier import Classifier
 from emotion_lab.inference.face_crop import crop_faces
+from emotion_lab.video.classify_schedule import ClassifySchedule, Look
 from emotion_lab.video.detectors.photo import PhotoDetector
 from emotion_lab.video.enrolment import Enrolment
 from emotion_lab.video.head_pose import head_pose
@@ -32,15 +33,29 @@ class FoundFaces:
         result: Result of the frame without faces.
         tracks: One for each face, sorted by id.
         crops: One for each track, uint8 (h, w, C); they may be views into the image of the frame.
+        lost: Ids of the tracks that ended with this frame; they do not come back.
+        restarts: Whether ids begin at 1 again, so that earlier tracks are other faces.
     """
 
     result: FrameResult
     tracks: list[Track]
     crops: list[np.ndarray]
+    lost: set[int] = field(default_factory=set)
+    restarts: bool = False
+
+
+@dataclass
+class _FaceState:
+    """Smoother and last classification of one track."""
+
+    smoother: TrackSmoother
+    look: Look | None = None
 
 
 class Pipeline:
-    """Detects faces every few frames, tracks them in between, classifies all faces in one batch.
+    """Detects faces every few frames, tracks them in between, classifies faces in one batch.
+
+    :meth:`find` and :meth:`classify` share no state: they may run in two threads.
 
     Args:
         classifier: Provides the class names and the crop margin.
@@ -51,6 +66,7 @@ class Pipeline:
         stills: Frames are unrelated photos: nothing is smoothed.
         max_turn_deg: Largest angle between face and camera, degrees; a face that is turned further
             away is uncertain. None: no limit.
+        classify: See :class:`ClassifySchedule`; None: every face of every frame is classified.
     """
 
     def __init__(
@@ -62,6 +78,7 @@ class Pipeline:
         align: bool = False,
         stills: bool = False,
         max_turn_deg: float | None = None,
+        classify: dict[str, Any] | None = None,
     ) -> None:
         self.detector, self.classifier = detector, classifier
         self.photo_detector = PhotoDetector(detector)
@@ -69,19 +86,20 @@ class Pipeline:
         self.tracker = FaceTracker(tracking)
         self.scene_cut = SceneCutDetector(self.tracking.get("scene_cut_threshold", 0.25))
         self.align, self.stills, self.max_turn_deg = align, stills, max_turn_deg
+        self.classify_cfg, self.schedule = classify, ClassifySchedule(classify)
         # Validates the smoothing config now instead of at the first face.
         TrackSmoother(smoothing, len(classifier.classes))
-        self._smoothers: dict[int, TrackSmoother] = {}  # by id of the active tracks
+        self._faces: dict[int, _FaceState] = {}  # by id of the active tracks
         #: Corrects the probabilities of a person by its neutral face, if set.
         self.enrolment: Enrolment | None = None
         self._loop = 0  # repetition of the clip
-        self._lock = threading.Lock()
+        self._detector_lock, self._classifier_lock = threading.Lock(), threading.Lock()
 
     def clone(self, stills: bool) -> Pipeline:
         """Return a pipeline with the same settings and no tracks, for another thread.
 
-        Both share detector and classifier. Neither is thread-safe, so a common lock serializes
-        their calls.
+        Both share detector and classifier. Neither is thread-safe, so a common lock of each
+        serializes its calls.
         """
         other = Pipeline(
             self.detector,
@@ -91,8 +109,11 @@ class Pipeline:
             self.align,
             stills,
             self.max_turn_deg,
+            self.classify_cfg,
         )
-        other._lock, other.photo_detector = self._lock, self.photo_detector
+        other.photo_detector = self.photo_detector
+        other._detector_lock = self._detector_lock
+        other._classifier_lock = self._classifier_lock
         other.enrolment = None if self.enrolment is None else self.enrolment.clone()
         return other
 
@@ -114,19 +135,19 @@ class Pipeline:
         """Class names, in the order of the probabilities."""
         return self.classifier.classes
 
-    def _track(self, frame: Frame, stages: dict[str, float]) -> list[Track]:
+    def _track(self, frame: Frame, stages: dict[str, float]) -> FoundFaces:
+        """Return the tracks of a frame, without crops."""
+        found = FoundFaces(self._result(frame, stages), [], [])
         if frame.tracks is not None:
             self._check_recorded_faces()
-            return frame.tracks  # a track that ended does not come back: its smoother may stay
-        begin = time.perf_counter()
+            found.tracks = frame.tracks
+            return found
+        begin, known = time.perf_counter(), self.tracker.ids
         # Each photo, and each repetition of a clip, starts with face 1; a new scene has new faces.
         is_cut = not self.stills and self.scene_cut(frame.image, frame.time_s)
         if self.stills or frame.loop != self._loop:
             self.tracker.reset(restart_ids=True)
-            self._smoothers.clear()
-            if self.enrolment is not None:
-                self.enrolment.reset()
-            self._loop = frame.loop
+            self._loop, found.restarts = frame.loop, True
         elif is_cut:
             self.tracker.reset()
         stages["cut"] = (time.perf_counter() - begin) * 1000
@@ -134,16 +155,27 @@ class Pipeline:
         begin = time.perf_counter()
         if self.tracker.needs_detection(frame.time_s):
             detector = self.photo_detector if self.stills else self.detector
-            with self._lock:
+            with self._detector_lock:
                 detections = detector(frame.image)
             stages["detect"] = (time.perf_counter() - begin) * 1000
         begin = time.perf_counter()
-        size = (frame.image.shape[1], frame.image.shape[0])
-        tracks = self.tracker.update(detections, frame.time_s, size)
-        for lost_id in self._smoothers.keys() - self.tracker.ids:
-            del self._smoothers[lost_id]
+        found.tracks = self.tracker.update(detections, frame.time_s, found.result.size)
+        found.lost = known - self.tracker.ids
         stages["track"] = (time.perf_counter() - begin) * 1000
-        return tracks
+        return found
+
+    @staticmethod
+    def _result(frame: Frame, stages: dict[str, float]) -> FrameResult:
+        """Return the result of a frame without faces."""
+        return FrameResult(
+            source=frame.name,
+            frame=frame.index,
+            time_s=frame.time_s,
+            wall=frame.wall,
+            size=(frame.image.shape[1], frame.image.shape[0]),
+            stages_ms=stages,
+            reduced=frame.reduced,
+        )
 
     def _check_recorded_faces(self) -> None:
         """Refuse a model that needs more of the frame than a recording of faces keeps."""
@@ -157,23 +189,114 @@ class Pipeline:
                 f"{' or align=false' if self.align else ''}."
             )
 
-    def _smooth(self, track: Track, probabilities: np.ndarray, time_s: float) -> Face:
+    def find(self, frame: Frame) -> FoundFaces:
+        """Detect and track the faces of a frame; frames must come in order of time."""
+        stages: dict[str, float] = {}
+        found = self._track(frame, stages)
+        if found.tracks:
+            begin = time.perf_counter()
+            boxes = np.stack([track.box for track in found.tracks])
+            landmarks = [track.landmarks for track in found.tracks]
+            margin = self.classifier.crop_margin
+            found.crops = crop_faces(frame.image, boxes, margin, landmarks, self.align)
+            stages["crop"] = (time.perf_counter() - begin) * 1000
+        return found
+
+    def select(self, found: Sequence[FoundFaces]) -> list[list[int]]:
+        """Return the indices of the faces that must be classified, for each frame.
+
+        Args:
+            found: As for :meth:`classify`.
+        """
+        selected, restarted = [], False
+        for one in found:
+            begin = time.perf_counter()
+            restarted = restarted or one.restarts  # earlier states are those of other faces
+            rows = list(range(len(one.tracks)))
+            if not restarted:
+                time_s = one.result.time_s
+                rows = [k for k in rows if self._is_due(one.tracks[k], one.crops[k], time_s)]
+            if one.tracks:
+                one.result.stages_ms["select"] = (time.perf_counter() - begin) * 1000
+            selected.append(rows)
+        return selected
+
+    def _is_due(self, track: Track, crop: np.ndarray, time_s: float) -> bool:
+        state = self._faces.get(track.id)
+        if state is None or state.look is None:
+            return True
+        return self.schedule.is_due(state.look, state.smoother, time_s, track.box, crop)
+
+    def classify(self, found: Sequence[FoundFaces]) -> list[FrameResult]:
+        """Classify the faces of several frames in one batch, then smooth them frame by frame.
+
+        Args:
+            found: Of :meth:`find`, in order of time.
+        """
+        selected = self.select(found)
+        crops = [one.crops[k] for one, rows in zip(found, selected, strict=True) for k in rows]
+        begin = time.perf_counter()
+        with self._classifier_lock:
+            probabilities = self.classifier(crops) if crops else ()
+        classify_ms = (time.perf_counter() - begin) * 1000
+        values = iter(probabilities)
+        results = []
+        for one, rows in zip(found, selected, strict=True):
+            if rows:
+                one.result.stages_ms["classify"] = classify_ms * len(rows) / len(crops)
+            results.append(self.finish(one, {k: next(values) for k in rows}))
+        return results
+
+    def finish(self, found: FoundFaces, probabilities: dict[int, np.ndarray]) -> FrameResult:
+        """Smooth the faces of a frame and return its result.
+
+        Args:
+            probabilities: Index of each face of :meth:`select` -> float32 (K,).
+        """
+        begin, result = time.perf_counter(), found.result
+        if found.restarts:
+            self._faces.clear()
+            if self.enrolment is not None:
+                self.enrolment.reset()
+        for lost_id in found.lost:
+            self._faces.pop(lost_id, None)
+        if self.enrolment is not None:
+            self.enrolment.step(result.time_s)
+        for k, track in enumerate(found.tracks):
+            values = probabilities.get(k)
+            look = None
+            if values is not None:
+                look = self.schedule.look(result.time_s, track.box, found.crops[k], values)
+            result.faces.append(self._face(track, look, result.time_s))
+        if found.tracks:
+            result.stages_ms["smooth"] = (time.perf_counter() - begin) * 1000
+        result.latency_ms = (time.time() - result.wall) * 1000
+        return result
+
+    def _face(self, track: Track, look: Look | None, time_s: float) -> Face:
+        """Return a face with a new classification, or else with its last one."""
+        if track.id not in self._faces:
+            self._faces[track.id] = _FaceState(TrackSmoother(self.smoothing, len(self.classes)))
+        state = self._faces[track.id]
+        state.look = look or state.look
+        if state.look is None:
+            raise ValueError(f"face {track.id} was never classified")
+        probabilities = state.look.probabilities
         if self.enrolment is not None:
             probabilities = self.enrolment.correct(track.id, probabilities)
-        x, y, width, height = (float(value) for value in track.box)
         smoothed: np.ndarray
         label: int | None
         if self.stills:
             # One image has no history: its label is the most probable class, never uncertain.
             smoothed, label = probabilities, int(probabilities.argmax())
         else:
-            if track.id not in self._smoothers:
-                self._smoothers[track.id] = TrackSmoother(self.smoothing, len(self.classes))
-            smoothed, label = self._smoothers[track.id].update(probabilities, time_s)
+            # In every frame: between two classifications the face looks the same.
+            smoothed, label = state.smoother.update(probabilities, time_s)
         pose = head_pose(track.landmarks)
         limit = self.max_turn_deg
         turned_away = limit is not None and pose is not None and pose.turn > limit
         label = None if turned_away else label
+        x, y, width, height = (float(value) for value in track.box)
         return Face(
             id=track.id,
             box=(x, y, width, height),
@@ -185,59 +308,8 @@ class Pipeline:
             pose=pose,
             turned_away=turned_away,
             landmarks=track.landmarks,
+            classified=look is not None,
         )
-
-    def find(self, frame: Frame) -> FoundFaces:
-        """Detect and track the faces of a frame; frames must come in order of time."""
-        stages: dict[str, float] = {}
-        tracks = self._track(frame, stages)
-        crops: list[np.ndarray] = []
-        if tracks:
-            begin = time.perf_counter()
-            boxes = np.stack([track.box for track in tracks])
-            landmarks = [track.landmarks for track in tracks]
-            margin = self.classifier.crop_margin
-            crops = crop_faces(frame.image, boxes, margin, landmarks, self.align)
-            stages["classify"] = (time.perf_counter() - begin) * 1000
-        size = (frame.image.shape[1], frame.image.shape[0])
-        result = FrameResult(
-            source=frame.name,
-            frame=frame.index,
-            time_s=frame.time_s,
-            wall=frame.wall,
-            size=size,
-            stages_ms=stages,
-            reduced=frame.reduced,
-        )
-        return FoundFaces(result, tracks, crops)
-
-    def classify(self, found: Sequence[FoundFaces]) -> list[FrameResult]:
-        """Classify the faces of several frames in one batch, then smooth them frame by frame.
-
-        Args:
-            found: Of :meth:`find`, in order of time.
-        """
-        crops = [crop for one in found for crop in one.crops]
-        begin = time.perf_counter()
-        with self._lock:
-            probabilities = self.classifier(crops) if crops else ()
-        classify_ms = (time.perf_counter() - begin) * 1000
-        rows = iter(probabilities)
-        results = []
-        for one in found:
-            result = one.result
-            if self.enrolment is not None:
-                self.enrolment.step(result.time_s)
-            if one.tracks:
-                begin = time.perf_counter()
-                result.faces = [
-                    self._smooth(track, next(rows), result.time_s) for track in one.tracks
-                ]
-                result.stages_ms["classify"] += classify_ms * len(one.crops) / len(crops)
-                result.stages_ms["smooth"] = (time.perf_counter() - begin) * 1000
-            result.latency_ms = (time.time() - result.wall) * 1000
-            results.append(result)
-        return results
 
     def __call__(self, frame: Frame) -> FrameResult:
         """Process one frame; frames must come in order of time."""

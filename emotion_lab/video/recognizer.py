@@ -75,6 +75,7 @@ class EmotionRecognizer:
         tracking: See :class:`FaceTracker`; None: its defaults.
         align: Rotate every face so that the eyes are level, if the detector returns landmarks.
         max_turn_deg: See :class:`Pipeline`.
+        classify: See :class:`ClassifySchedule`; None: every face of every frame is classified.
 
     Attributes:
         classes: Class names, in the order of the probabilities.
@@ -94,11 +95,18 @@ class EmotionRecognizer:
         tracking: dict[str, Any] | None = None,
         align: bool = False,
         max_turn_deg: float | None = None,
+        classify: dict[str, Any] | None = None,
     ) -> None:
         self.classifier, self.detector = classifier, detector
         self.classes = classifier.classes
         self._stream = Pipeline(
-            detector, classifier, smoothing, tracking, align, max_turn_deg=max_turn_deg
+            detector,
+            classifier,
+            smoothing,
+            tracking,
+            align,
+            max_turn_deg=max_turn_deg,
+            classify=classify,
         )
         self._stills = self._stream.clone(stills=True)
         self._noted = False

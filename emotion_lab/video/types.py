@@ -1,8 +1,8 @@
 """Data types passed between the stages of the live pipeline.
 
 source -> Frame -> detector -> Detections -> tracker -> Track -> classifier -> smoother -> Face
--> FrameResult -> overlay and sinks. Every image is uint8 (H, W, 3), **RGB**: sources convert from
-OpenCV's BGR when they read, sinks convert back when they write.
+-> FrameResult -> overlay and sinks. Every image is uint8 (H, W, 3), **RGB**: sources convert
+from OpenCV's BGR when they read, sinks convert back when they write.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Face:
 
     Attributes:
         box: x, y, width, height in source pixels.
-        probabilities: float32 (K,) of this frame only.
+        probabilities: float32 (K,) of the last frame in which the face was classified.
         smoothed: float32 (K,), smoothed over time.
         label: Index of the displayed class (after hysteresis), or None while uncertain.
         derived: Valence, arousal and intensity from ``smoothed``, see
@@ -134,6 +134,7 @@ class Face:
         pose: Pose of the head; None without landmarks.
         landmarks: Those of the track, float32 (5, 2), or None.
         turned_away: Whether the face is uncertain because it is turned too far from the camera.
+        classified: Whether the face was classified in this frame; False: it hardly changed.
     """
 
     id: int
@@ -146,6 +147,7 @@ class Face:
     pose: HeadPose | None = None
     turned_away: bool = False
     landmarks: np.ndarray | None = None
+    classified: bool = True
 
 
 @dataclass
@@ -160,7 +162,8 @@ class FrameResult:
         size: (width, height) of the picture.
         faces: Sorted by track id.
         latency_ms: Processing time of a file or photo; from capture to label for a live source.
-        stages_ms: Duration of each stage (cut, detect, track, classify, smooth).
+        stages_ms: Duration of each stage (cut, detect, track, crop, select,
+            classify, smooth).
         hidden: Regions to hide in the picture, set by the anonymizer; None without one.
         held: Number of hidden faces that were detected in other frames only.
         reduced: ``Frame.reduced``: boxes and size are those of the reduced picture.

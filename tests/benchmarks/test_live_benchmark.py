@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -105,11 +104,18 @@ def test_frames_are_classified_once_for_all_smoothing_methods(
     monkeypatch.setattr(live, "NUM_CLIPS", 2)
     monkeypatch.setattr(live, "_EMOTION_S", 0.2)
     monkeypatch.setattr(live, "_CYCLES", 1)
-    classifier = RandomClassifier()
+    pipelines = {"always": RandomClassifier(), "auto": RandomClassifier()}
+
+    def make_pipeline(when: str) -> Pipeline:
+        classify = {"when": when, "max_age_s": 0.5}
+        return Pipeline(FixedDetector(), pipelines[when], config("none"), classify=classify)
+
+    clips, agreement = live.measure_drawn(3, make_pipeline)
+    assert pipelines["always"].calls == agreement["faces"] == 2 * 42
+    assert pipelines["auto"].calls == round(agreement["classified"] * 84)
     configs = {name: config(name) for name in ("none", "ema", "window")}
-    make_pipeline = partial(Pipeline, FixedDetector(), classifier, config("none"))
-    result = live.compare_smoothing(3, make_pipeline, configs)
-    assert result["clips"] == 2 and result["frames"] == classifier.calls == 2 * 42
+    result = live.compare_smoothing(clips, configs, CLASSES)
+    assert result["clips"] == 2 and result["frames"] == 84
     methods = result["smoothing"]
     assert set(methods) == set(configs)
     rates = {name: row["switches_per_min"] for name, row in methods.items()}
@@ -124,10 +130,14 @@ def test_report_and_progress(capsys: pytest.CaptureFixture[str]) -> None:
     row = {"switches_per_min": 25.7, "fewer_switches": 6.2, "flicker_per_min": 10.9}
     row |= {"delay_ms_median": 266.7, "followed": 52, "changes": 78}
     empty = dict.fromkeys(row) | {"followed": 0, "changes": 78}
-    result = {"detector": "yunet", "runtime": "torch", "one_face": speed}
+    result: dict[str, Any] = {"detector": "yunet", "runtime": "torch", "one_face": speed}
+    same = {"faces": 100, "agreement": 0.995, "classified": 0.4, "delay_increase_ms_median": 33.3}
+    nothing = {"faces": 0, "agreement": None, "classified": None}
+    result["agreement"] = {"synthetic": same, "no_face.mp4": nothing}
     blocks = live_report({**result, "smoothing": {"ema": row, "none": empty}})
     text = "\n".join(map(str, blocks))
     assert "clip (72 frames of 640x360)" in text and "33.0x" in text
+    assert "99.50%" in text and "40.00%" in text and "33.3" in text
     assert "seed" not in text and "one_face" not in text
     header, ema, none = text.splitlines()[-3:]
     assert "flicker/min" in header and "52 of 78" in ema

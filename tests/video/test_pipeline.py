@@ -82,7 +82,7 @@ def test_new_track_starts_with_empty_smoothing() -> None:
     assert first.smoothed[1] == pytest.approx(1, abs=1e-3)
     assert last.id != first.id
     assert last.smoothed[1] == pytest.approx(0, abs=1e-3)
-    assert list(pipeline._smoothers) == [last.id]
+    assert list(pipeline._faces) == [last.id]
 
 
 def test_photos_are_independent() -> None:
@@ -151,7 +151,8 @@ def test_clone_shares_networks_and_not_tracks() -> None:
     clone = pipeline.clone(stills=True)
     assert pipeline(frame).faces[0].id == clone(frame).faces[0].id == 1
     assert clone.stills and clone.classifier is pipeline.classifier
-    assert clone._lock is pipeline._lock
+    assert clone._detector_lock is pipeline._detector_lock
+    assert clone._classifier_lock is pipeline._classifier_lock
 
 
 def test_invalid_smoothing_is_refused_before_the_first_face() -> None:

@@ -164,4 +164,4 @@ def test_cut_starts_new_tracks(cut: float | None) -> None:
         assert [face.label for face in results[8:]] == [1] * 8
         assert results[8].smoothed == pytest.approx(results[8].probabilities, abs=1e-6)
         assert detector.calls == [0, 6, 8, 14]
-        assert list(pipeline._smoothers) == [2]
+        assert list(pipeline._faces) == [2]

@@ -27,6 +27,7 @@ def face_to_dict(face: Face, classes: Sequence[str], reduced: int = 1) -> dict[s
         "box": [round(reduced * float(value), 2) for value in face.box],
         "score": round(float(face.score), 4),
         "label": None if face.label is None else classes[face.label],
+        "classified": face.classified,
         "probabilities": _by_class(face.probabilities, classes),
         "smoothed": _by_class(face.smoothed, classes),
         "derived": {k: None if v is None else round(v, 4) for k, v in face.derived.items()},

@@ -18,13 +18,25 @@ def build_smoother(cfg: dict[str, Any], num_classes: int) -> Smoother:
 
 
 class TrackSmoother:
-    """Smoothed probabilities and displayed label of one track."""
+    """Smoothed probabilities and displayed label of one track.
+
+    Attributes:
+        latest: Probabilities of the last update, float32 (K,); equal ones before the first.
+        smoothed: Result of the last update, likewise.
+    """
 
     def __init__(self, cfg: dict[str, Any], num_classes: int) -> None:
         self._smoother = build_smoother(cfg, num_classes)
         self._hysteresis = LabelHysteresis(cfg, num_classes)
+        self.latest = self.smoothed = np.full(num_classes, 1 / num_classes, np.float32)
 
     def update(self, probabilities: np.ndarray, time_s: float) -> tuple[np.ndarray, int | None]:
         """Return smoothed float32 (K,) and the label index, None while uncertain."""
-        smoothed = self._smoother.update(probabilities, time_s)
-        return smoothed, self._hysteresis.update(smoothed, time_s)
+        self.latest = probabilities
+        self.smoothed = self._smoother.update(probabilities, time_s)
+        return self.smoothed, self._hysteresis.update(self.smoothed, time_s)
+
+    @property
+    def settled(self) -> int | None:
+        """The displayed label while no other class gains on it, else None."""
+        return self._hysteresis.settled

@@ -35,6 +35,11 @@ class LabelHysteresis:
         self._time_s: float | None = None
         self._evidence = np.zeros(self.num_classes)  # integrated lead of each class, seconds
 
+    @property
+    def settled(self) -> int | None:
+        """The displayed label while no other class gains on it, else None."""
+        return None if self._evidence.any() else self._label
+
     def update(self, smoothed: np.ndarray, time_s: float) -> int | None:
         """Return the label index for ``smoothed``, float (K,), at ``time_s``; None if uncertain."""
         values = distribution(smoothed, self.num_classes)

@@ -1,0 +1,144 @@
+"""Selects the faces of a frame that are classified; the others keep their probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from emotion_lab.video.smoothing import TrackSmoother
+
+#: Config keys ``classify.<key>``. Without a config every face of every frame is classified.
+DEFAULTS: dict[str, Any] = {"when": "always", "max_age_s": 0.5}
+#: Crops are compared as grey pictures of this side, without a border that shows the background.
+_SIDE, _BORDER = 16, 2
+#: The difference of two crops is the root mean square of the largest differences, of this share of
+#: the pixels, in standard deviations of the picture. The share is small, because a mouth is small.
+_SHARE = 0.05
+#: Accepted difference for each unit of the lead of the label over the second class, and its
+#: maximum: a small change can turn a label of a small lead.
+_DIFFERENCE_PER_LEAD, _MAX_DIFFERENCE = 0.8, 0.4
+#: A box has moved if its centre or a side changed by this share of its longer side.
+_MAX_MOVEMENT = 0.25
+#: Least standard deviation of a picture: noise of a uniform one is no difference.
+_MIN_STD = 4.0
+_INNER = slice(_BORDER, _SIDE - _BORDER)
+_ROWS, _COLUMNS = np.mgrid[:_SIDE, :_SIDE].astype(np.float32) - (_SIDE - 1) / 2
+
+
+def small_picture(crop: np.ndarray) -> np.ndarray:
+    """Return the grey levels of a crop, uint8 (h, w, 3), as float32 (16, 16).
+
+    The green channel is close to the grey level.
+    """
+    small = cv2.resize(crop[:, :, crop.shape[2] // 2], (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+    return small.astype(np.float32)
+
+
+class CropComparison:
+    """Compares crops with one crop, without regard to small movements, exposure and contrast.
+
+    The distance is the one-sided tangent distance (Simard, LeCun, Denker 1993, "Efficient Pattern
+    Recognition Using a New Transformation Distance"): the part of the difference that a small
+    shift, rotation, scaling or a change of brightness and contrast explains is removed.
+
+    Args:
+        small: Of the reference crop, from :func:`small_picture`.
+    """
+
+    def __init__(self, small: np.ndarray) -> None:
+        dy, dx = np.gradient(small)
+        tangents = (
+            *(dx, dy),
+            _COLUMNS * dx + _ROWS * dy,
+            _COLUMNS * dy - _ROWS * dx,
+            *(np.ones_like(small), small),
+        )
+        self._tangents = np.linalg.qr(np.stack([t[_INNER, _INNER].ravel() for t in tangents], 1))[0]
+        self._reference = small[_INNER, _INNER].ravel()
+        self._std = max(_MIN_STD, float(self._reference.std()))
+
+    def difference(self, small: np.ndarray) -> float:
+        """Return the difference, 0 or more, in standard deviations of the reference.
+
+        It is infinite if the pictures have so little in common that no small change explains it.
+        """
+        difference = small[_INNER, _INNER].ravel() - self._reference
+        if np.square(difference).mean() > self._std**2:
+            return float("inf")
+        difference -= self._tangents @ (difference @ self._tangents)
+        count = max(1, round(_SHARE * difference.size))
+        squares = np.partition(difference**2, -count)[-count:]
+        return float(np.sqrt(squares.mean())) / self._std
+
+
+@dataclass(frozen=True)
+class Look:
+    """One classification of a face.
+
+    Attributes:
+        box: float32 (4,) x, y, width, height in pixels.
+        probabilities: float32 (K,).
+        crop: None if it is compared with no other.
+    """
+
+    time_s: float
+    box: np.ndarray
+    probabilities: np.ndarray
+    crop: CropComparison | None
+
+
+class ClassifySchedule:
+    """Decides whether a face is classified again.
+
+    Args:
+        cfg: ``when`` (``always``, or ``auto``: if the face changed, or its label is not certain),
+            ``max_age_s``: seconds after which a face is classified in any case.
+    """
+
+    def __init__(self, cfg: dict[str, Any] | None = None) -> None:
+        cfg = {**DEFAULTS, **(cfg or {})}
+        self.always, self.max_age_s = cfg["when"] == "always", float(cfg["max_age_s"])
+
+    def look(
+        self, time_s: float, box: np.ndarray, crop: np.ndarray, probabilities: np.ndarray
+    ) -> Look:
+        """Return a classification of uint8 (h, w, 3) at ``time_s`` with its ``probabilities``."""
+        comparison = None if self.always else CropComparison(small_picture(crop))
+        return Look(time_s, box.copy(), probabilities, comparison)
+
+    def is_due(
+        self, look: Look, smoother: TrackSmoother, time_s: float, box: np.ndarray, crop: np.ndarray
+    ) -> bool:
+        """Return whether a face must be classified at ``time_s``.
+
+        Args:
+            look: Its last classification.
+            smoother: Of its track, which got the probabilities of ``look``.
+            box: x, y, width, height in pixels.
+            crop: uint8 (h, w, 3).
+        """
+        if look.crop is None or time_s - look.time_s >= self.max_age_s - 1e-6:
+            return True
+        label = smoother.settled
+        if label is None:
+            return True
+        lead = min(_lead(smoother.latest, label), _lead(smoother.smoothed, label))
+        if lead <= 0:
+            return True
+        moved = np.abs(np.concatenate([_centre(box) - _centre(look.box), box[2:] - look.box[2:]]))
+        if moved.max() > _MAX_MOVEMENT * look.box[2:].max():
+            return True
+        accepted = min(_MAX_DIFFERENCE, _DIFFERENCE_PER_LEAD * lead)
+        return look.crop.difference(small_picture(crop)) > accepted
+
+
+def _lead(probabilities: np.ndarray, label: int) -> float:
+    """Return the lead of a class over the most probable other class, negative if it is behind."""
+    return float(probabilities[label] - np.delete(probabilities, label).max(initial=0.0))
+
+
+def _centre(box: np.ndarray) -> np.ndarray:
+    return box[:2] + box[2:] / 2
