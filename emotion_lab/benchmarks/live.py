@@ -5,8 +5,9 @@ from __future__ import annotations
 import bisect
 import itertools
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,11 @@ from emotion_lab.models.load import restore
 from emotion_lab.synthetic.video import render_video
 from emotion_lab.video import factory
 from emotion_lab.video.pipeline import Pipeline
+from emotion_lab.video.runner import PipelineRunner
+from emotion_lab.video.sinks.base import Sink
 from emotion_lab.video.smoothing import TrackSmoother
 from emotion_lab.video.sources.open import open_source, read_photo
+from emotion_lab.video.sources.threaded import FrameReader, FrameSource
 from emotion_lab.video.types import Frame, FrameResult
 
 #: Key in ``bench.json`` -> config key of the sources that speed is measured on.
@@ -60,6 +64,36 @@ def moving_photo(path: Path) -> list[Frame]:
     return frames
 
 
+class _DecodedReader(FrameReader):
+    """Frames of a clip that is decoded already: reading it is not timed."""
+
+    kind, fps = "clip", _FPS
+
+    def __init__(self, frames: Sequence[Frame]) -> None:
+        self._frames = frames
+
+    def frames(self, stop: threading.Event) -> Iterator[Frame]:
+        """Yield all frames."""
+        yield from self._frames
+
+    def close(self) -> None:
+        """Release nothing."""
+
+
+class _StageTimes(Sink):
+    """Counts the faces and adds up the milliseconds of each stage."""
+
+    def __init__(self) -> None:
+        self.faces = 0
+        self.stages_ms: dict[str, float] = {}
+
+    def write(self, frame: Frame, result: FrameResult, drawn: np.ndarray | None) -> None:
+        """Add a frame."""
+        self.faces += len(result.faces)
+        for name, ms in result.stages_ms.items():
+            self.stages_ms[name] = self.stages_ms.get(name, 0.0) + ms
+
+
 def compare(
     frames: list[Frame],
     baseline_pipeline: Callable[[np.ndarray], int],
@@ -67,23 +101,17 @@ def compare(
     rounds: int,
 ) -> dict[str, Any]:
     """Time both pipelines in alternation on the same decoded frames."""
-    faces = {"baseline": 0, "ours": 0}
-    stages: dict[str, float] = {}
+    baseline_faces, times = 0, _StageTimes()
 
     def run_baseline() -> int:
-        faces["baseline"] = sum(baseline_pipeline(frame.image) for frame in frames)
+        nonlocal baseline_faces
+        baseline_faces = sum(baseline_pipeline(frame.image) for frame in frames)
         return len(frames)
 
     def run_ours() -> int:
-        pipeline = make_pipeline()
-        faces["ours"] = 0
-        stages.clear()
-        for frame in frames:
-            frame.wall = time.time()
-            result = pipeline(frame)
-            faces["ours"] += len(result.faces)
-            for name, ms in result.stages_ms.items():
-                stages[name] = stages.get(name, 0.0) + ms / len(frames)
+        nonlocal times
+        times = _StageTimes()
+        PipelineRunner(FrameSource(_DecodedReader(frames)), make_pipeline(), sinks=[times]).run()
         return len(frames)
 
     rates = time_interleaved({"baseline": run_baseline, "ours": run_ours}, rounds, unit="frames")
@@ -95,10 +123,10 @@ def compare(
         "seed_fps": baseline_rates["median"],
         "ours_fps": our_rates["median"],
         "ratio": round(our_rates["median"] / baseline_rates["median"], 2),
-        "seed_faces": round(faces["baseline"] / n, 3),
-        "ours_faces": round(faces["ours"] / n, 3),
+        "seed_faces": round(baseline_faces / n, 3),
+        "ours_faces": round(times.faces / n, 3),
         "rounds": {"seed": baseline_rates, "ours": our_rates},
-        "ours_ms_per_frame": {name: round(ms, 3) for name, ms in stages.items()},
+        "ours_ms_per_frame": {name: round(ms / n, 3) for name, ms in times.stages_ms.items()},
     }
 
 

@@ -39,6 +39,13 @@ def cpu_name() -> str:
     return _cpu_info("model name") or platform.processor() or platform.machine()
 
 
+def cores() -> int:
+    """Return the number of cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def choose_accelerator(wanted: str) -> str:
     """Return ``cuda``, ``mps`` or ``cpu`` for ``trainer.accelerator``."""
     import torch

@@ -8,13 +8,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
 
+import numpy as np
+
+from emotion_lab.core.environment import cores
 from emotion_lab.core.wording import counted
 from emotion_lab.video.overlay.overlay import Overlay
-from emotion_lab.video.pipeline import Pipeline
+from emotion_lab.video.pipeline import FoundFaces, Pipeline
+from emotion_lab.video.prefetch import prefetch
 from emotion_lab.video.sinks.base import Sink
 from emotion_lab.video.sources.threaded import FrameSource
 from emotion_lab.video.types import Frame, FrameResult
+
+_T = TypeVar("_T")
+#: A frame, its result, and its picture if a sink needs one.
+_Drawn: TypeAlias = "tuple[Frame, FrameResult, np.ndarray | None]"
 
 #: Time constant of the averaged frame rate, seconds.
 _RATE_S = 1.0
@@ -35,6 +44,7 @@ class RunStats:
         labelled: Faces with a label, summed over the frames; the others are uncertain.
         highest: Highest smoothed probability of any face.
         threshold: ``smoothing.threshold``.
+        cores: Number of cores on which the stages worked side by side; None: one after another.
     """
 
     frames: int = 0
@@ -48,6 +58,7 @@ class RunStats:
     threshold: float = 0.0
     seconds: float = 0.0
     fps: float = 0.0
+    cores: int | None = None
 
     def summary_lines(self, stills: bool) -> list[str]:
         """Return the counters as printable lines."""
@@ -58,6 +69,8 @@ class RunStats:
         text += f"{self.ids} {faces}{'' if stills else ' tracked'}; {rate:.0f} {unit}s/s"
         if self.dropped:
             text += f"; {counted(self.dropped, 'frame')} dropped to keep up with the source"
+        if self.cores is not None:
+            text += f"; stages side by side on {self.cores} cores"
         lines = [text]
         if self.with_faces and not self.labelled and self.highest < self.threshold:
             lines.append(
@@ -78,10 +91,15 @@ class RunStats:
 class PipelineRunner:
     """Runs the frames of a source through a pipeline and writes the results to sinks.
 
+    With two cores or more the stages of a video work side by side, a frame or two ahead of the
+    next stage: find faces, classify, hide faces, draw, and in the calling thread write. The faces
+    of a live source are found and classified in one stage: frames that wait would be late.
+
     Args:
         source: Closed at the end of the run.
         overlay: Draws the result if a sink needs a picture.
         sinks: Receive every result, in this order; always closed at the end of the run.
+        num_cores: Default: the number of cores that this process may use.
     """
 
     def __init__(
@@ -90,9 +108,11 @@ class PipelineRunner:
         pipeline: Pipeline,
         overlay: Overlay | None = None,
         sinks: Sequence[Sink] = (),
+        num_cores: int | None = None,
     ) -> None:
         self.source, self.pipeline, self.overlay = source, pipeline, overlay
         self.sinks = list(sinks)
+        self.num_cores = cores() if num_cores is None else num_cores
         self.stats = RunStats()
 
     def run(
@@ -106,26 +126,22 @@ class PipelineRunner:
 
         Args:
             on_frame: Called after each frame, for instance to show progress.
-            frames: The frames of the source, delayed or cut short by the caller; default: all.
+            frames: The frames of the source, delayed or cut short by the caller, who needs no
+                stages side by side; default: all.
         """
         stats, begin = self.stats, time.perf_counter()
         ids: set[tuple[str, int]] = set()
+        if frames is None and self.num_cores > 1 and not self.source.stills:
+            stats.cores = self.num_cores
+        drawn_frames = self._drawn(self._results(self.source if frames is None else frames))
+        if self._draws:
+            drawn_frames = self._ahead(drawn_frames, "draw")
         with ExitStack() as stack:
             stack.enter_context(self.source)
             for sink in self.sinks:
                 stack.enter_context(sink)
             try:
-                for frame, result in self._results(self.source if frames is None else frames):
-                    drawn = None
-                    if self._draws and self.overlay is not None:
-                        drawn = self.overlay.draw(
-                            frame.image,
-                            result,
-                            fps=None if self.source.stills else stats.fps,
-                            detector=self.pipeline.detector.name,
-                            debug=any(sink.debug for sink in self.sinks),
-                            live=self.source.live,
-                        )
+                for frame, result, drawn in drawn_frames:
                     for sink in self.sinks:
                         sink.write(frame, result, drawn)
                     ids.update((result.source, face.id) for face in result.faces)
@@ -143,7 +159,13 @@ class PipelineRunner:
                         break
             finally:
                 stats.seconds = time.perf_counter() - begin
+                self.source.close()  # ends the wait of a stage for a frame
+                del drawn_frames  # closes all stages
         return stats
+
+    def _ahead(self, items: Iterator[_T], stage: str) -> Iterator[_T]:
+        """Run a stage in a thread of its own if the stages work side by side."""
+        return items if self.stats.cores is None else prefetch(items, f"stage {stage}")
 
     def _count_labels(self, result: FrameResult) -> None:
         """Note whether a face got a label, and the highest probability of a face without one."""
@@ -159,20 +181,34 @@ class PipelineRunner:
 
     def _results(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, FrameResult]]:
         """Yield every frame with its result; delayed if faces are hidden in the picture."""
-        results = self._process(frames)
+        found = self._found(frames)
+        if not self.source.live:
+            found = self._ahead(found, "find")
+        results = self._ahead(self._classified(found), "classify")
         if not self._draws or self.overlay is None or self.overlay.anonymizer is None:
             return results
-        return self.overlay.anonymizer.process(results, self.source.stills, self.source.live)
+        anonymizer, source = self.overlay.anonymizer, self.source
+        return self._ahead(anonymizer.process(results, source.stills, source.live), "hide")
 
-    def _process(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, FrameResult]]:
-        """Run the pipeline and average the frame rate."""
-        previous = time.perf_counter()
+    def _found(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, float, FoundFaces]]:
+        """Yield every frame with the time of its capture and its faces."""
         for frame in frames:
             captured = frame.wall
             if not self.source.live:
                 # Files are read ahead; the latency must not include the time in the queue.
                 frame.wall = time.time()
-            result = self.pipeline(frame)
+            yield frame, captured, self.pipeline.find(frame)
+
+    def _classified(
+        self, found: Iterable[tuple[Frame, float, FoundFaces]]
+    ) -> Iterator[tuple[Frame, FrameResult]]:
+        """Classify the faces of every frame and average the frame rate."""
+        previous = time.perf_counter()
+        for frame, captured, faces in found:
+            result = self.pipeline.classify([faces])[0]
+            if not self.source.live:
+                # Without the time between two stages.
+                result.latency_ms = sum(result.stages_ms.values())
             if self.source.kind == "recording":
                 result.wall, result.replayed = captured, True
             now = time.perf_counter()
@@ -180,6 +216,21 @@ class PipelineRunner:
             weight = min(1.0, interval / _RATE_S) if self.stats.fps else 1.0
             self.stats.fps += weight * (1 / interval - self.stats.fps)
             yield frame, result
+
+    def _drawn(self, results: Iterator[tuple[Frame, FrameResult]]) -> Iterator[_Drawn]:
+        """Yield every frame with its result and, if a sink needs it, its picture."""
+        for frame, result in results:
+            drawn = None
+            if self._draws and self.overlay is not None:
+                drawn = self.overlay.draw(
+                    frame.image,
+                    result,
+                    fps=None if self.source.stills else self.stats.fps,
+                    detector=self.pipeline.detector.name,
+                    debug=any(sink.debug for sink in self.sinks),
+                    live=self.source.live,
+                )
+            yield frame, result, drawn
 
 
 @contextmanager

@@ -61,10 +61,9 @@ def is_due(
     time_s: float = 0.1,
     moved: tuple[int, ...] = (0, 0, 0, 0),
     crop: np.ndarray | None = None,
-    probabilities: np.ndarray = CLEAR,
     smoothed: TrackSmoother | None = None,
 ) -> bool:
-    look = schedule.look(0.0, BOX, face_picture(), probabilities)
+    look = schedule.look(0.0, BOX, face_picture(), CLEAR)
     crop = face_picture() if crop is None else crop
     return schedule.is_due(look, smoothed or smoother(), time_s, BOX + moved, crop)
 
@@ -77,9 +76,7 @@ def test_a_face_is_classified_when_it_changed_or_is_not_certain() -> None:
     assert is_due(schedule, moved=(30, 0, 0, 0)) and is_due(schedule, moved=(0, 0, 30, 0))
     assert is_due(schedule, crop=face_picture(mouth=10))
     uncertain = np.full(7, 1 / 7, np.float32)
-    assert is_due(schedule, probabilities=uncertain, smoothed=smoother(uncertain))
-    # The last classification, or the smoothed probabilities, are for another class.
-    assert is_due(schedule, probabilities=CLEAR[::-1])
+    assert is_due(schedule, smoothed=smoother(uncertain))
     assert is_due(schedule, smoothed=smoother(CLEAR, last=CLEAR[::-1]))
     assert is_due(ClassifySchedule({"when": "always"})) and is_due(ClassifySchedule())
 
@@ -89,8 +86,8 @@ def test_a_small_lead_accepts_small_differences_only() -> None:
     assert 0.1 < difference(face_picture(), slightly) < 0.4
     close = np.array([0.47, 0.53], np.float32)
     assert not is_due(schedule, crop=slightly)
-    assert is_due(schedule, crop=slightly, probabilities=close, smoothed=smoother(close))
-    assert not is_due(schedule, probabilities=close, smoothed=smoother(close))
+    assert is_due(schedule, crop=slightly, smoothed=smoother(close))
+    assert not is_due(schedule, smoothed=smoother(close))
 
 
 def run(

@@ -22,11 +22,12 @@ from emotion_lab.benchmarks.deploy.candidates import (
 )
 from emotion_lab.benchmarks.deploy.figure import draw
 from emotion_lab.core import paths
+from emotion_lab.core.environment import cores
 from emotion_lab.core.timing import time_interleaved
 from emotion_lab.data import contamination
 from emotion_lab.data.checkpoint_data import CheckpointData, data_config
 from emotion_lab.evaluation.predict import predict
-from emotion_lab.inference.backends.auto import CANDIDATES, cores
+from emotion_lab.inference.backends.auto import CANDIDATES
 from emotion_lab.inference.base import BACKENDS, DEFAULTS, BackendUnavailableError, InferenceBackend
 from emotion_lab.inference.exported_model import to_rgb_batch
 from emotion_lab.reports.style import both

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from emotion_lab.core.environment import cpu_multiplies_bf16, cpu_name
+from emotion_lab.core.environment import cores, cpu_multiplies_bf16, cpu_name
 from emotion_lab.core.io import cache_root, write_json
 from emotion_lab.inference.base import (
     BACKENDS,
@@ -45,13 +45,6 @@ MEASURE_S = 0.8
 ROUNDS = 40
 #: bfloat16 is chosen only if it is faster than fp32 by this factor.
 BF16_MARGIN = 1.05
-
-
-def cores() -> int:
-    """Return the number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def has_gpu() -> bool:
