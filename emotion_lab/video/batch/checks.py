@@ -50,7 +50,7 @@ def _check_resume(cfg: DictConfig, folder: Path) -> None:
     stored = folder / ".hydra" / "config.yaml"
     if not (folder / LOG).is_file() or not stored.is_file():
         raise UserError(f"resume=true: there is no interrupted run in out={folder}.")
-    earlier, now = (_results_of(config) for config in (OmegaConf.load(stored), cfg))
+    earlier, now = (result_settings(config) for config in (OmegaConf.load(stored), cfg))
     for key in sorted(earlier.keys() | now.keys()):
         if earlier.get(key) != now.get(key):
             raise UserError(
@@ -59,8 +59,9 @@ def _check_resume(cfg: DictConfig, folder: Path) -> None:
             )
 
 
-def _results_of(cfg: Any) -> dict[str, Any]:
+def result_settings(cfg: Any) -> dict[str, Any]:
     """Return all settings on which the results depend."""
     keys = [str(key) for key in cfg if key != "hydra"]
     config = compose.to_container(OmegaConf.masked_copy(cfg, keys))
-    return {**schema.identity(config), "ckpt": config["ckpt"]}
+    # ``format`` has the role of export's key of that name.
+    return {**schema.identity(config, exclude=("format",)), "ckpt": config["ckpt"]}

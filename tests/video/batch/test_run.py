@@ -8,8 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from emotion_lab import predict
+from emotion_lab.video.batch.checks import result_settings
+from tests.conftest import composed
 from tests.helpers_sinks import lines
 
 QUICK = ("detector=haar", "backend=onnxruntime", "backend.threads=1")
@@ -57,6 +60,14 @@ def test_broken_file_then_resume(run_predict: Run, files: Path, tmp_path: Path) 
     again = lines(tmp_path / "out" / "predictions.jsonl")
     assert again[:-1] == [row for row in rows if "error" not in row]
     assert again[-1]["source"] == "cut.jpg" and again[-1]["size"] == [166, 200]
+
+
+def test_another_format_continues_a_run() -> None:
+    settings = [
+        result_settings(OmegaConf.create(composed(*overrides, entry="predict")))
+        for overrides in ((), ("format=both", "engine.workers=2"), ("detector.size=640",))
+    ]
+    assert settings[0] == settings[1] != settings[2]
 
 
 def test_errors_are_one_line(run_predict: Run, files: Path, tmp_path: Path) -> None:
