@@ -30,6 +30,7 @@ FACE_COLUMNS = {
     "height": "float64",
     "score": "float64",
     "label": "string",
+    "classified": "bool",
 }
 #: Further columns of a face; null where they cannot be computed.
 DERIVED_COLUMNS = {
