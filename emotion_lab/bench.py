@@ -64,9 +64,10 @@ def _measure(config: dict[str, Any], overrides: list[str], run_dir: Path, device
         return data.bench(config, device)
     if config["benchmark"] == "live":
         from emotion_lab.benchmarks import live
+        from emotion_lab.video.smoothing import untrained
 
-        names = compose.options("smoothing")
-        return live.bench(config, {name: compose.defaults("smoothing", name) for name in names})
+        smoothers = {name: compose.defaults("smoothing", name) for name in untrained()}
+        return live.bench(config, smoothers)
     if config["benchmark"] == "derived":
         from emotion_lab.benchmarks import derived
 

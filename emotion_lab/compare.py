@@ -1,4 +1,7 @@
-"""Compare runs on the same images: two with ``run_a=`` and ``run_b=``, or many with ``runs=``."""
+"""Compare runs on the same images: two with ``run_a=`` and ``run_b=``, or many with ``runs=``.
+
+``smoothing=[...]`` compares smoothers on clips.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from omegaconf import DictConfig
 
 from emotion_lab.cli import app
 from emotion_lab.config import compose
+from emotion_lab.config.overrides import values
 from emotion_lab.core import paths
 from emotion_lab.core.errors import UserError
 
@@ -44,9 +48,14 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Read and check the runs, which takes less than a second, before Hydra creates a directory."""
     from emotion_lab.experiments.compare.load import parse_runs, read_pairs
 
-    runs = _leaderboard_runs(cfg)
-    recordings = _recordings(cfg)
-    if recordings is not None:
+    smoothers = values(overrides, "smoothing")
+    runs = [] if smoothers else _leaderboard_runs(cfg)
+    recordings = None if smoothers else _recordings(cfg)
+    if smoothers:
+        from emotion_lab.experiments.compare import smoothing
+
+        smoothing.check(cfg, smoothing.named_smoothers(overrides))
+    elif recordings is not None:
         from emotion_lab.experiments.recordings.load import read_sides
 
         read_sides(*recordings)
@@ -65,6 +74,18 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     if not compose.is_multirun(cfg.hydra):
         paths.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
     return []
+
+
+def _compare_smoothers(cfg: DictConfig, overrides: list[str], run_dir: Path) -> float:
+    """Compare smoothers, write and print the results; return the accuracy of the last one."""
+    from emotion_lab.core.io import write_json
+    from emotion_lab.core.tables import show
+    from emotion_lab.experiments.compare import smoother_scores, smoothing
+
+    result = smoothing.run(compose.to_container(cfg), smoothing.named_smoothers(overrides), run_dir)
+    write_json(run_dir / "compare.json", result)
+    show(*smoother_scores.lines(result), str(run_dir))
+    return float(result["smoothers"][result["last"]]["accuracy"])
 
 
 def _rank(cfg: DictConfig, runs: list[Path], run_dir: Path) -> float:
@@ -114,6 +135,9 @@ def compare(cfg: DictConfig) -> float | None:
     from emotion_lab.reports.style import both
 
     run_dir = Path(HydraConfig.get().runtime.output_dir)
+    overrides = list(HydraConfig.get().overrides.task)
+    if values(overrides, "smoothing"):
+        return _compare_smoothers(cfg, overrides, run_dir)
     recordings = _recordings(cfg)
     if recordings is not None:
         return _compare_recordings(recordings, run_dir)

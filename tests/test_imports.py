@@ -28,6 +28,7 @@ ORDER = (
     "data",
     "synthetic",
     "models",
+    "temporal",
     "losses",
     "config",
     "core",

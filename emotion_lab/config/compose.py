@@ -21,8 +21,8 @@ from emotion_lab.core.migrate import RENAMED_VALUES
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: Directory of the configs: inside the package in a wheel, next to it in a checkout.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
-#: Groups that take several names, ``logger=[csv,wandb]``.
-LISTS = ("logger",)
+#: Entry points and groups that take several names, ``logger=[csv,wandb]``.
+LISTS = {("train", "logger"), ("sweep", "logger"), ("compare", "smoothing")}
 #: Groups whose ``name`` is looked up in a registry.
 NAMED_GROUPS = ("model", "loss", "data", "detector", "smoothing", "engine")
 
@@ -105,10 +105,10 @@ def check_values(cfg: DictConfig, entry: str) -> None:
     schema.check(values, entry)
 
 
-def _check_group(group: str, values: list[Any]) -> None:
+def _check_group(group: str, values: list[Any], takes_list: bool) -> None:
     for value in values:
         names = value if isinstance(value, list) else [value]
-        if len(names) != 1 and group not in LISTS:
+        if len(names) != 1 and not takes_list:
             raise UserError(f"{group} takes one name, not {len(names)}: {group}=<name>.")
         for name in names:
             shown = "null" if name is None else str(name).strip("'")
@@ -138,7 +138,9 @@ def _check_hydra_group(override: Any) -> None:
             raise unknown(name, value, names, f"Set it with {name}=<name>.")
 
 
-def _split(parsed: list[Any], top: DictConfig, multirun: bool) -> tuple[list[str], list[Any]]:
+def _split(
+    parsed: list[Any], top: DictConfig, entry: str, multirun: bool
+) -> tuple[list[str], list[Any]]:
     """Return (group choices, the first of each sweep; overrides of single keys)."""
     groups, keys = [], []
     for override in parsed:
@@ -156,19 +158,19 @@ def _split(parsed: list[Any], top: DictConfig, multirun: bool) -> tuple[list[str
         elif is_group(name):
             if name not in top and name != "experiment":
                 raise unknown("option", name, [str(key) for key in top if key != "hydra"])
-            _check_group(name, choices(override))
+            _check_group(name, choices(override), (entry, name) in LISTS)
             groups.append(first(override))
         else:
             keys.append(override)
     return groups, keys
 
 
-def _check_complete(cfg: DictConfig, groups: list[str]) -> None:
+def _check_complete(cfg: DictConfig, entry: str, groups: list[str]) -> None:
     """Refuse the yaml of a plug-in that lacks ``name``, or the keys that all datasets share."""
     chosen = dict(text.split("=", 1) for text in groups)
     for group in NAMED_GROUPS:
         node = cfg.get(group)
-        if not isinstance(node, DictConfig):
+        if not isinstance(node, DictConfig) or (entry, group) in LISTS:
             continue
         file = config_file(group, chosen.get(group, str(node.get("name"))))
         if not isinstance(node.get("name"), str):
@@ -245,9 +247,9 @@ def precheck(entry: str, overrides: list[str], multirun: bool = False) -> DictCo
     mode = ["hydra.mode=MULTIRUN"] if multirun else []
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         top = _compose_groups(entry, (), dirs)
-        groups, keys = _split(parsed, top, multirun)
+        groups, keys = _split(parsed, top, entry, multirun)
         base = _compose_groups(entry, tuple(groups), dirs)
-        _check_complete(base, groups)
+        _check_complete(base, entry, groups)
         _check_keys(keys, base, entry)
         merged = groups + [first(override) for override in keys] + mode
         cfg = _compose(entry, merged, return_hydra_config=True)

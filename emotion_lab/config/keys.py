@@ -100,6 +100,10 @@ GROUPS: dict[str, type[Section]] = {
         seed=WholeNumber,
         difficulty=number(ge=0, le=2),
         persons=WholeNumber,
+        # data=clips
+        detector=Literal["auto", "haar", "yunet", "full_frame"],
+        # data=drawn_clips
+        seconds=number(ge=1),
         # data=stream
         shuffle_buffer_shards=Count,
         cache_size_mib=Annotated[Count, Role.EXECUTION],
@@ -175,6 +179,12 @@ GROUPS: dict[str, type[Section]] = {
         depth=Count,
         embed_dim=Count,
         heads=Count,
+        # gru, lstm, tcn
+        frame_ckpt=str | None,
+        step_s=Positive,
+        steps=integer(2),
+        hidden=Count,
+        layers=Count,
     ),
     "optim": section(
         lr=Positive, weight_decay=NonNegative, decay_norm_and_bias=bool, momentum=HalfOpenFraction
@@ -205,6 +215,8 @@ GROUPS: dict[str, type[Section]] = {
         min_cutoff=Positive,
         beta=NonNegative,
         d_cutoff=Positive,
+        # temporal
+        ckpt=Location,
     ),
     "sweep": section(
         ExecutionSection,
@@ -317,6 +329,7 @@ _ENTRIES: dict[str, type[Section]] = {
         run_b=Locations,
         runs=Locations,
         sort_by=Literal["accuracy", "macro_f1"] | None,
+        ckpt=Location,
         latency=bool,
         split=Split,
         test_ledger=Ledger,

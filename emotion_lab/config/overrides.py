@@ -17,8 +17,7 @@ _NAME_KEYS = {"data.exclude", "logger.wandb.tags"}
 #: Keys whose value is a path, a URL or names; it needs no quoting for Hydra's grammar.
 TEXT_KEYS = {key for key, role, _ in FIELDS if role is Role.LOCATION} | {
     *("data.drop_csv", "data.relabel_csv", "model.weights", "distill.teacher", "language"),
-    "data.group",
-    *("hydra.run.dir", "hydra.sweep.dir"),
+    *("data.group", "model.frame_ckpt", "hydra.run.dir", "hydra.sweep.dir"),
     *_NAME_KEYS,
 }
 #: Those that take a list, ``[first,second]``.

@@ -37,12 +37,12 @@ class Registry(Generic[T]):
 
     Args:
         kind: Config group, for instance ``"model"``; it appears in error messages.
-        package: Package whose modules register their builders when imported.
+        packages: Packages whose modules register their builders when imported.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(self, kind: str, *packages: str) -> None:
         self.kind = kind
-        self.package = package
+        self.packages = packages
         self._items: dict[str, T] = {}
         self._discovered = False
 
@@ -69,7 +69,8 @@ class Registry(Generic[T]):
 
     def _discover(self) -> None:
         if not self._discovered:
-            plugins.import_modules(self.package)
+            for package in self.packages:
+                plugins.import_modules(package)
             self._discovered = True
         plugins.import_active()
 
@@ -78,8 +79,9 @@ class Registry(Generic[T]):
 
         The module of that name is tried first: other modules may need packages that are missing.
         """
-        if name not in self._items and importlib.util.find_spec(f"{self.package}.{name}"):
-            plugins.import_modules(f"{self.package}.{name}")
+        for module in (f"{package}.{name}" for package in self.packages):
+            if name not in self._items and importlib.util.find_spec(module):
+                plugins.import_modules(module)
         if name not in self._items:
             self._discover()
         if name not in self._items:

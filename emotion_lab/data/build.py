@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from emotion_lab.core import registry
 from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.data import groups
@@ -67,6 +69,19 @@ def _open(
     return source, needed
 
 
+def _check_clips(train: Split, source: LoadedDataset) -> None:
+    """Refuse to divide clips if a class has one clip, which cannot stand on both sides."""
+    if train.looks is None or train.groups is None:
+        return
+    clips = np.asarray(train.groups)
+    for label, name in enumerate(source.classes):
+        if len(np.unique(clips[train.labels == label])) == 1:
+            raise UserError(
+                f"class {name} of {source.location} has one clip, which cannot stand in train and "
+                f"in val: add clips, or leave the class out with data.exclude=[{name}]."
+            )
+
+
 def _make_val(
     source: LoadedDataset, cfg: dict[str, Any], requested: set[str], needed: set[str], carve: bool
 ) -> tuple[dict[str, Split], list[str]]:
@@ -86,6 +101,7 @@ def _make_val(
     if "train" not in splits or "val" in splits or "val" not in needed:
         return splits, []
     if carve:
+        _check_clips(splits["train"], source)
         fraction = cfg.get("val_fraction", 0.1)
         splits["train"], splits["val"] = carve_val(splits["train"], fraction, seed, digest_of)
         note = (

@@ -16,7 +16,8 @@ from emotion_lab.core.labels import normalize
 from emotion_lab.core.wording import counted
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.transforms import Resize
-from emotion_lab.data.types import DATASETS, LoadedDataset, Split, data_path
+from emotion_lab.data.types import DATASETS, DRAWN, LoadedDataset, Split, data_path
+from emotion_lab.data.window_dataset import FrameNetwork
 
 #: Keys of the ``data`` group that decide the classes, and which images are train and which val.
 _SPLIT_KEYS = (
@@ -32,7 +33,7 @@ def is_foreign(data_cfg: dict[str, Any], card: dict[str, Any]) -> bool:
     if data_cfg["name"] == "checkpoint":
         return False
     trained_on = card["config"]["data"]
-    if data_cfg["name"] != trained_on["name"] or data_cfg["name"] == "synthetic":
+    if data_cfg["name"] != trained_on["name"] or data_cfg["name"] in DRAWN:
         return True
     location, other = (data_path(cfg)[0] for cfg in (data_cfg, trained_on))
     if "://" in location + other:
@@ -62,10 +63,10 @@ def data_config(data_cfg: dict[str, Any], card: dict[str, Any]) -> dict[str, Any
             f"this checkpoint was trained with data={trained_on['name']} of the plug-in {plugin}: "
             f"add plugins=[{plugin}]."
         )
-    if trained_on["name"] == "synthetic" and overrides.get("path"):
+    if trained_on["name"] in DRAWN and overrides.get("path"):
         raise UserError(
             f"data.path={overrides['path']} does not apply: the checkpoint was trained on "
-            "synthetic faces. Set data=image_folder data.path=<folder>, or data=fer2013."
+            "drawn faces. Set data=image_folder data.path=<folder>, or data=fer2013."
         )
     # Checkpoints of earlier versions lack keys that were added later: take the defaults.
     defaults = compose.defaults("data", trained_on["name"])
@@ -125,6 +126,16 @@ def match_classes(
         votes[:, mapping[is_shared]] = result.votes[:, is_shared]
         result.votes = votes
     return result, notes
+
+
+def relabel(module: EmotionData, classes: Sequence[str]) -> list[str]:
+    """Relabel the opened splits of a module into other classes; return notes for the user."""
+    source, parts, notes = module.source, {}, []
+    for name, original in source.splits.items():
+        parts[name], lines = match_classes(original, source.classes, classes)
+        notes += lines
+    module.source = replace(source, classes=list(classes), splits=parts)
+    return notes
 
 
 def class_mapping(
@@ -191,23 +202,39 @@ class CheckpointData:
 
     @classmethod
     def open(
-        cls, card: dict[str, Any], data_cfg: dict[str, Any], split: str, foreign: bool = False
+        cls,
+        card: dict[str, Any],
+        data_cfg: dict[str, Any],
+        split: str,
+        foreign: bool = False,
+        frame: FrameNetwork | None = None,
     ) -> CheckpointData:
         """Load a split and adapt it to the checkpoint of ``card``.
 
-        ``foreign`` is the result of :func:`is_foreign`, ``data_cfg`` that of :func:`data_config`.
+        Args:
+            card: Metadata of the checkpoint.
+            data_cfg: The result of :func:`data_config`.
+            split: ``train``, ``val`` or ``test``.
+            foreign: The result of :func:`is_foreign`.
+            frame: The frame network of a temporal model.
         """
+        if "frame" in card and frame is None:
+            raise UserError(
+                f"model={card['config']['model']['name']} is a temporal model, and this command "
+                "takes networks of single images: use evaluate, compare, live or predict."
+            )
         classes = list(card["classes"])
         module = EmotionData(data_cfg, (split,), card["seed"], carve=not foreign)
         if foreign and split == "val":
             member = card.get("members", [card])[0]
             same = _same_val(member, data_cfg, module.split(split))
             module, foreign = (module, True) if same is None else (same, False)
-        source, original = module.source, module.split(split)
-        mapping = class_mapping(source, original, classes) if foreign else []
-        part, notes = match_classes(original, source.classes, classes)
-        module.source = replace(source, classes=classes, splits={split: part})
+        source = module.source
+        mapping = class_mapping(source, module.split(split), classes) if foreign else []
+        notes = relabel(module, classes)
         module.prepare_for(card["input"]["image_size"], card["input"]["channels"])
+        if frame is not None:
+            module.use_windows(frame, card["config"]["model"])
         fingerprint = module.fingerprints()[split]
         members = card.get("members", [card])
         fingerprints = [member.get("fingerprints", {}) for member in members]

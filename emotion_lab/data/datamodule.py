@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -18,6 +20,7 @@ from emotion_lab.data.splits import subsample
 from emotion_lab.data.torch_dataset import SplitDataset, make_loader
 from emotion_lab.data.transforms import Augment, Resize
 from emotion_lab.data.types import LoadedDataset, Split
+from emotion_lab.data.window_dataset import FrameNetwork, WindowDataset
 
 
 class EmotionData(L.LightningDataModule):
@@ -45,6 +48,8 @@ class EmotionData(L.LightningDataModule):
         self.cfg, self.seed, self.augment_name = cfg, seed, augment
         self.source: LoadedDataset = load_data(cfg, splits, carve)
         self.resize: Resize | None = None
+        # Of a temporal model: builds the dataset of windows of a split.
+        self._windows: Callable[[Split, Resize], SplitDataset] | None = None
         self._datasets: dict[str, SplitDataset] = {}
         self._sampler: ResumableRandomSampler | None = None
         # Epoch and number of its batches already trained on; a resumed run starts here.
@@ -93,6 +98,18 @@ class EmotionData(L.LightningDataModule):
         self.resize = Resize(image_size, channels)
         self._datasets = {}
 
+    def use_windows(self, frame: FrameNetwork, model: dict[str, Any]) -> None:
+        """Give batches of windows over the outputs of a frame network, for a temporal model.
+
+        Args:
+            frame: The frame network.
+            model: The ``model`` group; ``step_s`` and ``steps`` are used.
+        """
+        self._windows = functools.partial(
+            WindowDataset, frame=frame, step_s=model["step_s"], steps=model["steps"]
+        )
+        self._datasets = {}
+
     def _cache_in_memory(self, split: Split, resize: Resize) -> bool:
         """Return whether ``data.cache`` keeps the decoded images of a split in memory."""
         if self.cfg["cache"] != "auto":
@@ -111,6 +128,8 @@ class EmotionData(L.LightningDataModule):
             raise RuntimeError("call prepare_for(image_size, channels) first")
         if name not in self._datasets:
             split = self.split(name)
+            if self._windows is not None:
+                return self._datasets.setdefault(name, self._windows(split, self.resize))
             augment = None
             on_device = self.augment_name == "device"
             if name == "train" and self.augment_name != "none" and not on_device:
@@ -181,6 +200,8 @@ class EmotionData(L.LightningDataModule):
             return self.eval_dataloader("val")
         assert self.resize is not None
         part = subsample(split, n, int(self.cfg.get("split_seed") or 0))
+        if self._windows is not None:
+            return self._in_order(self._windows(part, self.resize))
         in_memory = self._cache_in_memory(part, self.resize)
         return self._in_order(SplitDataset(part, self.resize, None, in_memory))
 

@@ -138,6 +138,9 @@ def concat_splits(first: Split, second: Split | None) -> Split:
     store, offset = first.store, 0
     if second.store is not store:
         store, offset = ConcatImageStore([store, second.store]), len(store)
+    looks = None
+    if first.looks is not None and second.looks is not None:
+        looks = first.looks.followed_by(second.looks)
     return Split(
         store,
         np.concatenate([first.indices, second.indices + offset]),
@@ -154,6 +157,7 @@ def concat_splits(first: Split, second: Split | None) -> Split:
             name: np.concatenate([values, second.quantities[name]])
             for name, values in first.quantities.items()
         },
+        looks=looks,
     )
 
 

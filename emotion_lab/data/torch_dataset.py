@@ -25,7 +25,8 @@ class Batch(NamedTuple):
     """One batch of a loader.
 
     Attributes:
-        images: uint8 (B, C, S, S); see ``keep_grey`` of :class:`SplitDataset`.
+        images: uint8 (B, C, S, S); see ``keep_grey`` of :class:`SplitDataset`. For temporal models
+            float32 (B, T, K + 1), see :class:`~emotion_lab.data.window_dataset.WindowDataset`.
         labels: int64 (B,).
         positions: int64 (B,), positions in the split.
         soft: float32 (B, K) target probabilities used instead of ``labels``, or None.
@@ -133,11 +134,11 @@ class SplitDataset(Dataset):
         """Return the batch of (epoch, position) ``keys``."""
         positions = np.asarray([position for _, position in keys], dtype=np.int64)
         if self._array is not None:
-            return self._batch(self._array[positions], positions, keys[0][0])
+            return self._batch(self._array[positions].transpose(0, 3, 1, 2), positions, keys[0][0])
         images = [self.image(position, epoch) for epoch, position in keys]
         if len({image.shape for image in images}) > 1:  # grey images in a batch with colour
             images = [np.broadcast_to(image, self._input_shape) for image in images]
-        return self._batch(np.stack(images), positions, keys[0][0])
+        return self._batch(np.stack(images).transpose(0, 3, 1, 2), positions, keys[0][0])
 
     def _batch(self, images: np.ndarray, positions: np.ndarray, epoch: int) -> Batch:
         labels, soft = self.split.labels[positions], self.split.soft
@@ -147,7 +148,7 @@ class SplitDataset(Dataset):
             generator = np.random.default_rng((self.label_seed, epoch, 2))
             labels, soft = draw_labels(soft, generator.random(len(self))[positions]), None
         return Batch(
-            torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
+            torch.from_numpy(np.ascontiguousarray(images)),
             torch.from_numpy(labels),
             torch.from_numpy(positions),
             None if soft is None else torch.from_numpy(soft),

@@ -15,6 +15,8 @@ from emotion_lab.core.labels import class_key, class_number
 from emotion_lab.core.registry import Registry
 from emotion_lab.data.pixel_hash import pixel_digest
 
+#: Datasets that are drawn: they have no path.
+DRAWN = ("synthetic", "drawn_clips")
 #: Split names, in display order.
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 
@@ -108,6 +110,30 @@ class ArrayStore:
 
 
 @dataclass
+class Looks:
+    """Order of the images of a split in time, for images that are cut from clips.
+
+    The images of a track stand together, in order of time.
+
+    Attributes:
+        tracks: int64 (N,), number of the track (one face in one clip).
+        times: float64 (N,), seconds in the clip.
+    """
+
+    tracks: np.ndarray
+    times: np.ndarray
+
+    def followed_by(self, other: Looks) -> Looks:
+        """Return these looks and those of other clips."""
+        tracks = np.concatenate([self.tracks, other.tracks + self.tracks.max() + 1])
+        return Looks(tracks, np.concatenate([self.times, other.times]))
+
+    def subset(self, positions: np.ndarray) -> Looks:
+        """Return the images at ``positions``, int64 (M,)."""
+        return Looks(self.tracks[positions], self.times[positions])
+
+
+@dataclass
 class Split:
     """One split of a dataset.
 
@@ -120,9 +146,11 @@ class Split:
         label_sets: Name of a label set -> int64 (N,), -1 for unlabelled images. Evaluation also
             scores each of these sets.
         votes: int64 (N, K), annotator votes of each class.
-        groups: N names of groups, such as persons, if ``data.group`` is set.
+        groups: N names of groups, such as persons, if ``data.group`` is set; of images of clips
+            the clips.
         quantities: ``valence``, ``arousal`` or ``intensity`` -> annotated values, float32 (N,),
             NaN where an image has none.
+        looks: Track and time of each image, for images of clips.
     """
 
     store: ImageStore
@@ -134,6 +162,7 @@ class Split:
     votes: np.ndarray | None = None
     groups: Sequence[str] | None = None
     quantities: dict[str, np.ndarray] = field(default_factory=dict)
+    looks: Looks | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -167,6 +196,7 @@ class Split:
             None if self.votes is None else self.votes[positions],
             None if self.groups is None else [self.groups[p] for p in positions],
             {name: values[positions] for name, values in self.quantities.items()},
+            None if self.looks is None else self.looks.subset(positions),
         )
 
 
@@ -197,4 +227,7 @@ class LoadedDataset:
 
 #: ``load(cfg, splits) -> LoadedDataset``; ``cfg`` is the ``data`` group as a plain dict.
 #: A loader opens only the requested splits, so that the test split stays closed.
-DATASETS: Registry[Callable[..., LoadedDataset]] = Registry("data", "emotion_lab.data.datasets")
+#: Those of the second package need the face detectors, which import this module.
+DATASETS: Registry[Callable[..., LoadedDataset]] = Registry(
+    "data", "emotion_lab.data.datasets", "emotion_lab.video.datasets"
+)

@@ -24,9 +24,11 @@ from emotion_lab.data.checkpoint_data import CheckpointData
 from emotion_lab.data.fingerprint import fingerprint
 from emotion_lab.evaluation import test_ledger
 from emotion_lab.evaluation.calibration import check
+from emotion_lab.evaluation.episodes import episode_scores
 from emotion_lab.evaluation.metrics import score, score_against, unseen_text
 from emotion_lab.evaluation.predict import Predictions, predict
 from emotion_lab.evaluation.result import EvaluationResult
+from emotion_lab.inference.frame_outputs import FrameOutputs
 from emotion_lab.models.load import restore_all
 from emotion_lab.models.network import Network
 
@@ -154,6 +156,10 @@ def score_split(
     scores = {**score(predictions, classes), "tta": tta, "fingerprint": data.fingerprint}
     for name, labels in data.part.label_sets.items():
         scores.setdefault("by_labels", {})[name] = score_against(predictions, labels)
+    if data.part.looks is not None:
+        looks = data.part.looks.subset(predictions.positions.numpy())
+        probabilities, labels = predictions.probabilities.numpy(), predictions.labels.numpy()
+        scores["episodes"] = episode_scores(probabilities, labels, looks)
     if data.mapping:
         scores["shared"] = shared_scores(predictions, data.mapping, classes)
     return scores
@@ -285,5 +291,6 @@ def evaluate_checkpoint(
     """
     predictor = Predictor.load(checkpoints, device, tta)
     check_ledger(split, entry)
-    data = CheckpointData.open(predictor.card, data_cfg, split, foreign)
+    frame = FrameOutputs.of_card(predictor.card)
+    data = CheckpointData.open(predictor.card, data_cfg, split, foreign, frame)
     return evaluate(predictor, data, entry, printed=printed)

@@ -97,4 +97,11 @@ def report_text(scores: dict[str, Any], split: str) -> str:
                 f"with the {name} labels: n = {row['n']}, accuracy {row['accuracy']:.4f}, "
                 f"macro F1 {row['macro_f1']:.4f}"
             )
+    if episodes := scores.get("episodes"):
+        ways = []
+        for way in ("majority", "mean"):
+            low, high = episodes[f"accuracy_{way}_ci95"]
+            accuracy = episodes[f"accuracy_{way}"]
+            ways.append(f"accuracy {accuracy:.4f} [{low:.4f}, {high:.4f}] by {way}")
+        lines.append(f"{episodes['n']} episodes: {', '.join(ways)}")
     return "\n".join(lines) + "\n"

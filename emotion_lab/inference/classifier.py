@@ -117,6 +117,11 @@ def _read_card(path: Path) -> dict[str, Any]:
     from emotion_lab.core import checkpoint  # imports torch
 
     card = checkpoint.read(path)[checkpoint.CARD]
+    if "frame" in card:
+        raise UserError(
+            f"ckpt={path} is a temporal model: set smoothing=temporal smoothing.ckpt=<its run "
+            f"directory> ckpt={card['frame']['ckpt']}."
+        )
     try:
         spec = input_spec(card["input"])
         if not card["classes"] or not all(isinstance(name, str) for name in card["classes"]):

@@ -13,9 +13,11 @@ from torch import Tensor
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.paths import find_checkpoint
-from emotion_lab.models.base import MODELS, EmotionNet, build_model
+from emotion_lab.models.base import MODELS, EmotionNet
 from emotion_lab.models.ensemble import Ensemble
 from emotion_lab.models.network import Network
+from emotion_lab.models.temporal import build_network, with_frame_input
+from emotion_lab.temporal.base import TEMPORAL, is_temporal
 
 #: Prefix of the network in the state_dict of the LightningModule.
 PREFIX = "model."
@@ -38,14 +40,14 @@ def _build_network(path: Path, state: dict[str, Tensor] | None, card: dict[str, 
             f"{path} is damaged: {', '.join(sorted(missing)) or 'the weights'} missing."
         )
     plugin, name = card.get("plugins", {}).get("model"), card["config"]["model"]["name"]
-    if plugin and name not in MODELS.names():
+    if plugin and name not in (*MODELS.names(), *TEMPORAL.names()):
         raise UserError(
             f"{path} was trained with model={name} of the plug-in {plugin}: add plugins=[{plugin}]."
         )
     # The checkpoint contains all weights: no download or other file is needed.
     model = {**card["config"]["model"], "pretrained": False, "weights": None}
     model |= {key: card["input"][key] for key in ("image_size", "channels", "mean", "std")}
-    net, _ = build_model(model, len(card["classes"]))
+    net, _ = build_network(model, len(card["classes"]))
     weights = {k[len(PREFIX) :]: value for k, value in state.items() if k.startswith(PREFIX)}
     try:
         net.load_state_dict(weights, strict=True)
@@ -79,7 +81,21 @@ def _build_ensemble(path: Path, content: dict[str, Any]) -> Ensemble:
 
 
 def restore(path: Path) -> tuple[Network, dict[str, Any]]:
-    """Load the network (float32, CPU, eval mode) and the card of a checkpoint or ensemble."""
+    """Load the network (float32, CPU, eval mode) and the card of a checkpoint or ensemble.
+
+    A temporal model, which does not take images, is refused.
+    """
+    net, card = _restore(path)
+    if "frame" in card:
+        raise UserError(
+            f"{path} is a temporal model, and a network of single images is expected: it is used "
+            f"with evaluate, compare and smoothing=temporal. Its frame network: "
+            f"{card['frame']['ckpt']}."
+        )
+    return net, card
+
+
+def _restore(path: Path) -> tuple[Network, dict[str, Any]]:
     content = ckpt.read(path)
     if "members" in content:
         return _build_ensemble(path, content), content[ckpt.CARD]
@@ -87,11 +103,14 @@ def restore(path: Path) -> tuple[Network, dict[str, Any]]:
 
 
 def checkpoint_model(model: dict[str, Any]) -> dict[str, Any]:
-    """Return the ``model`` group of the checkpoint that ``model=checkpoint`` starts from.
+    """Return the ``model`` group completed by the checkpoint that it names.
 
-    What the command sets is kept: the input, freezing and learning rate factors. Other groups are
-    returned unchanged.
+    For ``model=checkpoint`` it is the group of the checkpoint that training starts from. What the
+    command sets is kept: the input, freezing and learning rate factors. A temporal model takes the
+    input of its frame network. Other groups are returned unchanged.
     """
+    if is_temporal(model):
+        return with_frame_input(model)
     if model["name"] != "checkpoint":
         return model
     if model["weights"] is None:
@@ -100,6 +119,8 @@ def checkpoint_model(model: dict[str, Any]) -> dict[str, Any]:
     card = ckpt.read(path)[ckpt.CARD]
     if "members" in card:
         raise UserError(f"{path} is an ensemble: set model.weights=<the checkpoint of a member>.")
+    if "frame" in card:
+        raise UserError(f"{path} is a temporal model, which cannot be fine-tuned: train a new one.")
     own = {**card["config"]["model"], "pretrained": False}
     own |= {key: card["input"][key] for key in ("image_size", "channels", "mean", "std")}
     chosen = {key: value for key, value in model.items() if key != "name" and value is not None}
@@ -107,8 +128,8 @@ def checkpoint_model(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def load(paths: Sequence[Path]) -> list[LoadedCheckpoint]:
-    """Load checkpoints; see :func:`restore`."""
-    return [LoadedCheckpoint(path, *restore(path)) for path in paths]
+    """Load checkpoints, also temporal models; see :func:`restore`."""
+    return [LoadedCheckpoint(path, *_restore(path)) for path in paths]
 
 
 def _check_compatible(checkpoints: Sequence[LoadedCheckpoint]) -> None:

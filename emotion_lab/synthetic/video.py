@@ -98,8 +98,7 @@ def render_video(
     try:
         for frame in range(max(1, round(float(ends[-1]) * fps))):
             time_s = frame / fps
-            segment = min(int(np.searchsorted(ends, time_s, side="right")), len(emotions) - 1)
-            face = _expression(faces, emotions, ends, segment, time_s, transition_s)
+            face, segment = expression_at(faces, emotions, ends, time_s, transition_s)
             image = draw_face(_animate(face, time_s, frame), (height, width), 3)
             writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
             truth.append({"frame": frame, "time_s": time_s, "emotion": emotions[segment]})
@@ -108,23 +107,34 @@ def render_video(
     return truth
 
 
-def _expression(
+def expression_at(
     faces: dict[str, FaceSpec],
     emotions: list[str],
     ends: np.ndarray,
-    segment: int,
     time_s: float,
     transition_s: float,
-) -> FaceSpec:
-    """Return the face at ``time_s``, blended with that of the adjacent segment near a boundary."""
+) -> tuple[FaceSpec, int]:
+    """Return the face at ``time_s`` and the index of its segment.
+
+    Near a boundary the face is blended with that of the adjacent segment.
+
+    Args:
+        faces: The face of each emotion.
+        emotions: Emotion of each segment.
+        ends: End of each segment in seconds, rising.
+        transition_s: Duration of a change in seconds, centred at the boundary.
+    """
+    segment = min(int(np.searchsorted(ends, time_s, side="right")), len(emotions) - 1)
     face, half = faces[emotions[segment]], transition_s / 2
     since_start = time_s - (ends[segment - 1] if segment else -math.inf)
     to_end = (ends[segment] if segment + 1 < len(emotions) else math.inf) - time_s
     if since_start < min(half, to_end):
-        return blend(faces[emotions[segment - 1]], face, _ease(0.5 + 0.5 * since_start / half))
+        previous = faces[emotions[segment - 1]]
+        return blend(previous, face, _ease(0.5 + 0.5 * since_start / half)), segment
     if to_end < half:
-        return blend(face, faces[emotions[segment + 1]], _ease(0.5 - 0.5 * to_end / half))
-    return face
+        following = faces[emotions[segment + 1]]
+        return blend(face, following, _ease(0.5 - 0.5 * to_end / half)), segment
+    return face, segment
 
 
 def _ease(t: float) -> float:

@@ -33,9 +33,11 @@ from emotion_lab.core.wording import counted
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.types import DATASETS
 from emotion_lab.losses import LOSSES
-from emotion_lab.models.base import MODELS, EmotionNet, InputSpec, build_model
+from emotion_lab.models.base import MODELS, EmotionNet, InputSpec
 from emotion_lab.models.finetune import apply_freeze, count_parameters
-from emotion_lab.training import distill, entering, strategy, votes_head
+from emotion_lab.models.temporal import build_network
+from emotion_lab.temporal.base import TEMPORAL, is_temporal
+from emotion_lab.training import distill, entering, frame_network, strategy, votes_head
 from emotion_lab.training.callbacks import MetricsHistory
 from emotion_lab.training.factory import make_module, make_trainer
 from emotion_lab.training.failure_propagation import FailurePropagation, rank_zero_stdout
@@ -116,7 +118,8 @@ def make_card(
 
 def _providers(cfg: dict[str, Any]) -> dict[str, str]:
     """Return group -> plug-in of all that a config takes from plug-ins."""
-    registries: dict[str, Registry[Any]] = {"model": MODELS, "loss": LOSSES, "data": DATASETS}
+    models: Registry[Any] = TEMPORAL if is_temporal(cfg["model"]) else MODELS
+    registries: dict[str, Registry[Any]] = {"model": models, "loss": LOSSES, "data": DATASETS}
     found = {
         group: plugins.provider(registry.get(str(cfg[group]["name"])))
         for group, registry in registries.items()
@@ -165,7 +168,7 @@ def _print_class_counts(data: EmotionData) -> None:
 
 def _build_network(cfg: dict[str, Any], classes: list[str]) -> tuple[EmotionNet, dict[str, int]]:
     """Return the network and its numbers of parameters; print one line."""
-    net, spec = build_model(cfg["model"], len(classes), classes)
+    net, spec = build_network(cfg["model"], len(classes), classes)
     apply_freeze(net, cfg["model"]["freeze"], cfg["model"]["unfreeze_last"])
     trainable, total = count_parameters(net)
     frozen = f" ({trainable:,} of them trained)" if trainable < total else ""
@@ -249,6 +252,7 @@ def _setup(cfg: dict[str, Any]) -> str:
         torch.set_num_threads(int(cfg["trainer"]["num_threads"]))
     strategy.check(cfg, accelerator)
     distill.check_precompute(cfg)
+    frame_network.check(cfg)
     L.seed_everything(cfg["seed"], workers=True, verbose=False)
     return accelerator
 
@@ -299,6 +303,7 @@ def fit(
     data = EmotionData(cfg["data"], ("train", "val"), cfg["seed"], cfg["augment"]["name"])
     # Not by the Trainer, which would use the first batches of val.
     data.limit_val_batches = cfg["trainer"]["limit_val_batches"]
+    frame = frame_network.open_for(cfg, data)
     _print_class_counts(data)
     net, parameters = _build_network(cfg, data.classes)
     spec = net.spec
@@ -310,6 +315,8 @@ def fit(
 
     images, entered = entering.check(checkpoints, data)
     card = {**make_card(cfg, data, spec, fingerprints), "trained_on": images.entry()}
+    if frame is not None:
+        card["frame"] = frame.entry()
     module = make_module(cfg, data, net, card)
     teacher = _add_auxiliary_losses(cfg, module, net, data)
     _remove_partial_checkpoints(run_dir / "checkpoints")

@@ -16,6 +16,7 @@ from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.core.extras import missing_package
 from emotion_lab.data.images import to_array
+from emotion_lab.data.types import DRAWN
 from emotion_lab.inference.classifier import Classifier, load_classifier
 from emotion_lab.inference.loader import InvalidImageError
 from emotion_lab.inference.neutral import read_person, read_reference
@@ -23,6 +24,7 @@ from emotion_lab.video.detectors import build_detector
 from emotion_lab.video.enrolment import ENROL_S, Enrolment, neutral_face, write_person
 from emotion_lab.video.pipeline import Pipeline
 from emotion_lab.video.results import Faces, StreamFrame
+from emotion_lab.video.smoothing import check_network
 from emotion_lab.video.sources.open import open_source, read_photo
 from emotion_lab.video.sources.threaded import FrameSource
 from emotion_lab.video.types import Detector, Frame
@@ -99,6 +101,7 @@ class EmotionRecognizer:
     ) -> None:
         self.classifier, self.detector = classifier, detector
         self.classes = classifier.classes
+        check_network(smoothing, classifier)
         self._stream = Pipeline(
             detector,
             classifier,
@@ -168,7 +171,7 @@ class EmotionRecognizer:
             yield [face.probabilities for face in self._stills(frame).faces]
 
     def _note_training_data(self, synthetic: bool) -> None:
-        if self.classifier.data_name == "synthetic" and not (synthetic or self._noted):
+        if self.classifier.data_name in DRAWN and not (synthetic or self._noted):
             self._noted = True
             print(
                 "note: this model was trained on synthetic faces only; its labels of real faces "

@@ -86,8 +86,10 @@ def test_configs_and_registries_agree() -> None:
     from emotion_lab.data.types import DATASETS
     from emotion_lab.losses import LOSSES
     from emotion_lab.models import MODELS
+    from emotion_lab.temporal.base import TEMPORAL
 
-    assert [n for n in compose.options("model") if n != "checkpoint"] == MODELS.names()
+    names = sorted([*MODELS.names(), *TEMPORAL.names()])
+    assert [n for n in compose.options("model") if n != "checkpoint"] == names
     assert compose.options("loss") == LOSSES.names()
     assert [n for n in compose.options("data") if n != "checkpoint"] == DATASETS.names()
     assert compose.options("augment") == sorted([*PRESETS, "device"])
@@ -101,7 +103,8 @@ def test_help_names_every_group_choice_and_key(entry: str, capsys: Any) -> None:
         section = text.partition(f"\n  {group}=\n")[2].partition("=\n")[0]
         assert section
         for name in compose.options(group):
-            offered = (group, name) != ("data", "checkpoint") or entry in ("evaluate", "export")
+            readers = ("evaluate", "export", "compare")
+            offered = (group, name) != ("data", "checkpoint") or entry in readers
             if group == "sweep":
                 offered = (name == "grid") == (entry == "train")
             assert (f"\n    {name} " in f"\n{section}") == offered

@@ -11,7 +11,7 @@ import pytest
 
 from emotion_lab.config.compose import defaults, options
 from emotion_lab.core.errors import UserError
-from emotion_lab.video.smoothing import TrackSmoother, build_smoother
+from emotion_lab.video.smoothing import TrackSmoother, build_smoother, untrained
 from emotion_lab.video.smoothing.label_hysteresis import LabelHysteresis
 from emotion_lab.video.types import SMOOTHERS
 
@@ -29,13 +29,14 @@ def random_stream(seed: int, n: int, k: int = K) -> np.ndarray:
 
 
 def test_config_files_match_the_registry() -> None:
+    assert untrained() == [name for name in SMOOTHERS.names() if name != "temporal"]
     assert options("smoothing") == SMOOTHERS.names()
     assert [config(name)["name"] for name in SMOOTHERS.names()] == SMOOTHERS.names()
     with pytest.raises(UserError, match="Did you mean 'ema'"):
         build_smoother({"name": "emma"}, K)
 
 
-@pytest.mark.parametrize("name", SMOOTHERS.names())
+@pytest.mark.parametrize("name", untrained())
 class TestEverySmoother:
     def test_returns_distributions_at_any_frame_rate(self, name: str) -> None:
         rng = np.random.default_rng(1)
@@ -380,7 +381,7 @@ def test_default_reduces_switches_without_lag(fps: int) -> None:
         assert accuracy > raw_accuracy + 0.1
 
 
-@pytest.mark.parametrize("name", [n for n in SMOOTHERS.names() if n != "none"])
+@pytest.mark.parametrize("name", [n for n in untrained() if n != "none"])
 def test_every_smoother_improves_with_its_defaults(name: str) -> None:
     stream = noisy_stream(3, 25)
     raw, _, raw_accuracy = evaluate(config("none"), *stream)

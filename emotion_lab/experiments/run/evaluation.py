@@ -29,6 +29,7 @@ from emotion_lab.evaluation.vote_shares import fit_checkpoint_shares
 from emotion_lab.experiments.run.cross_dataset import run_cross_dataset
 from emotion_lab.experiments.run.head_turn import accuracy_by_turn, build_landmark_detector
 from emotion_lab.experiments.run.rescore import rescore
+from emotion_lab.inference.frame_outputs import FrameOutputs
 from emotion_lab.models.finetune import count_parameters
 from emotion_lab.models.load import LoadedCheckpoint, combine, load
 from emotion_lab.reports.evaluation import make_report
@@ -96,6 +97,8 @@ def _write_report(
     """Write the report; ``checkpoint`` gives the learning curves."""
     history = checkpoint.path.parent.parent / "history.csv"
     options = {key: cfg[key] for key in ("num_mistakes", "num_explained", "num_robustness")}
+    if "frame" in result.card:  # its input is no image
+        options |= {"num_explained": 0, "num_robustness": 0}
     single = "members" not in result.card and history.is_file()
     report = make_report(result, run_dir, options, facts, history if single else None)
     low, high = report["accuracy_ci95"]
@@ -156,13 +159,18 @@ def run_evaluation(cfg: dict[str, Any], overrides: list[str], run_dir: Path) -> 
     predictor, predictions, backend = _load_predictor(cfg, loaded, device)
     entry = LedgerEntry(Path(cfg["test_ledger"]), run_dir)
     check_ledger(split, entry)
+    frame = FrameOutputs.of_card(predictor.card)
+    if frame is not None and cfg["tta"] != "none":
+        raise UserError(
+            f"tta={cfg['tta']} is for images, and ckpt is a temporal model: set tta=none."
+        )
     command = f"python -m emotion_lab.evaluate {shlex.join(overrides)}"
     if cfg["datasets"]:
         facts = {**_facts(predictor, backend), "command": command}
         accuracy = run_cross_dataset(predictor, cfg, run_dir, facts)
         print(run_dir)
         return accuracy
-    data = CheckpointData.open(predictor.card, data_cfg, split, foreign)
+    data = CheckpointData.open(predictor.card, data_cfg, split, foreign, frame)
     check_typed(cfg["data"], data.module.cfg, overrides)
     result = evaluate(predictor, data, entry, predictions)
     if predictor.run is not None:

@@ -10,6 +10,7 @@ from emotion_lab.core.io import write_json
 from emotion_lab.evaluation import selection_bias, temperature
 from emotion_lab.evaluation.evaluate import LedgerEntry, evaluate_checkpoint
 from emotion_lab.evaluation.metrics import report_text
+from emotion_lab.experiments.run.smoother import write_smoother
 from emotion_lab.reports import logger_media
 from emotion_lab.reports.run_files import save_results, write_learning_curves
 from emotion_lab.training.fit import FitResult
@@ -38,11 +39,14 @@ def finish_run(cfg: dict[str, Any], run_dir: Path, fitted: FitResult) -> float:
             temperature.store(best, calibration)
             val_result = result
             print(f"calibration: {temperature.describe(calibration)}")
+            comparison = write_smoother(run_dir, result, calibration["temperature"])
     text = "\n".join(report_text(scores[split], split) for split in scores)
     (run_dir / "classification_report.txt").write_text(text, encoding="utf-8")
     bias = selection_bias.of_run(run_dir, cfg, fitted.facts["epochs"])
     metrics = {**scores, "seed": cfg["seed"], "checkpoint": str(best), **fitted.facts}
     metrics |= {"selection_bias": bias} if bias is not None else {}
+    if comparison is not None:
+        metrics["smoothing"] = comparison
     write_json(run_dir / "metrics.json", metrics)
     title = f"{cfg['model']['name']}, {cfg['loss']['name']}, seed {cfg['seed']}"
     pictures = {"curves": write_learning_curves(run_dir, title), **pictures}

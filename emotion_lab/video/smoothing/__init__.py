@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from emotion_lab.config import schema
+from emotion_lab.config import compose, schema
+from emotion_lab.inference.classifier import Classifier
 from emotion_lab.video.smoothing.label_hysteresis import LabelHysteresis
 from emotion_lab.video.types import SMOOTHERS, Smoother
 
@@ -15,6 +16,20 @@ def build_smoother(cfg: dict[str, Any], num_classes: int) -> Smoother:
     """Build the smoother of ``conf/smoothing/<name>.yaml`` for one track."""
     schema.check_group("smoothing", cfg)
     return SMOOTHERS.build(cfg["name"], cfg, num_classes)
+
+
+def untrained() -> list[str]:
+    """Return the names of the smoothers that need no trained model."""
+    names = compose.options("smoothing")
+    return [name for name in names if "ckpt" not in compose.defaults("smoothing", name)]
+
+
+def check_network(cfg: dict[str, Any], classifier: Classifier) -> None:
+    """Check that a smoother fits the network, if it depends on one."""
+    schema.check_group("smoothing", cfg)
+    check = getattr(SMOOTHERS.get(cfg["name"]), "check_network", None)
+    if check is not None:
+        check(cfg, classifier)
 
 
 class TrackSmoother:

@@ -1,0 +1,244 @@
+"""Comparison of smoothers on clips with known labels: accuracy, flicker and delay.
+
+Intervals are those of a bootstrap over clips; differences are paired: both smoothers are scored on
+the same resampled clips.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from emotion_lab.core.errors import UserError
+from emotion_lab.core.progress import track
+from emotion_lab.core.tables import TextTable
+from emotion_lab.data.types import Split
+from emotion_lab.evaluation.statistics import ROUNDS, interval
+from emotion_lab.video.smoothing import TrackSmoother
+
+SEED = 0
+#: Measure -> (title, decimals).
+MEASURES = {
+    "accuracy": ("frame accuracy", 4),
+    "flicker_hz": ("label changes per s", 3),
+    "delay_s": ("median delay in s", 3),
+}
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What one smoother showed on one clip.
+
+    Attributes:
+        correct: Looks with the true label; uncertain ones are wrong.
+        looks: All looks.
+        changes: Changes of the label, those to and from uncertain included.
+        seconds: Time that was watched.
+        delays: For each true change the seconds until the new label was shown; if it was not, the
+            duration of the true label, a lower bound.
+        missed: True changes that were not shown.
+    """
+
+    correct: int
+    looks: int
+    changes: int
+    seconds: float
+    delays: np.ndarray
+    missed: int
+
+
+def _score_track(shown: np.ndarray, labels: np.ndarray, times: np.ndarray) -> _Shown:
+    """Score the labels shown on one track, int64 (N,), -1 while uncertain."""
+    starts = np.flatnonzero(np.diff(labels)) + 1
+    ends = [*starts, len(labels)][1:]
+    delays, missed = [], 0
+    for start, end in zip(starts, ends, strict=True):
+        hits = np.flatnonzero(shown[start:end] == labels[start])
+        missed += not len(hits)
+        until = times[start + hits[0]] if len(hits) else times[end - 1]
+        delays.append(until - times[start])
+    return _Shown(
+        correct=int((shown == labels).sum()),
+        looks=len(labels),
+        changes=int((np.diff(shown) != 0).sum()),
+        seconds=float(times[-1] - times[0]),
+        delays=np.array(delays),
+        missed=missed,
+    )
+
+
+def _add(parts: list[_Shown]) -> _Shown:
+    """Return the sum over the tracks of a clip."""
+    return _Shown(
+        sum(part.correct for part in parts),
+        sum(part.looks for part in parts),
+        sum(part.changes for part in parts),
+        sum(part.seconds for part in parts),
+        np.concatenate([part.delays for part in parts]),
+        sum(part.missed for part in parts),
+    )
+
+
+def show_labels(
+    probabilities: np.ndarray, split: Split, smoothing: dict[str, Any], title: str
+) -> np.ndarray:
+    """Return the labels that a smoother shows, int64 (N,), -1 while uncertain.
+
+    Args:
+        probabilities: float32 (N, K) of the frame network.
+        split: Images of clips.
+        smoothing: ``conf/smoothing/<name>.yaml`` as a dict.
+        title: Of the progress bar.
+    """
+    looks = split.looks
+    if looks is None:
+        raise UserError(
+            "smoothers are compared on clips, and this data has single images: set data=clips "
+            "data.path=<folder>, or data=drawn_clips."
+        )
+    shown = np.full(len(split), -1, np.int64)
+    smoother, current = None, None
+    for i in track(range(len(split)), title, len(split)):
+        if smoother is None or looks.tracks[i] != current:
+            smoother, current = TrackSmoother(smoothing, probabilities.shape[1]), looks.tracks[i]
+        label = smoother.update(probabilities[i], float(looks.times[i]))[1]
+        shown[i] = -1 if label is None else label
+    return shown
+
+
+def _score_clips(shown: np.ndarray, split: Split) -> list[_Shown]:
+    """Score the labels shown on a split, one entry for each clip."""
+    assert split.looks is not None
+    clips: dict[str, list[_Shown]] = {}
+    tracks = split.looks.tracks
+    names = split.groups or [str(number) for number in tracks]
+    for part in np.split(np.arange(len(tracks)), np.flatnonzero(np.diff(tracks)) + 1):
+        scored = _score_track(shown[part], split.labels[part], split.looks.times[part])
+        clips.setdefault(names[part[0]], []).append(scored)
+    return [_add(parts) for parts in clips.values()]
+
+
+def _measures(clips: list[_Shown], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Return every measure for each row of ``weights`` (R, clips), how often a clip counts."""
+    correct, looks, changes, seconds = (
+        weights @ np.array([getattr(clip, name) for clip in clips], np.float64)
+        for name in ("correct", "looks", "changes", "seconds")
+    )
+    delays = np.concatenate([clip.delays for clip in clips])
+    owner = np.repeat(np.arange(len(clips)), [len(clip.delays) for clip in clips])
+    observed = float(np.median(delays)) if len(delays) else 0.0
+    # A sample of few clips can lack changes.
+    sampled = (np.repeat(delays, row[owner]) for row in weights)
+    medians = [np.median(sample) if len(sample) else observed for sample in sampled]
+    return {
+        "accuracy": correct / looks,
+        "flicker_hz": changes / np.maximum(seconds, 1e-9),
+        "delay_s": np.array(medians),
+    }
+
+
+def _difference(b: dict[str, np.ndarray], a: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return b - a of every measure with its interval; row 0 is the observed value."""
+    result: dict[str, Any] = {}
+    for name in MEASURES:
+        values = b[name] - a[name]
+        result[name], result[f"{name}_ci95"] = float(values[0]), interval(values[1:])
+    return result
+
+
+def is_better(difference: dict[str, Any], own: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether a smoother beats another one.
+
+    It has a higher accuracy at no longer median delay, or half the delay at no more flicker; the
+    interval of the difference excludes 0.
+    """
+    accurate = difference["accuracy_ci95"][0] > 0 and difference["delay_s"] <= 0
+    halved = own["delay_s"] <= other["delay_s"] / 2 and difference["delay_s_ci95"][1] < 0
+    return accurate or (halved and difference["flicker_hz"] <= 0)
+
+
+def compare_smoothers(
+    probabilities: np.ndarray, split: Split, smoothers: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Compare smoothers on the same clips; the last one is compared with each of the others.
+
+    Args:
+        probabilities: float32 (N, K) of the frame network.
+        split: Images of clips, with labels.
+        smoothers: Name -> ``conf/smoothing/<name>.yaml`` as a dict.
+
+    Returns:
+        Builtins: ``clips``, ``looks``, ``seconds``, ``changes`` (true ones), ``smoothers`` (name
+        -> settings, measures with intervals, ``missed``), ``last``, ``differences`` (last - each
+        other), ``beats`` (names that the last one beats), ``line`` and ``bootstrap``.
+    """
+    scored = {
+        name: _score_clips(show_labels(probabilities, split, cfg, f"{name} "), split)
+        for name, cfg in smoothers.items()
+    }
+    *others, last = scored
+    clips = scored[last]
+    n = len(clips)
+    if n < 2:
+        raise UserError(f"smoothers are compared over clips, and this split has {n}.")
+    draws = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), ROUNDS)
+    weights = np.concatenate([np.ones((1, n), np.int64), draws])
+    values = {name: _measures(scored[name], weights) for name in scored}
+    rows: dict[str, Any] = {}
+    for name, of in values.items():
+        rows[name] = {"settings": smoothers[name]}
+        for measure in MEASURES:
+            rows[name][measure] = float(of[measure][0])
+            rows[name][f"{measure}_ci95"] = interval(of[measure][1:])
+        rows[name]["missed"] = sum(clip.missed for clip in scored[name])
+    differences = {name: _difference(values[last], values[name]) for name in others}
+    beats = [name for name in others if is_better(differences[name], rows[last], rows[name])]
+    return {
+        "clips": n,
+        "looks": sum(clip.looks for clip in clips),
+        "seconds": sum(clip.seconds for clip in clips),
+        "changes": sum(len(clip.delays) for clip in clips),
+        "smoothers": rows,
+        "last": last,
+        "differences": differences,
+        "beats": beats,
+        "line": "; ".join(difference_line(last, name, differences[name]) for name in others),
+        "bootstrap": {"rounds": ROUNDS, "seed": SEED, "over": "clips"},
+    }
+
+
+def difference_line(last: str, other: str, difference: dict[str, Any]) -> str:
+    """Return accuracy, flicker and delay of one difference with their intervals."""
+
+    def signed(name: str, unit: str, scale: float = 1.0, digits: int = 2) -> str:
+        low, high = (f"{scale * end:+.{digits}f}" for end in difference[f"{name}_ci95"])
+        return f"{scale * difference[name]:+.{digits}f} {unit} [{low}, {high}]"
+
+    return (
+        f"{last} - {other}: accuracy {signed('accuracy', 'points', 100)}, label changes per s "
+        f"{signed('flicker_hz', '')}, median delay {signed('delay_s', 's', digits=3)}"
+    ).replace("  ", " ")
+
+
+def lines(result: dict[str, Any]) -> list[str | TextTable]:
+    """Return the printable report."""
+    table = []
+    for name, row in result["smoothers"].items():
+        cells = [name]
+        for measure, (_, digits) in MEASURES.items():
+            low, high = (f"{end:.{digits}f}" for end in row[f"{measure}_ci95"])
+            cells.append(f"{row[measure]:.{digits}f} [{low}, {high}]")
+        table.append((*cells, row["missed"]))
+    head = ["smoothing", *(title for title, _ in MEASURES.values()), "changes missed"]
+    text: list[str | TextTable] = [
+        f"{result['clips']} clips, {result['looks']:,} looks, {result['seconds']:.0f} s, "
+        f"{result['changes']} changes of the true label; 95 % intervals over clips",
+        TextTable(head, table, left=range(4)),
+    ]
+    for name, difference in result["differences"].items():
+        verdict = "beats" if name in result["beats"] else "does not beat"
+        text.append(difference_line(result["last"], name, difference))
+        text.append(f"{result['last']} {verdict} {name}")
+    return [*text, *(f"warning: {line}" for line in result.get("warnings", ()))]

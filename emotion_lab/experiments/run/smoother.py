@@ -1,0 +1,50 @@
+"""The smoother of a trained temporal model: its file and its comparison with the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from emotion_lab.config import compose
+from emotion_lab.core.tables import show
+from emotion_lab.evaluation.result import EvaluationResult
+from emotion_lab.experiments.compare.smoother_scores import compare_smoothers, lines
+from emotion_lab.inference.frame_outputs import FrameOutputs
+from emotion_lab.temporal import smoother_file
+from emotion_lab.video.smoothing import untrained
+
+
+def write_smoother(
+    run_dir: Path, result: EvaluationResult, temperature: float
+) -> dict[str, Any] | None:
+    """Write the file for ``live``, with the comparison on val; print the comparison.
+
+    Args:
+        run_dir: The run directory.
+        result: Predictions of the best checkpoint on val.
+        temperature: Logits are divided by it.
+
+    Returns:
+        See :func:`compare_smoothers`; None for a network of images.
+    """
+    frame = FrameOutputs.of_card(result.card)
+    if frame is None:
+        return None
+    model = result.card["config"]["model"]
+    meta = {
+        "model": model["name"],
+        "step_s": model["step_s"],
+        "temperature": temperature,
+        "classes": result.classes,
+        "frame": frame.entry(),
+    }
+    state = result.net.backbone.net.state_dict()
+    weights = {name: value.cpu().numpy() for name, value in state.items()}
+    file = run_dir / smoother_file.FILE
+    smoother_file.write(file, meta, weights)
+    smoothers = {name: compose.defaults("smoothing", name) for name in (*untrained(), "temporal")}
+    smoothers["temporal"]["ckpt"] = str(run_dir)
+    comparison = compare_smoothers(frame(result.part), result.part, smoothers)
+    smoother_file.write(file, {**meta, "comparison": comparison}, weights)
+    show(f"\nsmoothers on {result.split}:", *lines(comparison))
+    return comparison

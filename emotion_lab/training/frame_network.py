@@ -1,0 +1,39 @@
+"""The network of single images below a temporal model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emotion_lab.core.errors import UserError
+from emotion_lab.data.checkpoint_data import relabel
+from emotion_lab.data.datamodule import EmotionData
+from emotion_lab.inference.frame_outputs import FrameOutputs
+from emotion_lab.temporal.base import is_temporal
+
+
+def check(cfg: dict[str, Any]) -> None:
+    """Refuse options of images for a temporal model (whole config ``cfg``)."""
+    if not is_temporal(cfg["model"]):
+        return
+    unused = {
+        "augment": cfg["augment"]["name"] != "none",
+        "mix.mixup": cfg["mix"]["mixup"] > 0,
+        "mix.cutmix": cfg["mix"]["cutmix"] > 0,
+        "distill.teacher": cfg["distill"]["teacher"] is not None,
+        "votes_head.weight": cfg["votes_head"]["weight"] > 0,
+    }
+    for key in (key for key, is_set in unused.items() if is_set):
+        raise UserError(
+            f"{key} does not apply to model={cfg['model']['name']}, which reads the outputs of "
+            "model.frame_ckpt and no images: start from experiment=temporal, without it."
+        )
+
+
+def open_for(cfg: dict[str, Any], data: EmotionData) -> FrameOutputs | None:
+    """Open the frame network of a temporal model and prepare the data for it; None for others."""
+    if not is_temporal(cfg["model"]):
+        return None
+    frame = FrameOutputs(cfg["model"]["frame_ckpt"])
+    data.source.notes.extend(relabel(data, frame.classes))
+    data.use_windows(frame, cfg["model"])
+    return frame

@@ -1,0 +1,94 @@
+"""Train a temporal model on drawn clips, evaluate it and compare it with the smoothers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from emotion_lab.core import checkpoint as ckpt
+from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.temporal import smoother_file
+from tests.conftest import command, composed, make_checkpoint
+
+CLIPS = ("data.n=21", "data.seconds=1", "data.size=32")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with an untrained frame network, frame.ckpt."""
+    folder = tmp_path_factory.mktemp("temporal")
+    small = ("data=synthetic", "data.n=40", "model=senet", "model.widths=[8,8,8,8]", "model.stem=8")
+    make_checkpoint(composed(*small), folder / "frame.ckpt", list(EMOTIONS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Path:
+    """Return the run directory of a temporal model."""
+    arguments = ("experiment=temporal", "model.frame_ckpt=frame.ckpt", *CLIPS)
+    quick = ("trainer.max_epochs=1", "logger=none", "trainer=cpu", "hydra.run.dir=run")
+    result = command(*arguments, *quick, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "smoothers on val:" in result.stdout and "model: gru" in result.stdout
+    return folder / "run"
+
+
+def test_the_checkpoint_names_its_frame_network(run: Path) -> None:
+    card = ckpt.read(run / "checkpoints" / "best.ckpt")[ckpt.CARD]
+    assert card["frame"]["ckpt"].endswith("frame.ckpt") and len(card["frame"]["sha256"]) == 64
+    assert card["classes"] == list(EMOTIONS)
+    meta = smoother_file.read(run).meta
+    assert meta["frame"] == card["frame"] and meta["comparison"]["clips"] == 7
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert list(metrics["smoothing"]["smoothers"])[-1] == "temporal"
+
+
+def test_it_is_evaluated_on_its_clips(run: Path, folder: Path) -> None:
+    arguments = ("ckpt=run", "report=false", "trainer=cpu", "hydra.run.dir=evaluated")
+    result = command(*arguments, module="emotion_lab.evaluate", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    scores = json.loads((folder / "evaluated" / "metrics.json").read_text())["val"]
+    trained = json.loads((run / "metrics.json").read_text())["val"]
+    assert scores["accuracy"] == trained["accuracy"] and scores["n"] == trained["n"]
+
+
+def test_smoothers_are_compared_on_other_clips(run: Path, folder: Path) -> None:
+    arguments = ("smoothing=[ema,temporal]", "smoothing.ckpt=run", "data=drawn_clips", *CLIPS)
+    more = ("data.seed=5", "hydra.run.dir=compared")
+    result = command(*arguments, *more, module="emotion_lab.compare", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    content = json.loads((folder / "compared" / "compare.json").read_text())
+    assert list(content["smoothers"]) == ["ema", "temporal"] and content["warnings"] == []
+    assert content["clips"] == 7
+
+
+@pytest.mark.parametrize(
+    "module, arguments, message",
+    [
+        ("train", ["model=gru", "data=drawn_clips"], "augment does not apply to model=gru"),
+        (
+            "train",
+            ["experiment=temporal"],
+            "needs a network of single images: set model.frame_ckpt",
+        ),
+        ("evaluate", ["ckpt=run", "tta=flip"], "tta=flip is for images"),
+        (
+            "predict",
+            ["ckpt=run", "source=run/samples_val.png", "detector=haar"],
+            "is a temporal model: set smoothing=temporal",
+        ),
+        ("export", ["ckpt=run"], "is a temporal model"),
+        ("compare", ["smoothing=[ema]", "ckpt=run"], "is compared with nothing"),
+        ("compare", ["smoothing=[ema,hmm]"], "ckpt is missing"),
+    ],
+)
+def test_mistakes_are_one_line(
+    run: Path, folder: Path, module: str, arguments: list[str], message: str
+) -> None:
+    if arguments[0] == "model=gru":
+        arguments = [*arguments, "model.frame_ckpt=frame.ckpt"]
+    result = command(*arguments, module=f"emotion_lab.{module}", cwd=folder)
+    assert result.returncode == 2, result.stdout
+    assert message in result.stderr and len(result.stderr.strip().splitlines()) == 1
