@@ -68,6 +68,11 @@ def _throughput(benchmark: str, result: dict[str, Any], rounds: int) -> Blocks:
             "alone, without data loading",
             f"peak memory of a training process: {result['peak_memory_mib']:,.0f} MiB",
         ]
+    if "cached_ratio" in result:
+        blocks.append(
+            "data.feature_cache: an epoch of a frozen backbone is "
+            f"{result['cached_ratio']:.0f} times as fast on cached features, computed before"
+        )
     if "epoch" in result:
         epochs = [
             (f"{row['n']:,}", f"{row['seconds']:.3f}", row["us_per_image"])

@@ -18,6 +18,7 @@ from emotion_lab.core.timing import calls, peak_memory_mib, per_second, summary
 from emotion_lab.models.base import EmotionNet, InputSpec, build_model, input_spec
 from emotion_lab.training.callbacks import DataPositionCallback
 from emotion_lab.training.factory import compile_backbone, make_module
+from emotion_lab.training.feature_cache import FeatureCache
 from emotion_lab.training.fit import quiet
 from emotion_lab.training.optim import build_optimizer, supports_fused
 
@@ -29,9 +30,11 @@ class InterleavedTimer(L.Callback):
     the functions of ``others`` train one epoch and return its number of images.
     """
 
-    def __init__(self, images: int, others: dict[str, Callable[[], int]]) -> None:
-        self.images, self.others = images, others
-        self.rates: dict[str, list[float]] = {name: [] for name in ("ours", *others)}
+    def __init__(
+        self, images: int, others: dict[str, Callable[[], int]], name: str = "ours"
+    ) -> None:
+        self.images, self.others, self.name = images, others, name
+        self.rates: dict[str, list[float]] = {key: [] for key in (name, *others)}
         self._start = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -42,7 +45,7 @@ class InterleavedTimer(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop the clock and time the other pipelines."""
         _synchronize(pl_module.device)
-        rates = {"ours": self.images / (time.perf_counter() - self._start)}
+        rates = {self.name: self.images / (time.perf_counter() - self._start)}
         for name, work in self.others.items():
             with torch.enable_grad():
                 rates[name] = per_second(work)
@@ -128,24 +131,55 @@ def _time_all(cfg: dict[str, Any], device: str, precision: str) -> dict[str, dic
         epochs = baseline.train_epochs(files, baseline_net, device)
         others = {"baseline": calls(epochs), "ceiling": calls(ceiling)}
         timer = InterleavedTimer(steps * batch_size, others)
-        trainer = L.Trainer(
-            accelerator=device,
-            devices=1,
-            precision=precision,  # type: ignore[arg-type] # choose_precision returns valid names
-            max_epochs=cfg["rounds"] + 1,
-            limit_train_batches=steps,
-            limit_val_batches=0,
-            num_sanity_val_steps=0,
-            callbacks=[DataPositionCallback(), timer],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            benchmark=device == "cuda",
-        )
+        trainer = _trainer(cfg, device, precision, timer)
         trainer.fit(module, datamodule=data)
     return {name: summary(rates) for name, rates in timer.rates.items()}
+
+
+def _trainer(
+    cfg: dict[str, Any], device: str, precision: str, timer: InterleavedTimer, *more: L.Callback
+) -> L.Trainer:
+    """Return a Trainer that times ``rounds`` epochs after a first one."""
+    return L.Trainer(
+        accelerator=device,
+        devices=1,
+        precision=precision,  # type: ignore[arg-type] # choose_precision returns valid names
+        max_epochs=cfg["rounds"] + 1,
+        limit_train_batches=cfg["images"] // cfg["data"]["batch_size"],
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        callbacks=[DataPositionCallback(), *more, timer],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        benchmark=device == "cuda",
+    )
+
+
+def _time_frozen(cfg: dict[str, Any], device: str, precision: str) -> dict[str, dict[str, float]]:
+    """Return the images per second of a frozen backbone, on images and on cached features.
+
+    Empty for a network with auxiliary heads, whose features cannot be cached.
+    """
+    frozen = {"freeze": "backbone", "unfreeze_last": None, "unfreeze_at_epoch": None}
+    cfg = {**cfg, "model": {**cfg["model"], **frozen}, "augment": {"name": "none"}}
+    cfg["trainer"] = {**cfg["trainer"], "max_epochs": cfg["rounds"] + 1}
+    images = cfg["images"] // cfg["data"]["batch_size"] * cfg["data"]["batch_size"]
+    rates = {}
+    for name, cache in (("frozen backbone", "none"), ("frozen, cached features", "ram")):
+        cfg["data"] = {**cfg["data"], "feature_cache": cache, "feature_views": None}
+        data = build_data(cfg, input_spec(cfg["model"]))
+        net = build_model(cfg["model"], len(data.classes))[0]
+        if len(net.backbone.head_names) > 1:
+            return {}
+        module = make_module(cfg, data, net, {"classes": data.classes})
+        timer = InterleavedTimer(images, {}, name)
+        more = [FeatureCache()] if cache == "ram" else []
+        _trainer(cfg, device, precision, timer, *more).fit(module, datamodule=data)
+        rates[name] = summary(timer.rates[name])
+    return rates
 
 
 def bench(cfg: dict[str, Any], device: str, overrides: list[str]) -> dict[str, Any]:
@@ -153,17 +187,24 @@ def bench(cfg: dict[str, Any], device: str, overrides: list[str]) -> dict[str, A
     quiet()
     precision = choose_precision(cfg["trainer"]["precision"], device)
     rates = _time_all(cfg, device, precision)
-    medians = {name: rate["median"] for name, rate in rates.items()}
+    frozen = _time_frozen(cfg, device, precision)
+    medians = {name: rate["median"] for name, rate in (rates | frozen).items()}
     result = {
         "plain_images_per_s": medians["baseline"],
         "ours_images_per_s": medians["ours"],
         "ceiling_images_per_s": medians["ceiling"],
         "ratio": round(medians["ours"] / medians["baseline"], 2),
         "of_ceiling": round(medians["ours"] / medians["ceiling"], 3),
-        "rounds": {"ours": rates["ours"], "plain": rates["baseline"], "ceiling": rates["ceiling"]},
+        "rounds": {
+            **{"ours": rates["ours"], "plain": rates["baseline"], "ceiling": rates["ceiling"]},
+            **frozen,
+        },
         "precision": precision,
         "peak_memory_mib": peak_memory(cfg, overrides),
     }
+    if frozen:
+        fast, slow = medians["frozen, cached features"], medians["frozen backbone"]
+        result["cached_ratio"] = round(fast / slow, 1)
     if device == "cuda":
         result["peak_gpu_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
     return result

@@ -124,6 +124,14 @@ def _is_regex(value: str) -> bool:
     return True
 
 
+def _is_unfreeze_plan(value: list[list[int]]) -> bool:
+    """Accept ``[[epoch, stages], ...]`` whose epochs and stages rise, from 1 and 0 on."""
+    if not value or any(len(pair) != 2 for pair in value):
+        return False
+    rises = [list(column) == sorted(set(column)) for column in zip(*value, strict=True)]
+    return all(rises) and value[0][0] >= 1 and value[0][1] >= 0
+
+
 Positive = number(gt=0)
 NonNegative = number(ge=0)
 Fraction = number(ge=0, le=1)
@@ -161,6 +169,9 @@ ResizePlan = checked(
     "[[0,<pixels>],[<fraction of the epochs>,<pixels>]], fractions rising from 0",
 )
 Regex = checked(str, _is_regex, "a regular expression")
+UnfreezePlan = checked(
+    list[list[int]], _is_unfreeze_plan, "[[<epoch>,<last stages to train>],...], both rising"
+)
 Split = Literal["train", "val", "test"]
 Cache = Literal["auto", "ram", "none"]
 Anonymize = Literal["none", "blur", "fill"]

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from emotion_lab.core.errors import UserError
 from emotion_lab.data.build import load_data
 from emotion_lab.data.class_weights import class_counts, class_weights, sample_weights
+from emotion_lab.data.feature_dataset import CachedFeatures, FeatureDataset
 from emotion_lab.data.fingerprint import fingerprint
 from emotion_lab.data.samplers import ResumableRandomSampler, SequentialDistributedSampler
 from emotion_lab.data.shards.sampler import ShardSampler, shard_stores
@@ -51,7 +52,10 @@ class EmotionData(L.LightningDataModule):
         # Of a temporal model: builds the dataset of windows of a split.
         self._windows: Callable[[Split, Resize], SplitDataset] | None = None
         self._datasets: dict[str, SplitDataset] = {}
+        #: Features that replace images in the first epochs of train and val, or None.
+        self.features: CachedFeatures | None = None
         self._sampler: ResumableRandomSampler | None = None
+        self._val_sampler: SequentialDistributedSampler | None = None
         # Epoch and number of its batches already trained on; a resumed run starts here.
         self._position = (0, 0)
         # Of the resumed run, which may have had another number of processes.
@@ -183,38 +187,75 @@ class EmotionData(L.LightningDataModule):
             sampler = ResumableRandomSampler(len(data), *arguments)
         sampler.epoch, sampler.start = self._position
         self._sampler = sampler
-        return make_loader(data, sampler, self.cfg["num_workers"], self._pin_memory())
+        return self._loader(self._cached("train", data), sampler)
 
     def val_dataloader(self) -> DataLoader:
-        """Return the validation loader, in order; with a limit, of a stratified part of val.
+        """Return the validation loader, in order; with a limit, of a stratified part of val."""
+        data = self._cached("val", self._val_dataset())
+        self._val_sampler = self._in_order(data, *self._rank_and_world_size())
+        self._val_sampler.epoch = self.epoch
+        return self._loader(data, self._val_sampler)
+
+    def eval_dataloader(self, name: str) -> DataLoader:
+        """Return a loader of an opened split: in order, without augmentation."""
+        data = self._plain_dataset(name)
+        return self._loader(data, self._in_order(data, *self._rank_and_world_size()))
+
+    def fit_dataset(self, name: str) -> SplitDataset:
+        """Return train, or val as it is validated on, without augmentation."""
+        return self._val_dataset() if name == "val" else self._plain_dataset(name)
+
+    def fit_batches(self, name: str, augmented_as: int | None = None) -> DataLoader:
+        """Return a loader of :meth:`fit_dataset`, in order; every process gets all images.
+
+        Args:
+            name: ``train`` or ``val``.
+            augmented_as: Augment train as in this epoch; None: not.
+        """
+        data = self.fit_dataset(name) if augmented_as is None else self.dataset(name)
+        sampler = self._in_order(data)
+        sampler.epoch = augmented_as or 0
+        return self._loader(data, sampler)
+
+    def _val_dataset(self) -> SplitDataset:
+        """Return val, or the stratified part of it that ``limit_val_batches`` selects.
 
         The first batches would hold the first classes only, since folders are sorted.
         """
         split, limit = self.split("val"), self.limit_val_batches
         if limit is None or not len(split):
-            return self.eval_dataloader("val")
+            return self._plain_dataset("val")
         step = self.cfg["batch_size"] * self._rank_and_world_size()[1]
         n = limit * step if isinstance(limit, int) else round(limit * len(split))
         n = max(n, len(np.unique(split.labels)))
         if n >= len(split):
-            return self.eval_dataloader("val")
+            return self._plain_dataset("val")
         assert self.resize is not None
         part = subsample(split, n, int(self.cfg.get("split_seed") or 0))
         if self._windows is not None:
-            return self._in_order(self._windows(part, self.resize))
-        in_memory = self._cache_in_memory(part, self.resize)
-        return self._in_order(SplitDataset(part, self.resize, None, in_memory))
+            return self._windows(part, self.resize)
+        return SplitDataset(part, self.resize, None, self._cache_in_memory(part, self.resize))
 
-    def eval_dataloader(self, name: str) -> DataLoader:
-        """Return a loader of an opened split: in order, without augmentation."""
+    def _plain_dataset(self, name: str) -> SplitDataset:
+        """Return the dataset of an opened split without augmentation."""
         data = self.dataset(name)
         if data.augment is not None or data.keep_grey or data.label_seed is not None:
             data = SplitDataset(data.split, data.resize)
-        return self._in_order(data)
+        return data
 
-    def _in_order(self, data: SplitDataset) -> DataLoader:
-        rank, world_size = self._rank_and_world_size()
-        sampler = SequentialDistributedSampler(len(data), self.cfg["batch_size"], rank, world_size)
+    def _cached(self, name: str, data: SplitDataset) -> SplitDataset | FeatureDataset:
+        return data if self.features is None else FeatureDataset(data, self.features, name)
+
+    def _in_order(
+        self, data: SplitDataset | FeatureDataset, rank: int = 0, world_size: int = 1
+    ) -> SequentialDistributedSampler:
+        return SequentialDistributedSampler(len(data), self.cfg["batch_size"], rank, world_size)
+
+    def _loader(
+        self,
+        data: SplitDataset | FeatureDataset,
+        sampler: ResumableRandomSampler | SequentialDistributedSampler,
+    ) -> DataLoader:
         return make_loader(data, sampler, self.cfg["num_workers"], self._pin_memory())
 
     def set_epoch(self, epoch: int) -> None:
@@ -224,6 +265,13 @@ class EmotionData(L.LightningDataModule):
         """
         if self._sampler is not None:
             self._sampler.set_epoch(epoch)
+        if self._val_sampler is not None:
+            self._val_sampler.epoch = epoch
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is trained next, or continued, counted from 0."""
+        return self._position[0]
 
     def record_position(self, epoch: int, batches_done: int, num_batches: int) -> None:
         """Record how many batches of ``epoch`` were trained on."""

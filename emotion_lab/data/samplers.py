@@ -84,6 +84,8 @@ class ResumableRandomSampler(Sampler[BatchKeys]):
 class SequentialDistributedSampler(Sampler[BatchKeys]):
     """All positions once, in order; rank ``rank`` takes every ``world_size``-th.
 
+    ``epoch`` is part of the keys.
+
     All processes yield the same number of batches, because every batch is synchronised between
     them. The last batch may therefore hold one image more than ``batch_size``.
     """
@@ -91,6 +93,7 @@ class SequentialDistributedSampler(Sampler[BatchKeys]):
     def __init__(self, size: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         if 0 < size < world_size:
             raise UserError(f"{size} images cannot be shared by {world_size} processes: use fewer.")
+        self.epoch = 0
         self.positions = range(rank, size, world_size)
         self.batch_size = batch_size
         self.batches = -(-(size // world_size) // batch_size)
@@ -102,4 +105,4 @@ class SequentialDistributedSampler(Sampler[BatchKeys]):
         for batch in range(self.batches):
             start = batch * self.batch_size
             end = start + self.batch_size if batch + 1 < self.batches else len(self.positions)
-            yield [(0, p) for p in self.positions[start:end]]
+            yield [(self.epoch, p) for p in self.positions[start:end]]

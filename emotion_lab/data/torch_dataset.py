@@ -26,16 +26,19 @@ class Batch(NamedTuple):
 
     Attributes:
         images: uint8 (B, C, S, S); see ``keep_grey`` of :class:`SplitDataset`. For temporal models
-            float32 (B, T, K + 1), see :class:`~emotion_lab.data.window_dataset.WindowDataset`.
+            float32 (B, T, K + 1), see :class:`~emotion_lab.data.window_dataset.WindowDataset`. Or
+            the cached features of these images, float32 (B, ...), see :mod:`.feature_dataset`.
         labels: int64 (B,).
         positions: int64 (B,), positions in the split.
         soft: float32 (B, K) target probabilities used instead of ``labels``, or None.
+        are_features: Whether ``images`` holds features.
     """
 
     images: Tensor
     labels: Tensor
     positions: Tensor
     soft: Tensor | None = None
+    are_features: bool = False
 
 
 class SplitDataset(Dataset):
@@ -134,13 +137,18 @@ class SplitDataset(Dataset):
         """Return the batch of (epoch, position) ``keys``."""
         positions = np.asarray([position for _, position in keys], dtype=np.int64)
         if self._array is not None:
-            return self._batch(self._array[positions].transpose(0, 3, 1, 2), positions, keys[0][0])
+            return self._image_batch(self._array[positions], positions, keys[0][0])
         images = [self.image(position, epoch) for epoch, position in keys]
         if len({image.shape for image in images}) > 1:  # grey images in a batch with colour
             images = [np.broadcast_to(image, self._input_shape) for image in images]
-        return self._batch(np.stack(images).transpose(0, 3, 1, 2), positions, keys[0][0])
+        return self._image_batch(np.stack(images), positions, keys[0][0])
 
-    def _batch(self, images: np.ndarray, positions: np.ndarray, epoch: int) -> Batch:
+    def _image_batch(self, images: np.ndarray, positions: np.ndarray, epoch: int) -> Batch:
+        channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        return self.batch(torch.from_numpy(channels_first), positions, epoch)
+
+    def batch(self, images: Tensor, positions: np.ndarray, epoch: int) -> Batch:
+        """Return a batch: images, positions int64 (B,), and their labels in ``epoch``."""
         labels, soft = self.split.labels[positions], self.split.soft
         soft = None if soft is None else soft[positions]
         if self.label_seed is not None and soft is not None:
@@ -148,7 +156,7 @@ class SplitDataset(Dataset):
             generator = np.random.default_rng((self.label_seed, epoch, 2))
             labels, soft = draw_labels(soft, generator.random(len(self))[positions]), None
         return Batch(
-            torch.from_numpy(np.ascontiguousarray(images)),
+            images,
             torch.from_numpy(labels),
             torch.from_numpy(positions),
             None if soft is None else torch.from_numpy(soft),
@@ -160,7 +168,7 @@ def _identity(batch: Any) -> Any:
 
 
 def make_loader(
-    dataset: SplitDataset,
+    dataset: Dataset,
     sampler: ResumableRandomSampler | SequentialDistributedSampler,
     num_workers: int,
     pin_memory: bool = False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.data.samplers import BatchKeys
@@ -51,4 +52,5 @@ class WindowDataset(SplitDataset):
         """Return the batch of (epoch, position) ``keys``; its images are float32 (B, T, K + 1)."""
         positions = np.asarray([position for _, position in keys], dtype=np.int64)
         inputs = windows(self._inputs, self._previous, positions, self._steps)
-        return self._batch(inputs, positions, keys[0][0])
+        tensor = torch.from_numpy(np.ascontiguousarray(inputs))
+        return self.batch(tensor, positions, keys[0][0])

@@ -96,6 +96,21 @@ class Backbone(nn.Module):
         conv = any(isinstance(module, nn.Conv2d) for module in net.modules())
         return cls(net, heads, named_stages(net, heads), conv=conv)
 
+    @property
+    def head(self) -> nn.Module:
+        """The classifier; of several heads, the one that is used after training."""
+        return self.net.get_submodule(self.head_names[0])
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the input of :attr:`head` for normalised images, float (B, C, S, S)."""
+        captured: list[Tensor] = []
+        hook = self.head.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
+        try:
+            self.net(x)
+        finally:
+            hook.remove()
+        return captured[0]
+
     def stage_index(self, name: str) -> int:
         """Return the stage of a parameter or module of ``net``; ``len(stages)`` for the heads.
 
@@ -149,12 +164,19 @@ class EmotionNet(nn.Module):
         Raises:
             ValueError: If the shape is not (B, spec.channels, S, S).
         """
+        return self.backbone(self._normalize(images))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Return the input of the classifier; the arguments are those of :meth:`forward`."""
+        return self.backbone.forward_features(self._normalize(images))
+
+    def _normalize(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != self.spec.channels:
             raise ValueError(
                 f"expected images (B, {self.spec.channels}, S, S), got {tuple(images.shape)}"
             )
         x = images.to(self.mean.dtype) / 255.0
-        return self.backbone((x - self.mean) / self.std)
+        return (x - self.mean) / self.std
 
 
 def _per_channel(key: str, value: Any, channels: int) -> tuple[float, ...]:

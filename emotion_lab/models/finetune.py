@@ -12,45 +12,61 @@ from emotion_lab.models.base import EmotionNet
 from emotion_lab.models.network import Network
 
 
-def apply_freeze(net: EmotionNet, freeze: str, unfreeze_last: int | None) -> None:
-    """Set ``requires_grad`` of all parameters.
+def trained_stages(net: EmotionNet, model: dict[str, Any], epoch: int = 0) -> int:
+    """Return how many of the last stages ``epoch`` trains, next to the classifier.
 
     Args:
         net: The network.
-        freeze: ``none`` or ``backbone`` (only the classifier head is trained).
-        unfreeze_last: Train only the head and this many of the last stages; None uses ``freeze``.
+        model: The ``model`` group: ``freeze``, ``unfreeze_last`` and ``unfreeze_at_epoch``.
+        epoch: Counted from 0.
+    """
+    total = len(net.backbone.stages)
+    plan = model["unfreeze_at_epoch"] or []
+    plan = [[plan, total]] if isinstance(plan, int) else plan
+    last = model["unfreeze_last"]
+    if last is None:
+        last = total if model["freeze"] == "none" else 0
+    for key, number in (("unfreeze_last", last), *(("unfreeze_at_epoch", n) for _, n in plan)):
+        if number > total:
+            raise UserError(
+                f"model.{key}: {number} stages are too many, this model has {total} "
+                f"next to the classifier. Use a whole number from 0 to {total}."
+            )
+    return [last, *(stages for start, stages in plan if start <= epoch)][-1]
+
+
+def freeze_at(net: EmotionNet, model: dict[str, Any], epoch: int = 0) -> None:
+    """Set ``requires_grad`` of all parameters for ``epoch``; see :func:`trained_stages`.
+
+    Constants of the architecture that are stored as parameters are never trained.
     """
     backbone = net.backbone
-    num_stages = len(backbone.stages)
-    if unfreeze_last is None:
-        first = 0 if freeze == "none" else num_stages
-    elif unfreeze_last > num_stages:
-        raise UserError(
-            f"model.unfreeze_last must be a whole number from 0 to {num_stages}, the number of "
-            f"stages of this model, got {unfreeze_last}."
-        )
-    else:
-        first = num_stages - unfreeze_last
+    first = len(backbone.stages) - trained_stages(net, model, epoch)
     for name, parameter in backbone.net.named_parameters():
         trained = backbone.stage_index(name) >= first
         parameter.requires_grad_(trained and name not in backbone.fixed_parameters)
 
 
-def unfreeze_all(net: EmotionNet) -> None:
-    """Make all parameters trainable, except the constants of the architecture."""
-    apply_freeze(net, "none", None)
+def train_mode(net: EmotionNet) -> None:
+    """Put the network into train mode, except what is frozen; the inverse is ``net.eval()``.
 
-
-def frozen_batchnorm_eval(net: EmotionNet) -> None:
-    """Put BatchNorm layers with frozen parameters into eval mode.
-
-    Call it after every ``train()``. Otherwise their running statistics change, and with them the
-    features of the frozen layers.
+    BatchNorm layers with frozen parameters are in eval mode. Otherwise their running statistics
+    would change, and with them the features of the frozen layers. If only the classifier is
+    trained, all other modules are in eval mode (no dropout, no stochastic depth): each image has
+    fixed features. A network with auxiliary heads computes them in train mode only, so its other
+    modules stay in that mode.
     """
+    net.train()
+    backbone = net.backbone
+    parameters = backbone.net.named_parameters()
+    trained = {backbone.stage_index(name) for name, p in parameters if p.requires_grad}
+    if trained == {len(backbone.stages)} and len(backbone.head_names) == 1:
+        backbone.eval()
+        backbone.head.train()
     for module in net.modules():
         if isinstance(module, _BatchNorm):
-            parameters = list(module.parameters(recurse=False))
-            if parameters and not any(p.requires_grad for p in parameters):
+            own = list(module.parameters(recurse=False))
+            if own and not any(p.requires_grad for p in own):
                 module.eval()
 
 

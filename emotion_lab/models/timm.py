@@ -64,6 +64,18 @@ def timm_heads(net: nn.Module) -> list[str]:
     return [name for name, module in net.named_modules() if module in layers]
 
 
+def _init_heads(net: nn.Module, heads: list[str]) -> None:
+    """Draw the weights of linear classifiers anew, with torch's default for their inputs.
+
+    timm's EfficientNets and MobileNets draw them from +-1/sqrt(classes), which is meant for 1000
+    classes: with seven, the first loss is above 10.
+    """
+    for name in heads:
+        head = net.get_submodule(name)
+        if isinstance(head, nn.Linear):
+            head.reset_parameters()
+
+
 def timm_stages(net: nn.Module, heads: list[str]) -> list[list[str]]:
     """Divide a network into the stages that timm uses for layer-wise learning rate decay.
 
@@ -168,6 +180,8 @@ def timm_backbone(
         # timm would silently drop the pixels of incomplete patches.
         check_patches(cfg["image_size"], patch[0])
     heads = timm_heads(net)
+    if source is None or num_classes != source.num_classes:
+        _init_heads(net, heads)
     return Backbone(net, heads, timm_stages(net, heads), conv=conv, pretrained_report=report)
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
 from emotion_lab.core.paths import find_checkpoint
-from emotion_lab.core.progress import track
-from emotion_lab.data.torch_dataset import Batch
 from emotion_lab.models.base import InputSpec
 from emotion_lab.models.load import restore
 from emotion_lab.models.network import Network
+from emotion_lab.training.precompute import precompute
 
 
 class Distillation:
@@ -72,18 +71,18 @@ class Distillation:
         logits = self.teacher(self._teacher_input(images)).float()[:, self.class_order]
         return (logits / self.temperature).softmax(1)
 
-    def precompute(self, batches: Iterable[Batch], num_images: int) -> None:
+    def precompute(self, batches: DataLoader, device: torch.device) -> None:
         """Compute the targets of train once: the mean over each image and its mirror image.
 
         Args:
-            batches: All images of train, not augmented, in any order.
-            num_images: Number of images of train.
+            batches: All images of train, not augmented.
+            device: Device of the teacher during this pass.
         """
-        targets = torch.zeros(num_images, len(self.class_order))
-        for batch in track(batches, "teacher"):
-            both = [self.targets(images) for images in (batch.images, batch.images.flip(-1))]
-            targets[batch.positions] = torch.stack(both).mean(0)
-        self._precomputed = targets
+
+        def both(images: Tensor) -> Tensor:
+            return (self.targets(images) + self.targets(images.flip(-1))) / 2
+
+        self._precomputed = precompute(both, batches, device, "teacher")
 
     def _targets_at(self, positions: Tensor, device: torch.device) -> Tensor:
         assert self._precomputed is not None

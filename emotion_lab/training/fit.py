@@ -34,13 +34,21 @@ from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.types import DATASETS
 from emotion_lab.losses import LOSSES
 from emotion_lab.models.base import MODELS, EmotionNet, InputSpec
-from emotion_lab.models.finetune import apply_freeze, count_parameters
+from emotion_lab.models.finetune import count_parameters, freeze_at
 from emotion_lab.models.temporal import build_network
 from emotion_lab.temporal.base import TEMPORAL, is_temporal
-from emotion_lab.training import distill, entering, frame_network, strategy, votes_head
+from emotion_lab.training import (
+    distill,
+    entering,
+    feature_cache,
+    frame_network,
+    strategy,
+    votes_head,
+)
 from emotion_lab.training.callbacks import MetricsHistory
 from emotion_lab.training.factory import make_module, make_trainer
 from emotion_lab.training.failure_propagation import FailurePropagation, rank_zero_stdout
+from emotion_lab.training.feature_cache import FeatureCache
 from emotion_lab.training.loggers import LoggerContext, build_loggers, close, media_loggers
 from emotion_lab.training.module import EmotionModule
 
@@ -166,10 +174,20 @@ def _print_class_counts(data: EmotionData) -> None:
     show(TextTable(("class", *data.source.splits), rows))
 
 
+def _check_val_size(data: EmotionData) -> None:
+    """Refuse a val split of fewer than two images, which cannot select an epoch."""
+    n = len(data.split("val"))
+    if n < 2:
+        raise UserError(
+            f"val has {n} image(s), too few to select an epoch: add images (train has "
+            f"{len(data.split('train'))}), set a larger data.val_fraction, or give a val folder."
+        )
+
+
 def _build_network(cfg: dict[str, Any], classes: list[str]) -> tuple[EmotionNet, dict[str, int]]:
     """Return the network and its numbers of parameters; print one line."""
     net, spec = build_network(cfg["model"], len(classes), classes)
-    apply_freeze(net, cfg["model"]["freeze"], cfg["model"]["unfreeze_last"])
+    freeze_at(net, cfg["model"])
     trainable, total = count_parameters(net)
     frozen = f" ({trainable:,} of them trained)" if trainable < total else ""
     _print_wrapped(
@@ -253,6 +271,7 @@ def _setup(cfg: dict[str, Any]) -> str:
     strategy.check(cfg, accelerator)
     distill.check_precompute(cfg)
     frame_network.check(cfg)
+    feature_cache.check(cfg)
     L.seed_everything(cfg["seed"], workers=True, verbose=False)
     return accelerator
 
@@ -269,9 +288,6 @@ def _add_auxiliary_losses(
     """Add the FER+ head and the teacher to the module; return the teacher's entry in the facts."""
     module.votes_head = votes_head.build(cfg, data, net)
     module.distillation, teacher = distill.build(cfg["distill"], net.spec, data.classes)
-    if module.distillation is not None and cfg["distill"]["precompute"]:
-        batches = data.eval_dataloader("train")
-        module.distillation.precompute(batches, len(data.split("train")))
     return teacher
 
 
@@ -305,6 +321,7 @@ def fit(
     data.limit_val_batches = cfg["trainer"]["limit_val_batches"]
     frame = frame_network.open_for(cfg, data)
     _print_class_counts(data)
+    _check_val_size(data)
     net, parameters = _build_network(cfg, data.classes)
     spec = net.spec
     data.prepare_for(spec.image_size, spec.channels)
@@ -322,6 +339,8 @@ def fit(
     _remove_partial_checkpoints(run_dir / "checkpoints")
     history = MetricsHistory(run_dir, cfg["monitor"], monitor_mode(cfg))
     loggers = build_loggers(LoggerContext(cfg, run_dir, step))
+    if cfg["data"]["feature_cache"] != "none":
+        callbacks = [FeatureCache(), *callbacks]
     trainer = make_trainer(cfg, run_dir, history, loggers, accelerator, callbacks)
     _print_trainer(accelerator, trainer, module)
 

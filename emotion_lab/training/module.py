@@ -16,12 +16,7 @@ from emotion_lab.data.batch_augment import BatchAugment
 from emotion_lab.data.torch_dataset import Batch
 from emotion_lab.losses import total_weight
 from emotion_lab.models.base import EmotionNet
-from emotion_lab.models.finetune import (
-    apply_freeze,
-    frozen_batchnorm_eval,
-    param_groups,
-    unfreeze_all,
-)
+from emotion_lab.models.finetune import freeze_at, param_groups, train_mode
 from emotion_lab.training.distill import Distillation
 from emotion_lab.training.metrics import TrainMetrics, ValMetrics
 from emotion_lab.training.mixup import MixupCutmix
@@ -72,26 +67,17 @@ class EmotionModule(L.LightningModule):
     # -- fine-tuning -------------------------------------------------------------------------
 
     def set_frozen(self, epoch: int) -> None:
-        """Apply ``model.freeze`` or, from ``unfreeze_at_epoch`` on (counted from 0), unfreeze."""
-        model = self.cfg["model"]
-        unfreeze_epoch = model["unfreeze_at_epoch"]
-        if unfreeze_epoch is not None and epoch >= unfreeze_epoch:
-            unfreeze_all(self.model)
-        else:
-            apply_freeze(self.model, model["freeze"], model["unfreeze_last"])
+        """Freeze the stages that ``epoch`` (counted from 0) does not train."""
+        freeze_at(self.model, self.cfg["model"], epoch)
 
     def on_train_epoch_start(self) -> None:
         """Apply the freezing policy of this epoch."""
         self.set_frozen(self.current_epoch)
-        self._set_train_mode()
+        train_mode(self.model)
 
     def on_validation_end(self) -> None:
         """Keep frozen BatchNorm in eval mode: Lightning sets train mode after validation."""
-        self._set_train_mode()
-
-    def _set_train_mode(self) -> None:
-        self.model.train()
-        frozen_batchnorm_eval(self.model)
+        train_mode(self.model)
 
     def configure_model(self) -> None:
         """Shard the network across devices (``trainer=fsdp``)."""
@@ -99,6 +85,12 @@ class EmotionModule(L.LightningModule):
             from torch.distributed.fsdp import fully_shard
 
             fully_shard(self.model, mesh=self._device_mesh["data_parallel"])
+
+    def on_fit_start(self) -> None:
+        """Compute the targets of ``distill.precompute``, on the device of the network."""
+        if self.distillation is not None and self.cfg["distill"]["precompute"]:
+            data = self.trainer.datamodule  # type: ignore[attr-defined] # set at run time
+            self.distillation.precompute(data.fit_batches("train"), self.device)
 
     # -- steps -------------------------------------------------------------------------------
 
@@ -109,20 +101,26 @@ class EmotionModule(L.LightningModule):
             value = (value * 1_000_003 + part + 1) % (2**63)
         torch.manual_seed(value)
         if batch_idx == 0 or not self.model.training:
-            self._set_train_mode()
+            train_mode(self.model)
 
-    def _images(self, images: Tensor) -> Tensor:
-        if self.channels_last:
-            return images.contiguous(memory_format=torch.channels_last)
-        return images
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Memory format of the images."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def _output(self, images: Tensor, are_features: bool) -> Any:
+        """Return the output of the network for images, or for their cached features."""
+        if are_features:
+            return self.model.backbone.head(images)
+        return self.model(images.contiguous(memory_format=self.memory_format))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, auxiliary heads included."""
         images = batch.images
-        if self.augment is not None:
+        if self.augment is not None and not batch.are_features:
             images = self.augment(images, self.current_epoch / (self.trainer.max_epochs or 1))
         images, target = self.mix(images, batch.labels if batch.soft is None else batch.soft)
-        output = self.model(self._images(images))
+        output = self._output(images, batch.are_features)
         logits, auxiliary = output if isinstance(output, tuple) else (output, [])
         loss = self.criterion(logits, target)
         if self.distillation is not None:
@@ -179,7 +177,7 @@ class EmotionModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Evaluate a batch and return its logits (B, K)."""
-        logits = self.model(self._images(batch.images))
+        logits = self._output(batch.images, batch.are_features)
         self.val_metrics.update(logits, batch.labels)
         return logits
 
@@ -327,7 +325,7 @@ class EmotionModule(L.LightningModule):
                 for group in optimizer.param_groups:
                     group["fused"] = None
         self.set_frozen(self.current_epoch)
-        self._set_train_mode()
+        train_mode(self.model)
 
 
 def _to_builtin(value: Any) -> Any:

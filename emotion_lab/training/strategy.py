@@ -43,6 +43,11 @@ def check(cfg: dict[str, Any], accelerator: str) -> int:
             "model.unfreeze_at_epoch works on one device only: set trainer.devices=1, or train "
             "the head first and start a second run with model.weights=<its best.ckpt>."
         )
+    if cfg["data"]["feature_cache"] != "none":
+        raise UserError(
+            "data.feature_cache works on one device only: set trainer.devices=1, or "
+            "data.feature_cache=none."
+        )
     if sharded:
         for key, unsupported in (
             ("trainer.ema_decay", trainer["ema_decay"]),

@@ -88,7 +88,10 @@ def test_bench_data(tmp_path: Path) -> None:
 def test_bench_train(tmp_path: Path) -> None:
     content, printed = run_bench(tmp_path, "benchmark=train")
     result = content["train"]
-    assert set(result["rounds"]) == {"ours", "plain", "ceiling"}
+    assert result["cached_ratio"] > 1
+    assert "an epoch of a frozen backbone is" in printed
+    frozen = {"frozen backbone", "frozen, cached features"}
+    assert set(result["rounds"]) == {"ours", "plain", "ceiling"} | frozen
     assert result["of_ceiling"] == pytest.approx(
         result["ours_images_per_s"] / result["ceiling_images_per_s"], rel=0.01
     )

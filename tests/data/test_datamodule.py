@@ -108,7 +108,7 @@ def test_batch_contents() -> None:
     module = make_data()
     seen = []
     for batch in module.val_dataloader():
-        images, labels, positions, _ = batch
+        images, labels, positions = batch[:3]
         assert images.dtype == torch.uint8 and images.shape[1:] == (1, 32, 32)
         assert labels.dtype == positions.dtype == torch.int64
         for image, label, position in zip(images, labels, positions, strict=True):

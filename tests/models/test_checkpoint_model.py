@@ -78,6 +78,8 @@ def test_finetune_a_checkpoint_to_other_classes(tmp_path: Path) -> None:
         f"model.weights={start}",
         "trainer.max_epochs=2",
         "model.unfreeze_at_epoch=1",
+        "data.feature_cache=ram",
+        "data.feature_views=2",
         f"hydra.run.dir={run}",
         cwd=tmp_path,
     )
@@ -90,4 +92,10 @@ def test_finetune_a_checkpoint_to_other_classes(tmp_path: Path) -> None:
     start.unlink()
     scored = command(f"ckpt={run}", "num_robustness=0", module="emotion_lab.evaluate", cwd=tmp_path)
     assert scored.returncode == 0, scored.stderr
-    assert json.loads((run / "metrics.json").read_text())["val"]["n"] > 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["val"]["n"] > 0
+    # Last before the run directory: both models on the classes that they share.
+    compared = metrics["before_after"]
+    assert compared["classes"] and 0 < compared["n"] <= metrics["val"]["n"]
+    line = done.stdout.strip().splitlines()[-2]
+    assert line.startswith(f"val before and after, {compared['n']} images of ")

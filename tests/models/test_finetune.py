@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.models import EmotionNet
-from emotion_lab.models.finetune import (
-    apply_freeze,
-    count_parameters,
-    frozen_batchnorm_eval,
-    param_groups,
-    unfreeze_all,
-)
+from emotion_lab.models.finetune import count_parameters, freeze_at, param_groups, train_mode
 from tests.models.test_models import NAMES, build, images
 
 
 def trainable_stages(net: EmotionNet) -> set[int]:
     backbone = net.backbone
     return {backbone.stage_index(n) for n, p in backbone.net.named_parameters() if p.requires_grad}
+
+
+def freeze(
+    net: EmotionNet, policy: str, last: int | None, plan: Any = None, epoch: int = 0
+) -> None:
+    model = {"freeze": policy, "unfreeze_last": last, "unfreeze_at_epoch": plan}
+    freeze_at(net, model, epoch)
 
 
 def loss(net: EmotionNet, x: torch.Tensor) -> torch.Tensor:
@@ -33,27 +36,56 @@ def loss(net: EmotionNet, x: torch.Tensor) -> torch.Tensor:
 def test_freeze_policies(name: str) -> None:
     net = build(name)
     count = len(net.backbone.stages)
-    apply_freeze(net, "backbone", None)
+    freeze(net, "backbone", None)
     assert trainable_stages(net) == {count}
-    for freeze in ("none", "backbone"):
-        apply_freeze(net, freeze, 1)
+    for policy in ("none", "backbone"):
+        freeze(net, policy, 1)
         assert trainable_stages(net) == {count, count - 1}
-    apply_freeze(net, "none", count)
+    freeze(net, "none", count)
     assert count_parameters(net)[0] == count_parameters(net)[1]
-    apply_freeze(net, "backbone", 0)
+    freeze(net, "backbone", 0)
     assert trainable_stages(net) == {count}
-    unfreeze_all(net)
+    freeze(net, "none", None)
     assert trainable_stages(net) == set(range(count + 1))
-    with pytest.raises(UserError, match=f"from 0 to {count}, .*got {count + 1}"):
-        apply_freeze(net, "none", count + 1)
+    with pytest.raises(UserError, match=f"unfreeze_last: {count + 1} stages .* 0 to {count}"):
+        freeze(net, "none", count + 1)
+
+
+def test_gradual_unfreezing() -> None:
+    net = build("cnn")
+    count = len(net.backbone.stages)
+    trained = []
+    for epoch in range(5):
+        freeze(net, "backbone", None, [[1, 1], [3, count]], epoch)
+        trained.append(len(trainable_stages(net)) - 1)
+    assert trained == [0, 1, 1, count, count]
+    freeze(net, "backbone", None, 2, 2)
+    assert len(trainable_stages(net)) - 1 == count
+    with pytest.raises(UserError, match=f"unfreeze_at_epoch: {count + 1} stages"):
+        freeze(net, "backbone", None, [[3, count + 1]])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_frozen_backbone_has_fixed_features(name: str) -> None:
+    """Only the classifier is in train mode: no dropout before it, no running statistics."""
+    net = build(name)
+    freeze(net, "backbone", None)
+    train_mode(net)
+    if len(net.backbone.head_names) > 1:
+        return
+    x = images(net, 2)
+    first, second = net.forward_features(x), net.forward_features(x)
+    assert torch.equal(first, second)
+    assert net.backbone.head.training and first.shape[0] == 2
+    logits = net.backbone.head(first)
+    assert torch.allclose(logits, net.eval()(x), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_training_a_frozen_network(name: str) -> None:
     net = build(name)
-    apply_freeze(net, "none", 1)
-    net.train()
-    frozen_batchnorm_eval(net)
+    freeze(net, "none", 1)
+    train_mode(net)
     state = net.backbone.net.state_dict()
     original = {key: value.clone() for key, value in state.items()}
     optimizer = torch.optim.SGD(param_groups(net, 0.1, 0.01, 0.5, False))
@@ -69,7 +101,7 @@ def test_training_a_frozen_network(name: str) -> None:
     assert all(net.backbone.stage_index(key) >= first for key in changed)
     if any(isinstance(m, torch.nn.BatchNorm2d) and m.training for m in net.modules()):
         assert any("running_mean" in key for key in changed)
-    unfreeze_all(net)
+    freeze(net, "none", None)
     net.train()
     loss(net, images(net, 4)).backward()
     assert all(p.grad is not None for p in net.parameters())
@@ -79,7 +111,7 @@ def test_training_a_frozen_network(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_parameter_groups(name: str, layer_decay: float) -> None:
     net = build(name)
-    apply_freeze(net, "backbone", None)
+    freeze(net, "backbone", None)
     groups = param_groups(net, 0.1, 0.01, layer_decay, False)
     ids = [id(p) for group in groups for p in group["params"]]
     assert sorted(ids) == sorted(id(p) for p in net.parameters())

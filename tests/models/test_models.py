@@ -47,6 +47,12 @@ def images(net: EmotionNet, batch: int = 2) -> torch.Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8)
 
 
+def test_first_loss_of_a_timm_network_is_that_of_chance() -> None:
+    """timm draws the classifier of an EfficientNet from +-1/sqrt(classes): a loss of 10."""
+    net = build("timm", backbone="tf_efficientnet_lite0")
+    assert float(net.backbone.net.classifier.weight.abs().max()) <= 1280**-0.5
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", NAMES)
 def test_forward(name: str, channels: int) -> None:

@@ -17,6 +17,7 @@ from emotion_lab.data.torch_dataset import Batch
 from emotion_lab.models.base import InputSpec
 from emotion_lab.training.distill import Distillation, build
 from emotion_lab.training.fit import fit
+from emotion_lab.training.module import EmotionModule
 from tests.conftest import TINY, command, make_checkpoint
 from tests.training.conftest import CLASSES, Tiny
 
@@ -89,7 +90,7 @@ def test_precomputed_targets_are_the_mean_over_image_and_mirror_image() -> None:
     batches = [Batch(images[part], labels[part], part) for part in order.split(4)]
     net = LeftHalfTeacher()
     distillation = Distillation(net, [1, 0], net.spec, 2.0, 1.0)  # type: ignore[arg-type]
-    distillation.precompute(batches, len(images))
+    distillation.precompute(batches, torch.device("cpu"))  # type: ignore[arg-type]
     assert net.seen == 12
     positions = torch.tensor([5, 2])
     loss = distillation(torch.tensor(0.0), torch.zeros(2, 2), torch.zeros(2, 1, 8, 8), positions)
@@ -101,6 +102,46 @@ def test_precomputed_targets_are_the_mean_over_image_and_mirror_image() -> None:
     p = (both[0] + both[1]) / 2
     kl = (p * (np.log(p) - np.log(0.5))).sum(1).mean()
     assert float(loss) == pytest.approx(4 * kl, rel=1e-4)
+
+
+def test_precomputed_targets_are_computed_on_the_device_of_the_network(
+    tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not on the CPU before the network is moved."""
+    cfg = tiny("data.n=120", "distill.precompute=true", "trainer.max_epochs=1", "augment=device")
+    cfg["distill"]["teacher"] = str(make_checkpoint(cfg, tmp_path / "t.ckpt", CLASSES))
+    seen: list[Any] = []
+    original = Distillation.precompute
+
+    def spy(self: Distillation, batches: Any, device: torch.device) -> None:
+        seen.append(device)
+        original(self, batches, device)
+
+    monkeypatch.setattr(Distillation, "precompute", spy)
+    monkeypatch.setattr(EmotionModule, "device", torch.device("cpu", 0))
+    (tmp_path / "run").mkdir()
+    fit(cfg, tmp_path / "run")
+    assert seen == [torch.device("cpu", 0)]
+
+
+class DeviceTeacher(LeftHalfTeacher):
+    """Records where it and its images are; computes on the CPU."""
+
+    def to(self, device: Any) -> DeviceTeacher:  # type: ignore[override]
+        self.device = device
+        return self
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.device == self.device
+        return torch.zeros(len(images), 2)
+
+
+def test_teacher_and_images_move_to_the_device() -> None:
+    batch = Batch(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.zeros(3), torch.arange(3))
+    teacher = DeviceTeacher()
+    distillation = Distillation(teacher, [0, 1], teacher.spec, 1.0, 1.0)  # type: ignore[arg-type]
+    distillation.precompute([batch], torch.device("meta"))  # type: ignore[arg-type]
+    assert teacher.device == torch.device("meta")
 
 
 def config(**keys: Any) -> dict[str, Any]:

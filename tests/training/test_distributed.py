@@ -139,6 +139,7 @@ def test_fewer_images_than_processes() -> None:
         (("trainer=fsdp", "trainer.devices=1"), "set trainer.devices"),
         (("trainer=ddp", "trainer.devices=-1"), "selects all GPUs"),
         (("trainer=ddp", "model.unfreeze_at_epoch=1"), "works on one device only"),
+        (("trainer=ddp", "data.feature_cache=ram"), "feature_cache works on one device only"),
         (
             ("trainer=fsdp", "trainer.ema_decay=0.9"),
             "trainer.ema_decay=0.9 does not work with trainer=fsdp",

@@ -20,7 +20,7 @@ from emotion_lab.core.io import atomic_write, write_json
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.experiments.tuning import figures
 from emotion_lab.models.base import build_model
-from emotion_lab.models.finetune import apply_freeze
+from emotion_lab.models.finetune import freeze_at
 from emotion_lab.models.load import checkpoint_model
 from emotion_lab.reports.style import LIGHT, render
 from emotion_lab.training.factory import SafeCheckpointIO, make_module
@@ -103,7 +103,7 @@ def range_test(cfg: dict[str, Any], folder: Path) -> dict[str, Any]:
     L.seed_everything(cfg["seed"], workers=True, verbose=False)
     data = EmotionData(cfg["data"], ("train",), cfg["seed"], cfg["augment"]["name"])
     net, spec = build_model(checkpoint_model(cfg["model"]), len(data.classes))
-    apply_freeze(net, cfg["model"]["freeze"], cfg["model"]["unfreeze_last"])
+    freeze_at(net, cfg["model"])
     data.prepare_for(spec.image_size, spec.channels)
     module = make_module(cfg, data, net, make_card(cfg, data, spec, {}), _RangeTestModule)
     loader = data.train_dataloader()
