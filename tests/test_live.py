@@ -274,7 +274,7 @@ def test_port_in_use_is_reported_before_the_checkpoint_is_loaded(tmp_path: Path)
         port = other.getsockname()[1]
         web = {"host": "127.0.0.1", "port": port, "token": None}
         # Has no key that a later step needs.
-        cfg = {"display": "web", "source": str(photo), "web": web}
+        cfg = {"display": "web", "source": str(photo), "web": web, "record": None}
         with pytest.raises(UserError, match=f"Port {port} is in use by another program"):
             live.run_live(cfg, tmp_path)
 

@@ -51,7 +51,8 @@ def quote_texts(argv: list[str]) -> list[str]:
     for argument in argv:
         match = re.match(r"^(\+{0,2}([\w./]+))=(.*)$", argument, re.DOTALL)
         # ``resume`` is a path of train and a switch of predict.
-        if match and match[2] in TEXT_KEYS and match[3] not in ("", "null", "true", "false"):
+        unquoted = ("", "null", "true", "false") if match and match[2] == "resume" else ("", "null")
+        if match and match[2] in TEXT_KEYS and match[3] not in unquoted:
             value = match[3]
             quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
             swept = "," in value and ("-m" in argv or "--multirun" in argv)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import hydra
 import pytest
 from hydra import initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from emotion_lab import train
@@ -25,6 +23,13 @@ from emotion_lab.experiments.run.checks import check_rates
 from tests.conftest import TINY, composed
 
 GROUPS = sorted(p.name for p in compose.CONF.iterdir() if p.is_dir())
+#: Command of each group that train does not have.
+ENTRIES_OF_GROUPS = {
+    "detector": "live",
+    "smoothing": "live",
+    "backend": "live",
+    "engine": "predict",
+}
 
 
 def parse(*argv: str, entry: str = "train") -> Any:
@@ -48,7 +53,7 @@ def refused(*argv: str, entry: str = "train") -> str:
 def test_every_file_composes(group: str) -> None:
     with initialize_config_dir(version_base="1.3", config_dir=str(compose.CONF)):
         for name in compose.options(group):
-            entry = "live" if group in ("detector", "smoothing", "backend") else "train"
+            entry = ENTRIES_OF_GROUPS.get(group, "train")
             cfg = hydra.compose(entry, overrides=[f"{group}={name}"])
             compose.check_values(cfg, entry)
             if group not in ("logger", "trainer"):
@@ -119,62 +124,6 @@ def test_help_names_every_group_choice_and_key(entry: str, capsys: Any) -> None:
             continue
         if key.count(".") == 1 and group != "logger" and not key.endswith(".name"):
             assert f"{key}=" in text or group == "mix", key
-
-
-# --- quoting --------------------------------------------------------------------------------
-
-PATHS = [
-    *("a b", " lead and trail ", "a=b", "a==b=c", "[1](2){3}", "it's", "it''s 'so' x", 'say "x"'),
-    *(
-        "a\\b",
-        "C:\\dir\\",
-        "tail\\\\",
-        "a\\'b\\\\'c",
-        "a,b",
-        "${x}",
-        "a\\${x}",
-        "a\\\\${now:%Y}",
-        "${",
-    ),
-    *("#x", "~x", "Größe 表情", "5", "true", "a:b", "a\tb"),
-]
-
-
-def read_back(argument: str) -> str:
-    """Return the value of an override as the composed config holds it."""
-    value = OverridesParser.create().parse_override(argument).value()
-    return OmegaConf.create({"x": value}).x
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_paths_come_back_as_typed(path: str) -> None:
-    for key in ("data.path", "ckpt", "+model.weights"):
-        (argument,) = command_line.quote_texts([f"{key}={path}"])
-        assert argument.startswith(f"{key}=")
-        assert read_back(argument) == path
-
-
-def test_any_mix_of_special_characters_comes_back() -> None:
-    for size in range(1, 5):
-        for letters in itertools.product("\\'${", repeat=size):
-            path = "a" + "".join(letters)
-            assert read_back(f"resume={command_line.quote(path)}") == path
-            assert read_back(f"resume={command_line.quote(path + 'x}')}") == path + "x}"
-
-
-def test_values_that_are_not_quoted() -> None:
-    kept = ["data.path='a b'", 'ckpt="a=b"', "data.path=null", "data.path=", "seed=1,2", "loss=ce"]
-    assert command_line.quote_texts(kept) == kept
-    sweep = ["-m", "data.path=/a,/b"]
-    assert command_line.quote_texts(sweep) == sweep
-    assert command_line.quote_texts(["data.path=/a,/b"]) == ["data.path='/a,/b'"]
-
-
-def test_a_path_that_exists_is_one_path(tmp_path: Path) -> None:
-    place = tmp_path / "a,b"
-    place.mkdir()
-    argv = command_line.quote_texts(["-m", f"data.path={place}"])
-    assert argv == ["-m", f"data.path='{place}'"]
 
 
 def test_paths_reach_the_config() -> None:
