@@ -138,7 +138,7 @@ def test_report() -> None:
 
 
 @pytest.mark.parametrize("has_accuracy", [True, False])
-def test_figure(has_accuracy: bool) -> None:
+def test_figure(has_accuracy: bool, rendered_figures: None) -> None:
     rows = ROWS if has_accuracy else [{**r, "accuracy": None} for r in ROWS]
     front = pareto.front(rows)
     images = [render(partial(draw, rows, front), style) for style in (LIGHT, DARK)]
