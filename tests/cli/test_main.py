@@ -85,7 +85,9 @@ def test_a_command_runs_as_main(tmp_path: Path) -> None:
 def test_help_offers_sweeps_where_they_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     help.show(name)
     assert ("Sweep with -m" in capsys.readouterr().out) == compose.has_sweeps(name)
-    assert compose.has_sweeps(name) == (name not in ("live", "predict", "shard", "sweep"))
+    assert compose.has_sweeps(name) == (
+        name not in ("live", "neutral", "predict", "shard", "sweep")
+    )
 
 
 @pytest.mark.parametrize("name", help.commands())

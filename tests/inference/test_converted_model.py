@@ -195,7 +195,10 @@ def test_bfloat16(checkpoint: Path) -> None:
         except RuntimeError:
             pytest.skip("this CPU cannot emulate bfloat16")
     difference = np.abs(probabilities - torch_probabilities(checkpoint)).max()
-    assert 1e-6 < difference <= converted_model.TOLERANCE["bf16"]
+    assert difference <= converted_model.TOLERANCE["bf16"]
+    if difference <= 1e-6 and not openvino_core.computes_bf16():
+        pytest.skip("OpenVINO computes in fp32 on this CPU, although bf16 was asked for")
+    assert difference > 1e-6
 
 
 def test_auto_notes_the_choice_and_the_missing_packages(
