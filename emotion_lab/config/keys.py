@@ -103,6 +103,7 @@ GROUPS: dict[str, type[Section]] = {
         seed=WholeNumber,
         difficulty=number(ge=0, le=2),
         persons=WholeNumber,
+        strengths=interval(0, 1) | None,
         # data=clips
         detector=Literal["auto", "haar", "yunet", "full_frame"],
         # data=drawn_clips
@@ -288,6 +289,7 @@ _TRAIN = section(
     mix=MIX,
     distill=section(teacher=str | None, temperature=Positive, alpha=Fraction, precompute=bool),
     votes_head=section(weight=NonNegative),
+    quantities_head=section(weight=NonNegative),
 )
 _ENSEMBLE = section(
     runs=Locations,

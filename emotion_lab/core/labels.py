@@ -9,6 +9,20 @@ from collections.abc import Iterable
 #: Order of FER2013 (Goodfellow et al. 2013): label ``i`` of the CSV is ``EMOTIONS[i]``.
 EMOTIONS: tuple[str, ...] = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 
+#: Emotion -> (valence, arousal), -1 to 1: mean ratings of the words angry, disgusted, fearful,
+#: happy, sad and surprised as pleasure and arousal (Russell and Mehrabian 1977, "Evidence for a
+#: three-factor theory of emotions", Journal of Research in Personality 11, 273-294). The table has
+#: no word for a neutral face, which is the centre of both scales.
+COORDINATES: dict[str, tuple[float, float]] = {
+    "angry": (-0.51, 0.59),
+    "disgust": (-0.60, 0.35),
+    "fear": (-0.64, 0.60),
+    "happy": (0.81, 0.51),
+    "sad": (-0.63, -0.27),
+    "surprise": (0.40, 0.67),
+    "neutral": (0.0, 0.0),
+}
+
 #: Name of a numbering (``data.label_scheme``) -> number of a class -> its name. RAF-DB (Li et al.
 #: 2017), AffectNet (Mollahosseini et al. 2017), FER+ (Barsoum et al. 2016).
 LABEL_SCHEMES: dict[str, dict[int, str]] = {

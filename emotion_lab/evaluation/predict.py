@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from emotion_lab.core.progress import track
 from emotion_lab.evaluation.tta import views
 from emotion_lab.models.network import Network
+from emotion_lab.models.quantities_head import QuantitiesHead
 
 
 @dataclass
@@ -23,11 +24,13 @@ class Predictions:
         logits: float32 (N, K), on the CPU.
         labels: int64 (N,).
         positions: int64 (N,), positions in the split.
+        quantities: Learned quantity -> values, float32 (N,), on the CPU; empty without a head.
     """
 
     logits: Tensor
     labels: Tensor
     positions: Tensor
+    quantities: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def probabilities(self) -> Tensor:
@@ -43,6 +46,7 @@ def predict(
     title: str = "",
     tta: str = "none",
     run: Callable[[np.ndarray], np.ndarray] | None = None,
+    head: QuantitiesHead | None = None,
 ) -> Predictions:
     """Run ``net`` over ``loader`` in float32, whatever precision it was trained in.
 
@@ -55,14 +59,17 @@ def predict(
             logits are the logarithm of the averaged probabilities.
         run: Inference backend that replaces ``net``: maps uint8 (B, C, S, S) to float32 logits
             (B, K). It does not support ``tencrop``, whose views are not integers.
+        head: Attached to ``net``; with augmentation its values are averaged.
     """
     make_views = views(tta)
     net = net.to(device).eval()
     if net.backbone.conv:
         net = net.to(memory_format=torch.channels_last)
-    logits, labels, positions = [], [], []
+    if head is not None:
+        head.to(device)
+    logits, labels, positions, values = [], [], [], []
     for batch in track(loader, title):
-        outputs = []
+        outputs, learned = [], []
         for images in make_views(batch.images if run is not None else batch.images.to(device)):
             if run is not None:
                 outputs.append(torch.from_numpy(run(np.ascontiguousarray(images.numpy()))))
@@ -70,10 +77,16 @@ def predict(
             if net.backbone.conv:
                 images = images.contiguous(memory_format=torch.channels_last)
             outputs.append(net(images).float())
+            if head is not None:
+                learned.append(head.outputs())
         if len(outputs) > 1:
             mean = torch.stack([output.softmax(1) for output in outputs]).mean(0)
             outputs = [mean.clamp_min(1e-12).log()]
         logits.append(outputs[0].cpu())
+        if learned:
+            values.append(torch.stack(learned).mean(0).cpu())
         labels.append(batch.labels)
         positions.append(batch.positions)
-    return Predictions(torch.cat(logits), torch.cat(labels), torch.cat(positions))
+    names = head.names if head is not None and values else []
+    quantities = dict(zip(names, torch.cat(values).unbind(1), strict=True)) if names else {}
+    return Predictions(torch.cat(logits), torch.cat(labels), torch.cat(positions), quantities)

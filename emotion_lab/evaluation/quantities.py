@@ -1,4 +1,4 @@
-"""Derived valence, arousal and intensity against the values that people gave (``data=csv``)."""
+"""Valence, arousal and intensity, learned and derived, against those of the data."""
 
 from __future__ import annotations
 
@@ -16,29 +16,48 @@ from emotion_lab.inference.derived import DerivedOutputs, VoteShares
 MIN_VALUES = 10
 
 
-def score_quantities(result: EvaluationResult) -> dict[str, Any] | None:
-    """Compare the derived outputs of the predicted emotions with annotated values.
-
-    Returns:
-        None if the split has none. Otherwise for each quantity with at least :data:`MIN_VALUES`
-        values that can be derived: ``n``, ``ccc`` (concordance correlation coefficient, Lin
-        1989; 1 is best) and ``rmse``. ``ccc`` is None if all values are equal.
-    """
+def _derived(result: EvaluationResult) -> dict[str, np.ndarray]:
+    """Return quantity -> value derived for each image, float64 (N,), NaN without one."""
     derive = DerivedOutputs(result.classes, VoteShares.from_card(result.card.get("vote_shares")))
     p = probabilities(result.logits, result.card.get("temperature", 1.0))
+    rows = [derive(row, int(row.argmax())) for row in p]
+    return {
+        name: np.array([np.nan if row[name] is None else row[name] for row in rows], np.float64)
+        for name in derive.names
+    }
+
+
+def _compare(found: np.ndarray, true: np.ndarray) -> dict[str, Any] | None:
+    """Return ``n``, ``ccc`` and ``rmse`` where both have a value; None below MIN_VALUES."""
+    has_both = ~np.isnan(found) & ~np.isnan(true)
+    if has_both.sum() < MIN_VALUES:
+        return None
+    pair = torch.from_numpy(found[has_both]), torch.from_numpy(true[has_both])
+    ccc = float(concordance_corrcoef(*pair)) if pair[0].std() and pair[1].std() else None
+    rmse = float(mean_squared_error(*pair, squared=False))
+    return {"n": int(has_both.sum()), "ccc": ccc, "rmse": rmse}
+
+
+def score_quantities(result: EvaluationResult) -> list[dict[str, Any]]:
+    """Compare learned and derived quantities with annotated values.
+
+    Returns:
+        A row for each quantity and source with at least :data:`MIN_VALUES` values: ``quantity``;
+        ``source``, ``learned`` (by the head of the checkpoint) or ``derived`` (from the
+        probabilities); ``n``; ``ccc`` (concordance correlation coefficient, Lin 1989; 1 is best;
+        None if all values are equal) and ``rmse``.
+    """
+    if not result.part.quantities:
+        return []
+    learned = {
+        name: v.numpy().astype(np.float64) for name, v in result.predictions.quantities.items()
+    }
+    sources = {"learned": learned, "derived": _derived(result)}
     positions = result.predictions.positions.numpy()
-    scores: dict[str, Any] = {}
-    derived = None
+    rows = []
     for name, values in result.part.quantities.items():
-        if derived is None:
-            derived = [derive(row, int(row.argmax())) for row in p]
-        found = np.array([np.nan if row[name] is None else row[name] for row in derived])
         true = values[positions].astype(np.float64)
-        has_both = ~np.isnan(found) & ~np.isnan(true)
-        if has_both.sum() < MIN_VALUES:
-            continue
-        pair = torch.from_numpy(found[has_both]), torch.from_numpy(true[has_both])
-        ccc = float(concordance_corrcoef(*pair)) if pair[0].std() and pair[1].std() else None
-        rmse = float(mean_squared_error(*pair, squared=False))
-        scores[name] = {"n": int(has_both.sum()), "ccc": ccc, "rmse": rmse}
-    return scores or None
+        for source, found in sources.items():
+            if name in found and (scores := _compare(found[name], true)) is not None:
+                rows.append({"quantity": name, "source": source, **scores})
+    return rows

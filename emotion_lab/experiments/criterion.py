@@ -16,7 +16,8 @@ _KEYS = (
     "data.labels",
 )
 #: Keys that add terms to the value that is optimised, ``train/criterion``.
-_TRAIN_KEYS = ("distill", "mix", "votes_head", "model", "data.sampler")
+_TRAIN_HEADS = ("votes_head", "quantities_head")
+_TRAIN_KEYS = ("distill", "mix", *_TRAIN_HEADS, "model", "data.sampler")
 
 
 def check_searched(monitor: str, keys: Iterable[str]) -> None:
@@ -46,7 +47,7 @@ def _measured_with(run: Run) -> str:
     parts: list[Any] = [run.config.get("loss"), train.get("counts")]
     parts += [data.get("class_weights"), data.get("effective_beta")]
     if str(run.config["monitor"]).startswith("train/"):
-        parts += [run.config.get(name) for name in ("distill", "mix", "votes_head", "model")]
+        parts += [run.config.get(name) for name in ("distill", "mix", *_TRAIN_HEADS, "model")]
     return json.dumps(parts, sort_keys=True, default=str)
 
 

@@ -126,6 +126,8 @@ def export_checkpoint(cfg: dict[str, Any], run_dir: Path) -> None:
     loaded = LoadedCheckpoint(path, *restore(path))
     card = loaded.card
     print(f"checkpoint: {path} ({checkpoint.describe(card)})")
+    if card.get("quantities"):
+        print(f"  not exported: the head for {', '.join(card['quantities'])}")
     pairs = select_formats(cfg["format"], cfg["precision"], cfg["batch"])
     if cfg["format"] == "all" and cfg["batch"] != DYNAMIC:
         for name in FORMATS.names():

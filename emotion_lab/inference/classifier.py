@@ -31,7 +31,7 @@ from emotion_lab.inference.derived import DerivedOutputs, VoteShares
 from emotion_lab.inference.exported_model import open_exported
 
 #: Version of the cached cards.
-CARD_FORMAT = 2
+CARD_FORMAT = 3
 #: Values of ``backend=`` for which a shipped model runs as its ONNX file.
 SHIPPED_BACKENDS = ("auto", "onnx", "onnxruntime")
 #: Batch sizes 1 to WARM_FACES run before the first frame, for at most WARM_S seconds.
@@ -52,6 +52,7 @@ class Classifier:
         resize: Resizes one crop to the input of the network; a second time changes nothing.
         data_name: Name of the dataset that it was trained on; None in exported files without it.
         derived: Valence, arousal and intensity of a face from its probabilities.
+        learned: Quantities that the checkpoint learned; ``evaluate`` alone uses its head for them.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Classifier:
         self.data_name: str | None = card["config"]["data"]["name"]
         vote_shares = VoteShares.from_card(card["vote_shares"])
         self.derived = DerivedOutputs(self.classes, vote_shares)
+        self.learned: list[str] = card.get("quantities", [])
         self.runtime_name = backend.name
         self.notes = backend.notes
         self._run = backend.run
@@ -138,6 +140,7 @@ def _read_card(path: Path) -> dict[str, Any]:
         "classes": list(card["classes"]),
         "temperature": temperature,
         "vote_shares": card.get("vote_shares"),
+        "quantities": card.get("quantities", []),
         "input": {**asdict(spec), "crop_margin": margin},
         "config": {"data": {"name": data.get("name")}},
     }

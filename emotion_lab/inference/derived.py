@@ -1,7 +1,7 @@
 """Outputs that are computed from the class probabilities: valence, arousal and intensity.
 
-They add no information to the probabilities. A network that learned these quantities
-(``data=csv``) gives its own values instead, which are named ``learned``.
+They add no information to the probabilities. ``evaluate`` compares them with the values of a
+network that learned these quantities (``quantities_head.weight``), which are named ``learned``.
 """
 
 from __future__ import annotations
@@ -12,21 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from emotion_lab.core.labels import class_key
+from emotion_lab.core.labels import COORDINATES, class_key
 
-#: Emotion -> (valence, arousal), -1 to 1: mean ratings of the words angry, disgusted, fearful,
-#: happy, sad and surprised as pleasure and arousal (Russell and Mehrabian 1977, "Evidence for a
-#: three-factor theory of emotions", Journal of Research in Personality 11, 273-294). The table has
-#: no word for a neutral face, which is the centre of both scales.
-COORDINATES: dict[str, tuple[float, float]] = {
-    "angry": (-0.51, 0.59),
-    "disgust": (-0.60, 0.35),
-    "fear": (-0.64, 0.60),
-    "happy": (0.81, 0.51),
-    "sad": (-0.63, -0.27),
-    "surprise": (0.40, 0.67),
-    "neutral": (0.0, 0.0),
-}
 #: Names of the quantities, in the order of the outputs.
 QUANTITIES = ("valence", "arousal", "intensity")
 _SMALLEST = 1e-6  # lower bound of a probability before its logarithm is taken

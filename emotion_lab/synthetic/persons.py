@@ -46,10 +46,14 @@ def sample_person(rng: np.random.Generator) -> Person:
 
 
 def sample_face_of(
-    person: Person, rng: np.random.Generator, emotion: str, difficulty: float = 1.0
+    person: Person,
+    rng: np.random.Generator,
+    emotion: str,
+    difficulty: float = 1.0,
+    intensity: float | None = None,
 ) -> FaceSpec:
     """Sample a face of a person; the arguments are those of :func:`spec.sample_face`."""
-    face = sample_face(rng, emotion, difficulty)
+    face = sample_face(rng, emotion, difficulty, intensity)
     units = {
         name: min(1.0, getattr(face, name) + person.offset.get(name, 0.0)) for name in ACTION_UNITS
     }

@@ -42,6 +42,7 @@ from emotion_lab.training import (
     entering,
     feature_cache,
     frame_network,
+    quantities_head,
     strategy,
     votes_head,
 )
@@ -285,8 +286,11 @@ def _remove_partial_checkpoints(folder: Path) -> None:
 def _add_auxiliary_losses(
     cfg: dict[str, Any], module: EmotionModule, net: EmotionNet, data: EmotionData
 ) -> dict[str, Any] | None:
-    """Add the FER+ head and the teacher to the module; return the teacher's entry in the facts."""
+    """Add heads and teacher to the module; return the teacher's entry in the facts."""
     module.votes_head = votes_head.build(cfg, data, net)
+    module.quantities_head = quantities_head.build(cfg, data, net)
+    if module.quantities_head is not None:
+        module.card["quantities"] = module.quantities_head.names
     module.distillation, teacher = distill.build(cfg["distill"], net.spec, data.classes)
     return teacher
 

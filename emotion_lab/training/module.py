@@ -26,6 +26,7 @@ from emotion_lab.training.optim import (
     match_memory_format,
     supports_fused,
 )
+from emotion_lab.training.quantities_head import TrainedQuantitiesHead
 from emotion_lab.training.votes_head import VotesHead
 
 #: Weight of each auxiliary head's loss (Szegedy et al. 2015, arXiv:1409.4842).
@@ -53,6 +54,7 @@ class EmotionModule(L.LightningModule):
         self.augment: BatchAugment | None = None  # set for augment=device
         self.distillation: Distillation | None = None  # set for distill.teacher
         self.votes_head: VotesHead | None = None  # set for votes_head.weight
+        self.quantities_head: TrainedQuantitiesHead | None = None  # set for its weight
         self.channels_last = False
         self.train_metrics = TrainMetrics(num_classes)
         self.val_metrics = ValMetrics(num_classes)
@@ -63,6 +65,12 @@ class EmotionModule(L.LightningModule):
         # State of on_load_checkpoint, applied in on_train_start.
         self._restored_metrics: dict[str, Any] = {}
         self._restored_plateau: dict[str, Any] | None = None
+
+    @property
+    def _heads(self) -> dict[str, nn.Module]:
+        """Name -> auxiliary head that adds its loss to that of the labels."""
+        heads = {"votes_head": self.votes_head, "quantities_head": self.quantities_head}
+        return {name: head for name, head in heads.items() if head is not None}
 
     # -- fine-tuning -------------------------------------------------------------------------
 
@@ -125,8 +133,8 @@ class EmotionModule(L.LightningModule):
         loss = self.criterion(logits, target)
         if self.distillation is not None:
             loss = self.distillation(loss, logits, images, batch.positions)
-        if self.votes_head is not None:
-            loss = self.votes_head(loss, batch.positions)
+        for head in self._heads.values():
+            loss = head(loss, batch.positions)
         for extra in auxiliary:
             loss = loss + AUX_WEIGHT * self.criterion(extra, target)
         self._track_non_finite(loss)
@@ -179,6 +187,8 @@ class EmotionModule(L.LightningModule):
         """Evaluate a batch and return its logits (B, K)."""
         logits = self._output(batch.images, batch.are_features)
         self.val_metrics.update(logits, batch.labels)
+        if self.quantities_head is not None:
+            self.quantities_head.update_metrics(batch.positions)
         return logits
 
     def on_validation_epoch_start(self) -> None:
@@ -206,6 +216,8 @@ class EmotionModule(L.LightningModule):
         else:
             values = self.val_metrics.compute(self.criterion)
             self.val_metrics.reset()
+            if self.quantities_head is not None:
+                values |= self.quantities_head.compute_and_reset()
         return {f"{stage}/{name}": float(value) for name, value in values.items()}
 
     def running_metrics(self) -> dict[str, float]:
@@ -225,9 +237,9 @@ class EmotionModule(L.LightningModule):
         groups = param_groups(
             self.model, lr, decay, model["layer_decay"], optim["decay_norm_and_bias"]
         )
-        if self.votes_head is not None:
-            head = list(self.votes_head.parameters())
-            groups.append({"params": head, "lr": lr, "weight_decay": 0.0, "name": "votes_head"})
+        for name, head in self._heads.items():
+            parameters = list(head.parameters())
+            groups.append({"params": parameters, "lr": lr, "weight_decay": 0.0, "name": name})
         optimizer = build_optimizer(optim, groups, self._is_fused())
         epochs = self.trainer.max_epochs
         assert epochs is not None

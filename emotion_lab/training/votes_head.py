@@ -11,10 +11,11 @@ from torch.nn import functional as F
 from emotion_lab.core.errors import UserError
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.ferplus import vote_distribution
+from emotion_lab.models.auxiliary_head import AuxiliaryHead, last_linear
 from emotion_lab.models.base import EmotionNet
 
 
-class VotesHead(nn.Module):
+class VotesHead(AuxiliaryHead):
     """Predicts the FER+ votes from the input of the classifier, as an auxiliary task.
 
     The head is trained only: exported networks and ``best.ckpt`` do not use it.
@@ -29,27 +30,18 @@ class VotesHead(nn.Module):
     targets: Tensor
 
     def __init__(self, classifier: nn.Linear, targets: Tensor, weight: float) -> None:
-        super().__init__()
+        super().__init__(classifier, targets.shape[1])
         self.weight = weight
-        self.linear = nn.Linear(classifier.in_features, targets.shape[1])
         # Not persistent: the targets belong to the data, not to the checkpoint.
         self.register_buffer("targets", targets, persistent=False)
-        self._features: Tensor | None = None
-        classifier.register_forward_pre_hook(self._keep_features)
-
-    def _keep_features(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._features = inputs[0] if module.training else None
 
     def forward(self, loss: Tensor, positions: Tensor) -> Tensor:
         """Return ``loss + weight * cross-entropy`` for the images at ``positions`` (B,) of train.
 
-        The network must have processed the batch in training mode before. Images without votes
-        do not count.
+        The network must have processed the batch before. Images without votes do not count.
         """
-        assert self._features is not None
-        logits, self._features = self.linear(self._features), None
-        target = self.targets[positions]
-        return loss + self.weight * -(target * F.log_softmax(logits.float(), 1)).sum(1).mean()
+        cross_entropy = -(self.targets[positions] * F.log_softmax(self.outputs(), 1)).sum(1).mean()
+        return loss + self.weight * cross_entropy
 
 
 def build(cfg: dict[str, Any], data: EmotionData, net: EmotionNet) -> VotesHead | None:
@@ -66,12 +58,7 @@ def build(cfg: dict[str, Any], data: EmotionData, net: EmotionNet) -> VotesHead 
         raise UserError(
             "votes_head.weight does not support mix.mixup and mix.cutmix: set them to 0."
         )
-    classifier = net.backbone.net.get_submodule(net.backbone.head_names[0])
-    if not isinstance(classifier, nn.Linear):
-        raise UserError(
-            f"votes_head.weight needs a network that ends in a linear layer, not "
-            f"{type(classifier).__name__}."
-        )
+    classifier = last_linear(net, "votes_head.weight")
     shares = vote_distribution(split.votes, split.labels)
     shares[split.votes.sum(1) == 0] = 0.0
     return VotesHead(classifier, torch.from_numpy(shares), weight)

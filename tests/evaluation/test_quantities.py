@@ -1,4 +1,4 @@
-"""Derived values against annotated ones, with the formula of Lin 1989."""
+"""Learned and derived values against annotated ones, with the formula of Lin 1989."""
 
 from __future__ import annotations
 
@@ -37,19 +37,30 @@ def test_ccc_and_rmse_by_hand() -> None:
     true = (found * 0.5 + 0.1).astype(np.float32)
     true[:5] = np.nan
     scores = score_quantities(make_result(logits, {"valence": true}))
-    assert scores is not None and scores["valence"]["n"] == 35
+    (row,) = scores
+    assert (row["quantity"], row["source"], row["n"]) == ("valence", "derived", 35)
     x, y = found[5:], true[5:].astype(np.float64)
     ccc = 2 * np.cov(x, y, ddof=0)[0, 1] / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
     # torchmetrics divides by n - 1.
-    assert scores["valence"]["ccc"] == pytest.approx(ccc, rel=0.02)
-    assert scores["valence"]["rmse"] == pytest.approx(np.sqrt(((x - y) ** 2).mean()), rel=1e-4)
+    assert row["ccc"] == pytest.approx(ccc, rel=0.02)
+    assert row["rmse"] == pytest.approx(np.sqrt(((x - y) ** 2).mean()), rel=1e-4)
 
 
 def test_what_cannot_be_compared_is_left_out() -> None:
     logits = np.random.default_rng(0).normal(size=(12, 2))
     nothing, one = np.full(12, np.nan, np.float32), np.ones(12, np.float32)
-    assert score_quantities(make_result(logits, {})) is None
-    assert score_quantities(make_result(logits, {"valence": nothing})) is None
-    assert score_quantities(make_result(logits, {"intensity": one})) is None  # no vote shares
-    equal = score_quantities(make_result(logits, {"arousal": one}))
-    assert equal is not None and equal["arousal"]["ccc"] is None
+    assert score_quantities(make_result(logits, {})) == []
+    assert score_quantities(make_result(logits, {"valence": nothing})) == []
+    assert score_quantities(make_result(logits, {"intensity": one})) == []  # no vote shares
+    (equal,) = score_quantities(make_result(logits, {"arousal": one}))
+    assert equal["ccc"] is None
+
+
+def test_learned_values_come_first() -> None:
+    rng = np.random.default_rng(0)
+    true = rng.uniform(-1, 1, 20).astype(np.float32)
+    result = make_result(rng.normal(size=(20, 2)), {"valence": true})
+    result.predictions.quantities["valence"] = torch.from_numpy(true)
+    learned, derived = score_quantities(result)
+    assert (learned["source"], derived["source"]) == ("learned", "derived")
+    assert learned["ccc"] == pytest.approx(1, abs=1e-5) and derived["ccc"] < 0.9

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from emotion_lab.core.labels import EMOTIONS
-from emotion_lab.inference.derived import COORDINATES, DerivedOutputs, VoteShares
+from emotion_lab.core.labels import COORDINATES, EMOTIONS
+from emotion_lab.inference.derived import DerivedOutputs, VoteShares
 
 
 def one_hot(name: str) -> np.ndarray:

@@ -104,7 +104,10 @@ FULL: dict[str, Any] = {
         "cross_fitted": True,
         "in_checkpoint": False,
     },
-    "quantities": {"valence": {"n": 40, "ccc": 0.61, "rmse": 0.3}},
+    "quantities": [
+        {"quantity": "valence", "source": "learned", "n": 40, "ccc": 0.91, "rmse": 0.1},
+        {"quantity": "valence", "source": "derived", "n": 40, "ccc": 0.61, "rmse": 0.3},
+    ],
     "votes": {
         "n": 900,
         "bins": [

@@ -37,14 +37,6 @@ def test_loss_agrees_with_scipy_and_ignores_images_without_votes() -> None:
     assert np.abs(features.grad[0].numpy()).sum() == 0 < np.abs(features.grad[1].numpy()).sum()
 
 
-def test_features_are_read_in_training_mode_only() -> None:
-    classifier = torch.nn.Linear(4, 3)
-    head = VotesHead(classifier, torch.zeros(1, 3), weight=1.0)
-    classifier.eval()(torch.zeros(1, 4))
-    with pytest.raises(AssertionError):
-        head(torch.tensor(0.0), torch.tensor([0]))
-
-
 @pytest.fixture
 def cfg(tmp_path: Path) -> dict[str, Any]:
     """Return a tiny config with votes: 14 training images, three of them without votes."""

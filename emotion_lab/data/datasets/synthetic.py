@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.core.labels import COORDINATES, EMOTIONS
 from emotion_lab.data.types import DATASETS, SPLITS, ArrayStore, LoadedDataset, Split
 from emotion_lab.synthetic.persons import sample_face_of, sample_person
 from emotion_lab.synthetic.render import draw_face
@@ -47,6 +47,22 @@ def class_counts(total: int) -> np.ndarray:
     return counts + 1
 
 
+def _sample_strengths(
+    labels: np.ndarray, strengths: Sequence[float], seed: tuple[int, int]
+) -> np.ndarray:
+    """Sample the strength of each expression, float64 (N,); 0 for a neutral face."""
+    rng = np.random.default_rng(np.random.SeedSequence([*seed, 0, 0, 1]))
+    values = rng.uniform(strengths[0], strengths[1], len(labels))
+    return np.where(labels == EMOTIONS.index("neutral"), 0.0, values)
+
+
+def _quantities(labels: np.ndarray, strength: np.ndarray) -> dict[str, np.ndarray]:
+    """Return valence and arousal, the coordinates of the emotion by the strength, and intensity."""
+    coordinates = np.array([COORDINATES[name] for name in EMOTIONS])[labels] * strength[:, None]
+    values = {"valence": coordinates[:, 0], "arousal": coordinates[:, 1], "intensity": strength}
+    return {name: column.astype(np.float32) for name, column in values.items()}
+
+
 def _draw_split(
     name: str,
     total: int,
@@ -55,6 +71,7 @@ def _draw_split(
     channels: int,
     difficulty: float,
     persons: int = 0,
+    strengths: Sequence[float] | None = None,
     progress: bool = False,
 ) -> Split:
     index = SPLITS.index(name)
@@ -70,6 +87,7 @@ def _draw_split(
     # Dealt class by class: everyone has about the same number of images of each class.
     owner = np.empty(total, np.int64)
     owner[np.argsort(labels, kind="stable")] = np.arange(total) % max(persons, 1)
+    strength = None if strengths is None else _sample_strengths(labels, strengths, (seed, index))
     positions: Iterable[int] = range(total)
     if progress:
         from rich.progress import track
@@ -77,13 +95,16 @@ def _draw_split(
         positions = track(positions, description=f"drawing {name}", total=total)
     for i in positions:
         rng = np.random.default_rng(np.random.SeedSequence([seed, index, i + 1]))
-        arguments = (rng, EMOTIONS[labels[i]], difficulty)
+        intensity = None if strength is None else float(strength[i])
+        arguments = (rng, EMOTIONS[labels[i]], difficulty, intensity)
         spec = sample_face_of(people[owner[i]], *arguments) if people else sample_face(*arguments)
         images[i] = draw_face(spec, size, channels)
     names = [f"synthetic:{name}:{i}" for i in range(total)]
     groups = [f"{name}{person}-{people[person].resting}" for person in owner] if people else None
     indices = np.arange(total, dtype=np.int64)
-    return Split(ArrayStore(images), indices, labels, names, groups=groups)
+    quantities = {} if strength is None else _quantities(labels, strength)
+    store = ArrayStore(images)
+    return Split(store, indices, labels, names, groups=groups, quantities=quantities)
 
 
 @DATASETS.register("synthetic")
@@ -92,7 +113,8 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
 
     Args:
         cfg: The ``data`` group as a plain dict: ``n``, ``size``, ``channels``, ``seed``,
-            ``difficulty``, ``persons`` (in every split others; they set ``Split.groups``).
+            ``difficulty``, ``persons`` (in every split others; they set ``Split.groups``),
+            ``strengths`` (sets ``Split.quantities``).
         splits: The splits to draw.
 
     Returns:
@@ -100,14 +122,14 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
     """
     n, size, seed, difficulty = cfg["n"], cfg["size"], cfg["seed"], cfg["difficulty"]
     sizes = split_sizes(n)
-    progress = n > PROGRESS_THRESHOLD
+    progress, strengths = n > PROGRESS_THRESHOLD, cfg.get("strengths")
     persons = {
         name: max(1, round(cfg["persons"] * sizes[name] / n)) if cfg["persons"] else 0
         for name in SPLITS
     }
     arguments = (seed, size, cfg["channels"], difficulty)
     drawn = {
-        name: _draw_split(name, sizes[name], *arguments, persons[name], progress)
+        name: _draw_split(name, sizes[name], *arguments, persons[name], strengths, progress)
         for name in SPLITS
         if name in splits
     }

@@ -103,6 +103,12 @@ def _write_report(
     report = make_report(result, run_dir, options, facts, history if single else None)
     low, high = report["accuracy_ci95"]
     print(f"accuracy {report['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})")
+    for row in report.get("quantities", []):
+        ccc = "-" if row["ccc"] is None else f"{row['ccc']:.3f}"
+        print(
+            f"{row['quantity']}, {row['source']}: CCC {ccc}, RMSE {row['rmse']:.3f} "
+            f"({row['n']:,} images)"
+        )
     print(f"report: {run_dir / 'report.html'}")
 
 
