@@ -10,6 +10,7 @@ from torchmetrics.functional import concordance_corrcoef, mean_squared_error
 
 from emotion_lab.evaluation.calibration import probabilities
 from emotion_lab.evaluation.result import EvaluationResult
+from emotion_lab.evaluation.statistics import interval
 from emotion_lab.inference.derived import DerivedOutputs, VoteShares
 
 #: With fewer values, a correlation says nothing.
@@ -27,15 +28,28 @@ def _derived(result: EvaluationResult) -> dict[str, np.ndarray]:
     }
 
 
+def _bootstrap(x: torch.Tensor, y: torch.Tensor) -> list[float]:
+    """Return the 95 % bootstrap interval over images of the CCC of ``x`` and ``y`` (N,)."""
+    rng = np.random.default_rng(0)
+    draws = (rng.integers(len(x), size=(len(x), 50)) for _ in range(20))  # 1000 in all
+    values = torch.cat([concordance_corrcoef(x[d], y[d]) for d in draws]).numpy()
+    low, high = interval(values[np.isfinite(values)])
+    return [float(low), float(high)]
+
+
 def _compare(found: np.ndarray, true: np.ndarray) -> dict[str, Any] | None:
-    """Return ``n``, ``ccc`` and ``rmse`` where both have a value; None below MIN_VALUES."""
+    """Return the scores of the images that have both values; None below MIN_VALUES."""
     has_both = ~np.isnan(found) & ~np.isnan(true)
     if has_both.sum() < MIN_VALUES:
         return None
     pair = torch.from_numpy(found[has_both]), torch.from_numpy(true[has_both])
-    ccc = float(concordance_corrcoef(*pair)) if pair[0].std() and pair[1].std() else None
-    rmse = float(mean_squared_error(*pair, squared=False))
-    return {"n": int(has_both.sum()), "ccc": ccc, "rmse": rmse}
+    varies = bool(pair[0].std() and pair[1].std())
+    return {
+        "n": int(has_both.sum()),
+        "ccc": float(concordance_corrcoef(*pair)) if varies else None,
+        "ccc_ci95": _bootstrap(*pair) if varies else None,
+        "rmse": float(mean_squared_error(*pair, squared=False)),
+    }
 
 
 def score_quantities(result: EvaluationResult) -> list[dict[str, Any]]:
@@ -45,7 +59,7 @@ def score_quantities(result: EvaluationResult) -> list[dict[str, Any]]:
         A row for each quantity and source with at least :data:`MIN_VALUES` values: ``quantity``;
         ``source``, ``learned`` (by the head of the checkpoint) or ``derived`` (from the
         probabilities); ``n``; ``ccc`` (concordance correlation coefficient, Lin 1989; 1 is best;
-        None if all values are equal) and ``rmse``.
+        None if all values are equal) with its bootstrap interval ``ccc_ci95``; and ``rmse``.
     """
     if not result.part.quantities:
         return []

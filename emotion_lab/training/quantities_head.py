@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics import ConcordanceCorrCoef, MeanSquaredError, MetricCollection
+from torchmetrics import ConcordanceCorrCoef, MeanSquaredError, Metric, MetricCollection
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.data.datamodule import EmotionData
@@ -45,6 +45,7 @@ def ccc_loss(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def _metrics() -> MetricCollection:
+    parts: dict[str, Metric | MetricCollection]
     parts = {"ccc": ConcordanceCorrCoef(), "rmse": MeanSquaredError(squared=False)}
     return MetricCollection(parts, compute_groups=False)
 
@@ -94,7 +95,7 @@ class TrainedQuantitiesHead(QuantitiesHead):
 
     def compute_and_reset(self) -> dict[str, Tensor]:
         """Return ``ccc_<quantity>`` and ``rmse_<quantity>`` of val, and reset the metrics."""
-        scores = {}
+        scores: dict[str, Tensor] = {}
         for name in self.names:
             scores |= {f"{k}_{name}": value for k, value in self.metrics[name].compute().items()}
             self.metrics[name].reset()

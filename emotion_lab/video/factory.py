@@ -47,7 +47,8 @@ def print_model(cfg: dict[str, Any], model: EmotionRecognizer) -> None:
     if model.classifier.learned:
         names = ", ".join(model.classifier.learned)
         print(
-            f"classifier: only evaluate gives the learned {names}; the values here are derived", flush=True
+            f"classifier: only evaluate gives the learned {names}; the values here are derived",
+            flush=True,
         )
     for note in model.classifier.notes:
         log.info("classifier: %s", note)

@@ -43,6 +43,8 @@ def test_ccc_and_rmse_by_hand() -> None:
     ccc = 2 * np.cov(x, y, ddof=0)[0, 1] / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
     # torchmetrics divides by n - 1.
     assert row["ccc"] == pytest.approx(ccc, rel=0.02)
+    low, high = row["ccc_ci95"]
+    assert 0 < low < row["ccc"] < high < 1
     assert row["rmse"] == pytest.approx(np.sqrt(((x - y) ** 2).mean()), rel=1e-4)
 
 

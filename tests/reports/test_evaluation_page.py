@@ -105,8 +105,22 @@ FULL: dict[str, Any] = {
         "in_checkpoint": False,
     },
     "quantities": [
-        {"quantity": "valence", "source": "learned", "n": 40, "ccc": 0.91, "rmse": 0.1},
-        {"quantity": "valence", "source": "derived", "n": 40, "ccc": 0.61, "rmse": 0.3},
+        {
+            "quantity": "valence",
+            "source": "learned",
+            "n": 40,
+            "ccc": 0.91,
+            "rmse": 0.1,
+            "ccc_ci95": [0.87, 0.94],
+        },
+        {
+            "quantity": "valence",
+            "source": "derived",
+            "n": 40,
+            "ccc": None,
+            "ccc_ci95": None,
+            "rmse": 0.3,
+        },
     ],
     "votes": {
         "n": 900,
@@ -184,6 +198,7 @@ def test_all_numbers_are_shown() -> None:
         *("4, 2 configurations", "a line of protocol", "opened before"),
         *("64.11 %", "62.00 – 66.00 %", "3,333", "123 copies removed"),
         *("1,024", "65.0 %", "61.1 %", "52.2 %", "43.3 %", "34.4 %", "25.5 %"),
+        *("valence", "learned", "0.910", "0.870", "0.100", "derived"),
         *("anger", "17", "contempt left out 9", "87.7", "all agree", "812", "93.1", "94.2", "61.3"),
         *("majority 3,210 70.17 % 0.6543", "runs/best.ckpt", "0f" * 32, "1234abcd", "11"),
         *("Some Processor", "2.9.1", "senet", "python -m emotion_lab.evaluate ckpt=runs split=val"),

@@ -12,7 +12,7 @@ import pytest
 
 from emotion_lab.config.schema import check_group
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.core.labels import COORDINATES, EMOTIONS
 from emotion_lab.data.datasets.synthetic import FER2013_COUNTS, class_counts, load, split_sizes
 from emotion_lab.data.types import DATASETS, SPLITS
 from emotion_lab.synthetic.render import draw_face
@@ -160,3 +160,18 @@ def test_linear_model_is_below_70_percent() -> None:
     x, y = (pixels(split).reshape(len(split), -1) / 255.0 - 0.5 for split in (train, test))
     model = LogisticRegression(C=0.01, max_iter=60).fit(x, train.labels)
     assert model.score(y, test.labels) < 0.70
+
+
+def test_strengths_are_the_intensity_and_scale_valence_and_arousal() -> None:
+    part = load(config(strengths=[0.2, 0.6]), ("val",)).splits["val"]
+    names = np.array(EMOTIONS)[part.labels]
+    intensity, neutral = part.quantities["intensity"], names == "neutral"
+    assert (intensity[neutral] == 0).all() and neutral.any()
+    assert intensity[~neutral].min() >= 0.2 and intensity[~neutral].max() <= 0.6
+    for column, name in enumerate(("valence", "arousal")):
+        truth = [COORDINATES[emotion][column] for emotion in names] * intensity
+        np.testing.assert_allclose(part.quantities[name], truth, rtol=1e-5)
+    assert load(config(), ("val",)).splits["val"].quantities == {}
+    # The strength is that of the drawn face.
+    weak = load(config(strengths=[0, 0]), ("val",)).splits["val"]
+    assert not np.array_equal(pixels(weak), pixels(part))

@@ -122,11 +122,10 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
     """
     n, size, seed, difficulty = cfg["n"], cfg["size"], cfg["seed"], cfg["difficulty"]
     sizes = split_sizes(n)
-    progress, strengths = n > PROGRESS_THRESHOLD, cfg.get("strengths")
-    persons = {
-        name: max(1, round(cfg["persons"] * sizes[name] / n)) if cfg["persons"] else 0
-        for name in SPLITS
-    }
+    progress = n > PROGRESS_THRESHOLD
+    # Checkpoints of earlier versions have neither.
+    total, strengths = cfg.get("persons", 0), cfg.get("strengths")
+    persons = {name: max(1, round(total * sizes[name] / n)) if total else 0 for name in SPLITS}
     arguments = (seed, size, cfg["channels"], difficulty)
     drawn = {
         name: _draw_split(name, sizes[name], *arguments, persons[name], strengths, progress)
