@@ -1,6 +1,6 @@
-"""Error of the head pose, and intensity on drawn faces of known strength.
+"""Error of the head pose, and intensity on synthetic faces of known strength.
 
-The pose is measured on landmarks, not on pictures: drawn faces are flat, without the depth of a
+The pose is measured on landmarks, not on pictures: synthetic faces are flat, without the depth of a
 nose, from which the pose is estimated. Heads of random individuals are turned by known angles and
 projected by a camera at a random distance, with the noise of a detector.
 """

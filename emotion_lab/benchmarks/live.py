@@ -184,7 +184,7 @@ class LiveMeasurement:
         return measurement
 
 
-def drawn_clip(seed: int) -> tuple[list[Frame], list[tuple[float, str]]]:
+def synthetic_clip(seed: int) -> tuple[list[Frame], list[tuple[float, str]]]:
     """Render a clip of a person, given by the seed, who shows every emotion.
 
     Returns:
@@ -290,7 +290,7 @@ def _shown(results: Sequence[FrameResult], classes: list[str]) -> list[str | Non
     return [None if label is None else classes[label] for label in labels]
 
 
-def measure_drawn(
+def measure_synthetic(
     seed: int, make_pipeline: Callable[[str], Pipeline]
 ) -> tuple[list[LiveMeasurement], dict[str, Any]]:
     """Run ``classify.when=always`` and ``auto`` over synthetic clips with known emotions.
@@ -301,7 +301,7 @@ def measure_drawn(
     clips, total = [], Agreement()
     delays: dict[str, list[float | None]] = {"always": [], "auto": []}
     for index in range(NUM_CLIPS):
-        frames, changes = drawn_clip(seed + index)
+        frames, changes = synthetic_clip(seed + index)
         results = {}
         for when, own_delays in delays.items():
             pipeline = make_pipeline(when)
@@ -359,5 +359,5 @@ def bench(cfg: dict[str, Any], smoothing: dict[str, Any]) -> dict[str, Any]:
         result["latency"] = latency(clips[0], make_pipeline(), cfg["seconds"])
         result["latency_p95_ms"] = result["latency"]["p95_ms"]
     print("smoothing: synthetic clips with known emotions", flush=True)
-    drawn, result["agreement"]["synthetic"] = measure_drawn(cfg["seed"], make_pipeline)
+    drawn, result["agreement"]["synthetic"] = measure_synthetic(cfg["seed"], make_pipeline)
     return result | compare_smoothing(drawn, smoothing, first.classes)

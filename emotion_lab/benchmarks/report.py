@@ -45,7 +45,7 @@ def derived_report(result: dict[str, Any]) -> Blocks:
             for name, row in result["intensity"].items()
         ]
         blocks += [
-            f"intensity: mean over {result['people']} drawn people by strength of the emotion",
+            f"intensity: mean over {result['people']} synthetic people by strength of the emotion",
             TextTable(("emotion", *strengths, "Spearman"), shares),
         ]
     return blocks

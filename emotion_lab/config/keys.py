@@ -106,7 +106,7 @@ GROUPS: dict[str, type[Section]] = {
         strengths=interval(0, 1) | None,
         # data=clips
         detector=Literal["auto", "haar", "yunet", "full_frame"],
-        # data=drawn_clips
+        # data=synthetic_clips
         seconds=number(ge=1),
         # data=stream
         shuffle_buffer_shards=Count,

@@ -16,7 +16,7 @@ from emotion_lab.core.labels import normalize
 from emotion_lab.core.wording import counted
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.transforms import Resize
-from emotion_lab.data.types import DATASETS, DRAWN, LoadedDataset, Split, data_path
+from emotion_lab.data.types import DATASETS, SYNTHETIC, LoadedDataset, Split, data_path
 from emotion_lab.data.window_dataset import FrameNetwork
 
 #: Keys of the ``data`` group that decide the classes, and which images are train and which val.
@@ -33,7 +33,7 @@ def is_foreign(data_cfg: dict[str, Any], card: dict[str, Any]) -> bool:
     if data_cfg["name"] == "checkpoint":
         return False
     trained_on = card["config"]["data"]
-    if data_cfg["name"] != trained_on["name"] or data_cfg["name"] in DRAWN:
+    if data_cfg["name"] != trained_on["name"] or data_cfg["name"] in SYNTHETIC:
         return True
     location, other = (data_path(cfg)[0] for cfg in (data_cfg, trained_on))
     if "://" in location + other:
@@ -63,10 +63,10 @@ def data_config(data_cfg: dict[str, Any], card: dict[str, Any]) -> dict[str, Any
             f"this checkpoint was trained with data={trained_on['name']} of the plug-in {plugin}: "
             f"add plugins=[{plugin}]."
         )
-    if trained_on["name"] in DRAWN and overrides.get("path"):
+    if trained_on["name"] in SYNTHETIC and overrides.get("path"):
         raise UserError(
             f"data.path={overrides['path']} does not apply: the checkpoint was trained on "
-            "drawn faces. Set data=image_folder data.path=<folder>, or data=fer2013."
+            "synthetic faces. Set data=image_folder data.path=<folder>, or data=fer2013."
         )
     # Checkpoints of earlier versions lack keys that were added later: take the defaults.
     defaults = compose.defaults("data", trained_on["name"])

@@ -28,7 +28,7 @@ from emotion_lab.data.build import load_data
 from emotion_lab.data.checkpoint_data import data_config
 from emotion_lab.data.fingerprint import fingerprint
 from emotion_lab.data.pixel_hash import DIGEST_SIZE
-from emotion_lab.data.types import DRAWN, Split
+from emotion_lab.data.types import SYNTHETIC, Split
 
 #: Bits of a pixel hash that a card lists; cards of earlier versions list 64.
 _PIXEL_BITS = 2**40 - 1
@@ -165,7 +165,7 @@ def _of_member(card: dict[str, Any], data_cfg: dict[str, Any] | None) -> Trainin
         return TrainingImages(pixels, hashes, list(saved["unknown"]), list(saved["near_unknown"]))
     own = card["config"]["data"]
     locations = [own.get("path")]
-    if data_cfg is not None and data_cfg["name"] == own["name"] not in DRAWN:
+    if data_cfg is not None and data_cfg["name"] == own["name"] not in SYNTHETIC:
         locations.insert(0, data_cfg.get("path"))
     for location in dict.fromkeys(locations):
         train = _reopened(card, location)

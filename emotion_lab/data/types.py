@@ -16,7 +16,7 @@ from emotion_lab.core.registry import Registry
 from emotion_lab.data.pixel_hash import pixel_digest
 
 #: Datasets that are drawn: they have no path.
-DRAWN = ("synthetic", "drawn_clips")
+SYNTHETIC = ("synthetic", "synthetic_clips")
 #: Split names, in display order.
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 

@@ -42,7 +42,7 @@ class WindowDataset(SplitDataset):
         if split.looks is None:
             raise UserError(
                 "a temporal model learns from clips, and this data has single images: set "
-                "data=clips data.path=<folder>, or data=drawn_clips."
+                "data=clips data.path=<folder>, or data=synthetic_clips."
             )
         self._steps, looks = steps, split.looks
         log_ratios = log_ratio(frame(split))

@@ -27,7 +27,7 @@ _JITTER = 0.2
 
 
 @dataclass(frozen=True)
-class DrawnClip:
+class SyntheticClip:
     """One clip.
 
     Attributes:
@@ -113,7 +113,7 @@ def draw_clip(
     size: int = 48,
     channels: int = 1,
     difficulty: float = 1.0,
-) -> DrawnClip:
+) -> SyntheticClip:
     """Draw a clip of a new person.
 
     Args:
@@ -161,4 +161,4 @@ def draw_clip(
             noise_seed=int(rng.integers(2**31)),
         )
         images[i] = draw_face(face, size, channels)
-    return DrawnClip(images, labels, times)
+    return SyntheticClip(images, labels, times)

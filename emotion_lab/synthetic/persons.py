@@ -1,4 +1,4 @@
-"""Drawn persons: the same head in every image, and a resting face that can look angry or sad."""
+"""Synthetic persons: one head in all images, and a resting face that may look angry or sad."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _IDENTITY = (
 
 @dataclass(frozen=True)
 class Person:
-    """A drawn person.
+    """A synthetic person.
 
     Attributes:
         head: Its identity; the other parameters are not used.

@@ -16,7 +16,7 @@ from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError, unknown
 from emotion_lab.core.extras import missing_package
 from emotion_lab.data.images import to_array
-from emotion_lab.data.types import DRAWN
+from emotion_lab.data.types import SYNTHETIC
 from emotion_lab.inference.classifier import Classifier, load_classifier
 from emotion_lab.inference.loader import InvalidImageError
 from emotion_lab.inference.neutral import read_person, read_reference
@@ -171,7 +171,7 @@ class EmotionRecognizer:
             yield [face.probabilities for face in self._stills(frame).faces]
 
     def _note_training_data(self, synthetic: bool) -> None:
-        if self.classifier.data_name in DRAWN and not (synthetic or self._noted):
+        if self.classifier.data_name in SYNTHETIC and not (synthetic or self._noted):
             self._noted = True
             print(
                 "note: this model was trained on synthetic faces only; its labels of real faces "

@@ -1,4 +1,4 @@
-"""Errors of the derived outputs: heads turned by known angles, drawn faces of known strength."""
+"""Errors of the derived outputs: turned heads, and synthetic faces of known strength."""
 
 from __future__ import annotations
 
@@ -46,4 +46,4 @@ def test_intensity_by_strength(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not results["sad"]["monotone"] and results["sad"]["spearman"] == -1
     table = {"pose": derived.pose_errors(0)[:1], "intensity": results}
     table |= {"people": 2, "strengths": derived.STRENGTHS}
-    assert any("2 drawn people" in str(block) for block in derived_report(table))
+    assert any("2 synthetic people" in str(block) for block in derived_report(table))

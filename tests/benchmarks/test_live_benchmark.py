@@ -110,7 +110,7 @@ def test_frames_are_classified_once_for_all_smoothing_methods(
         classify = {"when": when, "max_age_s": 0.5}
         return Pipeline(FixedDetector(), pipelines[when], config("none"), classify=classify)
 
-    clips, agreement = live.measure_drawn(3, make_pipeline)
+    clips, agreement = live.measure_synthetic(3, make_pipeline)
     assert pipelines["always"].calls == agreement["faces"] == 2 * 42
     assert pipelines["auto"].calls == round(agreement["classified"] * 84)
     configs = {name: config(name) for name in ("none", "ema", "window")}

@@ -1,4 +1,4 @@
-"""Drawn persons: a constant head, a resting face, and their data set."""
+"""Synthetic persons: a constant head, a resting face, and their data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train a temporal model on drawn clips, evaluate it and compare it with the smoothers."""
+"""Train a temporal model on synthetic clips, evaluate it and compare it with the smoothers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_it_is_evaluated_on_its_clips(run: Path, folder: Path) -> None:
 
 
 def test_smoothers_are_compared_on_other_clips(run: Path, folder: Path) -> None:
-    arguments = ("smoothing=[ema,temporal]", "smoothing.ckpt=run", "data=drawn_clips", *CLIPS)
+    arguments = ("smoothing=[ema,temporal]", "smoothing.ckpt=run", "data=synthetic_clips", *CLIPS)
     more = ("data.seed=5", "hydra.run.dir=compared")
     result = command(*arguments, *more, module="emotion_lab.compare", cwd=folder)
     assert result.returncode == 0, result.stderr
@@ -67,7 +67,7 @@ def test_smoothers_are_compared_on_other_clips(run: Path, folder: Path) -> None:
 @pytest.mark.parametrize(
     "module, arguments, message",
     [
-        ("train", ["model=gru", "data=drawn_clips"], "augment does not apply to model=gru"),
+        ("train", ["model=gru", "data=synthetic_clips"], "augment does not apply to model=gru"),
         (
             "train",
             ["experiment=temporal"],

@@ -96,7 +96,7 @@ def show_labels(
     if looks is None:
         raise UserError(
             "smoothers are compared on clips, and this data has single images: set data=clips "
-            "data.path=<folder>, or data=drawn_clips."
+            "data.path=<folder>, or data=synthetic_clips."
         )
     shown = np.full(len(split), -1, np.int64)
     smoother, current = None, None

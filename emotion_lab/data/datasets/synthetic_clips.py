@@ -1,4 +1,4 @@
-"""Drawn clips of faces whose emotion changes; no download, the truth of every frame is known."""
+"""Synthetic clips of faces whose emotion changes; the truth of every frame is known."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.core.progress import track
 from emotion_lab.data.datasets.synthetic import split_sizes
 from emotion_lab.data.types import DATASETS, SPLITS, ArrayStore, LoadedDataset, Looks, Split
-from emotion_lab.synthetic.clips import DrawnClip, draw_clip
+from emotion_lab.synthetic.clips import SyntheticClip, draw_clip
 
 
 def _draw_split(name: str, n: int, cfg: dict[str, Any]) -> Split:
     keys = ("seconds", "size", "channels", "difficulty")
 
-    def draw(number: int) -> DrawnClip:
+    def draw(number: int) -> SyntheticClip:
         # Each clip has its own seed and is independent of other splits.
         rng = np.random.default_rng([cfg["seed"], SPLITS.index(name), number])
         emotion = EMOTIONS[number % len(EMOTIONS)]
@@ -38,7 +38,7 @@ def _draw_split(name: str, n: int, cfg: dict[str, Any]) -> Split:
     )
 
 
-@DATASETS.register("drawn_clips")
+@DATASETS.register("synthetic_clips")
 def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
     """Draw the requested splits; every clip shows another person.
 
@@ -53,8 +53,8 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
     sizes = split_sizes(cfg["n"])
     drawn = {name: _draw_split(name, sizes[name], cfg) for name in SPLITS if name in splits}
     note = (
-        f"{cfg['n']} drawn clips of {cfg['seconds']:g} s, one person each, seed {cfg['seed']}, "
+        f"{cfg['n']} synthetic clips of {cfg['seconds']:g} s, one person each, seed {cfg['seed']}, "
         f"difficulty {cfg['difficulty']:g}"
     )
-    location = f"drawn clips (n={cfg['n']}, seed={cfg['seed']})"
+    location = f"synthetic clips (n={cfg['n']}, seed={cfg['seed']})"
     return LoadedDataset(list(EMOTIONS), drawn, location, [note])

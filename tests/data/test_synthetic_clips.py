@@ -1,4 +1,4 @@
-"""``data=drawn_clips``: known truth, one person each, splits by clip."""
+"""``data=synthetic_clips``: known truth, one person each, splits by clip."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.conftest import composed
 
 
 def load(*splits: str, seed: int = 0) -> LoadedDataset:
-    overrides = ("data=drawn_clips", "data.n=21", "data.seconds=1", "data.size=32")
+    overrides = ("data=synthetic_clips", "data.n=21", "data.seconds=1", "data.size=32")
     return load_data(composed(*overrides, f"data.seed={seed}")["data"], splits)
 
 
