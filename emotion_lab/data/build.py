@@ -65,19 +65,25 @@ def _open(
         source = _load(cfg, _ordered(needed), votes)
     source = exclude_classes(source, excluded_classes(cfg))
     if cfg.get("group"):
+        if any(split.looks is not None for split in source.splits.values()):
+            raise UserError(
+                f"data.group does not apply to data={cfg['name']}, where a clip is a group: remove "
+                "data.group=. Keep the clips of a person in one split, by folders train/ and val/ "
+                "or a column split."
+            )
         groups.set_groups(source.splits, str(cfg["group"]), source.location)
     return source, needed
 
 
 def _check_clips(train: Split, source: LoadedDataset) -> None:
-    """Refuse to divide clips if a class has one clip, which cannot stand on both sides."""
+    """Refuse to divide clips if a class has one clip, which cannot be in train and in val."""
     if train.looks is None or train.groups is None:
         return
     clips = np.asarray(train.groups)
     for label, name in enumerate(source.classes):
         if len(np.unique(clips[train.labels == label])) == 1:
             raise UserError(
-                f"class {name} of {source.location} has one clip, which cannot stand in train and "
+                f"class {name} of {source.location} has one clip, which cannot be in train and "
                 f"in val: add clips, or leave the class out with data.exclude=[{name}]."
             )
 

@@ -21,7 +21,8 @@ from emotion_lab.data.window_dataset import FrameNetwork
 
 #: Keys of the ``data`` group that decide the classes, and which images are train and which val.
 _SPLIT_KEYS = (
-    *("split_seed", "val_fraction", "folds", "fold", "exclude", "digest_of", "label_scheme"),
+    *("split_seed", "val_fraction", "folds", "fold", "group"),
+    *("exclude", "digest_of", "label_scheme"),
 )
 
 

@@ -113,7 +113,7 @@ class ArrayStore:
 class Looks:
     """Order of the images of a split in time, for images that are cut from clips.
 
-    The images of a track stand together, in order of time.
+    The images of a track follow one another, in order of time.
 
     Attributes:
         tracks: int64 (N,), number of the track (one face in one clip).

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from emotion_lab.core.csv_input import delimiter_of
 from emotion_lab.core.errors import UserError
 from emotion_lab.evaluation.predictions_file import PREDICTION_COLUMNS
 
 #: The data of the training run, in ``datasets=[...]``.
 OWN = "checkpoint"
+#: Characters of a CSV file that are read to find its columns.
+_MAX_HEADER = 10_000
 
 
 def kind_of(path: str) -> str:
@@ -21,11 +23,14 @@ def kind_of(path: str) -> str:
     if location.is_dir():
         return "stream" if (location / "stream.json").is_file() else "image_folder"
     try:
-        with location.open(newline="", encoding="utf-8", errors="replace") as file:
-            header = next(csv.reader(file), [])
-    except (OSError, csv.Error) as error:
+        with location.open(encoding="utf-8-sig", errors="replace") as file:
+            header = file.readline(_MAX_HEADER)
+    except OSError as error:
         raise UserError(f"datasets: {path} cannot be read: {error}.") from None
-    return "predictions" if header[:3] == PREDICTION_COLUMNS else "fer2013"
+    columns = [name.strip().strip('"').lower() for name in header.split(delimiter_of(header))]
+    if columns[:3] == PREDICTION_COLUMNS:
+        return "predictions"
+    return "csv" if {"path", "label"} <= set(columns) else "fer2013"
 
 
 def check_datasets(paths: Sequence[str]) -> None:

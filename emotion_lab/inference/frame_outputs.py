@@ -67,7 +67,7 @@ class FrameOutputs:
         """Return the probabilities of all images of a split, float32 (N, K)."""
         digest = hashlib.sha256(self.sha256.encode() + b"".join(split.digests()))
         file = cache_root() / "frame_outputs" / f"{digest.hexdigest()}.npy"
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, EOFError):  # missing or damaged
             return np.load(file, allow_pickle=False)
         if self._classifier is None:
             self._classifier = load_classifier(self.path, "torch")

@@ -133,8 +133,13 @@ def load(paths: Sequence[Path]) -> list[LoadedCheckpoint]:
 
 
 def _check_compatible(checkpoints: Sequence[LoadedCheckpoint]) -> None:
-    """Refuse ensemble members with different classes or input."""
+    """Refuse ensemble members with different classes or input, and temporal models."""
     first = checkpoints[0]
+    for checkpoint in checkpoints:
+        if "frame" in checkpoint.card:
+            raise UserError(
+                f"{checkpoint.path} is a temporal model, which cannot be a member of an ensemble."
+            )
     for other in checkpoints[1:]:
         if set(other.card["classes"]) != set(first.card["classes"]):
             raise UserError(

@@ -98,7 +98,7 @@ def _read(path: Path, _modified: int) -> TrainedModel:
         version, kind = meta["format"], TEMPORAL.get(meta["model"])
         body = {n[len(_BODY) :]: value for n, value in arrays.items() if n.startswith(_BODY)}
         head = arrays[f"{_HEAD}weight"], arrays[f"{_HEAD}bias"]
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         raise UserError(f"smoothing.ckpt: {path} is damaged, or no temporal model.") from None
     if version != FORMAT:
         raise UserError(f"{path} has format {version}, this version reads {FORMAT}: upgrade.")

@@ -38,7 +38,7 @@ def step_inputs(
 
     Args:
         log_ratios: float32 (N, K).
-        tracks: int64 (N,); the looks of a track stand together, in order of time.
+        tracks: int64 (N,); the looks of a track follow one another, in order of time.
         times: float64 (N,), seconds.
 
     Returns:

@@ -15,7 +15,7 @@ from emotion_lab.data.datamodule import EmotionData
 
 @dataclass(frozen=True)
 class EnteringCheckpoint:
-    """A checkpoint or weights file that a run starts from or is taught by.
+    """A checkpoint or weights file that a run starts from, reads the outputs of or is taught by.
 
     Attributes:
         key: The config key that names it.
@@ -34,14 +34,19 @@ def read(cfg: dict[str, Any]) -> list[EnteringCheckpoint]:
     ``resume`` is not among them: it continues the same run, on the same images.
     """
     entering = []
-    weights, teacher = cfg["model"].get("weights"), cfg["distill"]["teacher"]
+    weights = cfg["model"].get("weights")
     if weights:
         images = contamination.of_weights(weights, cfg["data"])
         entering.append(EnteringCheckpoint("model.weights", str(weights), images))
-    if teacher:
-        card = ckpt.read(find_checkpoint(teacher))[ckpt.CARD]
-        images = contamination.of_card(card, cfg["data"])
-        entering.append(EnteringCheckpoint("distill.teacher", str(teacher), images))
+    others = {
+        "model.frame_ckpt": cfg["model"].get("frame_ckpt"),
+        "distill.teacher": cfg["distill"]["teacher"],
+    }
+    for key, path in others.items():
+        if path:
+            card = ckpt.read(find_checkpoint(path))[ckpt.CARD]
+            images = contamination.of_card(card, cfg["data"])
+            entering.append(EnteringCheckpoint(key, str(path), images))
     return entering
 
 

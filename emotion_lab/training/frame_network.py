@@ -17,6 +17,7 @@ def check(cfg: dict[str, Any]) -> None:
         return
     unused = {
         "augment": cfg["augment"]["name"] != "none",
+        "data.feature_cache": cfg["data"]["feature_cache"] != "none",
         "mix.mixup": cfg["mix"]["mixup"] > 0,
         "mix.cutmix": cfg["mix"]["cutmix"] > 0,
         "distill.teacher": cfg["distill"]["teacher"] is not None,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +38,7 @@ class ValPredictions:
         try:
             with np.load(run_dir / _FILE, allow_pickle=False) as file:
                 return cls(**file)
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
             return None
 
     def write(self, run_dir: Path) -> None:

@@ -65,8 +65,11 @@ def test_without_a_column_split_all_images_are_train(tmp_path: Path) -> None:
 
 
 def test_a_column_may_name_the_person(tmp_path: Path) -> None:
-    data = loaded(write(tmp_path, ROWS), group="person")
-    assert data.splits["train"].groups == ["p1", "p2"] and data.notes == []
+    for name in ("person", "Person"):
+        data = loaded(write(tmp_path, ROWS), group=name)
+        assert data.splits["train"].groups == ["p1", "p2"] and data.notes == []
+    with pytest.raises(UserError, match=r"row 3: the column person \(data.group\) is empty"):
+        loaded(write(tmp_path, ROWS.replace(",p2", ",")), group="person")
 
 
 def test_the_data_group_loads_it(tmp_path: Path) -> None:

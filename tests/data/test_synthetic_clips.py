@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data.build import load_data
 from emotion_lab.data.types import LoadedDataset
 from tests.conftest import composed
 
 
-def load(*splits: str, seed: int = 0) -> LoadedDataset:
+def load(*splits: str, seed: int = 0, group: str | None = None) -> LoadedDataset:
     overrides = ("data=synthetic_clips", "data.n=21", "data.seconds=1", "data.size=32")
-    return load_data(composed(*overrides, f"data.seed={seed}")["data"], splits)
+    cfg = composed(*overrides, f"data.seed={seed}")["data"]
+    return load_data({**cfg, "group": group}, splits)
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +48,8 @@ def test_a_subset_keeps_tracks_and_times(drawn: LoadedDataset) -> None:
     np.testing.assert_array_equal(part.looks.times, val.looks.times[::3])
     np.testing.assert_array_equal(part.looks.tracks, val.looks.tracks[::3])
     assert part.groups is not None and part.groups[-1] == "drawn:val:6"
+
+
+def test_a_group_of_persons_is_refused() -> None:
+    with pytest.raises(UserError, match=r"data\.group does not apply to data=synthetic_clips"):
+        load("val", group="p")

@@ -192,7 +192,12 @@ def save_images(folder: Path, per_class: int) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("settings", "n"), [({"val_fraction": 0.2}, 8), ({"folds": 4, "fold": 1, "split_seed": 3}, 10)]
+    ("settings", "n"),
+    [
+        ({"val_fraction": 0.2}, 8),
+        ({"folds": 4, "fold": 1, "split_seed": 3}, 10),
+        ({"group": r"/(\d)"}, 4),
+    ],
 )
 def test_val_of_the_training_run_is_remade_for_the_same_data(
     settings: dict[str, Any], n: int, cfg: dict[str, Any], tmp_path: Path

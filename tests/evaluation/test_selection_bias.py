@@ -91,8 +91,10 @@ def test_files_that_do_not_belong_to_the_run_are_not_used(tmp_path: Path) -> Non
     assert of_run(tmp_path, cfg, 5) is None
     assert of_run(tmp_path, {**cfg, "monitor": "train/loss"}, 4) is None
     assert of_run(tmp_path, {**cfg, "monitor": "val/criterion"}, 4) is None
-    (tmp_path / "val_predictions.npz").write_bytes(b"damaged")
-    assert of_run(tmp_path, cfg, 4) is None
+    file = tmp_path / "val_predictions.npz"
+    for content in (b"", b"damaged", file.read_bytes()[:-20]):
+        file.write_bytes(content)
+        assert of_run(tmp_path, cfg, 4) is None
 
 
 def test_a_resumed_run_continues_the_file(tmp_path: Path) -> None:

@@ -47,7 +47,9 @@ def test_one_page_for_several_datasets(tmp_path: Path, capsys: pytest.CaptureFix
     probabilities = np.eye(2)[np.where(np.arange(30) < 24, labels, 1 - labels)]
     file = tmp_path / "predictions.csv"
     names = [str(i) for i in range(30)]
-    write_predictions(file, names, labels, probabilities.argmax(1), probabilities, ["happy", "sad"])
+    groups, predicted = [f"p{i // 3}" for i in range(30)], probabilities.argmax(1)
+    arrays = (labels, predicted, probabilities)
+    write_predictions(file, names, *arrays, ["happy", "sad"], groups)
     (tmp_path / "run").mkdir()
     config: dict[str, Any] = {
         "data": compose.defaults("data", "checkpoint"),
@@ -67,7 +69,7 @@ def test_one_page_for_several_datasets(tmp_path: Path, capsys: pytest.CaptureFix
     }
     assert 6 <= second["trained_on"]["n"] <= 10
     assert third["n"] == 30 and third["accuracy"] == 0.8 and third["trained_on"] is None
-    expected = intervals(labels, probabilities.argmax(1), 2)
+    expected = intervals(labels, predicted, 2, groups=groups)
     assert third["macro_f1_ci95"] == expected["macro_f1_ci95"]
     assert (tmp_path / "run" / second["predictions"]).is_file()
     page = (tmp_path / "run" / "cross_dataset.html").read_text()
@@ -102,4 +104,6 @@ def test_lists_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:
         check_datasets([str(file)])
     (tmp_path / "fer.csv").write_text("emotion,pixels,Usage\n")
     assert kind_of(str(tmp_path / "fer.csv")) == "fer2013"
+    (tmp_path / "list.csv").write_text('"Label";path\nhappy;a.png\n')
+    assert kind_of(str(tmp_path / "list.csv")) == "csv"
     assert kind_of(str(folder)) == "image_folder" and kind_of(str(file)) == "predictions"

@@ -52,6 +52,13 @@ def test_a_checkpoint_of_another_fold(
         assert "warning" not in capsys.readouterr().out
 
 
+def test_the_frame_network_of_a_temporal_model(fold_0: Path, tiny: Tiny) -> None:
+    cfg = tiny(*FOLDS, "data.fold=1")
+    cfg["model"]["frame_ckpt"] = str(fold_0)
+    (fact,) = facts(cfg)
+    assert fact["key"] == "model.frame_ckpt" and fact["not_in_train"] == fact["of"] > 20
+
+
 def test_images_of_other_weights_are_unknown(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

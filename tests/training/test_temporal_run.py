@@ -73,7 +73,14 @@ def test_smoothers_are_compared_on_other_clips(run: Path, folder: Path) -> None:
             ["experiment=temporal"],
             "needs a network of single images: set model.frame_ckpt",
         ),
+        (
+            "train",
+            ["experiment=temporal", "model.frame_ckpt=frame.ckpt", "data.feature_cache=ram"],
+            "data.feature_cache does not apply to model=gru",
+        ),
         ("evaluate", ["ckpt=run", "tta=flip"], "tta=flip is for images"),
+        ("evaluate", ["ckpt=run", "datasets=[checkpoint]"], "datasets= is for networks of single"),
+        ("evaluate", ["ckpt=[run,frame.ckpt]"], "cannot be a member of an ensemble"),
         (
             "predict",
             ["ckpt=run", "source=run/samples_val.png", "detector=haar"],

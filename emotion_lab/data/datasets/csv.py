@@ -120,7 +120,8 @@ def read_table(path: Path, cfg: dict[str, Any]) -> CsvTable:
     table.quantities = {name: {} for name in RANGES if name in header}
     files: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     first: dict[str, int] = {}
-    group = cfg.get("group") if cfg.get("group") in header else None
+    group = str(cfg.get("group") or "").strip().lower()
+    group = group if group in header else ""
     for number, row in images:
         where, file = f"{path}, row {number}", row["path"]
         if not file:
@@ -134,7 +135,9 @@ def read_table(path: Path, cfg: dict[str, Any]) -> CsvTable:
         files[split][_label(where, row["label"], cfg)].append(file)
         for name, values in table.quantities.items():
             values[file] = _value(where, name, row[name])
-        if group is not None:
+        if group:
+            if not row[group]:
+                raise UserError(f"{where}: the column {group} (data.group) is empty.")
             table.groups[file] = row[group]
     table.listing.files = {split: dict(by_class) for split, by_class in files.items()}
     ignored = [name for name in header if name not in (*_REQUIRED, "split", *RANGES, group)]

@@ -140,8 +140,8 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
     """Load folders of images.
 
     Args:
-        cfg: The ``data`` group; ``path``, ``exclude``, ``label_scheme``, ``strict_labels`` and
-            ``on_decode_error`` are used.
+        cfg: The ``data`` group; ``path``, ``exclude``, ``label_scheme``, ``strict_labels``,
+            ``group`` and ``on_decode_error`` are used.
         splits: The splits to open. Files of other splits are listed but not opened.
 
     Returns:

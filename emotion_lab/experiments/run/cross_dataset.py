@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from emotion_lab.config import compose
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import atomic_write, write_json
@@ -61,7 +63,7 @@ def _own_row(result: EvaluationResult, model: str) -> dict[str, Any]:
     shared = scores.get("shared", {"classes": result.classes})
     return {
         "model": model,
-        **_scores(intervals(result.labels, result.predicted, len(result.classes))),
+        **_scores(result.labels, result.predicted, len(result.classes), result.groups),
         "classes": shared["classes"],
         "accuracy_shared": shared.get("accuracy"),
         "n_all": shared.get("n_all", scores["n"]),
@@ -78,7 +80,7 @@ def _foreign_row(path: str, split: str) -> dict[str, Any]:
     saved = read_predictions_file(file, file, split, {})
     return {
         "model": "predictions of another program",
-        **_scores(intervals(saved.labels, saved.predicted, len(saved.classes))),
+        **_scores(saved.labels, saved.predicted, len(saved.classes), saved.groups),
         "classes": saved.classes,
         **dict.fromkeys(("accuracy_shared", "trained_on", "fingerprint")),
         "n_all": len(saved.labels),
@@ -87,7 +89,10 @@ def _foreign_row(path: str, split: str) -> dict[str, Any]:
     }
 
 
-def _scores(values: dict[str, Any]) -> dict[str, Any]:
+def _scores(
+    labels: np.ndarray, predicted: np.ndarray, k: int, groups: list[str] | None
+) -> dict[str, Any]:
+    values = intervals(labels, predicted, k, groups=groups)
     keys = ("n", "accuracy", "accuracy_ci95", "macro_f1", "macro_f1_ci95")
     return {key: values[key] for key in keys}
 
@@ -158,7 +163,7 @@ def run_cross_dataset(
             result, file = evaluate(predictor, data, entry), f"predictions_{i + 1}.csv"
             row = _own_row(result, facts["model"])
             arrays = (result.labels, result.predicted, result.probabilities)
-            write_predictions(run_dir / file, result.names, *arrays, result.classes)
+            write_predictions(run_dir / file, result.names, *arrays, result.classes, result.groups)
         rows.append({"name": name, "location": path, **row, "predictions": file})
     content = {"split": cfg["split"], "tta": cfg["tta"], **facts, "datasets": rows}
     write_json(run_dir / "cross_dataset.json", content)

@@ -170,6 +170,11 @@ def run_evaluation(cfg: dict[str, Any], overrides: list[str], run_dir: Path) -> 
         raise UserError(
             f"tta={cfg['tta']} is for images, and ckpt is a temporal model: set tta=none."
         )
+    if frame is not None and cfg["datasets"]:
+        raise UserError(
+            "datasets= is for networks of single images, and ckpt is a temporal model: set "
+            "data=clips data.path=<folder>."
+        )
     command = f"python -m emotion_lab.evaluate {shlex.join(overrides)}"
     if cfg["datasets"]:
         facts = {**_facts(predictor, backend), "command": command}

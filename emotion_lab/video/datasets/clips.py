@@ -114,13 +114,13 @@ def _read_csv(path: Path) -> list[_Episode]:
 
 
 def _check_splits(path: Path, episodes: list[_Episode]) -> None:
-    """Refuse a clip that stands in two splits, and a file that divides some rows only."""
+    """Refuse a clip that is in two splits, and a file that divides some rows only."""
     if not episodes:
         raise UserError(f"{path} has no episodes.")
     splits: dict[Path, str | None] = {}
     for episode in episodes:
         if splits.setdefault(episode.file, episode.split) != episode.split:
-            raise UserError(f"{episode.where}: {episode.file.name} stands in two splits.")
+            raise UserError(f"{episode.where}: {episode.file.name} is in two splits.")
     if None in splits.values() and len(set(splits.values())) > 1:
         raise UserError(f"{path}: the split is missing in some rows.")
 
