@@ -166,7 +166,7 @@ def test_these_tests_can_fail() -> None:
     assert dead_links(ROOT / "page.md", page) == ["nowhere.md", "#none"]
     text = (
         "Type `python -m emotion_lab.nothing seed=1`, or:\n\n"
-        "    python -m emotion_lab.train model=cn \\\n      optim.lr=1  # why\n"
+        "    python -m emotion_lab.train model=cnnn \\\n      optim.lr=1  # why\n"
         "    python -m emotion_lab.train data.path=<a file> optim.lr=$lr; done\n\n"
         "```\npython -m emotion_lab.evaluate ckpt=x splitt=val\n```\n"
         "`optim.lr=1` and `optim.rate=1`, `data=fer2013` and `date=1`\n"
