@@ -32,6 +32,7 @@ from emotion_lab.core.tables import TextTable, show
 from emotion_lab.core.wording import counted
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.types import DATASETS
+from emotion_lab.inference.frame_outputs import FrameOutputs
 from emotion_lab.losses import LOSSES
 from emotion_lab.models.base import MODELS, EmotionNet, InputSpec
 from emotion_lab.models.finetune import count_parameters, freeze_at
@@ -185,6 +186,17 @@ def _check_val_size(data: EmotionData) -> None:
         )
 
 
+def _open_data(cfg: dict[str, Any]) -> tuple[EmotionData, FrameOutputs | None]:
+    """Return train and val, and the frame network of a temporal model; print what they hold."""
+    data = EmotionData(cfg["data"], ("train", "val"), cfg["seed"], cfg["augment"]["name"])
+    # Not by the Trainer, which would use the first batches of val.
+    data.limit_val_batches = cfg["trainer"]["limit_val_batches"]
+    frame = frame_network.open_for(cfg, data)
+    _print_class_counts(data)
+    _check_val_size(data)
+    return data, frame
+
+
 def _build_network(cfg: dict[str, Any], classes: list[str]) -> tuple[EmotionNet, dict[str, int]]:
     """Return the network and its numbers of parameters; print one line."""
     net, spec = build_network(cfg["model"], len(classes), classes)
@@ -222,7 +234,7 @@ def _print_trainer(accelerator: str, trainer: L.Trainer, module: EmotionModule) 
 
 
 def _run_trainer(
-    trainer: L.Trainer, module: EmotionModule, data: EmotionData, resume: Path | None
+    trainer: L.Trainer, module: EmotionModule, data: EmotionData, resume: Path | None, run_dir: Path
 ) -> float:
     """Run ``trainer.fit`` and return its seconds; a failure closes the loggers and all ranks."""
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined] # set at run time
@@ -239,13 +251,16 @@ def _run_trainer(
         propagation.end_others(error)
         raise
     propagation.wait_for_others()
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    if not (run_dir / "checkpoints" / "best.ckpt").exists():
+        raise UserError("training ended before the first epoch was complete: nothing was saved.")
+    return seconds
 
 
 def _facts(
     cfg: dict[str, Any], trainer: L.Trainer, data: EmotionData, history: MetricsHistory
 ) -> dict[str, Any]:
-    """Return the facts of a finished fit: epochs, steps, durations, throughput, hardware."""
+    """Return the facts of a finished fit: epochs, steps, durations, throughput."""
     epochs, seconds = len(history.rows), sum(history.seconds)
     # With limit_train_batches, an epoch is shorter than the split.
     batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
@@ -320,22 +335,15 @@ def fit(
     _print_config(cfg, run_dir)
     # Fails before the data is loaded, which can take minutes.
     checkpoints = entering.read(cfg)
-    data = EmotionData(cfg["data"], ("train", "val"), cfg["seed"], cfg["augment"]["name"])
-    # Not by the Trainer, which would use the first batches of val.
-    data.limit_val_batches = cfg["trainer"]["limit_val_batches"]
-    frame = frame_network.open_for(cfg, data)
-    _print_class_counts(data)
-    _check_val_size(data)
+    data, frame = _open_data(cfg)
     net, parameters = _build_network(cfg, data.classes)
-    spec = net.spec
-    data.prepare_for(spec.image_size, spec.channels)
+    data.prepare_for(net.spec.image_size, net.spec.channels)
     fingerprints = data.fingerprints()
     if check is not None:
         check(fingerprints)
     step = None if resume is None else _restore_position(resume, data, fingerprints)
-
     images, entered = entering.check(checkpoints, data)
-    card = {**make_card(cfg, data, spec, fingerprints), "trained_on": images.entry()}
+    card = {**make_card(cfg, data, net.spec, fingerprints), "trained_on": images.entry()}
     if frame is not None:
         card["frame"] = frame.entry()
     module = make_module(cfg, data, net, card)
@@ -348,9 +356,7 @@ def fit(
     trainer = make_trainer(cfg, run_dir, history, loggers, accelerator, callbacks)
     _print_trainer(accelerator, trainer, module)
 
-    seconds = _run_trainer(trainer, module, data, resume)
-    if not (run_dir / "checkpoints" / "best.ckpt").exists():
-        raise UserError("training ended before the first epoch was complete: nothing was saved.")
+    seconds = _run_trainer(trainer, module, data, resume, run_dir)
     facts = {
         "commit": commit,
         **_facts(cfg, trainer, data, history),

@@ -30,10 +30,21 @@ def check(cfg: dict[str, Any]) -> None:
         )
 
 
+def _check_val_clips(data: EmotionData) -> None:
+    """Refuse val of one clip: at the end of the run the smoothers are compared over its clips."""
+    groups = data.split("val").groups
+    if groups is not None and len(set(groups)) < 2:
+        raise UserError(
+            f"val of {data.source.location} has one clip, and smoothers are compared over clips: "
+            "add clips, or set a larger data.val_fraction."
+        )
+
+
 def open_for(cfg: dict[str, Any], data: EmotionData) -> FrameOutputs | None:
     """Open the frame network of a temporal model and prepare the data for it; None for others."""
     if not is_temporal(cfg["model"]):
         return None
+    _check_val_clips(data)
     frame = FrameOutputs(cfg["model"]["frame_ckpt"])
     data.source.notes.extend(relabel(data, frame.classes))
     data.use_windows(frame, cfg["model"])

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from emotion_lab.core import checkpoint as ckpt
+from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.temporal import smoother_file
+from emotion_lab.training import frame_network
 from tests.conftest import command, composed, make_checkpoint
 
 CLIPS = ("data.n=21", "data.seconds=1", "data.size=32")
@@ -99,3 +103,15 @@ def test_mistakes_are_one_line(
     result = command(*arguments, module=f"emotion_lab.{module}", cwd=folder)
     assert result.returncode == 2, result.stdout
     assert message in result.stderr and len(result.stderr.strip().splitlines()) == 1
+
+
+def test_one_clip_in_val_is_refused_before_training(folder: Path) -> None:
+    frame = f"model.frame_ckpt={folder / 'frame.ckpt'}"
+    cfg = composed("experiment=temporal", frame, *CLIPS)
+    data = EmotionData(cfg["data"], ("val",))
+    val = data.split("val")
+    assert val.groups is not None
+    first = np.flatnonzero(np.array(val.groups) == val.groups[0])
+    data.source.splits["val"] = val.subset(first)
+    with pytest.raises(UserError, match="has one clip, and smoothers are compared over clips"):
+        frame_network.open_for(cfg, data)
