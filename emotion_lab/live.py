@@ -98,13 +98,13 @@ def run_live(cfg: dict[str, Any], run_dir: Path) -> None:
         overlay = factory.build_overlay(cfg, pipeline.classes)
         if cfg["summary"] and not source.stills:
             sinks.append(SummarySink(run_dir, pipeline.classes, cfg["overwrite"]))
+        recording = factory.build_recording_sink(cfg, source, pipeline, run_dir)
+        if recording is not None:
+            sinks.insert(0, recording)
         log = cfg["log"] or (run_dir / "live.jsonl" if display == "web" else None)
         if log:
             # Built last, because it empties an existing log: no later step may fail.
             sinks.insert(0, JsonlSink(log, pipeline.classes, cfg["overwrite"]))
-        recording = factory.build_recording_sink(cfg, source, pipeline, run_dir)
-        if recording is not None:
-            sinks.insert(0, recording)
         if display == "window":
             sinks.append(WindowSink(folder=run_dir, checked=True, on_neutral=pipeline.enrol))
         runner = PipelineRunner(source, pipeline, overlay, sinks)

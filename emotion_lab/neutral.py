@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from emotion_lab.cli import app
 from emotion_lab.config import compose
 from emotion_lab.core import paths
+from emotion_lab.core.errors import UserError
 
 
 def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
@@ -17,6 +18,11 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
 
     paths.check_checkpoint(cfg.ckpt, exported=True)
     paths.check_exist({"data.path": cfg.data.get("path")})
+    if cfg.split == "test":
+        raise UserError(
+            "split=test: the strength is chosen on these images, and test is only for the final "
+            "score. Set split=train or split=val."
+        )
     paths.check_fresh(str(cfg.hydra.run.dir), REFERENCE)
     return []
 

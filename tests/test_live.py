@@ -335,6 +335,14 @@ def test_recordings_that_are_refused(
         (("enrol=other.png",), "enrol=other.png does not exist"),
         (("enrol_reference=none",), "enrol_reference=none does not exist"),
         (("enrol_save=face.png",), "face.png exists already"),
+        (
+            ("enrol_save=me.json", "enrol_reference=face.png", "display=none"),
+            "enrol_save= keeps a face that is measured, and here none is",
+        ),
+        (
+            ("enrol_save=me.json", "enrol_reference=face.png", "enrol=you.json"),
+            "enrol= is a saved face already",
+        ),
     ],
 )
 def test_enrolments_that_are_refused(
@@ -344,5 +352,6 @@ def test_enrolments_that_are_refused(
     tmp_path: Path,
     main_error: Callable[..., str],
 ) -> None:
-    (tmp_path / "face.png").touch()
+    for name in ("face.png", "you.json"):
+        (tmp_path / name).touch()
     assert message in main_error(f"ckpt={run}", "source=synthetic", *arguments)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.io import cache_root
+from emotion_lab.core.io import cache_root, replaced_file
 from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.core.progress import track
 from emotion_lab.data.types import Split
@@ -81,7 +81,6 @@ class FrameOutputs:
         outputs = np.concatenate(rows)
         with contextlib.suppress(OSError):  # a cache folder that cannot be written
             file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(f".{id(self)}.tmp.npy")
-            np.save(temporary, outputs)
-            temporary.replace(file)
+            with replaced_file(file) as temporary, temporary.open("wb") as array:
+                np.save(array, outputs)
         return outputs

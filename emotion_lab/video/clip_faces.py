@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from emotion_lab.core.io import cache_root, file_hash
+from emotion_lab.core.io import cache_root, file_hash, replaced_file
 from emotion_lab.data.transforms import Resize
 from emotion_lab.inference.face_crop import crop_faces
 from emotion_lab.video.scene_cut import SceneCutDetector
@@ -93,7 +93,6 @@ def cut_faces(
     faces = _cut(path, detector, margin, size)
     with contextlib.suppress(OSError):  # a cache folder that cannot be written
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{id(faces)}.tmp.npz")
-        np.savez(temporary, **vars(faces))
-        temporary.replace(file)
+        with replaced_file(file) as temporary, temporary.open("wb") as archive:
+            np.savez(archive, **vars(faces))
     return faces

@@ -24,13 +24,22 @@ def check_enrolment(cfg: DictConfig) -> None:
     """Check the keys ``enrol``, ``enrol_reference`` and ``enrol_save`` without loading a model."""
     check_exist({key: cfg[key] for key in ("enrol", "enrol_reference")})
     if cfg.enrol_save is not None:
-        new_file(str(cfg.enrol_save), bool(cfg.overwrite))
+        new_file(str(cfg.enrol_save), bool(cfg.overwrite or cfg.get("resume")))
     given = next((key for key in ("enrol", "enrol_save") if cfg[key] is not None), None)
     if given is not None and cfg.enrol_reference is None:
         raise UserError(
             f"{given}= needs the average neutral face of the model: add enrol_reference=<run of "
             "python -m emotion_lab.neutral>."
         )
+    if cfg.enrol_save is None:
+        return
+    if cfg.enrol is None and cfg.get("display", "none") == "none":
+        raise UserError(
+            "enrol_save= keeps a face that is measured, and here none is: add enrol=<photo or "
+            "clip>."
+        )
+    if cfg.enrol is not None and str(cfg.enrol).endswith(".json"):
+        raise UserError("enrol= is a saved face already: leave enrol_save out.")
 
 
 def neutral_face(looks: Iterable[list[np.ndarray]], name: str) -> np.ndarray:

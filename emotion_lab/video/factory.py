@@ -88,13 +88,16 @@ def build_recording_sink(
     is_replay = source.kind == "recording"
     if not is_replay and cfg["record"] is None:
         return None
-    groups = ("ckpt", "detector", "smoothing", "tracking", "align", "enrol")
+    keys = (
+        *("ckpt", "detector", "smoothing", "tracking", "classify"),
+        *("align", "max_turn_deg", "enrol", "enrol_reference"),
+    )
     header = {
         "source": source.name,
         "fps": source.fps,
         "truth": source.truth,
         "classes": pipeline.classes,
-        "settings": {key: cfg[key] for key in groups},
+        "settings": {key: cfg[key] for key in keys},
         "replay_of": str(Path(source.name).resolve()) if is_replay else None,
     }
     if is_replay:

@@ -138,16 +138,17 @@ class Pipeline:
     def _track(self, frame: Frame, stages: dict[str, float]) -> FoundFaces:
         """Return the tracks of a frame, without crops."""
         found = FoundFaces(self._result(frame, stages), [], [])
+        # Each photo, and each repetition of a clip, starts with face 1; a new scene has new faces.
+        found.restarts = self.stills or frame.loop != self._loop
+        self._loop = frame.loop
         if frame.tracks is not None:
             self._check_recorded_faces()
             found.tracks = frame.tracks
             return found
         begin, known = time.perf_counter(), self.tracker.ids
-        # Each photo, and each repetition of a clip, starts with face 1; a new scene has new faces.
         is_cut = not self.stills and self.scene_cut(frame.image, frame.time_s)
-        if self.stills or frame.loop != self._loop:
+        if found.restarts:
             self.tracker.reset(restart_ids=True)
-            self._loop, found.restarts = frame.loop, True
         elif is_cut:
             self.tracker.reset()
         stages["cut"] = (time.perf_counter() - begin) * 1000

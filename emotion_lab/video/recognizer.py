@@ -151,7 +151,6 @@ class EmotionRecognizer:
         if isinstance(neutral, (str, Path)) and Path(neutral).suffix == ".json":
             person = read_person(Path(neutral).expanduser(), *model)
         elif neutral is not None:
-            self._stills.enrolment = None
             name = str(neutral) if isinstance(neutral, (str, Path)) else "<image>"
             person = neutral_face(self._looks(neutral), name)
             if file is not None:
@@ -165,10 +164,12 @@ class EmotionRecognizer:
             frames: Iterable[Frame] = [Frame(to_rgb(neutral), 0, 0.0, 0.0)]
         else:
             frames = open_source({"source": str(neutral)})
+        pipeline = self._stream.clone(stills=True)
+        pipeline.enrolment = None  # an earlier person must not correct the new one
         for frame in frames:
             if frame.time_s > ENROL_S:
                 break
-            yield [face.probabilities for face in self._stills(frame).faces]
+            yield [face.probabilities for face in pipeline(frame).faces]
 
     def _note_training_data(self, synthetic: bool) -> None:
         if self.classifier.data_name in SYNTHETIC and not (synthetic or self._noted):

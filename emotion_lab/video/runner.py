@@ -13,6 +13,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from emotion_lab.core.environment import cores
+from emotion_lab.core.threads import thread_limit
 from emotion_lab.core.wording import counted
 from emotion_lab.video.overlay.overlay import Overlay
 from emotion_lab.video.pipeline import FoundFaces, Pipeline
@@ -99,7 +100,7 @@ class PipelineRunner:
         source: Closed at the end of the run.
         overlay: Draws the result if a sink needs a picture.
         sinks: Receive every result, in this order; always closed at the end of the run.
-        num_cores: Default: the number of cores that this process may use.
+        num_cores: Default: the threads of this process if they are limited, else its cores.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class PipelineRunner:
     ) -> None:
         self.source, self.pipeline, self.overlay = source, pipeline, overlay
         self.sinks = list(sinks)
-        self.num_cores = cores() if num_cores is None else num_cores
+        self.num_cores = num_cores or thread_limit() or cores()
         self.stats = RunStats()
 
     def run(

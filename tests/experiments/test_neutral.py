@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.experiments.neutral import lines, measure
 from emotion_lab.inference import neutral
 from emotion_lab.inference.neutral import correct, log_probabilities, read_person, read_reference
+from emotion_lab.neutral import validate
+from tests.conftest import composed
 
 CLASSES = ["angry", "happy", "neutral"]
 AVERAGE = np.array([-0.5, -0.5, 1.0])
@@ -75,6 +78,12 @@ def test_enrolled_images_are_not_scored() -> None:
     )
     expected = log_probabilities(probabilities[chosen]).mean(0)
     np.testing.assert_allclose(average, expected, atol=1e-9)
+
+
+def test_the_strength_is_not_chosen_on_test() -> None:
+    cfg = OmegaConf.create(composed("split=test", entry="neutral"))
+    with pytest.raises(UserError, match="split=test: the strength is chosen on these images"):
+        validate(cfg, [])
 
 
 def test_persons_without_neutral_image_are_one_line() -> None:

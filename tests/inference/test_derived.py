@@ -45,11 +45,6 @@ def test_a_class_without_coordinates_leaves_valence_empty() -> None:
     assert set(values.values()) == {None}
 
 
-def test_quantities_that_were_learned_are_left_out() -> None:
-    derived = DerivedOutputs(EMOTIONS, without=["valence", "intensity"])
-    assert set(derived(one_hot("sad"), 4)) == {"arousal", "arousal_std"}
-
-
 def test_intensity_is_the_share_of_the_label() -> None:
     identity = VoteShares(np.eye(2), np.zeros(2))
     p = np.array([0.7, 0.3], np.float32)

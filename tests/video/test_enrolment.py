@@ -99,6 +99,9 @@ def test_python_api_enrols_a_photo_or_a_saved_face(tmp_path: Path) -> None:
         model.enrol(source, tmp_path, None if source is save else save)
         assert model(image)[0].probabilities["light"] == pytest.approx(0.5, abs=1e-3)
         assert model.pipeline(stills=False)(grey_frames([191])[0]).faces[0].smoothed[1] < 0.51
+    with pytest.raises(UserError, match="got float32"):
+        model.enrol(image.astype(np.float32), tmp_path)
+    assert model(image)[0].probabilities["light"] == pytest.approx(0.5, abs=1e-3)
     with pytest.raises(UserError, match="of another model"):
         classifier.model_id = "abd"
         model.enrol(save, tmp_path)

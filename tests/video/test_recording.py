@@ -109,6 +109,16 @@ def test_faces_alone_have_a_limited_margin(tmp_path: Path) -> None:
         pipeline(frame)
 
 
+def test_smoothing_starts_again_in_each_repetition_of_recorded_faces(tmp_path: Path) -> None:
+    folder = record(tmp_path / "rec", "faces")
+    pipeline = make_pipeline([], "smoothing=ema")
+    with open_source({"source": str(folder), "loop": True, "max_frames": 8}) as source:
+        results = [pipeline(frame) for frame in source]
+    first, again = (results[i].faces[0].smoothed for i in (0, 4))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, results[3].faces[0].smoothed)
+
+
 def test_landmarks_are_kept_with_faces_alone(tmp_path: Path) -> None:
     points = np.random.default_rng(1).uniform(10, 50, (5, 2)).astype(np.float32)
     header = {"source": "camera 0", "fps": None, "truth": [], "classes": CLASSES}

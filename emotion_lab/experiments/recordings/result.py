@@ -53,11 +53,11 @@ def _changes(side: Decisions) -> dict[int, list[tuple[float, str]]]:
     for row in side.rows.values():
         for face in row["faces"]:
             key, label = face["id"], face["label"]
-            if label is not None and shown.get(key, label) != label:
+            if label is None:
+                continue
+            if shown.get(key, label) != label:
                 changes[key].append((row["time_s"], label))
-            shown[key] = shown.get(key, "") if label is None else label
-            if not shown[key]:
-                del shown[key]
+            shown[key] = label
     return changes
 
 

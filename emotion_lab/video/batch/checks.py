@@ -14,6 +14,12 @@ from emotion_lab.video.batch.listing import is_many
 from emotion_lab.video.batch.output import LOG, TABLE
 from emotion_lab.video.batch.parquet import NAME
 
+#: Keys of files on which the results depend; their role is that of a location.
+_FILES = {
+    *("ckpt", "smoothing.ckpt", "enrol", "enrol_reference"),
+    *("detector.file", "detector.config"),
+}
+
 
 def check_results(cfg: DictConfig, folder: Path) -> dict[str, Path]:
     """Check that the results can be written to ``folder``, or continued there.
@@ -30,11 +36,12 @@ def check_results(cfg: DictConfig, folder: Path) -> dict[str, Path]:
     if cfg.resume:
         _check_resume(cfg, folder)
         return files
-    for file in (*files.values(), *([folder / TABLE] if is_many(str(cfg.source)) else [])):
+    many = is_many(str(cfg.source))
+    for file in (*files.values(), *([folder / TABLE] if many else [])):
         if file.exists() and not cfg.overwrite:
             raise UserError(
                 f"{file} exists already: name another folder, out=<folder>, or set overwrite=true"
-                " or resume=true."
+                f"{' or resume=true' if many else ''}."
             )
     return files
 
@@ -63,5 +70,6 @@ def result_settings(cfg: Any) -> dict[str, Any]:
     """Return all settings on which the results depend."""
     keys = [str(key) for key in cfg if key != "hydra"]
     config = compose.to_container(OmegaConf.masked_copy(cfg, keys))
+    files = {key: value for key, value in schema.leaves(config) if key in _FILES}
     # ``format`` has the role of export's key of that name.
-    return {**schema.identity(config, exclude=("format",)), "ckpt": config["ckpt"]}
+    return {**schema.identity(config, exclude=("format",)), **files}

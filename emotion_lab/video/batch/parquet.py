@@ -111,5 +111,5 @@ def write_parquet(log: Path, target: Path, classes: Sequence[str]) -> None:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(
             f"Cannot write {target}: {reason}. All results are in {log}; free disk space or check "
-            "the permissions, then run the command again with resume=true."
+            "the permissions, then run the command again."
         ) from None

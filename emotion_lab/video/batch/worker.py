@@ -169,9 +169,7 @@ class FileProcessor:
                     sinks.append(factory.build_save_sink(save, source))
                     overlay = factory.build_overlay(self.cfg, self.classes)
                 pipeline = self.photos.clone(source.stills)
-                # Other files are processed on the other cores.
-                runner = PipelineRunner(source, pipeline, overlay, sinks, num_cores=1)
-                stats = runner.run()
+                stats = PipelineRunner(source, pipeline, overlay, sinks).run()
         lines = sinks[0].lines  # type: ignore[attr-defined]
         notes = tuple(messages.getvalue().replace(str(path), item.name).splitlines())
         frames = "1 frame" if stats.frames == 1 else f"{stats.frames} frames"

@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -62,12 +63,15 @@ def test_broken_file_then_resume(run_predict: Run, files: Path, tmp_path: Path) 
     assert again[-1]["source"] == "cut.jpg" and again[-1]["size"] == [166, 200]
 
 
-def test_another_format_continues_a_run() -> None:
-    settings = [
-        result_settings(OmegaConf.create(composed(*overrides, entry="predict")))
-        for overrides in ((), ("format=both", "engine.workers=2"), ("detector.size=640",))
-    ]
-    assert settings[0] == settings[1] != settings[2]
+def test_only_a_run_with_the_same_rows_is_continued() -> None:
+    def settings(*overrides: str) -> dict[str, Any]:
+        return result_settings(OmegaConf.create(composed(*overrides, entry="predict")))
+
+    assert settings() == settings("format=both", "engine.workers=2")
+    for other in ("detector.size=640", "ckpt=a", "enrol=me.jpg", "detector.file=a.onnx"):
+        assert settings() != settings(other), other
+    temporal = [settings("smoothing=temporal", f"smoothing.ckpt={run}") for run in "ab"]
+    assert temporal[0] != temporal[1]
 
 
 def test_errors_are_one_line(run_predict: Run, files: Path, tmp_path: Path) -> None:
