@@ -11,7 +11,7 @@ from torchmetrics.functional import concordance_corrcoef, mean_squared_error
 from emotion_lab.evaluation.calibration import probabilities
 from emotion_lab.evaluation.result import EvaluationResult
 from emotion_lab.evaluation.statistics import interval
-from emotion_lab.inference.derived import DerivedOutputs, VoteShares
+from emotion_lab.inference.derived import QUANTITIES, DerivedOutputs, VoteShares
 
 #: With fewer values, a correlation says nothing.
 MIN_VALUES = 10
@@ -24,7 +24,7 @@ def _derived(result: EvaluationResult) -> dict[str, np.ndarray]:
     rows = [derive(row, int(row.argmax())) for row in p]
     return {
         name: np.array([np.nan if row[name] is None else row[name] for row in rows], np.float64)
-        for name in derive.names
+        for name in QUANTITIES
     }
 
 

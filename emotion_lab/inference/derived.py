@@ -54,17 +54,10 @@ class DerivedOutputs:
     Args:
         classes: K class names.
         vote_shares: Of the checkpoint; without it there is no intensity.
-        without: Quantities of :data:`QUANTITIES` to leave out, because the network learned them.
     """
 
-    def __init__(
-        self,
-        classes: Sequence[str],
-        vote_shares: VoteShares | None = None,
-        without: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, classes: Sequence[str], vote_shares: VoteShares | None = None) -> None:
         self.vote_shares = vote_shares
-        self.names = [name for name in QUANTITIES if name not in without]
         keys = [class_key(name) for name in classes]
         known = all(key in COORDINATES for key in keys)
         self._coordinates = np.array([COORDINATES[key] for key in keys]) if known else None
@@ -90,10 +83,8 @@ class DerivedOutputs:
             variance = probabilities @ (self._coordinates - centre) ** 2
             mean, std = centre.tolist(), np.sqrt(variance).tolist()
         for index, name in enumerate(("valence", "arousal")):
-            if name in self.names:
-                values[name], values[f"{name}_std"] = mean[index], std[index]
-        if "intensity" in self.names:
-            values["intensity"] = None
-            if self.vote_shares is not None and label is not None:
-                values["intensity"] = float(self.vote_shares(probabilities)[label])
+            values[name], values[f"{name}_std"] = mean[index], std[index]
+        values["intensity"] = None
+        if self.vote_shares is not None and label is not None:
+            values["intensity"] = float(self.vote_shares(probabilities)[label])
         return values
