@@ -15,6 +15,7 @@ def result(classes: list[str], names: list[str], labels: list[str], predicted: l
     index = {name: i for i, name in enumerate(classes)}
     return SimpleNamespace(
         classes=classes,
+        groups=None,
         names=names,
         name=names.__getitem__,
         labels=np.array([index[name] for name in labels]),
@@ -42,3 +43,18 @@ def test_shared_classes_are_compared_by_name() -> None:
     assert (difference["only_a_right"], difference["only_b_right"]) == (0, 1)
     line = before_after.line(values)
     assert "3 images of 2 shared classes: accuracy 33.3% and 66.7%, +33.3 points" in line
+
+
+def test_persons_are_resampled_as_a_whole() -> None:
+    """All images of a person change together: six persons, not sixty independent images."""
+    names = [str(i) for i in range(60)]
+    labels = ["happy", "sad"] * 30
+    wrong = [labels[i] if i < 20 else "sad" if labels[i] == "happy" else "happy" for i in range(60)]
+    before, after = (result(["happy", "sad"], names, labels, own) for own in (wrong, labels))
+    images = before_after.compare(before, after)["difference"]
+    after.groups = [f"p{i // 10}" for i in range(60)]
+    values = before_after.compare(before, after)
+    persons = values["difference"]
+    assert persons["mcnemar_p"] is None and images["mcnemar_p"] < 0.001
+    assert persons["accuracy_ci95"][0] < images["accuracy_ci95"][0]
+    assert before_after.line(values).endswith("over persons or groups)")

@@ -39,7 +39,8 @@ def compare(before: EvaluationResult, after: EvaluationResult) -> dict[str, Any]
     rows = [row for row, name in enumerate(after.names) if name in predicted]
     labels, b = index[1][after.labels[rows]], index[1][after.predicted[rows]]
     a = np.array([predicted[after.name(row)] for row in rows])
-    difference = paired(labels, a, b, len(union))
+    groups = None if after.groups is None else [after.groups[row] for row in rows]
+    difference = paired(labels, a, b, len(union), groups=groups)
     kept = ("accuracy", "accuracy_ci95", "only_a_right", "only_b_right", "mcnemar_p", "verdict")
     return {
         "classes": _shared(*names),
@@ -54,11 +55,13 @@ def line(values: dict[str, Any]) -> str:
     """Return the printed line of :func:`compare`."""
     difference = values["difference"]
     low, high = (100 * end for end in difference["accuracy_ci95"])
+    p = difference["mcnemar_p"]
+    test = "over persons or groups" if p is None else f"McNemar p = {p:.2g}"
     return (
         f"val before and after, {values['n']:,} images of {len(values['classes'])} shared classes: "
         f"accuracy {values['accuracy_before']:.1%} and {values['accuracy_after']:.1%}, "
         f"{100 * difference['accuracy']:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}, "
-        f"McNemar p = {difference['mcnemar_p']:.2g})"
+        f"{test})"
     )
 
 
