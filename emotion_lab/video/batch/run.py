@@ -10,6 +10,7 @@ from typing import Any
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.progress import file_progress
+from emotion_lab.core.wording import counted
 from emotion_lab.video import factory
 from emotion_lab.video.batch.base import ENGINES, FileResult
 from emotion_lab.video.batch.listing import chunks, list_files
@@ -60,8 +61,8 @@ def predict_files(cfg: dict[str, Any], folder: Path) -> None:
         print(f"... and {count - _SHOWN:,} more files")
     seconds = time.perf_counter() - begin
     print(
-        f"{count:,} files, {len(files.broken):,} of them broken; {rows:,} rows; "
-        f"{count / seconds:.1f} files/s"
+        f"{counted(count, 'file')}, {len(files.broken):,} of them broken; "
+        f"{counted(rows, 'row')}; {count / seconds:.1f} files/s"
     )
     _convert(cfg, folder, model.classes)
     print(folder, flush=True)

@@ -17,6 +17,7 @@ import numpy as np
 
 from emotion_lab.core import plugins
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.wording import counted
 from emotion_lab.data import s3
 from emotion_lab.data.images import is_image_name
 from emotion_lab.video import factory
@@ -156,7 +157,8 @@ class FileProcessor:
         """Process a clip, or a photo that is drawn, frame by frame."""
         with contextlib.redirect_stderr(io.StringIO()) as messages:
             source = open_file(path, self.cfg["max_frames"])
-            sinks: list[Sink] = [RowsSink(item.name, self.classes)]
+            rows = RowsSink(item.name, self.classes)
+            sinks: list[Sink] = [rows]
             overlay = None
             with source:
                 if self.cfg["save"]:
@@ -170,11 +172,7 @@ class FileProcessor:
                     overlay = factory.build_overlay(self.cfg, self.classes)
                 pipeline = self.photos.clone(source.stills)
                 stats = PipelineRunner(source, pipeline, overlay, sinks).run()
-        lines = sinks[0].lines  # type: ignore[attr-defined]
         notes = tuple(messages.getvalue().replace(str(path), item.name).splitlines())
-        frames = "1 frame" if stats.frames == 1 else f"{stats.frames} frames"
-        shown = f"{frames}, {stats.ids} {'face' if stats.ids == 1 else 'faces'}"
-        text = b"".join(lines)
-        return FileResult(
-            item.name, text, len(lines), stats.with_faces, stats.ids, shown, notes=notes
-        )
+        shown = f"{counted(stats.frames, 'frame')}, {counted(stats.ids, 'face')}"
+        counts = (len(rows.lines), stats.with_faces, stats.ids)
+        return FileResult(item.name, b"".join(rows.lines), *counts, shown, notes=notes)
