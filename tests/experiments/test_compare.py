@@ -242,6 +242,7 @@ def test_class_without_samples(tmp_path: Path) -> None:
     assert "No samples: sad." in result["notes"]
 
 
+@pytest.mark.usefixtures("rendered_figures")
 def test_class_that_is_never_correct(tmp_path: Path) -> None:
     """Its F1 is 0 in every bootstrap sample, so it has no interval."""
     never = np.where(guesses(0.8, 0) == 1, 0, guesses(0.8, 0))

@@ -158,6 +158,7 @@ def test_compare_reads_a_pool(tmp_path: Path) -> None:
         compare(pools[:1], [other], "val", tmp_path / "ledger.jsonl")
 
 
+@pytest.mark.usefixtures("rendered_figures")
 def test_figure_with_many_folds(tmp_path: Path) -> None:
     write_folds(tmp_path)
     content = summary(pool(runs.find([tmp_path])))

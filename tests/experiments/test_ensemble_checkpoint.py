@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from emotion_lab.evaluation import temperature, test_ledger
 from emotion_lab.evaluation.calibration import nll as nll_at
 from emotion_lab.evaluation.evaluate import Predictor, evaluate, evaluate_checkpoint
 from emotion_lab.evaluation.predictions_file import write_predictions
+from emotion_lab.evaluation.statistics import intervals
 from emotion_lab.experiments.ensemble.candidates import read
 from emotion_lab.experiments.ensemble.checkpoint import (
     EnsembleSelection,
@@ -227,6 +229,7 @@ def test_damaged_checkpoint_is_rejected(built: tuple[Path, dict[str, Any]], tmp_
 # --- the selection -----------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("rendered_figures")
 def test_all_with_equal_weights(sweep: Path, tmp_path: Path) -> None:
     candidates = read(runs.find([sweep]), "monitor")
     assert candidates.metric == "macro_f1"
@@ -243,6 +246,7 @@ def test_all_with_equal_weights(sweep: Path, tmp_path: Path) -> None:
     assert len(render(lambda style: figure(content, style), LIGHT)) > 1000
 
 
+@pytest.mark.usefixtures("rendered_figures")
 def test_summary_of_a_greedy_selection(sweep: Path) -> None:
     candidates = read(runs.find([sweep]), "loss")
     content = summary(candidates, select(candidates, "val", 6, 3))
@@ -257,6 +261,18 @@ def test_summary_of_a_greedy_selection(sweep: Path) -> None:
     assert f"{content['nested'][-1]['score']:.4f}" in text and "3 random splits" in text
     json.dumps(content, allow_nan=False)
     assert len(render(lambda style: figure(content, style), LIGHT)) > 1000
+
+
+def test_intervals_are_over_persons(sweep: Path) -> None:
+    candidates = read(runs.find([sweep]), "loss")
+    selection = select(candidates, "all", 6, 0)
+    assert candidates.groups is None
+    groups = [str(i % 3) for i in range(len(candidates.labels))]
+    candidates = replace(candidates, groups=groups)
+    predicted = mix(candidates.probabilities, selection.weights).argmax(-1)
+    expected = intervals(candidates.labels, predicted, len(NAMES), groups=groups)
+    assert summary(candidates, selection)["val"]["accuracy_ci95"] == expected["accuracy_ci95"]
+    assert expected["accuracy_ci95"] != intervals(candidates.labels, predicted, 7)["accuracy_ci95"]
 
 
 def test_warning_if_no_average_helps(sweep: Path) -> None:

@@ -143,6 +143,7 @@ def test_class_without_samples(tmp_path: Path) -> None:
 # --- figures --------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("rendered_figures")
 def test_figures_with_fifty_configurations(tmp_path: Path) -> None:
     """Only the first ones have a label; unusual values do not break a figure."""
     runs_dir = tmp_path / "runs"

@@ -29,6 +29,8 @@ class EnsembleCandidates:
         probabilities: float64 (M, N, K).
         fingerprint: Fingerprint of val.
         metric: Selection metric, one of ``METRICS``.
+        notes: Lines to print.
+        groups: N names of groups (``data.group``), or None.
     """
 
     runs: list[Run]
@@ -40,6 +42,7 @@ class EnsembleCandidates:
     fingerprint: dict[str, Any]
     metric: str
     notes: list[str] = field(default_factory=list)
+    groups: list[str] | None = None
 
 
 def _unique(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
@@ -146,4 +149,5 @@ def read(runs: Sequence[Run], metric: str) -> EnsembleCandidates:
         fingerprint,
         metric,
         [*notes, *warnings, *seen_notes],
+        first.groups,
     )

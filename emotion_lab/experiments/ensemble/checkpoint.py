@@ -64,7 +64,8 @@ def select(
 
 def _scores(mixed: np.ndarray, candidates: EnsembleCandidates) -> dict[str, Any]:
     """Return accuracy and macro F1 with intervals, NLL and the selection metric on val."""
-    values = intervals(candidates.labels, mixed.argmax(-1), len(candidates.classes))
+    arguments = (candidates.labels, mixed.argmax(-1), len(candidates.classes))
+    values = intervals(*arguments, groups=candidates.groups)
     value = float(score(mixed[None], candidates.labels, candidates.metric)[0])
     keys = ("accuracy", "accuracy_ci95", "macro_f1", "macro_f1_ci95")
     return {
