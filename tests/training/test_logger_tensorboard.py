@@ -132,7 +132,10 @@ def test_hparams_of_a_sweep(sweep: tuple[Path, list[dict[str, Any]]]) -> None:
     assert {"best/val/macro_f1", "best/val/accuracy"} <= names
     order = [{"hparam": "optim.lr", "order": "ORDER_ASC"}]
     body = {"allowedStatuses": ["STATUS_SUCCESS"], "colParams": order, "sliceSize": 10}
-    groups = query("session_groups", startIndex=0, **body)["sessionGroups"]
+    groups, end = [], time.monotonic() + 60
+    while len(groups) < len(all_metrics) and time.monotonic() < end:  # it reads the runs one by one
+        groups = query("session_groups", startIndex=0, **body)["sessionGroups"]
+        time.sleep(0.2)
     assert [group["hparams"]["optim.lr"] for group in groups] == [0.001, 0.003]
     for group, metrics in zip(groups, all_metrics, strict=True):
         values = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
