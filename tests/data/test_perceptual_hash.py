@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,9 +90,9 @@ def test_planted_copies_are_found() -> None:
 
 
 @pytest.mark.fer2013
-def test_planted_copies_are_found_in_fer2013() -> None:
+def test_planted_copies_are_found_in_fer2013(fer2013_csv: Path) -> None:
     """The 1,000 others are images of PublicTest that correlate least with those of Training."""
-    cfg = {**compose.defaults("data", "fer2013"), "path": os.environ["EMOTION_LAB_FER2013"]}
+    cfg = {**compose.defaults("data", "fer2013"), "path": str(fer2013_csv)}
     splits = load_data(cfg, ("train", "val")).splits
     train, val = (small(splits[name]) for name in ("train", "val"))
     mirrored = train.reshape(-1, 16, 16)[:, :, ::-1].reshape(len(train), -1)

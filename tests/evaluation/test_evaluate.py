@@ -17,6 +17,7 @@ from emotion_lab.config import compose
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import file_hash
 from emotion_lab.core.labels import EMOTIONS
+from emotion_lab.core.wording import counted
 from emotion_lab.data import checkpoint_data
 from emotion_lab.data.checkpoint_data import CheckpointData, data_config, is_foreign, match_classes
 from emotion_lab.data.datamodule import EmotionData
@@ -124,7 +125,10 @@ def test_classes_are_matched_by_name(cfg: dict[str, Any]) -> None:
     assert [known[i] for i in part.labels] == kept
     assert len(notes) == 5
     count = int((before.labels == 0).sum())
-    assert notes[0] == f"class 'angry' is unknown to the checkpoint: {count} images left out"
+    assert (
+        notes[0]
+        == f"class 'angry' is unknown to the checkpoint: {counted(count, 'image')} left out"
+    )
     with pytest.raises(UserError, match="no class is shared"):
         match_classes(before, NAMES, ["contempt"])
 

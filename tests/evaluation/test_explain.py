@@ -53,7 +53,8 @@ def test_every_network(name: str) -> None:
     assert maps.shape == (2, size, size) and maps.dtype == np.float32
     assert np.isfinite(maps).all() and maps.min() >= 0
     assert [float(m.max()) for m in maps] in ([1, 1], [1, 0], [0, 1])
-    np.testing.assert_array_equal(explain(net, batch, [0, 1], "cpu"), maps)
+    # The layout in memory differs, and with it the last digits on some CPUs.
+    np.testing.assert_allclose(explain(net, batch, [0, 1], "cpu"), maps, rtol=0, atol=1e-5)
     assert np.abs(explain(net, images, [2, 3], "cpu") - maps).max() > 0.05
     assert not net.training and hooks(net) == 0
     assert [p.requires_grad for p in net.parameters()] == flags
