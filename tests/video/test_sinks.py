@@ -93,7 +93,7 @@ def test_jsonl_refuses_nan(tmp_path: Path) -> None:
 def test_disk_full_within_a_line_leaves_complete_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free_bytes = 1000
+    free_bytes = 3000
     write = os.write
 
     def full(file: int, data: bytes) -> int:

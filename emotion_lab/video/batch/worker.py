@@ -164,8 +164,8 @@ class FileProcessor:
                 if self.cfg["save"]:
                     suffix = ".png" if source.stills else ".mp4"
                     target = Path(str(self.cfg["save"])).expanduser() / save_name(item.name)
-                    if target.suffix.lower() != suffix:
-                        target = target.with_name(target.name + suffix)
+                    # Also a.png becomes a.png.png, so that no source is ever replaced.
+                    target = target.with_name(target.name + suffix)
                     make_folder(target.parent, "Set save=<folder>.")
                     save = {**self.cfg, "save": target, "overwrite": True}
                     sinks.append(factory.build_save_sink(save, source))

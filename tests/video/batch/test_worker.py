@@ -46,7 +46,7 @@ def test_a_clip_has_a_row_for_each_frame(
     assert [row["frame"] for row in rows] == list(range(10)) and result.rows == 10
     assert {row["source"] for row in rows} == {"clip.mp4"}
     assert result.error is None and result.shown.startswith("10 frames, ")
-    assert cv2.VideoCapture(str(tmp_path / "drawn" / "clip.mp4")).read()[0]
+    assert cv2.VideoCapture(str(tmp_path / "drawn" / "clip.mp4.mp4")).read()[0]
     (photo,) = FileProcessor(config, model)([next(i for i in items if i.name == "photo0.jpg")])
     assert photo.rows == 1
     assert (tmp_path / "drawn" / "photo0.jpg.png").is_file()
