@@ -22,6 +22,8 @@ from tests import figures, forked
 # Before torch is imported, also in the processes that tests start. A pool of OpenMP threads does
 # not survive a fork: a forked process that reuses a convolution of its parent would wait forever.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# W&B reports its own errors over the network, from threads that would hold locks during a fork.
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
