@@ -62,6 +62,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
 
 def test_scalars_graph_and_pictures(sweep: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, (metrics, other) = sweep
+    assert len([*(folder / "0" / "tensorboard").glob("events.*")]) == 1
     scalars = curves(folder / "0")
     assert [step for step, _ in scalars["val/macro_f1"]] == [3, 7]
     assert [step for step, _ in scalars["train/criterion_step"]] == list(range(8))

@@ -79,6 +79,7 @@ def cfg() -> dict[str, Any]:
         "data.strengths=[0.1,1]",
         "quantities_head.weight=1",
         "trainer.ema_decay=0.8",
+        "trainer.precision=fp32",  # evaluate computes in fp32
     )
 
 

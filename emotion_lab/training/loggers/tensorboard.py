@@ -142,11 +142,20 @@ class TensorBoard(MediaLogger, TensorBoardLogger):
         self._add_summary(_session_end())
 
     @never_fail
-    def close(self, status: str) -> None:
-        """Close the event file."""
-        self.finalize(status)
+    def finalize(self, status: str) -> None:
+        """Write the events of the training to disk.
+
+        Lightning calls it at the end of training. The event file stays open for the final
+        evaluation: a closed writer would start a second file, and TensorBoard may read two files
+        of the same second in the wrong order.
+        """
         if self._experiment is not None:
-            self._experiment.close()
+            self._experiment.flush()
+
+    @never_fail
+    def close(self, status: str) -> None:
+        """Write ``hparams.yaml`` and close the event file."""
+        super().finalize(status)
 
 
 @LOGGERS.register("tensorboard")
