@@ -63,8 +63,9 @@ def test_failed_jobs_do_not_stop_the_sweep_and_resume_runs_missing_jobs(tmp_path
     assert "missing.pth does not exist" in rows[1]["reason"]
     assert "optim.lr" in rows[2]["reason"] and "nan" in rows[2]["reason"].lower()
     assert rows[0]["reason"] == "" and 0 <= float(rows[0]["val_accuracy"]) <= 1
-    for row in rows[1:]:  # the reason is printed too
-        assert row["reason"] in done.stdout
+    for row in rows[1:]:  # the reason is printed once, in the line of the job
+        assert done.stdout.count(row["reason"]) == 1
+    assert "(model.weights=large.ckpt) failed; for the reason see above" in done.stdout
     # Without sweep.resume nothing is changed.
     repeated = command(*overrides, cwd=tmp_path)
     assert repeated.returncode == 2 and "add sweep.resume=true" in repeated.stderr
@@ -305,7 +306,16 @@ def test_summary_without_any_result(tmp_path: Path) -> None:
     write_job(tmp_path, 0, ["seed=1"], None, reason="no data")
     result = summary.write(tmp_path)
     assert result["best"] is None and result["monitor"] is None
-    assert "no data" in "\n".join(map(str, summary.lines(tmp_path, result)))
+    assert "job 0 (seed=1) failed: no data" in summary.lines(tmp_path, result)
+
+
+def test_jobs_that_failed_for_one_reason_are_in_one_line() -> None:
+    jobs = [(str(i), "failed", "no data", f"seed={i}") for i in range(10)]
+    (line,) = summary.unfinished("job", jobs, ())
+    assert line.startswith("jobs 0 (seed=0), 1 (seed=1), ") and "7 (seed=7) and 2 more" in line
+    assert line.endswith(" failed: no data")
+    (line,) = summary.unfinished("job", jobs[:1], {"no data"})
+    assert line == "job 0 (seed=0) failed; for the reason see above"
 
 
 # -- the folder ---------------------------------------------------------------------------------

@@ -259,7 +259,17 @@ def test_failed_trial_is_reported_and_search_continues(
     failed = [row for row in table(tmp_path) if row["status"] == "failed"]
     assert result["trials"]["failed"] == len(failed) > 0 and result["trials"]["all"] == 12
     assert all(row["reason"] == "the loss is not finite" and not row["value"] for row in failed)
-    assert f"trial {failed[0]['trial']} failed: the loss is not finite" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    # In full in the line of the first one; later ones and the summary refer to it.
+    numbers = [row["trial"] for row in failed]
+    assert output.count("the loss is not finite") == 1 and len(numbers) > 1
+    assert output.count(f"failed: the same reason as trial {numbers[0]}") == len(numbers) - 1
+    (line,) = (text for text in output.splitlines() if text.startswith("trials "))
+    assert line.endswith(" failed; for the reason see above")
+    assert re.findall(r"(\d+) \(", line) == numbers
+    # Not known from its lines: in full.
+    resume(tmp_path)
+    assert " failed: the loss is not finite" in capsys.readouterr().out
 
 
 def test_first_of_equal_trials_is_the_best(

@@ -23,6 +23,11 @@ class IncompleteSweepError(UserError):
     exit_code = 1
 
 
+#: Reason why a job has no result -> job of this sweep whose line shows it. Empty with a launcher
+#: that runs the jobs in other processes, whose output may be elsewhere.
+_printed: dict[str, str] = {}
+
+
 def check_single_device(trainer: DictConfig) -> None:
     """Refuse sweep jobs that use several devices."""
     if trainer.devices != 1 or trainer.num_nodes > 1:
@@ -48,7 +53,8 @@ def locked_sweep(overrides: list[str]) -> Iterator[None]:
             yield
         finally:
             content = summary.write(sweep_dir)
-            show(*summary.lines(sweep_dir, content), str(sweep_dir))
+            show(*summary.lines(sweep_dir, content, _printed), str(sweep_dir))
+            _printed.clear()
     counts = content["jobs"]
     missing = counts["all"] - counts.get("finished", 0)
     if missing:
@@ -77,7 +83,9 @@ def run_job(cfg: DictConfig, overrides: list[str], run_dir: Path, sweep_dir: Pat
     swept = swept_keys(directory.read(sweep_dir) or [])
     settings = " ".join(text for text in job_overrides if override_key(text) in swept)
     if job.value is None:
-        result = f"{job.status} after {job.seconds:.1f} s: {job.reason}"
+        first = _printed.setdefault(str(job.reason), run_dir.name)
+        reason = job.reason if first == run_dir.name else f"the same reason as job {first}"
+        result = f"{job.status} after {job.seconds:.1f} s: {reason}"
     else:
         result = f"{cfg.monitor} {job.value:.4f}, {job.seconds:.1f} s"
     parts = ", ".join(filter(None, (settings, result)))

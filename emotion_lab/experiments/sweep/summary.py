@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from emotion_lab.experiments.sweep.subprocess_job import FILE, JobResult, read
 
 #: Metrics of val in each row.
 METRICS = ("accuracy", "macro_f1", "loss")
+#: Jobs without result that a line of the printed summary names.
+_NAMED = 8
 _COLUMNS = (
     *("job", "overrides", "seed", "status", "reason", "monitor", "value"),
     *(f"val_{name}" for name in METRICS),
@@ -182,8 +184,37 @@ def _remark(group: dict[str, Any]) -> str:
     return ", ".join(f"{group[key]} {text}" for text, key in counts.items() if group[key])
 
 
-def lines(folder: Path, summary: dict[str, Any]) -> list[str | TextTable]:
-    """Return the printed summary: scores over seeds, failed jobs, the best job."""
+def unfinished(
+    kind: str, jobs: Sequence[tuple[str, str, str | None, str]], printed: Collection[str]
+) -> list[str]:
+    """Return a line for each status and reason of the jobs without result.
+
+    Args:
+        kind: ``job`` or ``trial``.
+        jobs: Name, status, reason and settings of each.
+        printed: Reasons that the lines of the jobs show already; they are not repeated.
+    """
+    names: dict[tuple[str, str | None], list[str]] = {}
+    for name, status, reason, settings in jobs:
+        shown = None if reason in printed else reason
+        names.setdefault((status, shown), []).append(f"{name} ({settings})" if settings else name)
+    text = []
+    for (status, reason), found in names.items():
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        end = "; for the reason see above" if reason is None else f": {reason}"
+        text.append(
+            f"{kind}{'s' * (len(found) > 1)} {', '.join(found[:_NAMED])}{more} {status}{end}"
+        )
+    return text
+
+
+def lines(
+    folder: Path, summary: dict[str, Any], printed: Collection[str] = ()
+) -> list[str | TextTable]:
+    """Return the printed summary: scores over seeds, failed jobs, the best job.
+
+    ``printed`` are the reasons of failed jobs that are not repeated, see :func:`unfinished`.
+    """
     groups, monitor = summary["groups"], summary["monitor"]
     common = set.intersection(*(set(group["overrides"]) for group in groups)) if groups else set()
 
@@ -207,10 +238,12 @@ def lines(folder: Path, summary: dict[str, Any]) -> list[str | TextTable]:
         TextTable(header, cells, left=(0, 5)),
         "mean ± standard deviation over seeds",
     ]
-    for job in read_jobs(folder):
-        if job.status != "finished":
-            settings = differing(job.overrides)
-            text.append(f"job {job.folder.name} {job.status}: {job.reason} ({settings})")
+    failed = [
+        (job.folder.name, job.status, job.reason, differing(job.overrides))
+        for job in read_jobs(folder)
+        if job.status != "finished"
+    ]
+    text += unfinished("job", failed, printed)
     if summary["best"] is not None:
         best = summary["best"]
         text.append(

@@ -97,11 +97,17 @@ def _reuse(study: optuna.Study, trial: Trial, first: FrozenTrial) -> str:
 
 
 def run_trial(
-    study: optuna.Study, trial: Trial, space: Space, spec: SearchSpec, folder: Path
+    study: optuna.Study,
+    trial: Trial,
+    space: Space,
+    spec: SearchSpec,
+    folder: Path,
+    printed: dict[str, int],
 ) -> str:
     """Train one trial, report its result to the study and return its line for the console.
 
-    A failed trial is recorded with its reason, and the search continues.
+    A failed trial is recorded with its reason, and the search continues. ``printed`` maps the
+    reasons of earlier lines to the trial; the reason of this one is added.
 
     Raises:
         KeyboardInterrupt: On Ctrl-C; the trial stays unfinished and is resumed with the study.
@@ -135,11 +141,18 @@ def run_trial(
         )
     study.tell(trial, state=TrialState.PRUNED if status == "pruned" else TrialState.FAIL)
     value = "" if monitor.best is None else f"{spec.monitor} {monitor.best:.4f}, "
+    if status != "pruned":
+        first = printed.setdefault(str(reason), trial.number)
+        reason = reason if first == trial.number else f"the same reason as trial {first}"
     return f"{name}, {value}{job.seconds:.1f} s, {status}: {reason}"
 
 
-def run_trials(study: optuna.Study, space: Space, spec: SearchSpec, folder: Path) -> None:
+def run_trials(
+    study: optuna.Study, space: Space, spec: SearchSpec, folder: Path, printed: dict[str, int]
+) -> None:
     """Run the remaining trials of a study: interrupted ones first, then new ones.
+
+    ``printed`` receives the printed reasons, see :func:`run_trial`.
 
     Raises:
         KeyboardInterrupt: On Ctrl-C or SIGTERM; all results so far are saved.
@@ -155,5 +168,5 @@ def run_trials(study: optuna.Study, space: Space, spec: SearchSpec, folder: Path
                 trial = studies.ask(study, spec)
             else:
                 return
-            print(run_trial(study, trial, space, spec, folder), flush=True)
+            print(run_trial(study, trial, space, spec, folder, printed), flush=True)
     print(f"sweep.timeout={timeout}: no further trial is started")

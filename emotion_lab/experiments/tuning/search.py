@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +70,19 @@ def plan(
     ]
 
 
-def summarize(study: optuna.Study, space: Space, spec: SearchSpec, folder: Path) -> dict[str, Any]:
-    """Write the summary and the figures, print the table; return the summary."""
+def summarize(
+    study: optuna.Study, space: Space, spec: SearchSpec, folder: Path, printed: Collection[str]
+) -> dict[str, Any]:
+    """Write the summary and the figures, print the table; return the summary.
+
+    ``printed`` are the reasons of failed trials that are not repeated.
+    """
     # matplotlib is slow to import.
     from emotion_lab.experiments.tuning.figures import write_search_figures
 
     content, rows = summary.write(study, space, spec, folder)
     write_search_figures(study, spec.monitor, folder, bool(content["importances"]))
-    show(*summary.lines(content, rows, space), str(folder))
+    show(*summary.lines(content, rows, space, printed), str(folder))
     return content
 
 
@@ -89,13 +95,14 @@ def search(cfg: DictConfig, overrides: list[str], folder: Path) -> float:
     typed = any(text.startswith("sweep.space=") for text in overrides)
     n_trials = len(study.get_trials(deepcopy=False))
     show(*plan(spec, space, folder, max_epochs, n_trials, cfg.resume is None and not typed))
+    printed: dict[str, int] = {}
     try:
-        runner.run_trials(study, space, spec, folder)
+        runner.run_trials(study, space, spec, folder, printed)
     except KeyboardInterrupt:
-        summarize(study, space, spec, folder)
+        summarize(study, space, spec, folder, printed)
         command = f"python -m emotion_lab.sweep resume={shlex.quote(str(folder))}"
         raise SearchInterruptedError(f"stopped and saved. Resume with: {command}") from None
-    content = summarize(study, space, spec, folder)
+    content = summarize(study, space, spec, folder, printed)
     if content["best"] is None:
         raise UserError(f"no trial finished; see the reasons in {folder / 'summary.csv'}.")
     return float(content["best"]["value"])

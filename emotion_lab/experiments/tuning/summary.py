@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import write_json
 from emotion_lab.core.tables import TextTable, write_csv
 from emotion_lab.experiments.sweep import subprocess_job
+from emotion_lab.experiments.sweep.summary import unfinished
 from emotion_lab.experiments.tuning import runner
 from emotion_lab.experiments.tuning import study as studies
 from emotion_lab.experiments.tuning.space import Space
@@ -134,9 +136,12 @@ def _table(finished: list[dict[str, Any]], monitor: str, space: Space) -> TextTa
 
 
 def lines(
-    summary: dict[str, Any], rows: list[dict[str, Any]], space: Space
+    summary: dict[str, Any], rows: list[dict[str, Any]], space: Space, printed: Collection[str] = ()
 ) -> list[str | TextTable]:
-    """Return the printed summary: best trials, failed trials, importances, next commands."""
+    """Return the printed summary: best trials, failed trials, importances, next commands.
+
+    ``printed`` are the reasons of failed trials that are not repeated.
+    """
     counts, monitor = summary["trials"], summary["monitor"]
     names = ("finished", "pruned", "repeated", "failed", "killed", "stopped")
     by_status = ", ".join(f"{counts[name]} {name}" for name in names if name in counts)
@@ -148,10 +153,12 @@ def lines(
         text += ["", _table(finished, monitor, space)]
     if len(finished) > MAX_ROWS:
         text.append(f"... and {len(finished) - MAX_ROWS} more in summary.csv")
-    for row in rows:
-        if row["status"] in ("failed", "killed", "stopped"):
-            reason = f"{row['reason']} ({_settings(row, space)})"
-            text.append(f"trial {row['trial']} {row['status']}: {reason}")
+    failed = [
+        (str(row["trial"]), row["status"], row["reason"], _settings(row, space))
+        for row in rows
+        if row["status"] in ("failed", "killed", "stopped")
+    ]
+    text += unfinished("trial", failed, printed)
     if summary["importances"]:
         parts = [f"{name} {100 * value:.0f} %" for name, value in summary["importances"].items()]
         text.append(f"\nimportances (fANOVA over completed trials): {', '.join(parts)}")
