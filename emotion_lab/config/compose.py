@@ -181,7 +181,8 @@ def _check_complete(cfg: DictConfig, entry: str, groups: list[str]) -> None:
         missing = [key for key in defaults("data", "base") if group == "data" and key not in node]
         if missing and node.name != "checkpoint":
             raise UserError(
-                f"{file} lacks {', '.join(missing)}. Begin it with defaults: [base, _self_]."
+                f"{file} lacks the keys of every dataset ({missing[0]}, ...). Write "
+                "defaults: [base, _self_] above name:."
             )
 
 

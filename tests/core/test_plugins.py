@@ -144,8 +144,8 @@ def test_mistakes_in_a_yaml(package: Callable[..., Path]) -> None:
     )
     refused(
         lambda: compose.precheck("train", ["data=plug"]),
-        file / "data/plug.yaml",
-        "defaults: [base, _self_]",
+        f"{file / 'data/plug.yaml'} lacks the keys of every dataset",
+        "Write defaults: [base, _self_] above name:.",
     )
     (file / "model/plug.yaml").write_text("defaults: [base, _self_]\nname: plug\n")
     compose._compose_groups.cache_clear()
