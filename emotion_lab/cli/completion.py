@@ -6,6 +6,7 @@ The script contains all words, so that completing them starts no Python.
 from __future__ import annotations
 
 from emotion_lab.cli.help import choices, commands, groups, keys
+from emotion_lab.config import schema
 from emotion_lab.core.errors import unknown
 
 _BASH = """\
@@ -46,32 +47,51 @@ _emotion_lab() {
     compadd -S '' -- ${(M)found:#*=}
     compadd -- ${found:#*=} || { compset -P '*=' && _files }
 }
-compdef _emotion_lab emotion-lab"""
+# From a folder of $fpath, the first completion runs this file; otherwise it is sourced.
+if [[ ${funcstack[1]} == _emotion-lab ]]; then
+    _emotion_lab
+else
+    compdef _emotion_lab emotion-lab
+fi"""
 
 _FISH = """\
-set -l commands @COMMANDS@
-complete -c emotion-lab -n "not __fish_seen_subcommand_from $commands" -f -a "$commands"
-@CASES@"""
+function __emotion_lab_words
+    set -l before (commandline -opc)
+    if test (count $before) -eq 1
+        string split ' ' -- '@COMMANDS@'
+        return
+    end
+    switch $before[2]
+@CASES@
+    end
+end
+# Whether the value of a key is typed that has no words: a path perhaps.
+function __emotion_lab_is_value
+    set -l current (commandline -ct)
+    string match -q '*=*' -- $current
+    and not __emotion_lab_words | string match -q -- "$current?*"
+end
+complete -c emotion-lab -f -a '(__emotion_lab_words)'
+complete -c emotion-lab -n __emotion_lab_is_value -F"""
 
 #: Shell -> (script, line of one command).
 _TEMPLATES = {
     "bash": (_BASH, '        {command}) found="{words}" ;;'),
     "zsh": (_ZSH, "        {command}) found=({words}) ;;"),
-    "fish": (
-        _FISH,
-        "complete -c emotion-lab -n '__fish_seen_subcommand_from {command}' -a '{words}'",
-    ),
+    "fish": (_FISH, "        case {command}\n            string split ' ' -- '{words}'"),
 }
 SHELLS = tuple(_TEMPLATES)
 
 
 def words(command: str) -> list[str]:
-    """Return what can follow a command: ``<group>=<choice>``, ``<key>=``, and flags."""
+    """Return what can follow a command: groups and keys with their names, other keys, flags."""
     if command == "completion":
         return list(SHELLS)
     entries = [command, "train"] if command == "sweep" else [command]
     found = [f"{g}={name}" for e in entries for g in groups(e) for name in choices(e, g)]
-    found += [f"{key}=" for entry in entries for key in keys(entry)]
+    for entry in entries:
+        for key in keys(entry):
+            found += [f"{key}={name}" for name in schema.names(key, entry)] or [f"{key}="]
     return list(dict.fromkeys([*found, "--help", "--version"]))
 
 

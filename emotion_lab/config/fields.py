@@ -207,3 +207,16 @@ def describe(annotation: Any) -> str:
             words = words.replace(f"a {singular}", f"{singular}s", 1)
         return f"a list of {'names' if args[0] is str else words}"
     return _WORDS.get(annotation, "another value")
+
+
+def named(annotation: Any) -> list[str] | None:
+    """Return the values of a type as they are typed, null left out; None if they have no names."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return named(args[0])
+    if origin in (typing.Union, types.UnionType):
+        members = [named(member) for member in args if member is not type(None)]
+        return None if None in members else [v for values in members for v in values or ()]
+    if origin is Literal:
+        return [str(value) for value in args]
+    return ["true", "false"] if annotation is bool else None

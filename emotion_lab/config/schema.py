@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from emotion_lab.config.fields import Role, Section, describe
+from emotion_lab.config.fields import Role, Section, describe, named
 from emotion_lab.config.keys import CHOICES, ENTRIES, GROUPS
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.migrate import RENAMED_VALUES
@@ -75,6 +75,26 @@ def walk(section: type[Section], prefix: str = "") -> Iterator[tuple[str, Role, 
         inner = _inner(field)
         if inner is not None:
             yield from walk(inner, f"{prefix}{name}.")
+
+
+def names(key: str, entry: str) -> list[str]:
+    """Return the names that a dotted key takes, as typed; none if it takes other values as well.
+
+    Keys of a group have the names of all of its choices.
+    """
+    group = key.partition(".")[0]
+    of_group = [s for (g, _), s in CHOICES.items() if g == group]
+    sections = [GROUPS[group], *of_group] if group in GROUPS else [ENTRIES[entry]]
+    rest = key.removeprefix(f"{group}.") if group in GROUPS else key
+    found: dict[str, None] = {}
+    for section in sections:
+        fields = _fields(section, rest.split("."))
+        if len(fields) == rest.count(".") + 1:
+            values = named(fields[-1].annotation)
+            if values is None:
+                return []
+            found |= dict.fromkeys(values)
+    return list(found)
 
 
 SECTIONS = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -95,12 +96,20 @@ def test_every_key_is_completed(name: str) -> None:
     known = {*compose.leaves(compose.precheck(name, []))}
     leaves = {key for key in known if not any(other.startswith(f"{key}.") for other in known)}
     leaves -= {key for key in leaves if key.startswith(("hydra", "logger")) or key.endswith("name")}
-    assert leaves <= {word.rstrip("=") for word in words(name)}
+    assert leaves <= {word.partition("=")[0] for word in words(name)}
 
 
 def test_groups_are_completed_with_their_choices() -> None:
     assert {"model=senet", "optim.lr=", "seed=", "--help"} <= {*words("train")}
     assert {"sweep.trials=", "sweep=optuna", "model=senet"} <= {*words("sweep")}
+
+
+def test_keys_with_few_values_are_completed_with_them() -> None:
+    assert {"split=val", "tta=flip", "report=true", "data.limit="} <= {*words("evaluate")}
+    assert {"smoothing.space=logit", "classify.when=auto", "web.port="} <= {*words("live")}
+    assert not {"split=", "report=", "smoothing.space="} & {*words("evaluate"), *words("live")}
+    # Names, or something else.
+    assert {"trainer.channels_last=auto", "trainer.devices="} <= {*words("train")}
 
 
 #: Calls the completion as bash does: the words of a line are broken at "=", too.
@@ -141,6 +150,46 @@ def test_bash_completion(
     command = ["bash", "-c", BASH, "bash", bash_script, line, broken, str(index)]
     completed = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     assert completed.stdout.split("\n")[:-1] == found, completed.stderr
+
+
+#: Shell -> program that prints what is offered for the words $2, $3, ... of a line.
+OFFERED = {
+    "fish": "source $argv[1]; complete -C (string join ' ' -- $argv[2..])",
+    # As zsh does at the first completion: the file, in a folder of $fpath, is run.
+    "zsh": (
+        "compadd() { print -rl -- ${@[(r)--,-1]} }\n"
+        "compset() { return 1 }\n"
+        "fpath=(${1:h}); autoload -Uz _emotion-lab; words=(${@[2,-1]}); CURRENT=$#words\n"
+        "_emotion-lab"
+    ),
+}
+
+
+@pytest.mark.parametrize("shell", OFFERED)
+def test_fish_and_zsh_completion(shell: str, tmp_path: Path) -> None:
+    program = shutil.which(shell)
+    if program is None:
+        pytest.skip(f"{shell} is not installed")
+    file = tmp_path / "_emotion-lab"
+    file.write_text(script(shell))
+
+    def offered(*words: str) -> list[str]:
+        command = [program, "-c", OFFERED[shell], *([shell] if shell == "zsh" else []), str(file)]
+        environment = {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+        done = subprocess.run(
+            [*command, *words], cwd=tmp_path, capture_output=True, text=True, env=environment
+        )
+        assert done.stderr == ""
+        # fish offers what the last word begins, zsh leaves that to compadd.
+        return [word for word in done.stdout.split() if word.startswith(words[-1])]
+
+    assert offered("emotion-lab", "tr") == ["train"]
+    models = [f"model={name}" for name in compose.options("model")]
+    assert sorted(offered("emotion-lab", "train", "model=")) == models
+    assert offered("emotion-lab", "train", "seed=1", "optim.l") == ["optim.lr="]
+    assert offered("emotion-lab", "completion", "fi") == ["fish"]
+    if shell == "fish":
+        assert offered("emotion-lab", "train", "data.path=_e") == ["data.path=_emotion-lab"]
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -142,8 +142,8 @@ def run_trial(
     study.tell(trial, state=TrialState.PRUNED if status == "pruned" else TrialState.FAIL)
     value = "" if monitor.best is None else f"{spec.monitor} {monitor.best:.4f}, "
     if status != "pruned":
-        first = printed.setdefault(str(reason), trial.number)
-        reason = reason if first == trial.number else f"the same reason as trial {first}"
+        earlier = printed.setdefault(str(reason), trial.number)
+        reason = reason if earlier == trial.number else f"the same reason as trial {earlier}"
     return f"{name}, {value}{job.seconds:.1f} s, {status}: {reason}"
 
 
