@@ -1,4 +1,4 @@
-"""Measure speed: ``python -m emotion_lab.bench benchmark=data|train|live|deploy|derived``."""
+"""Measure speed: ``python -m emotion_lab.bench benchmark=train`` and the like."""
 
 from __future__ import annotations
 
@@ -72,6 +72,10 @@ def _measure(config: dict[str, Any], overrides: list[str], run_dir: Path, device
         from emotion_lab.benchmarks import derived
 
         return derived.bench(config)
+    if config["benchmark"] == "near_copies":
+        from emotion_lab.benchmarks import near_copies
+
+        return near_copies.bench(config)
     if config["benchmark"] == "deploy":
         from emotion_lab.benchmarks.deploy import matrix
 

@@ -24,7 +24,28 @@ def report(result: dict[str, Any]) -> Blocks:
         blocks += live_report(result["live"])
     if "derived" in result:
         blocks += derived_report(result["derived"])
+    if "near_copies" in result:
+        blocks += near_copies_report(result["near_copies"])
     return blocks
+
+
+def near_copies_report(result: dict[str, Any]) -> Blocks:
+    """Return the report of ``benchmark=near_copies``."""
+    rows = []
+    for row in result["copies"]:
+        low, high = row["found_ci95"]
+        found = f"{row['found']:.1%} ({low:.1%} to {high:.1%})"
+        bits = (f"{row[key]:.0f}" for key in ("median", "p99", "max"))
+        rows.append((row["change"], row["n"], *bits, found))
+    others, limit = result["others"], result["max_distance"]
+    return [
+        f"\nbits of {result['bits']} in which the hash of a changed training image differs; found "
+        f"up to {limit}",
+        TextTable(("change", "images", "median", "99 %", "max", "found (95 %)"), rows, left=(0, 5)),
+        f"of {others['n']:,} val images without an equal training image {others['close']} are "
+        f"within {limit} bits of one: {others['correlated']} show the same picture by their "
+        f"correlation, {len(others['unconfirmed'])} are not confirmed",
+    ]
 
 
 def derived_report(result: dict[str, Any]) -> Blocks:
