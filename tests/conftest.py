@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,8 +186,17 @@ def command(*arguments: str, module: str = "emotion_lab.train", cwd: Path) -> An
     )
 
 
-def make_checkpoint(cfg: dict[str, Any], path: Path, classes: list[str], seed: int = 0) -> Path:
-    """Write a checkpoint of an untrained network with BatchNorm whose outputs vary by image."""
+def make_checkpoint(
+    cfg: dict[str, Any],
+    path: Path,
+    classes: list[str],
+    seed: int = 0,
+    quantities: Sequence[str] = (),
+) -> Path:
+    """Write a checkpoint of an untrained network with BatchNorm whose outputs vary by image.
+
+    Its head for ``quantities`` has random weights.
+    """
     import torch
 
     from emotion_lab.core import checkpoint as ckpt
@@ -206,5 +215,10 @@ def make_checkpoint(cfg: dict[str, Any], path: Path, classes: list[str], seed: i
     card = {**make_card(cfg, data, spec, data.fingerprints()), "epoch": 0, "classes": classes}
     card["trained_on"] = contamination.of_split(data.split("train")).entry()
     state = {f"model.{key}": value for key, value in net.state_dict().items()}
+    if quantities:
+        card["quantities"] = list(quantities)
+        weight = torch.randn(len(quantities), net.backbone.net.classifier.in_features) / 4
+        state["quantities_head.linear.weight"] = weight
+        state["quantities_head.linear.bias"] = torch.zeros(len(quantities))
     ckpt.write(path, {"state_dict": state, ckpt.CARD: card})
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.exporters.verify import ReferencePredictions, eager, predict_all
 from emotion_lab.inference.classifier import Classifier, load_classifier
 from emotion_lab.inference.conversion.graph import Preprocess
-from emotion_lab.models.base import build_model
+from emotion_lab.models.base import QuantityWeights, build_model
 from emotion_lab.training.fit import make_card
 from tests.conftest import TINY, composed
 from tests.models.test_models import small
@@ -40,8 +41,13 @@ def random_faces(*sizes: tuple[int, int], seed: int = 0) -> list[np.ndarray]:
     return [cv2.blur(image, (5, 5)) // np.uint8([1, 2, 4]) for image in images]
 
 
-def varied_network(name: str, seed: int = 0, **overrides: Any) -> Any:
-    """Return a small network, not trained, whose predictions vary by image."""
+def varied_network(
+    name: str, seed: int = 0, quantities: Sequence[str] = (), **overrides: Any
+) -> Any:
+    """Return a small network, not trained, whose predictions vary by image.
+
+    The values of its head for ``quantities`` vary about 0.3.
+    """
     torch.manual_seed(seed)
     net, _ = build_model(small(name, **overrides), len(NAMES))
     for module in net.modules():
@@ -58,6 +64,10 @@ def varied_network(name: str, seed: int = 0, **overrides: Any) -> Any:
         last.weight /= logits.std(0).mean()
         last.bias -= logits.mean(0)
         last.bias /= logits.std(0).mean()
+    if quantities:
+        q = len(quantities)
+        weight, bias = (x.detach()[:q].clone() / 3 for x in (last.weight, last.bias))
+        net.quantities = QuantityWeights(list(quantities), weight, bias + 0.3)
     return net
 
 
@@ -76,10 +86,12 @@ def card_of(net: Any, name: str = "senet", **changes: Any) -> dict[str, Any]:
 
 def reference_of(net: Any, card: dict[str, Any], images: list[np.ndarray]) -> ReferencePredictions:
     """Return the predictions of PyTorch, which are the labels as well."""
-    probabilities = predict_all(eager(net, card["temperature"]), images)
-    names = [f"face {i}" for i in range(len(images))]
+    learned, k = card.get("quantities", []), len(card["classes"])
+    outputs = predict_all(eager(net, card["temperature"], len(learned)), images)
+    probabilities, names = outputs[:, :k], [f"face {i}" for i in range(len(images))]
+    quantities = dict(zip(learned, outputs[:, k:].T, strict=True))
     labels = probabilities.argmax(1)
-    return ReferencePredictions(images, labels, names, card["classes"], probabilities)
+    return ReferencePredictions(images, labels, names, card["classes"], probabilities, quantities)
 
 
 def random_reference(n: int = 2000) -> ReferencePredictions:

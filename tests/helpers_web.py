@@ -16,7 +16,6 @@ import numpy as np
 from starlette.testclient import TestClient
 
 from emotion_lab.core.labels import EMOTIONS
-from emotion_lab.inference.derived import DerivedOutputs
 from emotion_lab.video.anonymize import Anonymizer
 from emotion_lab.video.detectors.full_frame import FullFrame
 from emotion_lab.video.overlay.overlay import Overlay
@@ -28,17 +27,16 @@ from emotion_lab.video.types import Frame
 from emotion_lab.video.web.routes import build_app
 from emotion_lab.video.web.server import LOCAL_HOSTS
 from emotion_lab.video.web.sessions import SessionManager
+from tests.helpers_classifier import ProbabilitiesOnly
 
 SMOOTHING = {"name": "none", "threshold": 0.3, "switch_evidence_s": 0.04}
 
 
-class FakeClassifier:
+class FakeClassifier(ProbabilitiesOnly):
     """Returns "happy" for bright faces and uniform probabilities for dark ones."""
 
     classes: ClassVar[list[str]] = list(EMOTIONS)
-    crop_margin = 0.0
     runtime_name = "fake"
-    derived = DerivedOutputs(EMOTIONS)
 
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
         rows = np.full((len(images), len(self.classes)), 1 / len(self.classes), np.float32)

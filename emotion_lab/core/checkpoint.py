@@ -24,6 +24,7 @@ import torch
 
 from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.labels import QUANTITY_RANGES
 from emotion_lab.core.migrate import (
     has_old_loss,
     migrate_callbacks,
@@ -152,6 +153,18 @@ def _migrate_losses(content: dict[str, Any]) -> None:
     if has_old_loss(rows[0]):
         card["config"] = migrate_monitors(card["config"])
         card["monitor"] = card["config"]["monitor"]
+
+
+def quantities(content: dict[str, Any]) -> list[str]:
+    """Return the quantities that a checkpoint has learned; of an ensemble, those of all members."""
+    card, head = content[CARD], "quantities_head.linear.weight"
+    if "members" not in content:
+        return list(card.get("quantities", [])) if head in content.get("state_dict", {}) else []
+    members = [
+        set(member.get("quantities", [])) if head in state else set()
+        for state, member in zip(content["members"], card["members"], strict=True)
+    ]
+    return [name for name in QUANTITY_RANGES if all(name in own for own in members)]
 
 
 def describe(card: dict[str, Any]) -> str:

@@ -23,6 +23,13 @@ COORDINATES: dict[str, tuple[float, float]] = {
     "neutral": (0.0, 0.0),
 }
 
+#: Quantity -> its lowest and highest value; the order is that of all outputs.
+QUANTITY_RANGES: dict[str, tuple[float, float]] = {
+    "valence": (-1.0, 1.0),
+    "arousal": (-1.0, 1.0),
+    "intensity": (0.0, 1.0),
+}
+
 #: Name of a numbering (``data.label_scheme``) -> number of a class -> its name. RAF-DB (Li et al.
 #: 2017), AffectNet (Mollahosseini et al. 2017), FER+ (Barsoum et al. 2016).
 LABEL_SCHEMES: dict[str, dict[int, str]] = {

@@ -31,7 +31,7 @@ from emotion_lab.evaluation.result import EvaluationResult
 from emotion_lab.inference.frame_outputs import FrameOutputs
 from emotion_lab.models.load import restore_all
 from emotion_lab.models.network import Network
-from emotion_lab.models.quantities_head import load_head
+from emotion_lab.models.quantities_head import join
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,9 @@ class Predictor:
 
     def predict(self, data: CheckpointData) -> Predictions:
         """Predict all readable images of a split."""
-        title, head = f"{data.split} ", None
-        if data.part.quantities and self.run is None:
-            head = load_head(self.checkpoints[0], self.net, self.card)
-        return predict(self.net, data.loader(), self.device, title, self.tta, self.run, head)
+        net, names = join(self.net), self.card.get("quantities", [])
+        title = f"{data.split} "
+        return predict(net, data.loader(), self.device, title, self.tta, self.run, names)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 from emotion_lab.core.progress import track
 from emotion_lab.evaluation.tta import views
 from emotion_lab.models.network import Network
-from emotion_lab.models.quantities_head import QuantitiesHead
 
 
 @dataclass
@@ -46,7 +45,7 @@ def predict(
     title: str = "",
     tta: str = "none",
     run: Callable[[np.ndarray], np.ndarray] | None = None,
-    head: QuantitiesHead | None = None,
+    quantities: Sequence[str] = (),
 ) -> Predictions:
     """Run ``net`` over ``loader`` in float32, whatever precision it was trained in.
 
@@ -59,17 +58,16 @@ def predict(
             logits are the logarithm of the averaged probabilities.
         run: Inference backend that replaces ``net``: maps uint8 (B, C, S, S) to float32 logits
             (B, K). It does not support ``tencrop``, whose views are not integers.
-        head: Attached to ``net``; with augmentation its values are averaged.
+        quantities: Learned quantities that ``net`` (see :func:`join`) and ``run`` return after the
+            logits; with augmentation their values are averaged.
     """
     make_views = views(tta)
     net = net.to(device).eval()
     if net.backbone.conv:
         net = net.to(memory_format=torch.channels_last)
-    if head is not None:
-        head.to(device)
     logits, labels, positions, values = [], [], [], []
     for batch in track(loader, title):
-        outputs, learned = [], []
+        outputs = []
         for images in make_views(batch.images if run is not None else batch.images.to(device)):
             if run is not None:
                 outputs.append(torch.from_numpy(run(np.ascontiguousarray(images.numpy()))))
@@ -77,16 +75,15 @@ def predict(
             if net.backbone.conv:
                 images = images.contiguous(memory_format=torch.channels_last)
             outputs.append(net(images).float())
-            if head is not None:
-                learned.append(head.outputs())
+        if quantities:
+            parts = [output.tensor_split([-len(quantities)], 1) for output in outputs]
+            outputs = [part[0] for part in parts]
+            values.append(torch.stack([part[1] for part in parts]).mean(0).cpu())
         if len(outputs) > 1:
             mean = torch.stack([output.softmax(1) for output in outputs]).mean(0)
             outputs = [mean.clamp_min(1e-12).log()]
         logits.append(outputs[0].cpu())
-        if learned:
-            values.append(torch.stack(learned).mean(0).cpu())
         labels.append(batch.labels)
         positions.append(batch.positions)
-    names = head.names if head is not None and values else []
-    quantities = dict(zip(names, torch.cat(values).unbind(1), strict=True)) if names else {}
-    return Predictions(torch.cat(logits), torch.cat(labels), torch.cat(positions), quantities)
+    learned = dict(zip(quantities, torch.cat(values).unbind(1), strict=True)) if values else {}
+    return Predictions(torch.cat(logits), torch.cat(labels), torch.cat(positions), learned)

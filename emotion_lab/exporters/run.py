@@ -28,6 +28,7 @@ from emotion_lab.inference.conversion import writer
 from emotion_lab.inference.conversion.base import DYNAMIC, FORMATS, select_formats
 from emotion_lab.inference.loader import Run, load
 from emotion_lab.models.load import LoadedCheckpoint, restore
+from emotion_lab.models.quantities_head import join
 
 
 class ParityError(UserError):
@@ -45,6 +46,9 @@ def _summary_line(certificate: dict[str, Any], checkpoint_ms: dict[str, float]) 
             f"difference of a probability {certificate['max_drift']:.1g}, accuracy "
             f"{100 * certificate['accuracy_change']:+.2f} points"
         )
+    if drifts := certificate.get("quantities"):
+        largest = max(drift["max_drift"] for drift in drifts.values())
+        text += f", largest difference of {', '.join(drifts)} {largest:.1g}"
     ms = certificate["latency_ms"]["b1"]
     text += f", {ms:.2f} ms per face (PyTorch {checkpoint_ms['b1']:.2f})"
     return f"{certificate['file']}: {text}, {certificate['size_mb']:.1f} MB"
@@ -78,7 +82,8 @@ def _export_and_certify(
     facts: dict[str, Any],
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Write all files; return their certificates and the latency of the checkpoint."""
-    net, card = loaded.net, loaded.card
+    net, card = join(loaded.net), loaded.card
+    learned: list[str] = card["quantities"]
     files: dict[str, Path] = {}
     with tempfile.TemporaryDirectory() as folder:
         for format, precision in pairs:
@@ -89,10 +94,13 @@ def _export_and_certify(
                 fp32 = Path(folder) / writer.file_name(card, format, "fp32")
                 files[f"{format} fp32"] = writer.export(net, card, format, "fp32", fp32, **facts)
         # After the exports, because it changes the memory format of the network.
-        torch_run = eager(net, card["temperature"])
-        probabilities = predict_all(torch_run, images.faces)
+        torch_run = eager(net, card["temperature"], len(learned))
+        outputs = predict_all(torch_run, images.faces)
+        k = len(card["classes"])
         reference = ReferencePredictions(
-            images.faces, images.labels, images.names, card["classes"], probabilities
+            *(images.faces, images.labels, images.names, card["classes"]),
+            outputs[:, :k],
+            dict(zip(learned, outputs[:, k:].T, strict=True)),
         )
         certificates = [
             certify(run_dir / writer.file_name(card, *pair), *pair, reference) for pair in pairs
@@ -126,8 +134,8 @@ def export_checkpoint(cfg: dict[str, Any], run_dir: Path) -> None:
     loaded = LoadedCheckpoint(path, *restore(path))
     card = loaded.card
     print(f"checkpoint: {path} ({checkpoint.describe(card)})")
-    if card.get("quantities"):
-        print(f"  not exported: the head for {', '.join(card['quantities'])}")
+    if card["quantities"]:
+        print(f'  output "quantities": the learned {", ".join(card["quantities"])}')
     pairs = select_formats(cfg["format"], cfg["precision"], cfg["batch"])
     if cfg["format"] == "all" and cfg["batch"] != DYNAMIC:
         for name in FORMATS.names():

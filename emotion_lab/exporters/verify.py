@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ ROUND_S = 0.06
 #: Largest accepted fraction of different labels by precision, and difference of a probability.
 MAX_FLIPS = {"fp32": 0.0, "fp16": 0.003, "bf16": 0.003}
 MAX_DRIFT = 1e-4
+#: Largest accepted mean difference of a learned quantity in a lower precision than fp32.
+MAX_MEAN = 0.02
 #: Largest accepted loss of accuracy of int8, and smallest useful speedup over fp32.
 MAX_ACCURACY_LOSS = 0.005
 MIN_SPEEDUP = 1.05
@@ -45,6 +47,7 @@ class ReferencePredictions:
         labels: True classes, int64 (N,).
         classes: Class names in label order.
         probabilities: float64 (N, K), the calibration temperature applied.
+        quantities: Learned quantity -> values, float64 (N,).
     """
 
     faces: Sequence[np.ndarray]
@@ -52,25 +55,28 @@ class ReferencePredictions:
     names: Sequence[str]
     classes: Sequence[str]
     probabilities: np.ndarray
+    quantities: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def eager(net: Network, temperature: float) -> Run:
+def eager(net: Network, temperature: float, num_quantities: int = 0) -> Run:
     """Return eager PyTorch from RGB faces, uint8 (B, H, W, 3), to probabilities (B, K).
 
-    OpenCV resizes the faces, as in training and evaluation.
+    OpenCV resizes the faces, as in training and evaluation. The learned quantities that ``net``
+    returns follow the probabilities.
     """
     run, resize = reference(net), Resize(net.spec.image_size, net.spec.channels)
 
     def classify(faces: np.ndarray) -> np.ndarray:
         batch = np.stack([resize(face) for face in faces]).transpose(0, 3, 1, 2)
-        logits = run(np.ascontiguousarray(batch)).astype(np.float64)
-        return softmax(logits / temperature, axis=1)
+        outputs = run(np.ascontiguousarray(batch)).astype(np.float64)
+        logits, quantities = np.split(outputs, [outputs.shape[1] - num_quantities], axis=1)
+        return np.concatenate([softmax(logits / temperature, axis=1), quantities], axis=1)
 
     return classify
 
 
 def predict_all(run: Run, faces: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the probabilities of faces of any sizes, (N, K); batches contain faces of one size."""
+    """Return the outputs of faces of any sizes, (N, ...); batches contain faces of one size."""
     shapes: dict[tuple[int, ...], list[int]] = {}
     for i, face in enumerate(faces):
         shapes.setdefault(face.shape, []).append(i)
@@ -122,6 +128,31 @@ def compare(reference: ReferencePredictions, probabilities: np.ndarray) -> dict[
     }
 
 
+def compare_quantities(
+    reference: ReferencePredictions, values: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Return learned quantity -> ``max_drift`` and ``mean_drift`` of its ``values`` (N, Q)."""
+    drifts = {
+        name: np.abs(values[:, i] - expected)
+        for i, (name, expected) in enumerate(reference.quantities.items())
+    }
+    return {
+        name: {"max_drift": float(drift.max()), "mean_drift": float(drift.mean())}
+        for name, drift in drifts.items()
+    }
+
+
+def quantity_failures(precision: str, quantities: dict[str, dict[str, float]]) -> list[str]:
+    """Return one line for each learned quantity that differs too much."""
+    kind, allowed = ("max_drift", MAX_DRIFT) if precision == "fp32" else ("mean_drift", MAX_MEAN)
+    word = "a value" if precision == "fp32" else "the mean value"
+    return [
+        f"{word} of {name} differs by {drifts[kind]:.2g}, allowed is {allowed:g}"
+        for name, drifts in quantities.items()
+        if not drifts[kind] <= allowed
+    ]
+
+
 def failures(precision: str, comparison: dict[str, Any]) -> list[str]:
     """Return one line for each requirement that is not met; an empty list is a pass."""
     lines, n, flips = [], comparison["n"], comparison["label_flips"]
@@ -153,7 +184,9 @@ def certify(
 ) -> dict[str, Any]:
     """Evaluate an exported file with the public loader; return its certificate without latency."""
     model = load(path)
-    probabilities = predict_all(model.run, reference.faces)
+    outputs = predict_all(lambda faces: np.concatenate(model.predict(faces), 1), reference.faces)
+    k = len(model.classes)
+    probabilities, quantities = outputs[:, :k], outputs[:, k:]
     certificate: dict[str, Any] = {
         "file": path.name,
         "format": format,
@@ -162,15 +195,19 @@ def certify(
         "split": "val",
         "size_mb": round(size_mb(format, path), 3),
     }
-    expected_shape = reference.probabilities.shape
-    if probabilities.shape != expected_shape or not np.isfinite(probabilities).all():
+    n, expected_k = reference.probabilities.shape
+    expected_shape = (n, expected_k + len(reference.quantities))
+    if outputs.shape != expected_shape or not np.isfinite(outputs).all():
         lines = [
-            f"the output is not finite or has shape {probabilities.shape}, expected "
-            f"{expected_shape}"
+            f"the output is not finite or has shape {outputs.shape}, expected {expected_shape}"
         ]
         return {**certificate, "n": len(reference.labels), "passed": False, "failures": lines}
     comparison = compare(reference, probabilities)
     lines = failures(precision, comparison)
+    if reference.quantities:
+        drifts = compare_quantities(reference, quantities)
+        lines += quantity_failures(precision, drifts)
+        comparison["quantities"] = drifts
     return {**certificate, **comparison, "passed": not lines, "failures": lines}
 
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from emotion_lab.core.io import atomic_write
-from emotion_lab.exporters.verify import MAX_ACCURACY_LOSS, MAX_DRIFT, MAX_FLIPS
+from emotion_lab.exporters.verify import MAX_ACCURACY_LOSS, MAX_DRIFT, MAX_FLIPS, MAX_MEAN
 from emotion_lab.reports import html
 
 _LATENCY_NAMES = {
@@ -34,12 +34,18 @@ def _checks(certificate: dict[str, Any]) -> list[tuple[str, str, str]]:
     max_flips = f"at most {MAX_FLIPS[precision]:.1%}" if precision in MAX_FLIPS else "any"
     max_drift = f"at most {MAX_DRIFT:g}" if precision == "fp32" else "any"
     max_loss = f"at least {-100 * MAX_ACCURACY_LOSS:g}" if precision == "int8" else "any"
+    quantities = []
+    for name, drifts in certificate.get("quantities", {}).items():
+        shown = f"{drifts['max_drift']:.2g} (mean {drifts['mean_drift']:.2g})"
+        allowed = max_drift if precision == "fp32" else f"mean at most {MAX_MEAN:g}"
+        quantities.append((f"Largest difference of the learned {name}", shown, allowed))
     return [
         ("Different labels", f"{flips:,} of {n:,} ({flips / n:.2%})", max_flips),
         ("Largest difference of a probability", f"{certificate['max_drift']:.2g}", max_drift),
         ("Mean difference of a probability", f"{certificate['mean_drift']:.2g}", "any"),
         ("Accuracy, change in points", _points(certificate, "accuracy"), max_loss),
         ("Macro F1, change in points", _points(certificate, "macro_f1"), "any"),
+        *quantities,
     ]
 
 

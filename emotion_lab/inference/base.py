@@ -26,8 +26,8 @@ class ModelSource:
         sha256: Of the file, hex.
         spec: The network's input.
         temperature: Logits are divided by it before the softmax.
-        card: What running it needs: ``classes``, ``temperature``, ``input`` and the name of the
-            data, ``config.data.name``.
+        card: What running it needs: ``classes``, ``temperature``, ``input``, the learned
+            ``quantities`` and the name of the data, ``config.data.name``.
     """
 
     path: Path
@@ -40,11 +40,14 @@ class ModelSource:
         """Build the network in eval mode, float32, on the CPU, which takes seconds.
 
         Returns:
-            The network and the checkpoint's whole card.
+            The network, whose outputs are the logits and the learned quantities, and the
+            checkpoint's whole card.
         """
         from emotion_lab.models.load import restore  # imports torch
+        from emotion_lab.models.quantities_head import join
 
-        return restore(self.path)
+        net, card = restore(self.path)
+        return join(net), card
 
 
 @dataclass
@@ -53,7 +56,8 @@ class InferenceBackend:
 
     Attributes:
         name: Program, version, precision and device.
-        run: Maps uint8 (B, C, S, S), B of 1 or more, to float32 logits (B, K). Not thread-safe.
+        run: Maps uint8 (B, C, S, S), B of 1 or more, to float32 (B, K + Q): logits and the Q
+            ``quantities`` of the card. Not thread-safe.
         notes: How it was chosen, converted and verified.
     """
 

@@ -27,11 +27,11 @@ from emotion_lab.inference.base import (
     input_spec,
     softmax,
 )
-from emotion_lab.inference.derived import DerivedOutputs, VoteShares
+from emotion_lab.inference.derived import DerivedOutputs, FaceQuantities, VoteShares
 from emotion_lab.inference.exported_model import open_exported
 
 #: Version of the cached cards.
-CARD_FORMAT = 3
+CARD_FORMAT = 4
 #: Values of ``backend=`` for which a shipped model runs as its ONNX file.
 SHIPPED_BACKENDS = ("auto", "onnx", "onnxruntime")
 #: Batch sizes 1 to WARM_FACES run before the first frame, for at most WARM_S seconds.
@@ -52,7 +52,7 @@ class Classifier:
         resize: Resizes one crop to the input of the network; a second time changes nothing.
         data_name: Name of the dataset that it was trained on; None in exported files without it.
         derived: Valence, arousal and intensity of a face from its probabilities.
-        learned: Quantities that the checkpoint learned; ``evaluate`` alone uses its head for them.
+        quantities: The same, with the learned values in the place of derived ones.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Classifier:
         self.data_name: str | None = card["config"]["data"]["name"]
         vote_shares = VoteShares.from_card(card["vote_shares"])
         self.derived = DerivedOutputs(self.classes, vote_shares)
-        self.learned: list[str] = card.get("quantities", [])
+        self.quantities = FaceQuantities(self.derived, card.get("quantities", []))
         self.runtime_name = backend.name
         self.notes = backend.notes
         self._run = backend.run
@@ -73,8 +73,13 @@ class Classifier:
 
     def logits(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Return the logits, float32 (N, K); the arguments are those of :meth:`__call__`."""
+        return self._outputs(images)[:, : len(self.classes)]
+
+    def _outputs(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Return logits and learned quantities, float32 (N, K + Q)."""
         if not len(images):
-            return np.zeros((0, len(self.classes)), np.float32)
+            columns = len(self.classes) + len(self.quantities.learned)
+            return np.zeros((0, columns), np.float32)
         for image in images:
             valid = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in (1, 3)
             if not valid or not image.size:
@@ -97,7 +102,17 @@ class Classifier:
         Raises:
             ValueError: If an image is empty or has another shape or dtype.
         """
-        return softmax(self.logits(images), self.temperature)
+        return self.predict(images)[0]
+
+    def predict(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return probabilities, float32 (N, K), and learned quantities, float32 (N, Q).
+
+        The columns are :attr:`classes` and ``quantities.learned``; the arguments are those of
+        :meth:`__call__`.
+        """
+        outputs = self._outputs(images)
+        k = len(self.classes)
+        return softmax(outputs[:, :k], self.temperature), outputs[:, k:]
 
     def warm(self) -> None:
         """Run each small batch size once, because the first run of a batch size is slow."""
@@ -118,7 +133,8 @@ def _read_card(path: Path) -> dict[str, Any]:
     """Read the card of a checkpoint and return the entries that running it needs."""
     from emotion_lab.core import checkpoint  # imports torch
 
-    card = checkpoint.read(path)[checkpoint.CARD]
+    content = checkpoint.read(path)
+    card = content[checkpoint.CARD]
     if "frame" in card:
         raise UserError(
             f"ckpt={path} is a temporal model: set smoothing=temporal smoothing.ckpt=<its run "
@@ -140,7 +156,7 @@ def _read_card(path: Path) -> dict[str, Any]:
         "classes": list(card["classes"]),
         "temperature": temperature,
         "vote_shares": card.get("vote_shares"),
-        "quantities": card.get("quantities", []),
+        "quantities": checkpoint.quantities(content),
         "input": {**asdict(spec), "crop_margin": margin},
         "config": {"data": {"name": data.get("name")}},
     }

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,14 +55,22 @@ def probe_images(spec: InputSpec) -> np.ndarray:
 def max_difference(
     run: Callable[[np.ndarray], np.ndarray], logits: np.ndarray, source: ModelSource
 ) -> float:
-    """Return the largest difference of a probability from the probe images' ``logits``."""
+    """Return the largest difference of a probability or learned quantity on the probe images.
+
+    Args:
+        run: The backend.
+        logits: What PyTorch returns, (4, K + Q).
+        source: The checkpoint.
+    """
     images = probe_images(source.spec)
     # With two batch sizes, a graph whose batch size is fixed by mistake fails here.
     outputs = np.concatenate([run(images[:1]), run(images[1:])])
     if outputs.shape != logits.shape:
         return float("nan")
+    k = len(source.card["classes"])
     ours, expected = (
-        softmax(np.asarray(x, np.float64), source.temperature) for x in (outputs, logits)
+        np.concatenate([softmax(np.asarray(x[:, :k], np.float64), source.temperature), x[:, k:]], 1)
+        for x in (outputs, logits)
     )
     return float(np.abs(ours - expected).max())
 
@@ -95,6 +104,9 @@ def _open_cached(
             return None
         if not package_versions(format).items() <= meta["versions"].items():
             return None
+        # Earlier versions converted checkpoints without their learned quantities.
+        if meta.get("learned", []) != source.card.get("quantities", []):
+            return None
         difference = max_difference(run, np.asarray(meta["probes"]["logits"]), source)
     except Exception:  # a damaged file raises arbitrary exceptions
         return None
@@ -119,7 +131,9 @@ def _convert(
             f"{source.path}: its network gives no finite numbers. Train it again, or set another "
             "ckpt=<file>."
         )
-    facts = {"probes": {"version": FORMAT, "logits": logits.tolist()}}
+    facts: dict[str, Any] = {"probes": {"version": FORMAT, "logits": logits.tolist()}}
+    if learned := source.card.get("quantities"):
+        facts["learned"] = learned
     sha256 = source.sha256
     try:
         net.to(memory_format=torch.contiguous_format)

@@ -1,7 +1,7 @@
-"""Outputs that are computed from the class probabilities: valence, arousal and intensity.
+"""Valence, arousal and intensity of a face.
 
-They add no information to the probabilities. ``evaluate`` compares them with the values of a
-network that learned these quantities (``quantities_head.weight``), which are named ``learned``.
+The derived values are computed from the class probabilities and add no information to them. A
+network that learned a quantity (``quantities_head.weight``) gives its value itself.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from emotion_lab.core.labels import COORDINATES, class_key
+from emotion_lab.core.labels import COORDINATES, QUANTITY_RANGES, class_key
 
 #: Names of the quantities, in the order of the outputs.
-QUANTITIES = ("valence", "arousal", "intensity")
+QUANTITIES = tuple(QUANTITY_RANGES)
 _SMALLEST = 1e-6  # lower bound of a probability before its logarithm is taken
 
 
@@ -87,4 +87,41 @@ class DerivedOutputs:
         values["intensity"] = None
         if self.vote_shares is not None and label is not None:
             values["intensity"] = float(self.vote_shares(probabilities)[label])
+        return values
+
+
+class FaceQuantities:
+    """Valence, arousal and intensity of one face: learned where the network has them, else derived.
+
+    Args:
+        derived: Derives the values.
+        learned: Quantities that the network learned.
+
+    Attributes:
+        source: Quantity -> ``learned`` or ``derived``.
+    """
+
+    def __init__(self, derived: DerivedOutputs, learned: Sequence[str] = ()) -> None:
+        self.derived, self.learned = derived, list(learned)
+        self.source = {name: "learned" if name in learned else "derived" for name in QUANTITIES}
+
+    def __call__(
+        self, probabilities: np.ndarray, label: int | None, learned: np.ndarray
+    ) -> dict[str, float | None]:
+        """Return the values of a face.
+
+        Args:
+            probabilities: (K,), sum 1.
+            label: The class that is named, None while uncertain.
+            learned: The learned values (Q,).
+
+        Returns:
+            The keys of :meth:`DerivedOutputs.__call__`. A learned value has no error: its
+            ``..._std`` is None.
+        """
+        values = self.derived(probabilities, label)
+        for name, value in zip(self.learned, learned.tolist(), strict=True):
+            values[name] = value
+            if f"{name}_std" in values:
+                values[f"{name}_std"] = None
         return values

@@ -71,13 +71,15 @@ def open_exported(
     _check(path, cfg, {"precision": (precision,)})
 
     def run(images: np.ndarray) -> np.ndarray:
-        return np.log(np.maximum(model.run(to_rgb_batch(images)), SMALLEST))
+        probabilities, quantities = model.predict(to_rgb_batch(images))
+        return np.concatenate([np.log(np.maximum(probabilities, SMALLEST)), quantities], 1)
 
     package = BACKEND_NAMES[path.suffix][0]
     card = {
         "classes": model.classes,
         "temperature": 1.0,
         "vote_shares": model.meta.get("vote_shares") or weights.vote_shares(path),
+        "quantities": model.quantities,
         "config": {"data": {"name": model.meta.get("data", {}).get("name")}},
         "input": {**values, "crop_margin": model.crop_margin},
         "checkpoint_sha256": model.meta.get("checkpoint_sha256"),

@@ -25,6 +25,7 @@ from emotion_lab.data.transforms import Resize
 from emotion_lab.inference import openvino_core
 from emotion_lab.inference.metadata import ENTRY, LARGEST, parse_metadata, xml_text, zip_text
 
+#: Runs a graph; several outputs (B, ...) are returned side by side.
 Run = Callable[[np.ndarray], np.ndarray]
 
 
@@ -85,7 +86,11 @@ def _open_onnx(path: Path, options: RunOptions) -> Opened:
         raise RuntimeError("onnxruntime could not start its CUDAExecutionProvider")
     name = session.get_inputs()[0].name
     text = session.get_modelmeta().custom_metadata_map.get(ENTRY)
-    return text, lambda meta: lambda images: session.run(None, {name: images})[0]
+    return text, lambda meta: lambda images: _side_by_side(session.run(None, {name: images}))
+
+
+def _side_by_side(outputs: Sequence[np.ndarray]) -> np.ndarray:
+    return outputs[0] if len(outputs) == 1 else np.concatenate(outputs, 1)
 
 
 def _open_openvino(path: Path, options: RunOptions) -> Opened:
@@ -132,7 +137,9 @@ def _open_torch(path: Path, options: RunOptions) -> Opened:
         # torch warns about read-only arrays.
         batch = torch.from_numpy(np.require(faces, requirements="W"))
         with torch.inference_mode():
-            return model(batch).numpy()
+            outputs = model(batch)
+            parts = outputs if isinstance(outputs, tuple) else (outputs,)
+            return _side_by_side([part.numpy() for part in parts])
 
     return text, lambda meta: run
 
@@ -164,12 +171,14 @@ class Model:
     Attributes:
         meta: Metadata of the file.
         classes: Class names, in the order of the probabilities.
+        quantities: Learned quantities (valence, arousal, intensity); empty for a file without.
         crop_margin: Fraction of a detected box to add on every side before cropping the face.
     """
 
     def __init__(self, meta: dict[str, Any], run: Run) -> None:
         self.meta, self._run = meta, run
         self.classes: list[str] = list(meta["classes"])
+        self.quantities: list[str] = list(meta.get("quantities", {}).get("columns", []))
         self.crop_margin = float(meta["crop_margin"])
         self._resize = Resize(meta["input"]["image_size"], 3)
 
@@ -185,6 +194,14 @@ class Model:
         Raises:
             InvalidImageError: For any other input.
         """
+        return self.predict(faces)[0]
+
+    def predict(self, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return probabilities, float32 (B, K), and learned quantities, float32 (B, Q).
+
+        The columns are :attr:`classes` and :attr:`quantities`; the arguments are those of
+        :meth:`run`.
+        """
         valid = isinstance(faces, np.ndarray) and faces.dtype == np.uint8 and faces.ndim == 4
         if not valid or faces.shape[3] != 3 or not faces.size:
             raise InvalidImageError(
@@ -198,7 +215,9 @@ class Model:
         if batch != "dynamic":
             faces = np.concatenate([faces, faces[-1:].repeat(-count % batch, axis=0)])
         parts = np.split(np.ascontiguousarray(faces), range(step, len(faces), step))
-        return np.concatenate([self._run(part) for part in parts])[:count]
+        outputs = np.concatenate([self._run(part) for part in parts])[:count]
+        k = len(self.classes)
+        return outputs[:, :k], outputs[:, k:]
 
     def __call__(self, faces: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
         """Classify one face or several.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -134,14 +134,34 @@ class Backbone(nn.Module):
         return out
 
 
+@dataclass(frozen=True)
+class QuantityWeights:
+    """Weights of a trained head for valence, arousal and intensity.
+
+    Attributes:
+        names: Q quantities, in the order of the rows.
+        weight: float32 (Q, F) for the F inputs of the classifier.
+        bias: float32 (Q,).
+    """
+
+    names: list[str]
+    weight: Tensor
+    bias: Tensor
+
+
 class EmotionNet(nn.Module):
     """Normalisation and backbone: the network that is trained, saved and exported.
 
     Normalisation is part of the network, so it is the same in training, export and live use.
+
+    Attributes:
+        quantities: Weights of the head of a checkpoint that learned quantities; they are not part
+            of the state_dict. :func:`emotion_lab.models.quantities_head.join` adds its outputs.
     """
 
     mean: Tensor
     std: Tensor
+    quantities: QuantityWeights | None = None
 
     def __init__(self, backbone: Backbone, spec: InputSpec) -> None:
         super().__init__()

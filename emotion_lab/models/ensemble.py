@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from emotion_lab.core.labels import QUANTITY_RANGES
 from emotion_lab.models.base import Backbone, EmotionNet
 
 
@@ -37,6 +38,15 @@ class Ensemble(nn.Module):
         self.spec = members[0].spec
         values = [1 / len(members)] * len(members) if weights is None else list(weights)
         self.register_buffer("weights", torch.tensor(values))
+        #: Number of learned quantities in the outputs of the members, after the logits.
+        self.num_quantities = 0
+
+    @property
+    def quantities(self) -> list[str]:
+        """Quantities that every member has learned."""
+        heads = [net.quantities for net in self.networks()]
+        names = [set(head.names) if head is not None else set() for head in heads]
+        return [name for name in QUANTITY_RANGES if all(name in own for own in names)]
 
     def networks(self) -> list[EmotionNet]:
         """Return the members."""
@@ -48,13 +58,24 @@ class Ensemble(nn.Module):
         return self.networks()[0].backbone
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classify images, see :meth:`EmotionNet.forward`; returns logits (B, K)."""
+        """Classify images, see :meth:`EmotionNet.forward`.
+
+        Returns:
+            Logits (B, K); after :func:`emotion_lab.models.quantities_head.join`, (B, K + Q) with
+            the weighted averages of the Q quantities.
+        """
         total: Tensor | None = None
+        quantities: Tensor | None = None
         for i, (net, order) in enumerate(zip(self.members, self.class_orders, strict=True)):
             logits = net(images).float()
+            if self.num_quantities:
+                logits, values = logits.tensor_split([len(order)], 1)
+                values = self.weights[i] * values
+                quantities = values if quantities is None else quantities + values
             if order != list(range(len(order))):
                 logits = logits[:, order]
             weighted = self.weights[i] * logits.softmax(1)
             total = weighted if total is None else total + weighted
         assert total is not None
-        return total.clamp_min(1e-12).log()
+        logits = total.clamp_min(1e-12).log()
+        return logits if quantities is None else torch.cat([logits, quantities], 1)

@@ -13,6 +13,7 @@ from torch import Tensor
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.paths import find_checkpoint
+from emotion_lab.models import quantities_head
 from emotion_lab.models.base import MODELS, EmotionNet
 from emotion_lab.models.ensemble import Ensemble
 from emotion_lab.models.network import Network
@@ -56,6 +57,7 @@ def _build_network(path: Path, state: dict[str, Tensor] | None, card: dict[str, 
         raise UserError(
             f"{path}: the weights do not fit the network of its config ({reason})"
         ) from None
+    net.quantities = quantities_head.weights_of(state, card)
     return net.eval()
 
 
@@ -97,9 +99,13 @@ def restore(path: Path) -> tuple[Network, dict[str, Any]]:
 
 def _restore(path: Path) -> tuple[Network, dict[str, Any]]:
     content = ckpt.read(path)
+    card = content[ckpt.CARD]
+    net: Network
     if "members" in content:
-        return _build_ensemble(path, content), content[ckpt.CARD]
-    return _build_network(path, content.get("state_dict"), content[ckpt.CARD]), content[ckpt.CARD]
+        net = _build_ensemble(path, content)
+    else:
+        net = _build_network(path, content.get("state_dict"), card)
+    return net, {**card, "quantities": quantities_head.learned(net)}
 
 
 def checkpoint_model(model: dict[str, Any]) -> dict[str, Any]:
@@ -189,9 +195,10 @@ def combine(
             orders.append(order)
             member_weights.append(weight)
             cards.append(checkpoint.card)
+    net = Ensemble(nets, orders, member_weights).eval()
     card = {k: v for k, v in first.card.items() if k not in ("calibration", "ensemble")}
     card |= {"temperature": 1.0, "members": cards, "weights": member_weights}
-    return Ensemble(nets, orders, member_weights).eval(), card
+    return net, {**card, "quantities": net.quantities}
 
 
 def restore_all(

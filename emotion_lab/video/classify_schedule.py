@@ -81,12 +81,14 @@ class Look:
     Attributes:
         box: float32 (4,) x, y, width, height in pixels.
         probabilities: float32 (K,).
+        quantities: Learned quantities, float32 (Q,).
         crop: None if it is compared with no other.
     """
 
     time_s: float
     box: np.ndarray
     probabilities: np.ndarray
+    quantities: np.ndarray
     crop: CropComparison | None
 
 
@@ -103,11 +105,16 @@ class ClassifySchedule:
         self.always, self.max_age_s = cfg["when"] == "always", float(cfg["max_age_s"])
 
     def look(
-        self, time_s: float, box: np.ndarray, crop: np.ndarray, probabilities: np.ndarray
+        self,
+        time_s: float,
+        box: np.ndarray,
+        crop: np.ndarray,
+        probabilities: np.ndarray,
+        quantities: np.ndarray,
     ) -> Look:
-        """Return a classification of uint8 (h, w, 3) at ``time_s`` with its ``probabilities``."""
+        """Return a classification of uint8 (h, w, 3) at ``time_s``; see :class:`Look`."""
         comparison = None if self.always else CropComparison(small_picture(crop))
-        return Look(time_s, box.copy(), probabilities, comparison)
+        return Look(time_s, box.copy(), probabilities, quantities, comparison)
 
     def is_due(
         self, look: Look, smoother: TrackSmoother, time_s: float, box: np.ndarray, crop: np.ndarray

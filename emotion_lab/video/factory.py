@@ -44,12 +44,8 @@ def build_recognizer(cfg: dict[str, Any]) -> EmotionRecognizer:
 def print_model(cfg: dict[str, Any], model: EmotionRecognizer) -> None:
     """Print one line that names the model and its backend."""
     print(f"classifier: {cfg['ckpt']}, {model.classifier.runtime_name}", flush=True)
-    if model.classifier.learned:
-        names = ", ".join(model.classifier.learned)
-        print(
-            f"classifier: only evaluate gives the learned {names}; the values here are derived",
-            flush=True,
-        )
+    if learned := model.classifier.quantities.learned:
+        print(f"classifier: {', '.join(learned)} learned by the network", flush=True)
     for note in model.classifier.notes:
         log.info("classifier: %s", note)
 

@@ -20,7 +20,7 @@ from emotion_lab.video.enrolment import Enrolment
 from emotion_lab.video.head_pose import head_pose
 from emotion_lab.video.recording import FACE_MARGIN
 from emotion_lab.video.scene_cut import SceneCutDetector
-from emotion_lab.video.smoothing import TrackSmoother
+from emotion_lab.video.smoothing import QuantitySmoother, TrackSmoother
 from emotion_lab.video.tracker import FaceTracker
 from emotion_lab.video.types import Detector, Face, Frame, FrameResult, Track
 
@@ -46,9 +46,10 @@ class FoundFaces:
 
 @dataclass
 class _FaceState:
-    """Smoother and last classification of one track."""
+    """Smoothers and last classification of one track."""
 
     smoother: TrackSmoother
+    quantities: QuantitySmoother
     look: Look | None = None
 
 
@@ -238,9 +239,9 @@ class Pipeline:
         crops = [one.crops[k] for one, rows in zip(found, selected, strict=True) for k in rows]
         begin = time.perf_counter()
         with self._classifier_lock:
-            probabilities = self.classifier(crops) if crops else ()
+            outputs = self.classifier.predict(crops) if crops else ((), ())
         classify_ms = (time.perf_counter() - begin) * 1000
-        values = iter(probabilities)
+        values = iter(zip(*outputs, strict=True))
         results = []
         for one, rows in zip(found, selected, strict=True):
             if rows:
@@ -248,11 +249,14 @@ class Pipeline:
             results.append(self.finish(one, {k: next(values) for k in rows}))
         return results
 
-    def finish(self, found: FoundFaces, probabilities: dict[int, np.ndarray]) -> FrameResult:
+    def finish(
+        self, found: FoundFaces, outputs: dict[int, tuple[np.ndarray, np.ndarray]]
+    ) -> FrameResult:
         """Smooth the faces of a frame and return its result.
 
         Args:
-            probabilities: Index of each face of :meth:`select` -> float32 (K,).
+            outputs: Index of each face of :meth:`select` -> probabilities, float32 (K,), and
+                learned quantities, float32 (Q,).
         """
         begin, result = time.perf_counter(), found.result
         if found.restarts:
@@ -264,10 +268,10 @@ class Pipeline:
         if self.enrolment is not None:
             self.enrolment.step(result.time_s)
         for k, track in enumerate(found.tracks):
-            values = probabilities.get(k)
+            values = outputs.get(k)
             look = None
             if values is not None:
-                look = self.schedule.look(result.time_s, track.box, found.crops[k], values)
+                look = self.schedule.look(result.time_s, track.box, found.crops[k], *values)
             result.faces.append(self._face(track, look, result.time_s))
         if found.tracks:
             result.stages_ms["smooth"] = (time.perf_counter() - begin) * 1000
@@ -277,12 +281,15 @@ class Pipeline:
     def _face(self, track: Track, look: Look | None, time_s: float) -> Face:
         """Return a face with a new classification, or else with its last one."""
         if track.id not in self._faces:
-            self._faces[track.id] = _FaceState(TrackSmoother(self.smoothing, len(self.classes)))
+            self._faces[track.id] = _FaceState(
+                TrackSmoother(self.smoothing, len(self.classes)),
+                QuantitySmoother(self.smoothing, self.classifier.quantities.learned),
+            )
         state = self._faces[track.id]
         state.look = look or state.look
         if state.look is None:
             raise ValueError(f"face {track.id} was never classified")
-        probabilities = state.look.probabilities
+        probabilities, quantities = state.look.probabilities, state.look.quantities
         if self.enrolment is not None:
             probabilities = self.enrolment.correct(track.id, probabilities)
         smoothed: np.ndarray
@@ -293,6 +300,7 @@ class Pipeline:
         else:
             # In every frame: between two classifications the face looks the same.
             smoothed, label = state.smoother.update(probabilities, time_s)
+            quantities = state.quantities.update(quantities, time_s)
         pose = head_pose(track.landmarks)
         limit = self.max_turn_deg
         turned_away = limit is not None and pose is not None and pose.turn > limit
@@ -305,7 +313,8 @@ class Pipeline:
             probabilities=probabilities,
             smoothed=smoothed,
             label=label,
-            derived=self.classifier.derived(smoothed, label),
+            quantities=self.classifier.quantities(smoothed, label, quantities),
+            quantity_source=self.classifier.quantities.source,
             pose=pose,
             turned_away=turned_away,
             landmarks=track.landmarks,

@@ -29,9 +29,11 @@ class FaceEmotion:
         score: Score of the detector, 0..1.
         id: Number of the face, constant over the frames of a stream, from 1; None in a single
             image.
-        derived: ``valence``, ``arousal`` (-1 to 1), their errors ``valence_std`` and
+        quantities: ``valence``, ``arousal`` (-1 to 1), their errors ``valence_std`` and
             ``arousal_std``, and ``intensity`` (0 to 1); see
-            :class:`~emotion_lab.inference.derived.DerivedOutputs`.
+            :class:`~emotion_lab.inference.derived.FaceQuantities`.
+        quantity_source: For each of the three ``learned`` (by the network) or ``derived`` (from
+            ``smoothed``).
         pose: Yaw, pitch and roll of the head in degrees; None without landmarks.
         turned_away: Whether the label is None because of ``max_turn_deg``.
     """
@@ -42,7 +44,8 @@ class FaceEmotion:
     smoothed: dict[str, float]
     score: float
     id: int | None
-    derived: dict[str, float | None]
+    quantities: dict[str, float | None]
+    quantity_source: dict[str, str]
     pose: HeadPose | None
     turned_away: bool
 
@@ -59,7 +62,8 @@ def _public(face: Face, classes: Sequence[str], stills: bool) -> FaceEmotion:
         smoothed=smoothed,
         score=float(face.score),
         id=None if stills else face.id,
-        derived=face.derived,
+        quantities=face.quantities,
+        quantity_source=face.quantity_source,
         pose=face.pose,
         turned_away=face.turned_away,
     )
@@ -110,8 +114,9 @@ class Faces(Sequence[FaceEmotion]):
     def to_pandas(self) -> Any:
         """Return a ``pandas.DataFrame`` with one row a face.
 
-        Columns: id, label, score, x, y, width, height, the probability of each class, the
-        derived outputs (derived_valence, ...), and yaw, pitch and roll.
+        Columns: id, label, score, x, y, width, height, the probability of each class, valence,
+        valence_std, arousal, arousal_std, intensity, the source of each of the three
+        (valence_source, ...: learned or derived), and yaw, pitch and roll.
 
         Raises:
             UserError: If pandas is not installed.
@@ -125,7 +130,8 @@ class Faces(Sequence[FaceEmotion]):
             {
                 **dict(zip(columns, [face.id, face.label, face.score, *face.box], strict=False)),
                 **face.probabilities,
-                **{f"derived_{name}": value for name, value in face.derived.items()},
+                **face.quantities,
+                **{f"{name}_source": source for name, source in face.quantity_source.items()},
                 **(asdict(face.pose) if face.pose else dict.fromkeys(("yaw", "pitch", "roll"))),
             }
             for face in self._faces

@@ -129,8 +129,9 @@ class Face:
         probabilities: float32 (K,) of the last frame in which the face was classified.
         smoothed: float32 (K,), smoothed over time.
         label: Index of the displayed class (after hysteresis), or None while uncertain.
-        derived: Valence, arousal and intensity from ``smoothed``, see
-            :class:`~emotion_lab.inference.derived.DerivedOutputs`.
+        quantities: Valence, arousal and intensity, smoothed over time, see
+            :class:`~emotion_lab.inference.derived.FaceQuantities`.
+        quantity_source: Quantity -> ``learned`` or ``derived``.
         pose: Pose of the head; None without landmarks.
         landmarks: Those of the track, float32 (5, 2), or None.
         turned_away: Whether the face is uncertain because it is turned too far from the camera.
@@ -143,7 +144,8 @@ class Face:
     probabilities: np.ndarray
     smoothed: np.ndarray
     label: int | None
-    derived: dict[str, float | None] = field(default_factory=dict)
+    quantities: dict[str, float | None] = field(default_factory=dict)
+    quantity_source: dict[str, str] = field(default_factory=dict)
     pose: HeadPose | None = None
     turned_away: bool = False
     landmarks: np.ndarray | None = None

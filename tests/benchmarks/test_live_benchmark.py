@@ -10,10 +10,10 @@ import pytest
 from emotion_lab.benchmarks import live
 from emotion_lab.benchmarks.report import live_report
 from emotion_lab.core import timing
-from emotion_lab.inference.derived import DerivedOutputs
 from emotion_lab.video.pipeline import Pipeline
 from emotion_lab.video.types import Detections, Frame
 from tests.conftest import composed
+from tests.helpers_classifier import ProbabilitiesOnly
 
 CLASSES = ["happy", "sad"]
 
@@ -66,11 +66,8 @@ class FixedDetector:
         return Detections(np.array([[140, 80, 200, 200]], np.float32), np.ones(1, np.float32))
 
 
-class RandomClassifier:
+class RandomClassifier(ProbabilitiesOnly):
     """Returns random probabilities and counts the calls."""
-
-    crop_margin = 0.0
-    derived = DerivedOutputs(CLASSES)
 
     def __init__(self) -> None:
         self.classes, self.calls = CLASSES, 0

@@ -37,6 +37,7 @@ from emotion_lab.experiments.ensemble.checkpoint import (
 from emotion_lab.experiments.ensemble.figure import figure
 from emotion_lab.experiments.ensemble.selection import SelectionStep, counts, mix, nll
 from emotion_lab.inference.classifier import load_classifier
+from emotion_lab.inference.derived import QUANTITIES
 from emotion_lab.models.ensemble import Ensemble
 from emotion_lab.models.load import restore, restore_all
 from emotion_lab.reports.style import LIGHT, render
@@ -54,7 +55,8 @@ def cfg() -> dict[str, Any]:
 def write_run(cfg: dict[str, Any], folder: Path, classes: list[str], seed: int) -> Path:
     """Write the run directory of an untrained network: checkpoint, predictions of val, scores."""
     (folder / "checkpoints").mkdir(parents=True)
-    file = make_checkpoint(cfg, folder / "checkpoints" / "best.ckpt", classes, seed)
+    learned = QUANTITIES if seed == 1 else QUANTITIES[1::-1]
+    file = make_checkpoint(cfg, folder / "checkpoints" / "best.ckpt", classes, seed, learned)
     result = evaluate_checkpoint(file, cfg["data"])
     names = [result.name(i) for i in range(len(result.labels))]
     arrays = (result.labels, result.predicted, result.probabilities)
@@ -118,9 +120,30 @@ def test_checkpoint_predicts_the_weighted_average(built: tuple[Path, dict[str, A
     assert card["ensemble"]["choose"] == "val" and card["format"] == ckpt.ENSEMBLE_FORMAT
     saved = torch.load(path, weights_only=True)
     ckpt.check_plain(saved)
+    assert card["quantities"] == ckpt.quantities(saved) == ["valence", "arousal"]
     assert set(saved) == {"members", ckpt.CARD}
     assert content["parameters"] == sum(p.numel() for p in net.parameters())
     assert find_checkpoint(folder) == path and ensemble.FILE == paths.ENSEMBLE
+
+
+def test_learned_quantities_are_the_average_of_the_members(
+    built: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, content = built
+    faces = list(images().permute(0, 2, 3, 1).numpy())
+    selected = [row for row in content["members"] if row["count"]]
+    expected = np.zeros((len(faces), 2))
+    for row in selected:
+        member = load_classifier(row["run"], "torch", threads=1)
+        values = member.predict(faces)[1]
+        order = [member.quantities.learned.index(name) for name in ("valence", "arousal")]
+        expected += row["weight"] * values[:, order]
+    ensemble = load_classifier(folder / "ensemble.ckpt", "torch", threads=1)
+    probabilities, values = ensemble.predict(faces)
+    assert probabilities.shape == (6, 7)
+    np.testing.assert_allclose(values, expected, atol=1e-6)
+    assert expected.std(0).min() > 1e-3
+    assert ensemble.quantities.source["intensity"] == "derived"
 
 
 def test_scores_agree_with_an_evaluation_of_the_checkpoint(

@@ -13,7 +13,7 @@ from emotion_lab.data.contamination import TrainingImages
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.exporters import calibration_data, verify
 from emotion_lab.exporters.calibration_data import val_images
-from emotion_lab.exporters.verify import compare, failures
+from emotion_lab.exporters.verify import compare, compare_quantities, failures, quantity_failures
 from emotion_lab.exporters.verify_page import write_page
 from tests.conftest import TINY, composed
 from tests.helpers_export import random_reference
@@ -55,6 +55,20 @@ def test_requirements_of_each_precision() -> None:
     assert "7 of 2,000" in lines("bf16", label_flips=7)
     assert not lines("int8", label_flips=300, accuracy_change=-0.005)
     assert "-0.60 points" in lines("int8", accuracy_change=-0.006)
+
+
+def test_requirements_of_learned_quantities() -> None:
+    reference = random_reference()
+    reference.quantities["valence"] = np.linspace(-1, 1, 2000)
+    shifted = reference.quantities["valence"][:, None] + np.float64([[2e-4]])
+    drifts = compare_quantities(reference, shifted)
+    assert drifts["valence"] == pytest.approx({"max_drift": 2e-4, "mean_drift": 2e-4})
+    (line,) = quantity_failures("fp32", drifts)
+    assert "a value of valence differs by 0.0002, allowed is 0.0001" in line
+    assert quantity_failures("int8", drifts) == []
+    drifts = {"valence": {"max_drift": 0.5, "mean_drift": 0.03}}
+    assert "the mean value of valence differs by 0.03" in quantity_failures("int8", drifts)[0]
+    assert quantity_failures("fp16", {"valence": dict.fromkeys(drifts["valence"], float("nan"))})
 
 
 def test_int8_must_be_faster_than_fp32() -> None:

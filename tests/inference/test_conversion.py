@@ -20,6 +20,7 @@ from emotion_lab.inference.conversion.writer import export, file_name
 from emotion_lab.inference.loader import RunOptions, load, open_graph
 from emotion_lab.models.base import InputSpec
 from emotion_lab.models.ensemble import Ensemble
+from emotion_lab.models.quantities_head import join
 from tests.helpers_export import (
     NAMES,
     card_of,
@@ -72,6 +73,7 @@ def test_every_network_exports_to_onnx(name: str, tmp_path: Path) -> None:
     certificate = certify(path, "onnx", "fp32", reference)
     assert certificate["passed"] and certificate["label_flips"] == 0, certificate
     assert certificate["max_drift"] < 5e-5
+    assert "quantities" not in certificate and load(path, 1).quantities == []
     batch = np.stack(reference.faces[:5])
     single = np.concatenate([load(path, 1).run(batch[i : i + 1]) for i in range(5)])
     np.testing.assert_allclose(load(path, 1).run(batch), single, atol=1e-5)
@@ -85,8 +87,9 @@ def test_every_network_exports_to_onnx(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_every_format(format: str, precision: str, tmp_path: Path) -> None:
-    net = varied_network("senet")
-    card = card_of(net)
+    learned = ["valence", "intensity"]
+    net = join(varied_network("senet", quantities=learned))
+    card = card_of(net, quantities=learned)
     reference = reference_of(net, card, random_faces(*SIZES))
     kind = FORMATS.get(format)()
     try:
@@ -102,7 +105,13 @@ def test_every_format(format: str, precision: str, tmp_path: Path) -> None:
     # The lower precision is in effect.
     assert precision == "fp32" or certificate["max_drift"] > 1e-7
     assert certificate["run_precision"] == kind.run_precision(precision)
+    drifts = certificate["quantities"]
+    assert list(drifts) == learned and max(d["mean_drift"] for d in drifts.values()) < 0.1
+    assert precision != "fp32" or drifts["valence"]["max_drift"] < 1e-5
+    assert min(values.std() for values in reference.quantities.values()) > 0.01
     meta = load(path, 1).meta
+    assert meta["quantities"]["columns"] == load(path, 1).quantities == learned
+    assert meta["quantities"]["ranges"] == [[-1, 1], [0, 1]]
     assert meta["classes"] == NAMES and meta["temperature"] == 1.7 and meta["licence"] == "ours"
     assert meta["checkpoint_sha256"] == "abc" and meta["crop_margin"] == 0.1
     assert meta["input"]["colour"] == "RGB" and meta["precision"] == precision

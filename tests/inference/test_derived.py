@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from emotion_lab.core.labels import COORDINATES, EMOTIONS
-from emotion_lab.inference.derived import DerivedOutputs, VoteShares
+from emotion_lab.inference.derived import DerivedOutputs, FaceQuantities, VoteShares
 
 
 def one_hot(name: str) -> np.ndarray:
@@ -61,3 +61,15 @@ def test_vote_shares_by_hand() -> None:
     assert values[0] == pytest.approx([0.25 / 1.25, 1 / 1.25])
     assert values.sum(1) == pytest.approx([1, 1]) and values[1, 0] > 0.99
     assert VoteShares.from_card(None) is None
+
+
+def test_learned_values_replace_derived_ones() -> None:
+    derived = DerivedOutputs(EMOTIONS)
+    quantities = FaceQuantities(derived, ["arousal", "intensity"])
+    p = one_hot("happy")
+    values = quantities(p, None, np.array([0.25, 0.5], np.float32))
+    assert quantities.source == {"valence": "derived", "arousal": "learned", "intensity": "learned"}
+    assert values["valence"] == 0.81 and values["valence_std"] == 0
+    assert values["arousal"] == 0.25 and values["arousal_std"] is None
+    assert values["intensity"] == 0.5 and list(values) == list(derived(p, None))
+    assert FaceQuantities(derived)(p, 3, np.zeros(0)) == derived(p, 3)

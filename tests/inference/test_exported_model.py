@@ -94,12 +94,13 @@ def test_exported_file_equals_checkpoint(
 
 
 def test_probability_of_zero_stays_finite(grey_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def certain(self: Any, images: np.ndarray) -> np.ndarray:
-        return np.float32([[1, 0, 0, 0, 0]]).repeat(len(images), axis=0)
+    def certain(self: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.float32([[1, 0, 0, 0, 0]]).repeat(len(images), axis=0)
+        return rows, np.zeros((len(rows), 0), np.float32)
 
-    monkeypatch.setattr(loader.Model, "run", certain)
+    monkeypatch.setattr(loader.Model, "predict", certain)
     classifier = load_classifier(grey_run / "files" / "net.onnx", threads=1)
-    np.testing.assert_allclose(classifier(crops()), certain(None, np.zeros(7)), atol=1e-30)
+    np.testing.assert_allclose(classifier(crops()), certain(None, np.zeros(7))[0], atol=1e-30)
 
 
 def test_grey_to_rgb_batch() -> None:

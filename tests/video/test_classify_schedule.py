@@ -63,7 +63,7 @@ def is_due(
     crop: np.ndarray | None = None,
     smoothed: TrackSmoother | None = None,
 ) -> bool:
-    look = schedule.look(0.0, BOX, face_picture(), CLEAR)
+    look = schedule.look(0.0, BOX, face_picture(), CLEAR, np.zeros(0))
     crop = face_picture() if crop is None else crop
     return schedule.is_due(look, smoothed or smoother(), time_s, BOX + moved, crop)
 

@@ -11,7 +11,7 @@ import pytest
 
 from emotion_lab.config import compose
 from emotion_lab.core.errors import UserError
-from emotion_lab.inference.derived import DerivedOutputs
+from emotion_lab.inference.derived import DerivedOutputs, FaceQuantities
 from emotion_lab.video.detectors import build_detector
 from emotion_lab.video.factory import build_save_sink
 from emotion_lab.video.head_pose import FACE as FACE_MODEL
@@ -21,6 +21,7 @@ from emotion_lab.video.runner import RunStats
 from emotion_lab.video.sources.open import open_source
 from emotion_lab.video.types import Detections, Frame, FrameResult
 from tests.conftest import composed
+from tests.helpers_classifier import ProbabilitiesOnly
 
 Box = tuple[float, float, float, float]
 FACE: list[Box] = [(10, 10, 30, 30)]
@@ -39,12 +40,10 @@ class FakeDetector:
         return Detections(boxes, np.ones(len(boxes), np.float32))
 
 
-class BrightnessClassifier:
+class BrightnessClassifier(ProbabilitiesOnly):
     """The probability of class 1 is the brightness of the crop."""
 
     classes: ClassVar[list[str]] = ["dark", "light"]
-    crop_margin = 0.0
-    derived = DerivedOutputs(classes)
 
     def __init__(self) -> None:
         self.batch_sizes: list[int] = []
@@ -90,6 +89,34 @@ def test_photos_are_independent() -> None:
     first, second = (pipeline(frame).faces[0] for frame in grey_frames([255, 0], step_s=0.0))
     assert second.smoothed[0] == pytest.approx(1, abs=1e-3)
     assert first.id == second.id == 1
+
+
+class LearnedClassifier(BrightnessClassifier):
+    """Its learned intensity is the brightness of the crop."""
+
+    quantities = FaceQuantities(DerivedOutputs(BrightnessClassifier.classes), ["intensity"])
+
+    def predict(self, crops: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        rows = self(crops)
+        return rows, rows[:, 1:]
+
+
+@pytest.mark.parametrize("stills", [False, True])
+def test_learned_quantities_are_smoothed_and_named(stills: bool) -> None:
+    smoothing = composed("smoothing=ema", "smoothing.tau_s=0.3", entry="live")["smoothing"]
+    pipeline = Pipeline(
+        FakeDetector([FACE] * 3), LearnedClassifier(), smoothing, {"detect_every": 1}, stills=stills
+    )
+    faces = [pipeline(frame).faces[0] for frame in grey_frames([0, 255, 255])]
+    weight = 1 - np.exp(-0.1 / 0.3)
+    expected = [0, 1, 1] if stills else [0, weight, 1 - (1 - weight) ** 2]
+    found = [face.quantities["intensity"] for face in faces]
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert faces[0].quantity_source == {
+        "valence": "derived",
+        "arousal": "derived",
+        "intensity": "learned",
+    }
 
 
 class TurnedDetector:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.inference.derived import DerivedOutputs
 from emotion_lab.video.pipeline import Pipeline
 from emotion_lab.video.scene_cut import SceneCutDetector, thumbnail
 from emotion_lab.video.types import Detections, Frame
 from tests.conftest import composed
+from tests.helpers_classifier import ProbabilitiesOnly
 
 FPS = 30
 THRESHOLD = composed(entry="live")["tracking"]["scene_cut_threshold"]
@@ -129,12 +129,10 @@ class _FixedDetector:
         return Detections(np.array([[200, 100, 120, 120]], np.float32), np.ones(1, np.float32))
 
 
-class _BrightnessClassifier:
+class _BrightnessClassifier(ProbabilitiesOnly):
     """A classifier with class 0 for a dark corner of the face, else class 1."""
 
     classes = ("dark", "light")
-    crop_margin = 0.0
-    derived = DerivedOutputs(classes)
 
     def __call__(self, crops: list[np.ndarray]) -> np.ndarray:
         light = [float(crop[:20, :20].mean() > 127) for crop in crops]

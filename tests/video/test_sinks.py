@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.inference.derived import QUANTITIES
 from emotion_lab.video.head_pose import HeadPose
 from emotion_lab.video.sinks import base, timeline_figure
 from emotion_lab.video.sinks.jsonl import JsonlSink
@@ -42,27 +43,30 @@ def test_jsonl_has_one_complete_row_per_frame(tmp_path: Path) -> None:
     assert second["faces"] == [] and second["frame"] == 1 and second["time_s"] == 0.04
 
 
-def test_derived_outputs_and_pose_are_written(tmp_path: Path) -> None:
+def test_quantities_and_pose_are_written(tmp_path: Path) -> None:
     seen, empty = face(), face(None, 2)
-    seen.derived = {"valence": 0.123456, "valence_std": 0.2, "intensity": None}
+    seen.quantities = {"valence": 0.123456, "valence_std": 0.2, "intensity": None}
+    seen.quantity_source = {"valence": "derived", "intensity": "learned"}
     seen.pose, seen.turned_away = HeadPose(-12.3456, 4.0, 0.5), True
     with JsonlSink(tmp_path / "log.jsonl", CLASSES) as sink:
         sink.write(frame(), result(0, 0.0, [seen, empty]), None)
     first, second = lines(tmp_path / "log.jsonl")[0]["faces"]
-    assert first["derived"] == {"valence": 0.1235, "valence_std": 0.2, "intensity": None}
+    assert first["quantities"] == {"valence": 0.1235, "valence_std": 0.2, "intensity": None}
+    assert first["quantity_source"] == {"valence": "derived", "intensity": "learned"}
     assert first["pose"] == {"yaw": -12.35, "pitch": 4.0, "roll": 0.5} and first["turned_away"]
     assert second["pose"] is None and second["turned_away"] is False
 
 
-def test_summary_has_the_means_of_the_derived_outputs(tmp_path: Path) -> None:
+def test_summary_has_the_means_of_the_quantities(tmp_path: Path) -> None:
     with SummarySink(tmp_path / "run", CLASSES) as sink:
         for index, intensity in enumerate([0.2, None, 0.6]):
             seen = face()
-            seen.derived = {"valence": 0.1 * index, "valence_std": 9.0, "intensity": intensity}
+            seen.quantities = {"valence": 0.1 * index, "valence_std": 9.0, "intensity": intensity}
+            seen.quantity_source = {"valence": "derived", "intensity": "learned"}
             sink.write(frame(), result(index, index / 25, [seen]))
     (row,) = read_summary(tmp_path / "run")
-    means = [row[f"derived_{name}"] for name in ("valence", "arousal", "intensity")]
-    assert means == ["0.100", "", "0.400"]
+    assert [row[name] for name in QUANTITIES] == ["0.100", "", "0.400"]
+    assert [row[f"{name}_source"] for name in QUANTITIES] == ["derived", "", "learned"]
 
 
 def test_jsonl_overwrites_only_with_overwrite(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import pytest
 
 from emotion_lab.config.compose import defaults, options
 from emotion_lab.core.errors import UserError
-from emotion_lab.video.smoothing import TrackSmoother, build_smoother, untrained
+from emotion_lab.video.smoothing import QuantitySmoother, TrackSmoother, build_smoother, untrained
 from emotion_lab.video.smoothing.label_hysteresis import LabelHysteresis
 from emotion_lab.video.types import SMOOTHERS
+from tests.conftest import composed
 
 K = 7
 
@@ -387,3 +388,26 @@ def test_every_smoother_improves_with_its_defaults(name: str) -> None:
     raw, _, raw_accuracy = evaluate(config("none"), *stream)
     smoothed, delay, accuracy = evaluate(config(name), *stream)
     assert raw / smoothed >= 5 and delay <= 450 and accuracy > raw_accuracy
+
+
+def test_learned_quantities_are_smoothed_as_probabilities_are() -> None:
+    values = np.array([[0.8, 0.1], [-0.6, 0.5], [-0.6, 1.2]])
+
+    def smoothed(*overrides: str) -> np.ndarray:
+        cfg = composed(*overrides, entry="live")["smoothing"]
+        smoother = QuantitySmoother(cfg, ["valence", "intensity"])
+        return np.stack([smoother.update(row, 0.1 * i) for i, row in enumerate(values)])
+
+    limited = np.clip(values, (-1, 0), 1)
+    np.testing.assert_allclose(smoothed("smoothing=none"), limited, atol=1e-6)
+    weight = 1 - np.exp(-0.1 / 0.3)
+    expected = limited.copy()
+    for i in (1, 2):
+        expected[i] = expected[i - 1] + weight * (limited[i] - expected[i - 1])
+    ema = smoothed("smoothing=ema", "smoothing.tau_s=0.3", "smoothing.space=logit")
+    np.testing.assert_allclose(ema, expected, atol=1e-6)
+    mean = smoothed("smoothing=window", "smoothing.window_s=0.15")
+    np.testing.assert_allclose(mean[2], limited[1:].mean(0), atol=1e-6)
+    # A Markov chain of classes cannot smooth numbers.
+    np.testing.assert_array_equal(smoothed("smoothing=hmm"), smoothed("smoothing=ema"))
+    assert QuantitySmoother({"name": "ema"}, []).update(np.zeros(0), 0.0).size == 0

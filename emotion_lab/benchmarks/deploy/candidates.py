@@ -21,6 +21,7 @@ from emotion_lab.inference.base import ModelSource
 from emotion_lab.models.base import EmotionNet, build_model
 from emotion_lab.models.load import restore
 from emotion_lab.models.network import Network
+from emotion_lab.models.quantities_head import join
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class InMemoryModel(ModelSource):
 
     def restore(self) -> tuple[Network, dict[str, Any]]:
         """Return a copy, because converters change its memory format, and the card."""
-        return copy.deepcopy(self.original()), self.card
+        return join(copy.deepcopy(self.original())), self.card
 
     def original(self) -> Network:
         """Return the network itself, which must not be changed."""

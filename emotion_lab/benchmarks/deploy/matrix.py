@@ -199,10 +199,10 @@ def add_scores(rows: list[dict[str, Any]], scores: Mapping[Kind, dict[str, float
         row["agreement"], row["n"] = score["agreement"], score["n"]
 
 
-def _logits(backend: str, run: Run) -> Run:
+def _logits(backend: str, run: Run, num_classes: int) -> Run:
     """Return a function of uint8 (B, C, S, S) with the same class ranking as ``run``."""
     if not exports.is_exported(backend):
-        return run
+        return lambda images: run(images)[:, :num_classes]  # without learned quantities
     return lambda images: run(to_rgb_batch(images)).astype(np.float32)
 
 
@@ -226,7 +226,8 @@ def bench_candidate(
             backends[variant], files[kind] = backend, file
     rows = measure(candidate, backends, sorted(set(cfg["batches"])), cfg["rounds"], files)
     if cfg["num_images"] and candidate.card is not None:
-        runs = {(b, p): _logits(b, backend.run) for (b, p, _), backend in backends.items()}
+        k = len(candidate.card["classes"])
+        runs = {(b, p): _logits(b, backend.run, k) for (b, p, _), backend in backends.items()}
         add_scores(rows, predict_all(candidate, runs, cfg["num_images"], cfg["data"].get("path")))
     left_out = [
         {"model": candidate.name, "runtime": backend, "precision": precision, "why": reason}

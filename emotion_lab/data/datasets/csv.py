@@ -18,17 +18,11 @@ import numpy as np
 
 from emotion_lab.core.csv_input import read_rows
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.labels import EMOTIONS, class_key, class_order
+from emotion_lab.core.labels import EMOTIONS, QUANTITY_RANGES, class_key, class_order
 from emotion_lab.data.datasets.image_folder import load_listing
 from emotion_lab.data.image_tree import Listing
 from emotion_lab.data.types import DATASETS, SPLITS, LoadedDataset, data_path
 
-#: Quantity -> its lowest and highest value.
-RANGES: dict[str, tuple[float, float]] = {
-    "valence": (-1.0, 1.0),
-    "arousal": (-1.0, 1.0),
-    "intensity": (0.0, 1.0),
-}
 _REQUIRED = ("path", "label")
 
 
@@ -70,7 +64,7 @@ def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     if missing:
         raise UserError(
             f"{path}, row 1: no column {' and '.join(missing)}. Expected path,label and any of "
-            f"split,{','.join(RANGES)}; got {','.join(header)[:120] or 'nothing'}."
+            f"split,{','.join(QUANTITY_RANGES)}; got {','.join(header)[:120] or 'nothing'}."
         )
     if len(set(header)) < len(header):
         raise UserError(f"{path}, row 1: a column occurs twice.")
@@ -90,7 +84,7 @@ def _value(where: str, name: str, text: str) -> float:
     """Return the value of a quantity, NaN for an empty cell."""
     if not text:
         return math.nan
-    low, high = RANGES[name]
+    low, high = QUANTITY_RANGES[name]
     try:
         value = float(text)
     except ValueError:
@@ -117,7 +111,7 @@ def read_table(path: Path, cfg: dict[str, Any]) -> CsvTable:
     """Read and check the file; the images are not opened."""
     header, images = _rows(path)
     table = CsvTable(Listing(path.parent, cfg.get("label_scheme")))
-    table.quantities = {name: {} for name in RANGES if name in header}
+    table.quantities = {name: {} for name in QUANTITY_RANGES if name in header}
     files: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     first: dict[str, int] = {}
     group = str(cfg.get("group") or "").strip().lower()
@@ -140,7 +134,9 @@ def read_table(path: Path, cfg: dict[str, Any]) -> CsvTable:
                 raise UserError(f"{where}: the column {group} (data.group) is empty.")
             table.groups[file] = row[group]
     table.listing.files = {split: dict(by_class) for split, by_class in files.items()}
-    ignored = [name for name in header if name not in (*_REQUIRED, "split", *RANGES, group)]
+    ignored = [
+        name for name in header if name not in (*_REQUIRED, "split", *QUANTITY_RANGES, group)
+    ]
     if ignored:
         table.listing.notes.append(f"columns that are not read: {', '.join(ignored)}")
     return table

@@ -194,8 +194,10 @@ def write_checkpoint(
         ``bytes``.
     """
     from emotion_lab.core import checkpoint as ckpt
+    from emotion_lab.models.ensemble import Ensemble
     from emotion_lab.models.finetune import count_parameters
     from emotion_lab.models.load import PREFIX, combine, load
+    from emotion_lab.models.quantities_head import state_of
 
     selected = np.flatnonzero(selection.weights > 0)
     weights = selection.weights[selected].tolist()
@@ -225,10 +227,11 @@ def write_checkpoint(
             "nested": selection.nested[-1]["score"] if selection.nested else None,
         },
     }
-    states = [
-        {f"{PREFIX}{key}": value for key, value in checkpoint.net.state_dict().items()}
-        for checkpoint in checkpoints
-    ]
+    states = []
+    for checkpoint in checkpoints:
+        state = {f"{PREFIX}{key}": value for key, value in checkpoint.net.state_dict().items()}
+        assert not isinstance(checkpoint.net, Ensemble)  # the candidates are runs
+        states.append(state | state_of(checkpoint.net))
     ckpt.write(path, {"members": states, ckpt.CARD: card})
     return {**calibration, "parameters": count_parameters(net)[1], "bytes": path.stat().st_size}
 

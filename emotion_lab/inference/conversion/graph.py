@@ -107,41 +107,57 @@ class Preprocess(nn.Module):
 
 
 class Postprocess(nn.Module):
-    """Softmax of the logits divided by ``temperature``."""
+    """Softmax of the logits divided by ``temperature``, and the learned quantities.
 
-    def __init__(self, temperature: float) -> None:
+    Args:
+        temperature: The checkpoint's calibration temperature.
+        num_quantities: Number of learned quantities Q, the last columns of the input.
+    """
+
+    def __init__(self, temperature: float, num_quantities: int = 0) -> None:
         super().__init__()
-        self.temperature = temperature
+        self.temperature, self.num_quantities = temperature, num_quantities
 
-    def forward(self, logits: Tensor) -> Tensor:
-        """Return probabilities, float32 (B, K)."""
-        return (logits.float() / self.temperature).softmax(1)
+    def forward(self, outputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Return probabilities, float32 (B, K), and with learned quantities these, (B, Q)."""
+        if not self.num_quantities:
+            return (outputs.float() / self.temperature).softmax(1)
+        logits = outputs[:, : -self.num_quantities].float()
+        quantities = outputs[:, -self.num_quantities :].float()
+        return (logits / self.temperature).softmax(1), quantities
 
 
 class ExportModel(nn.Module):
     """Map RGB faces of one size, uint8 (B, H, W, 3), to probabilities, float32 (B, K).
 
+    A network that learned quantities has a second output with them, float32 (B, Q).
+
     With ``resize=False`` it is the network alone: images that are resized already, uint8
-    (B, C, S, S), to logits, float32 (B, K). OpenCV resizes faster than the graph.
+    (B, C, S, S), to its outputs, float32 (B, K + Q). OpenCV resizes faster than the graph.
 
     Args:
-        net: In eval mode.
+        net: In eval mode; see :func:`emotion_lab.models.quantities_head.join`.
         temperature: The checkpoint's calibration temperature.
         resize: Whether preprocessing and softmax are part of the graph.
+        num_quantities: Number of learned quantities Q.
     """
 
     net: Network
 
-    def __init__(self, net: Network, temperature: float, resize: bool = True) -> None:
+    def __init__(
+        self, net: Network, temperature: float, resize: bool = True, num_quantities: int = 0
+    ) -> None:
         super().__init__()
         self.spec, self.resize = net.spec, resize
         self.preprocess = Preprocess(net.spec) if resize else nn.Identity()
         self.net = net
-        self.postprocess = Postprocess(temperature) if resize else nn.Identity()
+        self.postprocess = Postprocess(temperature, num_quantities) if resize else nn.Identity()
         self.input_name = "faces" if resize else "images"
-        self.output_name = "probabilities" if resize else "logits"
+        self.output_names = ["probabilities" if resize else "logits"]
+        if resize and num_quantities:
+            self.output_names.append("quantities")
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Classify images."""
         return self.postprocess(self.net(self.preprocess(images)))
 

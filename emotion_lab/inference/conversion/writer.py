@@ -10,6 +10,7 @@ from typing import Any
 from emotion_lab.core.environment import versions
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import move_into_place, scratch_folder
+from emotion_lab.core.labels import QUANTITY_RANGES
 from emotion_lab.inference.conversion.base import (
     DYNAMIC,
     FORMATS,
@@ -41,8 +42,17 @@ def size_mb(format: str, path: Path) -> float:
     return sum(file.stat().st_size for file in FORMATS.get(format)().files(path)) / 1e6
 
 
-def _interface(spec: dict[str, Any], resize: bool) -> dict[str, dict[str, Any]]:
-    """Return the metadata of the graph's input and output."""
+def _interface(card: dict[str, Any], resize: bool) -> dict[str, dict[str, Any]]:
+    """Return the metadata of the graph's input and outputs."""
+    spec, quantities = card["input"], {}
+    if resize and (learned := card.get("quantities")):
+        quantities["quantities"] = {
+            "name": "quantities",
+            "dtype": "float32",
+            "layout": "NQ",
+            "columns": list(learned),
+            "ranges": [list(QUANTITY_RANGES[name]) for name in learned],
+        }
     if resize:
         graph_input: dict[str, Any] = {"name": "faces", "layout": "NHWC", "colour": "RGB"}
         graph_input["size"] = "any; inside the graph it becomes image_size, in channels channels"
@@ -62,6 +72,7 @@ def _interface(spec: dict[str, Any], resize: bool) -> dict[str, dict[str, Any]]:
             "dtype": "float32",
             "layout": "NK",
         },
+        **quantities,
     }
 
 
@@ -85,7 +96,7 @@ def _describe(
         "run_precision": FORMATS.get(format)().run_precision(precision),
         "batch": batch,
         "classes": list(card["classes"]),
-        **_interface(card["input"], resize),
+        **_interface(card, resize),
         "crop_margin": float(card["input"]["crop_margin"]),
         "temperature": float(card["temperature"]),
         "vote_shares": card.get("vote_shares"),
@@ -131,7 +142,9 @@ def export(
     """Write one file atomically and return its path.
 
     Args:
-        net: In eval mode, float32, on the CPU; it is not modified.
+        net: In eval mode, float32, on the CPU; it is not modified. It returns the learned
+            ``quantities`` of the card after the logits, see
+            :func:`emotion_lab.models.quantities_head.join`.
         card: The checkpoint's card.
         path: Target file; its suffix is the format's.
         calibration: Required for int8.
@@ -146,7 +159,7 @@ def export(
     meta = _describe(card, format, precision, batch, checkpoint, licence, resize) | dict(
         extra or {}
     )
-    model = ExportModel(net, meta["temperature"], resize).eval()
+    model = ExportModel(net, meta["temperature"], resize, len(card.get("quantities", []))).eval()
     path.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(path.parent, ".export-") as folder:
         part = folder / path.name

@@ -10,6 +10,7 @@ from typing import Any
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import replaced_file
+from emotion_lab.core.labels import QUANTITY_RANGES
 
 NAME = "predictions.parquet"
 #: Column -> type of pyarrow. The columns of a frame repeat for each of its faces; those of a face
@@ -33,12 +34,13 @@ FACE_COLUMNS = {
     "classified": "bool",
 }
 #: Further columns of a face; null where they cannot be computed.
-DERIVED_COLUMNS = {
-    "derived_valence": "float64",
-    "derived_valence_std": "float64",
-    "derived_arousal": "float64",
-    "derived_arousal_std": "float64",
-    "derived_intensity": "float64",
+QUANTITY_COLUMNS = {
+    "valence": "float64",
+    "valence_std": "float64",
+    "arousal": "float64",
+    "arousal_std": "float64",
+    "intensity": "float64",
+    **{f"{name}_source": "string" for name in QUANTITY_RANGES},
     "pose_yaw": "float64",
     "pose_pitch": "float64",
     "pose_roll": "float64",
@@ -53,7 +55,7 @@ _GROUP = 20_000
 def columns(classes: Sequence[str]) -> dict[str, str]:
     """Return column -> type of pyarrow, in order."""
     scores = {f"{key}_{name}": "float64" for key in CLASS_KEYS for name in classes}
-    return {**FRAME_COLUMNS, **FACE_COLUMNS, **scores, **DERIVED_COLUMNS}
+    return {**FRAME_COLUMNS, **FACE_COLUMNS, **scores, **QUANTITY_COLUMNS}
 
 
 def flatten_face(face: dict[str, Any]) -> dict[str, Any]:
@@ -62,6 +64,10 @@ def flatten_face(face: dict[str, Any]) -> dict[str, Any]:
     for key, value in face.items():
         if key == "box":
             flat.update(zip(("x", "y", "width", "height"), value, strict=True))
+        elif key == "quantities":
+            flat.update(value)
+        elif key == "quantity_source":
+            flat.update({f"{name}_source": source for name, source in value.items()})
         elif isinstance(value, dict):
             flat.update({f"{key}_{name}": inner for name, inner in value.items()})
         else:

@@ -319,12 +319,14 @@ class Overlay:
 
 
 def _outputs_text(face: Face) -> str:
-    """Return the derived outputs and the head pose of a face as one line."""
+    """Return valence, arousal, intensity and the head pose of a face as one line."""
     parts = [f"{face.id}:"]
-    for name, value in face.derived.items():
+    for name, value in face.quantities.items():
         if value is not None and not name.endswith("_std"):
-            std = face.derived.get(f"{name}_std")
-            parts.append(f"{name} {value:.2f}" + ("" if std is None else f" ± {std:.2f}"))
+            std = face.quantities.get(f"{name}_std")
+            text = f"{name} {value:.2f}" + ("" if std is None else f" ± {std:.2f}")
+            learned = face.quantity_source.get(name) == "learned"
+            parts.append(f"{text} (learned)" if learned else text)
     if face.pose is not None:
         pose = face.pose
         parts.append(f"yaw {pose.yaw:+.0f} pitch {pose.pitch:+.0f} roll {pose.roll:+.0f} deg")

@@ -30,7 +30,8 @@ def face_to_dict(face: Face, classes: Sequence[str], reduced: int = 1) -> dict[s
         "classified": face.classified,
         "probabilities": _by_class(face.probabilities, classes),
         "smoothed": _by_class(face.smoothed, classes),
-        "derived": {k: None if v is None else round(v, 4) for k, v in face.derived.items()},
+        "quantities": {k: None if v is None else round(v, 4) for k, v in face.quantities.items()},
+        "quantity_source": dict(face.quantity_source),
         "pose": pose,
         "turned_away": bool(face.turned_away),
     }

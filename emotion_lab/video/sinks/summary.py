@@ -19,8 +19,6 @@ from emotion_lab.video.types import Face, Frame, FrameResult
 
 #: A frame counts until the next one, but at most this long (a pause, a disconnected camera).
 MAX_FRAME_S = 1.0
-#: Columns of the means of valence, arousal and intensity.
-OUTPUTS = tuple(f"derived_{name}" for name in QUANTITIES)
 _MAX_ROWS = 30  # faces in the figure, those visible longest
 
 
@@ -32,22 +30,25 @@ class FaceSummary:
         runs: [start_s, end_s, label] in time of the source; a gap between runs is an absence.
         counts: Number of frames by label.
         switches: Changes from one label to another; "uncertain" in between does not count.
-        outputs: Name of a column of :data:`OUTPUTS` -> sum and number of its values.
+        quantities: Quantity -> sum and number of its values.
+        quantity_source: Quantity -> ``learned`` or ``derived``.
     """
 
     runs: list[list] = field(default_factory=list)
     frames: int = 0
     counts: Counter[int | None] = field(default_factory=Counter)
     switches: int = 0
-    outputs: dict[str, list[float]] = field(default_factory=dict)
+    quantities: dict[str, list[float]] = field(default_factory=dict)
+    quantity_source: dict[str, str] = field(default_factory=dict)
     _label: int | None = None
 
     def add(self, time_s: float, face: Face, contiguous: bool) -> None:
         """Add a frame; ``contiguous``: the previous frame contains this face too."""
         self.add_label(time_s, face.label, contiguous)
-        for name, value in face.derived.items():
+        self.quantity_source = face.quantity_source
+        for name, value in face.quantities.items():
             if value is not None:
-                total = self.outputs.setdefault(f"derived_{name}", [0.0, 0])
+                total = self.quantities.setdefault(name, [0.0, 0])
                 total[0] += value
                 total[1] += 1
 
@@ -68,9 +69,9 @@ class FaceSummary:
             seconds[label] += end - start
         return seconds
 
-    def mean(self, output: str) -> str:
-        """Return the mean of a column of :data:`OUTPUTS` over the frames that have it, or ""."""
-        total, count = self.outputs.get(output, (0.0, 0))
+    def mean(self, quantity: str) -> str:
+        """Return the mean of a quantity over the frames that have it, or ""."""
+        total, count = self.quantities.get(quantity, (0.0, 0))
         return f"{total / count:.3f}" if count else ""
 
     def dominant(self) -> int | None:
@@ -136,7 +137,8 @@ class SummarySink(Sink):
         table = csv.writer(text, lineterminator="\n")
         columns = ["id", "first_s", "last_s", "seconds_seen", "frames", "dominant", "switches"]
         names = [f"{name}_s" for name in (*self.classes, "uncertain")]
-        table.writerow([*columns, *names, *OUTPUTS])
+        sources = [f"{name}_source" for name in QUANTITIES]
+        table.writerow([*columns, *names, *QUANTITIES, *sources])
         for track_id, summary in sorted(self.faces.items()):
             by_label = summary.seconds_by_label()
             seconds = [by_label.get(k, 0.0) for k in (*range(len(self.classes)), None)]
@@ -146,7 +148,8 @@ class SummarySink(Sink):
             row = [track_id, *(f"{value:.3f}" for value in times)]
             row += [summary.frames, name, summary.switches]
             row += [f"{value:.3f}" for value in seconds]
-            table.writerow([*row, *(summary.mean(name) for name in OUTPUTS)])
+            row += [summary.mean(name) for name in QUANTITIES]
+            table.writerow([*row, *(summary.quantity_source.get(name, "") for name in QUANTITIES)])
         return text.getvalue()
 
     def _png(self) -> bytes:

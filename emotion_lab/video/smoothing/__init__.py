@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from emotion_lab.config import compose, schema
+from emotion_lab.core.labels import QUANTITY_RANGES
 from emotion_lab.inference.classifier import Classifier
 from emotion_lab.video.smoothing.label_hysteresis import LabelHysteresis
 from emotion_lab.video.types import SMOOTHERS, Smoother
@@ -55,3 +57,40 @@ class TrackSmoother:
     def settled(self) -> int | None:
         """The displayed label while no other class gains on it, else None."""
         return self._hysteresis.settled
+
+
+class QuantitySmoother:
+    """Smooths the learned quantities of one track over time.
+
+    A smoother whose result is linear in its inputs (``linear``) smooths them with the settings for
+    the probabilities; the others work on classes, and the moving average with its default time
+    constant takes their place.
+
+    Args:
+        cfg: ``conf/smoothing/<name>.yaml`` as a dict.
+        names: Learned quantities.
+    """
+
+    def __init__(self, cfg: dict[str, Any], names: Sequence[str]) -> None:
+        if not names:
+            self._smoothers: list[Smoother] = []
+            return
+        if not getattr(SMOOTHERS.get(cfg["name"]), "linear", False):
+            cfg = compose.defaults("smoothing", "ema")
+        if "space" in cfg:
+            cfg = {**cfg, "space": "probability"}
+        self._smoothers = [build_smoother(cfg, 2) for _ in names]
+        self._low, high = np.array([QUANTITY_RANGES[name] for name in names]).T
+        self._width = high - self._low
+
+    def update(self, values: np.ndarray, time_s: float) -> np.ndarray:
+        """Return smoothed float (Q,) for ``values`` (Q,), which lie in their ranges."""
+        if not self._smoothers:
+            return values
+        # Two probabilities, whose second is the position within the range.
+        shares = np.clip((values - self._low) / self._width, 0, 1)
+        smoothed = [
+            smoother.update(np.array([1 - share, share]), time_s)[1]
+            for smoother, share in zip(self._smoothers, shares, strict=True)
+        ]
+        return self._low + self._width * np.array(smoothed, np.float64)

@@ -22,6 +22,8 @@ class Ema:
         cfg: ``tau_s`` (seconds, above 0), ``space`` of the average (logit or probability).
     """
 
+    linear = True  # with space=probability
+
     def __init__(self, cfg: dict[str, Any], num_classes: int) -> None:
         self.tau_s, self.space = float(cfg["tau_s"]), cfg["space"]
         self.num_classes = num_classes

@@ -14,6 +14,8 @@ from emotion_lab.video.types import SMOOTHERS
 class NoSmoothing:
     """Return the probabilities of each frame unchanged."""
 
+    linear = True
+
     def __init__(self, cfg: dict[str, Any], num_classes: int) -> None:
         self.num_classes = num_classes
 

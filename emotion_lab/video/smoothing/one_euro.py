@@ -28,6 +28,8 @@ class OneEuro:
             less lag), ``d_cutoff`` (Hz, above 0, of the speed), ``space`` (logit or probability).
     """
 
+    linear = True  # with space=probability
+
     def __init__(self, cfg: dict[str, Any], num_classes: int) -> None:
         self.min_cutoff, self.beta = float(cfg["min_cutoff"]), float(cfg["beta"])
         self.d_cutoff, self.space = float(cfg["d_cutoff"]), cfg["space"]

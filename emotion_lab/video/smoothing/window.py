@@ -15,6 +15,8 @@ from emotion_lab.video.types import SMOOTHERS
 class MovingAverage:
     """Mean of the frames of the last ``window_s`` seconds; a frame of this age is excluded."""
 
+    linear = True
+
     def __init__(self, cfg: dict[str, Any], num_classes: int) -> None:
         self.window_s = float(cfg["window_s"])
         self.num_classes = num_classes

@@ -223,13 +223,17 @@ const degrees = (value) => `${value < -0.5 ? "−" : ""}${Math.abs(value).toFixe
 // Rows [name, value] of the values besides the probabilities; missing ones are left out.
 function outputRows(face) {
   const rows = [];
+  const { quantities, quantity_source: source } = face;
   for (const name of ["valence", "arousal"]) {
-    const value = face.derived[name];
+    const [value, std] = [quantities[name], quantities[`${name}_std`]];
     if (typeof value !== "number") continue;
-    rows.push([`${name} (derived)`, `${signed(value)} ± ${face.derived[`${name}_std`].toFixed(2)}`]);
+    const error = typeof std === "number" ? ` ± ${std.toFixed(2)}` : "";
+    rows.push([`${name} (${source[name]})`, `${signed(value)}${error}`]);
   }
-  const intensity = face.derived.intensity;
-  if (typeof intensity === "number") rows.push(["intensity (derived)", percent(intensity)]);
+  const { intensity } = quantities;
+  if (typeof intensity === "number") {
+    rows.push([`intensity (${source.intensity})`, percent(intensity)]);
+  }
   if (face.pose) {
     const { yaw, pitch, roll } = face.pose;
     rows.push(["head", `yaw ${degrees(yaw)}, pitch ${degrees(pitch)}, roll ${degrees(roll)}`]);

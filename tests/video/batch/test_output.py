@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.inference.derived import DerivedOutputs
+from emotion_lab.inference.derived import DerivedOutputs, FaceQuantities
 from emotion_lab.video.batch import parquet
 from emotion_lab.video.batch.base import FileItem, FileResult
 from emotion_lab.video.batch.output import LOG, TABLE, ResultFiles
@@ -65,9 +65,10 @@ def test_resume_of_files_that_do_not_belong_together(tmp_path: Path) -> None:
 
 def frame_result(name: str, faces: int) -> FrameResult:
     scores = np.array([0.75, 0.25], np.float32)
-    derived = DerivedOutputs(CLASSES)(scores, 0)
+    values = FaceQuantities(DerivedOutputs(CLASSES))
+    quantities = values(scores, 0, np.zeros(0)), values.source
     found = [
-        Face(i + 1, (1.5, 2, 3, 4), 0.9, scores, scores, 0, derived, HeadPose(1.0, 2.0, 3.0))
+        Face(i + 1, (1.5, 2, 3, 4), 0.9, scores, scores, 0, *quantities, HeadPose(1.0, 2.0, 3.0))
         for i in range(faces)
     ]
     return FrameResult(name, 3, 0.5, 1e9, (64, 48), found, latency_ms=7.0)

@@ -57,7 +57,7 @@ def _network_graph(job: ExportJob) -> Any:
         (model.preprocess(model.example(job.batch)),),
         dynamo=True,
         input_names=[PIXELS if model.resize else model.input_name],
-        output_names=[model.output_name],
+        output_names=model.output_names,
         dynamic_shapes=(batch,),
         verbose=False,
     )

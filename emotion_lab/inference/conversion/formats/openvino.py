@@ -61,7 +61,8 @@ class OpenVino(ExportFormat):
                 module, example_input=module.example(job.batch), input=[(shape, ov.Type.u8)]
             )
         model.inputs[0].get_tensor().set_names({module.input_name})
-        model.outputs[0].get_tensor().set_names({module.output_name})
+        for output, name in zip(model.outputs, module.output_names, strict=True):
+            output.get_tensor().set_names({name})
         resizing = [
             op for op in model.get_ordered_ops() if "__module.preprocess" in op.get_friendly_name()
         ]
