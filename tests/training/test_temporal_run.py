@@ -14,6 +14,7 @@ from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.temporal import smoother_file
 from emotion_lab.training import frame_network
+from emotion_lab.video.types import SMOOTHERS
 from tests.conftest import command, composed, make_checkpoint
 
 CLIPS = ("data.n=21", "data.seconds=1", "data.size=32")
@@ -56,6 +57,24 @@ def test_it_is_evaluated_on_its_clips(run: Path, folder: Path) -> None:
     scores = json.loads((folder / "evaluated" / "metrics.json").read_text())["val"]
     trained = json.loads((run / "metrics.json").read_text())["val"]
     assert scores["accuracy"] == trained["accuracy"] and scores["n"] == trained["n"]
+
+
+def test_calibration_reaches_the_smoother(run: Path, folder: Path) -> None:
+    model = smoother_file.read(run)
+    fitted = model.meta["temperature"]
+    with np.load(run / smoother_file.FILE) as archive:
+        weights = {name: archive[name] for name in archive.files if name != "meta"}
+    smoother_file.write(run / smoother_file.FILE, {**model.meta, "temperature": 3.0}, weights)
+    arguments = ("ckpt=run", "report=false", "trainer=cpu", "calibrate=true")
+    result = command(
+        *arguments, "hydra.run.dir=calibrated", module="emotion_lab.evaluate", cwd=folder
+    )
+    assert result.returncode == 0, result.stderr
+    assert "temperature saved in" in result.stdout and "smoothers on val:" in result.stdout
+    card = ckpt.read(run / "checkpoints" / "best.ckpt")[ckpt.CARD]
+    smoother = SMOOTHERS.build("temporal", {"name": "temporal", "ckpt": str(run)}, len(EMOTIONS))
+    assert smoother._temperature == card["temperature"] == fitted  # type: ignore[attr-defined]
+    assert smoother_file.read(run).meta["comparison"]["line"] == model.meta["comparison"]["line"]
 
 
 def test_smoothers_are_compared_on_other_clips(run: Path, folder: Path) -> None:

@@ -29,6 +29,7 @@ from emotion_lab.evaluation.vote_shares import fit_checkpoint_shares
 from emotion_lab.experiments.run.cross_dataset import run_cross_dataset
 from emotion_lab.experiments.run.head_turn import accuracy_by_turn, build_landmark_detector
 from emotion_lab.experiments.run.rescore import rescore
+from emotion_lab.experiments.run.smoother import update_smoother
 from emotion_lab.inference.frame_outputs import FrameOutputs
 from emotion_lab.models.finetune import count_parameters
 from emotion_lab.models.load import LoadedCheckpoint, combine, load
@@ -119,6 +120,8 @@ def _calibrate(result: EvaluationResult, checkpoint: Path, run_dir: Path) -> Non
     temperature.store(checkpoint, calibration, shares)
     result.card |= {"temperature": calibration["temperature"], "calibration": calibration}
     print(f"{temperature.describe(calibration)}; saved in {checkpoint}")
+    if "frame" in result.card:
+        update_smoother(checkpoint, result, calibration["temperature"])
     if shares is not None:
         result.card["vote_shares"] = shares
         write_json(run_dir / "vote_shares.json", shares)

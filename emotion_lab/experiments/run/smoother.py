@@ -48,3 +48,22 @@ def write_smoother(
     smoother_file.write(file, {**meta, "comparison": comparison}, weights)
     show(f"\nsmoothers on {result.split}:", *lines(comparison))
     return comparison
+
+
+def update_smoother(checkpoint: Path, result: EvaluationResult, temperature: float) -> None:
+    """Write the file for ``live`` again after the calibration of a temporal model.
+
+    Args:
+        checkpoint: The calibrated checkpoint.
+        result: Its predictions on val.
+        temperature: The new temperature.
+    """
+    file = checkpoint.parent.parent / smoother_file.FILE
+    if checkpoint.name != "best.ckpt" or not file.is_file():
+        print(
+            f"note: live keeps its temperature: {checkpoint} is not the best checkpoint of a run "
+            f"with {smoother_file.FILE}"
+        )
+        return
+    write_smoother(file.parent, result, temperature)
+    print(f"temperature saved in {file}, which live and predict read")
