@@ -54,13 +54,31 @@ def vote_shares(path: Path) -> dict[str, Any] | None:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
+def checkpoint_hash(path: Path) -> str | None:
+    """Return the sha256 of the shipped checkpoint of a shipped exported file; None for others.
+
+    The exported file names the checkpoint before its weights were stored as float16.
+    """
+    name = path.stem
+    if path.parent != FOLDER or ".ckpt" not in MODELS.get(name, ()):
+        return None
+    return _hashes().get(f"{name}.ckpt")
+
+
+def _hashes() -> dict[str, str]:
+    """Return file -> hash in ``SHA256SUMS``; empty if it cannot be read."""
+    try:
+        lines = (FOLDER / "SHA256SUMS").read_text(encoding="utf-8").split("\n")
+        return {file: digest for digest, file in (line.split() for line in lines if line)}
+    except (OSError, ValueError):
+        return {}
+
+
 def _is_intact(path: Path) -> bool:
     """Return whether a file of the package has the hash in ``SHA256SUMS``."""
     try:
-        lines = (FOLDER / "SHA256SUMS").read_text(encoding="utf-8").split("\n")
-        expected = {file: digest for digest, file in (line.split() for line in lines if line)}
-        return file_hash(path) == expected[path.name]
-    except (OSError, ValueError, KeyError):
+        return file_hash(path) == _hashes().get(path.name)
+    except OSError:
         return False
 
 

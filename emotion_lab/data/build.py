@@ -65,25 +65,24 @@ def _open(
         source = _load(cfg, _ordered(needed), votes)
     source = exclude_classes(source, excluded_classes(cfg))
     if cfg.get("group"):
-        if any(split.looks is not None for split in source.splits.values()):
+        if any(split.looks is not None and split.groups for split in source.splits.values()):
             raise UserError(
-                f"data.group does not apply to data={cfg['name']}, where a clip is a group: remove "
-                "data.group=. Keep the clips of a person in one split, by folders train/ and val/ "
-                "or a column split."
+                f"data.group does not apply to data={cfg['name']}, where every clip shows another "
+                "person: remove data.group=."
             )
         groups.set_groups(source.splits, str(cfg["group"]), source.location)
     return source, needed
 
 
-def _check_clips(train: Split, source: LoadedDataset) -> None:
-    """Refuse to divide clips if a class has one clip, which cannot be in train and in val."""
+def _check_clips(train: Split, source: LoadedDataset, by_group: bool) -> None:
+    """Refuse to divide clips if a class has one group, which cannot be in train and in val."""
     if train.looks is None or train.groups is None:
         return
-    clips = np.asarray(train.groups)
+    groups, unit = np.asarray(train.groups), "group (data.group)" if by_group else "clip"
     for label, name in enumerate(source.classes):
-        if len(np.unique(clips[train.labels == label])) == 1:
+        if len(np.unique(groups[train.labels == label])) == 1:
             raise UserError(
-                f"class {name} of {source.location} has one clip, which cannot be in train and "
+                f"class {name} of {source.location} has one {unit}, which cannot be in train and "
                 f"in val: add clips, or leave the class out with data.exclude=[{name}]."
             )
 
@@ -107,7 +106,7 @@ def _make_val(
     if "train" not in splits or "val" in splits or "val" not in needed:
         return splits, []
     if carve:
-        _check_clips(splits["train"], source)
+        _check_clips(splits["train"], source, bool(cfg.get("group")))
         fraction = cfg.get("val_fraction", 0.1)
         splits["train"], splits["val"] = carve_val(splits["train"], fraction, seed, digest_of)
         note = (

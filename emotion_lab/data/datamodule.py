@@ -81,9 +81,16 @@ class EmotionData(L.LightningDataModule):
         return class_counts(self.split(name), len(self.classes))
 
     def class_weights(self) -> np.ndarray:
-        """Return the class weights of the training split, float32 (K,)."""
+        """Return the class weights of the training split, float32 (K,).
+
+        A class of the frame network that the clips of a temporal model lack has weight 1.
+        """
         method, beta = self.cfg["class_weights"], self.cfg["effective_beta"]
-        return class_weights(self.class_counts("train"), method, beta)
+        counts = self.class_counts("train")
+        known = counts > 0 if self._windows is not None else np.ones(len(counts), bool)
+        weights = np.ones(len(counts), np.float32)
+        weights[known] = class_weights(counts[known], method, beta)
+        return weights
 
     def set_split_size(self, name: str, n: int) -> None:
         """Repeat or cut a split to ``n`` images, for benchmarks."""

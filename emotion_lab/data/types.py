@@ -118,19 +118,25 @@ class Looks:
     Attributes:
         tracks: int64 (N,), number of the track (one face in one clip).
         times: float64 (N,), seconds in the clip.
+        episodes: int64 (N,), number of the annotated episode; None where none are annotated.
     """
 
     tracks: np.ndarray
     times: np.ndarray
+    episodes: np.ndarray | None = None
 
     def followed_by(self, other: Looks) -> Looks:
         """Return these looks and those of other clips."""
         tracks = np.concatenate([self.tracks, other.tracks + self.tracks.max() + 1])
-        return Looks(tracks, np.concatenate([self.times, other.times]))
+        episodes = None
+        if self.episodes is not None and other.episodes is not None:
+            episodes = np.concatenate([self.episodes, other.episodes + self.episodes.max() + 1])
+        return Looks(tracks, np.concatenate([self.times, other.times]), episodes)
 
     def subset(self, positions: np.ndarray) -> Looks:
         """Return the images at ``positions``, int64 (M,)."""
-        return Looks(self.tracks[positions], self.times[positions])
+        episodes = None if self.episodes is None else self.episodes[positions]
+        return Looks(self.tracks[positions], self.times[positions], episodes)
 
 
 @dataclass

@@ -159,9 +159,12 @@ def score_split(
     for name, labels in data.part.label_sets.items():
         scores.setdefault("by_labels", {})[name] = score_against(predictions, labels)
     if data.part.looks is not None:
-        looks = data.part.looks.subset(predictions.positions.numpy())
+        positions = predictions.positions.numpy()
         probabilities, labels = predictions.probabilities.numpy(), predictions.labels.numpy()
-        scores["episodes"] = episode_scores(probabilities, labels, looks)
+        groups = data.part.groups
+        of_looks = None if groups is None else [groups[i] for i in positions]
+        looks = data.part.looks.subset(positions)
+        scores["episodes"] = episode_scores(probabilities, labels, looks, of_looks)
     if data.mapping:
         scores["shared"] = shared_scores(predictions, data.mapping, classes)
     return scores

@@ -103,5 +103,6 @@ def report_text(scores: dict[str, Any], split: str) -> str:
             low, high = episodes[f"accuracy_{way}_ci95"]
             accuracy = episodes[f"accuracy_{way}"]
             ways.append(f"accuracy {accuracy:.4f} [{low:.4f}, {high:.4f}] by {way}")
-        lines.append(f"{episodes['n']} episodes: {', '.join(ways)}")
+        over = f" of {episodes['groups']} groups" if episodes["groups"] else ""
+        lines.append(f"{episodes['n']} episodes{over}: {', '.join(ways)}")
     return "\n".join(lines) + "\n"

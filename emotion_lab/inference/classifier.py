@@ -225,7 +225,8 @@ def load_classifier(
     path = Path(ckpt)
     if path.suffix in EXPORT_SUFFIXES and path.is_file():
         card, spec, opened = open_exported(path, _options(backend, threads))
-        model_id = card["checkpoint_sha256"] or file_hash(path)
+        shipped = weights.checkpoint_hash(path)
+        model_id = shipped or card["checkpoint_sha256"] or file_hash(path)
     else:
         source, opened = open_backend(ckpt, backend, threads)
         card, spec, model_id = source.card, source.spec, source.sha256

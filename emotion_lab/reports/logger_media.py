@@ -161,7 +161,7 @@ def log_results(
         return
     images = {name: read_image(path) for name, path in pictures.items()}
     count = max(logger.explain for logger in enabled)
-    if count:
+    if count and "frame" not in val.card:  # the input of a temporal model is no image
         path = write_explanations(val, count, checkpoint.parents[1] / "explain_val.png")
         images["val/explain"] = read_image(path)
     step = int(metrics["run/steps"])

@@ -32,11 +32,11 @@ def check(cfg: dict[str, Any]) -> None:
 
 def _check_val_clips(data: EmotionData) -> None:
     """Refuse val of one clip: at the end of the run the smoothers are compared over its clips."""
-    groups = data.split("val").groups
+    groups, unit = data.split("val").groups, "group" if data.cfg.get("group") else "clip"
     if groups is not None and len(set(groups)) < 2:
         raise UserError(
-            f"val of {data.source.location} has one clip, and smoothers are compared over clips: "
-            "add clips, or set a larger data.val_fraction."
+            f"val of {data.source.location} has one {unit}, and smoothers are compared over "
+            f"{unit}s: add clips, or set a larger data.val_fraction."
         )
 
 
@@ -47,5 +47,11 @@ def open_for(cfg: dict[str, Any], data: EmotionData) -> FrameOutputs | None:
     _check_val_clips(data)
     frame = FrameOutputs(cfg["model"]["frame_ckpt"])
     data.source.notes.extend(relabel(data, frame.classes))
+    counts = data.class_counts("train")
+    if missing := [name for name, n in zip(frame.classes, counts, strict=True) if not n]:
+        data.source.notes.append(
+            f"warning: there are no clips of {', '.join(missing)} in train: the model learns that "
+            "these emotions do not occur"
+        )
     data.use_windows(frame, cfg["model"])
     return frame

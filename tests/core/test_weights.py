@@ -48,6 +48,15 @@ def test_a_damaged_or_missing_file_is_refused(
         weights.find("fer2013", ".ckpt")
 
 
+def test_the_shipped_exported_file_is_that_of_the_shipped_checkpoint(tmp_path: Path) -> None:
+    """A temporal model of one of them is used with the other."""
+    assert weights.checkpoint_hash(weights.FOLDER / "fer2013.onnx") == file_hash(
+        weights.FOLDER / "fer2013.ckpt"
+    )
+    assert weights.checkpoint_hash(weights.FOLDER / "fer2013-small.onnx") is None
+    assert weights.checkpoint_hash(tmp_path / "fer2013.onnx") is None
+
+
 def test_names_are_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     # A folder of this name, for instance of the data, does not hide the model.

@@ -33,7 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path) -> Path:
     """Return the run directory of a temporal model."""
     arguments = ("experiment=temporal", "model.frame_ckpt=frame.ckpt", *CLIPS)
-    quick = ("trainer.max_epochs=1", "logger=none", "trainer=cpu", "hydra.run.dir=run")
+    # TensorBoard: without a graph of the network and explanation maps, which take images.
+    quick = ("trainer.max_epochs=1", "logger=tensorboard", "trainer=cpu", "hydra.run.dir=run")
     result = command(*arguments, *quick, cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "smoothers on val:" in result.stdout and "model: gru" in result.stdout
@@ -122,6 +123,18 @@ def test_mistakes_are_one_line(
     result = command(*arguments, module=f"emotion_lab.{module}", cwd=folder)
     assert result.returncode == 2, result.stdout
     assert message in result.stderr and len(result.stderr.strip().splitlines()) == 1
+
+
+def test_classes_without_clips(folder: Path) -> None:
+    frame = f"model.frame_ckpt={folder / 'frame.ckpt'}"
+    cfg = composed("experiment=temporal", frame, *CLIPS, "data.exclude=[fear,sad]")
+    data = EmotionData(cfg["data"])
+    frame_network.open_for(cfg, data)
+    assert data.classes == list(EMOTIONS)
+    assert any("no clips of fear, sad in train" in note for note in data.source.notes)
+    weights = data.class_weights()
+    assert weights[[EMOTIONS.index("fear"), EMOTIONS.index("sad")]].tolist() == [1, 1]
+    assert np.isfinite(weights).all() and (weights * data.class_counts("train")).sum() > 0
 
 
 def test_one_clip_in_val_is_refused_before_training(folder: Path) -> None:

@@ -158,6 +158,28 @@ def test_a_clip_without_a_face(tmp_path: Path) -> None:
         load(tmp_path / "data", "data.detector=haar", carve=False)
 
 
+def test_group_keeps_the_clips_of_a_person_together(tmp_path: Path, clip: list[Path]) -> None:
+    root = folders(tmp_path / "data", clip[:4], happy=2, sad=2)  # 0.mp4 and 1.mp4 in each
+    data = load(root, r"data.group='(\d)\.mp4'", "data.val_fraction=0.4")
+    parts = [data.splits["train"], data.splits["val"]]
+    assert [set(part.groups or ()) for part in parts] in ([{"0"}, {"1"}], [{"1"}, {"0"}])
+    assert all(set(part.labels) == {0, 1} for part in parts)
+    with pytest.raises(UserError, match=r"class happy of .* has one group \(data.group\)"):
+        load(root, "data.group='data'")
+
+
+def test_episodes_of_one_clip_are_resampled_together(tmp_path: Path, clip: list[Path]) -> None:
+    rows = ["a.mp4,0,0.3,happy", "a.mp4,0.5,1.0,happy", "b.mp4,0,0.5,sad"]
+    part = load(episodes(tmp_path, clip, *rows), carve=False).splits["train"]
+    assert part.looks is not None and part.looks.episodes is not None
+    assert part.looks.episodes.tolist() == [0] * 3 + [1] * 5 + [2] * 5
+    happy = np.tile([1.0, 0.0], (len(part), 1))
+    scores = episode_scores(happy, part.labels, part.looks, part.groups)
+    assert (scores["n"], scores["groups"]) == (3, 2)
+    assert scores["accuracy_mean"] == pytest.approx(2 / 3)
+    assert scores["accuracy_mean_ci95"] == [0, 1]  # a sample can hold one clip only
+
+
 def test_accuracy_of_episodes_by_majority_and_by_mean(tmp_path: Path, clip: list[Path]) -> None:
     part = load(folders(tmp_path / "data", clip, happy=2, sad=2), carve=False).splits["train"]
     assert part.looks is not None

@@ -19,6 +19,8 @@ from emotion_lab.evaluation.statistics import ROUNDS, interval
 from emotion_lab.video.smoothing import TrackSmoother
 
 SEED = 0
+#: With fewer clips, a bootstrap over them is no good interval.
+_FEW = 10
 #: Measure -> (title, decimals).
 MEASURES = {
     "accuracy": ("frame accuracy", 4),
@@ -160,7 +162,10 @@ def is_better(difference: dict[str, Any], own: dict[str, Any], other: dict[str, 
 
 
 def compare_smoothers(
-    probabilities: np.ndarray, split: Split, smoothers: dict[str, dict[str, Any]]
+    probabilities: np.ndarray,
+    split: Split,
+    smoothers: dict[str, dict[str, Any]],
+    over: str = "clips",
 ) -> dict[str, Any]:
     """Compare smoothers on the same clips; the last one is compared with each of the others.
 
@@ -168,11 +173,13 @@ def compare_smoothers(
         probabilities: float32 (N, K) of the frame network.
         split: Images of clips, with labels.
         smoothers: Name -> ``conf/smoothing/<name>.yaml`` as a dict.
+        over: What the groups of the split are: ``clips``, or ``groups`` with ``data.group``.
 
     Returns:
-        Builtins: ``clips``, ``looks``, ``seconds``, ``changes`` (true ones), ``smoothers`` (name
-        -> settings, measures with intervals, ``missed``), ``last``, ``differences`` (last - each
-        other), ``beats`` (names that the last one beats), ``line`` and ``bootstrap``.
+        Builtins: ``clips`` (or groups), ``looks``, ``seconds``, ``changes`` (true ones),
+        ``smoothers`` (name -> settings, measures with intervals, ``missed``), ``last``,
+        ``differences`` (last - each other), ``beats`` (names that the last one beats), ``line``
+        and ``bootstrap``.
     """
     scored = {
         name: _score_clips(show_labels(probabilities, split, cfg, f"{name} "), split)
@@ -182,7 +189,7 @@ def compare_smoothers(
     clips = scored[last]
     n = len(clips)
     if n < 2:
-        raise UserError(f"smoothers are compared over clips, and this split has {n}.")
+        raise UserError(f"smoothers are compared over {over}, and this split has {n}.")
     draws = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), ROUNDS)
     weights = np.concatenate([np.ones((1, n), np.int64), draws])
     values = {name: _measures(scored[name], weights) for name in scored}
@@ -205,7 +212,7 @@ def compare_smoothers(
         "differences": differences,
         "beats": beats,
         "line": "; ".join(difference_line(last, name, differences[name]) for name in others),
-        "bootstrap": {"rounds": ROUNDS, "seed": SEED, "over": "clips"},
+        "bootstrap": {"rounds": ROUNDS, "seed": SEED, "over": over},
     }
 
 
@@ -232,11 +239,14 @@ def lines(result: dict[str, Any]) -> list[str | TextTable]:
             cells.append(f"{row[measure]:.{digits}f} [{low}, {high}]")
         table.append((*cells, row["missed"]))
     head = ["smoothing", *(title for title, _ in MEASURES.values()), "changes missed"]
+    over = result["bootstrap"]["over"]
     text: list[str | TextTable] = [
-        f"{result['clips']} clips, {result['looks']:,} looks, {result['seconds']:.0f} s, "
-        f"{result['changes']} changes of the true label; 95 % intervals over clips",
+        f"{result['clips']} {over}, {result['looks']:,} looks, {result['seconds']:.0f} s, "
+        f"{result['changes']} changes of the true label; 95 % intervals over {over}",
         TextTable(head, table, left=range(4)),
     ]
+    if result["clips"] < _FEW:
+        text.append(f"warning: {result['clips']} {over} are few: the intervals are too narrow")
     for name, difference in result["differences"].items():
         verdict = "beats" if name in result["beats"] else "does not beat"
         text.append(difference_line(result["last"], name, difference))

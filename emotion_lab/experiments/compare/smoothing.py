@@ -95,7 +95,8 @@ def run(cfg: dict[str, Any], smoothers: dict[str, dict[str, Any]], run_dir: Path
     foreign = is_foreign(cfg["data"], card)
     data_cfg = data_config(cfg["data"], card)
     data = CheckpointData.open(card, data_cfg, cfg["split"], foreign, frame if temporal else None)
-    result = compare_smoothers(frame(data.part), data.part, smoothers)
+    over = "groups" if data.module.cfg.get("group") else "clips"
+    result = compare_smoothers(frame(data.part), data.part, smoothers, over)
     if cfg["split"] == "test":
         test_ledger.record(
             entry.ledger,

@@ -44,7 +44,8 @@ def write_smoother(
     smoother_file.write(file, meta, weights)
     smoothers = {name: compose.defaults("smoothing", name) for name in (*untrained(), "temporal")}
     smoothers["temporal"]["ckpt"] = str(run_dir)
-    comparison = compare_smoothers(frame(result.part), result.part, smoothers)
+    over = "groups" if result.card["config"]["data"].get("group") else "clips"
+    comparison = compare_smoothers(frame(result.part), result.part, smoothers, over)
     smoother_file.write(file, {**meta, "comparison": comparison}, weights)
     show(f"\nsmoothers on {result.split}:", *lines(comparison))
     return comparison

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from emotion_lab.config import schema
 from emotion_lab.models.base import EmotionNet
+from emotion_lab.models.temporal import TemporalNet
 from emotion_lab.training.loggers.base import (
     LOGGERS,
     LoggerContext,
@@ -107,7 +108,7 @@ class TensorBoard(MediaLogger, TensorBoardLogger):
     @never_fail
     def log_network(self, net: EmotionNet) -> None:
         """Log the graph in eval mode; print one line if the network cannot be traced."""
-        if not self.graph or self._resumed:
+        if not self.graph or self._resumed or isinstance(net, TemporalNet):  # it takes no images
             return
         images = torch.zeros(1, net.spec.channels, net.spec.image_size, net.spec.image_size)
         try:

@@ -125,10 +125,10 @@ def _check_splits(path: Path, episodes: list[_Episode]) -> None:
         raise UserError(f"{path}: the split is missing in some rows.")
 
 
-def _label(faces: ClipFaces, episodes: list[_Episode], classes: list[str]) -> np.ndarray:
-    """Return the label of each look of a clip, int64 (N,), -1 outside of the episodes."""
-    labels = np.full(len(faces.times), -1, np.int64)
-    for episode in episodes:
+def _assign(faces: ClipFaces, episodes: list[_Episode]) -> np.ndarray:
+    """Return the index of the episode of each look of a clip, int64 (N,), -1 outside of them."""
+    assigned = np.full(len(faces.times), -1, np.int64)
+    for index, episode in enumerate(episodes):
         if (episode.end_s or 0.0) > faces.seconds + 1e-6:
             raise UserError(
                 f"{episode.where}: end_s={episode.end_s:g} lies beyond the end of "
@@ -143,30 +143,44 @@ def _label(faces: ClipFaces, episodes: list[_Episode], classes: list[str]) -> np
                 f"{'clip' if episode.end_s is None else 'episode'}. Remove it, or set another "
                 "data.detector."
             )
-        if (labels[inside] >= 0).any():
+        if (assigned[inside] >= 0).any():
             raise UserError(f"{episode.where}: it overlaps another episode of the same clip.")
-        labels[inside] = classes.index(episode.label)
-    return labels
+        assigned[inside] = index
+    return assigned
 
 
 def _open_split(
-    clips: list[list[_Episode]], classes: list[str], cfg: dict[str, Any], title: str
+    clips: list[list[_Episode]],
+    classes: list[str],
+    cfg: dict[str, Any],
+    settings: dict[str, Any],
+    title: str,
 ) -> Split:
-    """Cut the faces of clips; looks outside of the episodes are left out."""
-    settings = compose.defaults("detector", cfg["detector"])
-    settings = auto.resolve(settings) if cfg["detector"] == "auto" else settings
+    """Cut the faces of clips; looks outside of the episodes are left out.
+
+    Args:
+        clips: The episodes of each clip.
+        classes: Class names.
+        cfg: The ``data`` group.
+        settings: The detector and its options.
+        title: Of the progress bar.
+    """
     detector, margin, size = build_detector(settings), cfg["crop_margin"], cfg["size"]
-    images, labels, times = [], [], []
+    images, labels, times, numbers = [], [], [], []
+    count = 0  # episodes of the clips before
     tracks: list[np.ndarray] = []
     names: list[str] = []
     groups: list[str] = []
     for episodes in track(clips, title, len(clips)):
         file = episodes[0].file
         faces = cut_faces(file, detector, settings, margin, size)
-        label = _label(faces, episodes, classes)
-        kept = label >= 0
+        assigned = _assign(faces, episodes)
+        kept = assigned >= 0
         images.append(faces.images[kept])
-        labels.append(label[kept])
+        own_labels = np.array([classes.index(episode.label) for episode in episodes])
+        labels.append(own_labels[assigned[kept]])
+        numbers.append(assigned[kept] + count)
+        count += len(episodes)
         tracks.append(faces.tracks[kept] + 1 + (tracks[-1].max() if tracks else 0))
         times.append(faces.times[kept])
         pairs = zip(faces.tracks[kept], times[-1], strict=True)
@@ -177,8 +191,8 @@ def _open_split(
         np.arange(len(names), dtype=np.int64),
         np.concatenate(labels),
         names,
-        groups=groups,
-        looks=Looks(np.concatenate(tracks), np.concatenate(times)),
+        groups=None if cfg.get("group") else groups,  # set by data.group
+        looks=Looks(np.concatenate(tracks), np.concatenate(times), np.concatenate(numbers)),
     )
 
 
@@ -203,12 +217,15 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
     for episode in episodes:
         files = by_split.setdefault(episode.split or "train", {})
         files.setdefault(episode.file, []).append(episode)
+    settings = compose.defaults("detector", cfg["detector"])
+    if cfg["detector"] == "auto":
+        settings = auto.resolve(settings, "save {url} in data/")
     opened = {
-        name: _open_split(list(files.values()), classes, cfg, f"faces of {name}")
+        name: _open_split(list(files.values()), classes, cfg, settings, f"faces of {name}")
         for name, files in by_split.items()
         if name in splits
     }
     count = sum(len(files) for files in by_split.values())
-    notes = [f"{count} clips, {len(episodes)} episodes; faces found with {cfg['detector']}"]
+    notes = [f"{count} clips, {len(episodes)} episodes; faces found with {settings['name']}"]
     available = [name for name in SPLITS if name in by_split]
     return LoadedDataset(classes, opened, str(root), notes, available_splits=available)

@@ -19,7 +19,9 @@ DEADLINE_S = 4.0
 _failures: list[str] = []
 
 
-def resolve(cfg: dict[str, Any]) -> dict[str, Any]:
+def resolve(
+    cfg: dict[str, Any], hint: str = "save {url} in data/, or set detector.file=<path>"
+) -> dict[str, Any]:
     """Return the config of the detector that is used: YuNet, else Haar with its own settings.
 
     The reason for Haar is printed on standard error, once.
@@ -27,6 +29,7 @@ def resolve(cfg: dict[str, Any]) -> dict[str, Any]:
     Args:
         cfg: Keys of ``conf/detector/yunet.yaml``. ``file`` must be a file of YuNet; without it,
             the file is searched in ``data/`` and in the cache, and then downloaded.
+        hint: How to get YuNet; ``{url}`` is its address.
     """
     cfg = {**cfg, "name": "yunet"}
     if not cfg["file"] and (Path("data") / FILE).is_file():
@@ -37,8 +40,8 @@ def resolve(cfg: dict[str, Any]) -> dict[str, Any]:
         except DownloadError as error:
             _failures.append(error.reason)
             print(
-                "detector: haar, because YuNet cannot be downloaded. It finds more faces: save "
-                f"{URL} in data/, or set detector.file=<path>.",
+                "detector: haar, because YuNet cannot be downloaded. It finds more faces: "
+                f"{hint.format(url=URL)}.",
                 file=sys.stderr,
             )
     return compose.defaults("detector", "haar")
