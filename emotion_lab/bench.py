@@ -76,6 +76,10 @@ def _measure(config: dict[str, Any], overrides: list[str], run_dir: Path, device
         from emotion_lab.benchmarks import near_copies
 
         return near_copies.bench(config)
+    if config["benchmark"] == "smoothing":
+        from emotion_lab.benchmarks import smoothing
+
+        return smoothing.bench(config)
     if config["benchmark"] == "deploy":
         from emotion_lab.benchmarks.deploy import matrix
 

@@ -26,7 +26,25 @@ def report(result: dict[str, Any]) -> Blocks:
         blocks += derived_report(result["derived"])
     if "near_copies" in result:
         blocks += near_copies_report(result["near_copies"])
+    if "smoothing" in result:
+        blocks += smoothing_report(result["smoothing"], result["hardware"])
     return blocks
+
+
+def smoothing_report(result: dict[str, Any], hardware: dict[str, Any]) -> Blocks:
+    """Return the report of ``benchmark=smoothing``."""
+    keys = ("median_ms", "p95_ms", "p99_ms")
+    rows = [
+        (name, *(f"{row[key]:.3f}" for key in keys), f"{row['n']:,}")
+        for name, row in result["steps"].items()
+    ]
+    load = result["load_average"]
+    return [
+        f"\nmilliseconds of one step (one face in one frame, {result['classes']} classes) on "
+        f"{hardware['cpu']}, {hardware['cores']} cores"
+        + ("" if load is None else f", load average {load:.1f} before"),
+        TextTable(("smoothing", "median", "95 %", "99 %", "steps"), rows),
+    ]
 
 
 def near_copies_report(result: dict[str, Any]) -> Blocks:

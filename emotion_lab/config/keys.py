@@ -357,7 +357,7 @@ _ENTRIES: dict[str, type[Section]] = {
     "predict": PREDICT,
     "neutral": section(ckpt=Location, split=Split, num_enrolled=Count),
     "bench": section(
-        benchmark=Literal["data", "train", "live", "deploy", "derived", "near_copies"],
+        benchmark=Literal["data", "train", "live", "deploy", "derived", "near_copies", "smoothing"],
         rounds=Count,
         images=Count,
         workers=WholeNumber | None,
