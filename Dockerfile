@@ -10,10 +10,11 @@ RUN pip install --no-cache-dir -c constraints.txt . \
     && pip uninstall -y opencv-python \
     && pip install --no-cache-dir -c constraints.txt --no-deps opencv-python-headless \
     && rm -rf /build/* \
-    && useradd --create-home app \
+    && useradd --uid 1000 --create-home app \
     && install -d -o app -g app /work
 
-USER app
+# By number, so that a cluster can tell that it is not root.
+USER 1000
 WORKDIR /work
 EXPOSE 8080
 ENTRYPOINT ["emotion-lab"]

