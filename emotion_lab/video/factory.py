@@ -118,7 +118,9 @@ def build_save_sink(cfg: dict[str, Any], source: FrameSource) -> Sink:
             return ImageFileSink(path, cfg["overwrite"])
         if (path.suffix.lower() in CODECS or is_image_name(path)) and not path.is_dir():
             raise UserError(f"save={path}: images are saved to a folder, save=<folder>.")
-        return ImageFolderSink(path, cfg["overwrite"], subfolders=source.kind == "folder")
+        is_folder = source.kind == "folder"
+        first = None if is_folder else source.name
+        return ImageFolderSink(path, cfg["overwrite"], subfolders=is_folder, first=first)
     has_file = source.kind == "clip" and not source.live and not is_image_name(source.name)
     audio = source.name if has_file else None
     return VideoSink(

@@ -234,6 +234,11 @@ def test_images_are_saved_to_a_folder_and_one_image_to_a_file(tmp_path: Path) ->
             build_save_sink({"save": tmp_path / "drawn.heic", "overwrite": False}, source)
         (tmp_path / "folder.png").mkdir()
         build_save_sink({"save": tmp_path / "folder.png", "overwrite": False}, source)
+        # Before the model is loaded.
+        (tmp_path / "folder.png" / "photo.png.png").touch()
+        with pytest.raises(UserError, match=r"photo\.png\.png exists already"):
+            build_save_sink({"save": tmp_path / "folder.png", "overwrite": False}, source)
+        build_save_sink({"save": tmp_path / "folder.png", "overwrite": True}, source)
 
 
 def test_one_image_is_saved_without_the_folders_of_its_path(
