@@ -1,7 +1,8 @@
 """How much the choice of the best epoch on val flatters its val score.
 
 The best of many epochs is partly the luckiest one on these images. The epoch is chosen on one
-random half of val and its score is read on the other half (and the other way round); the difference
+random half of val and its score is read on the other half (and the other way round), with whole
+persons or clips in one half if they are known; the difference
 of the two scores is the bias of a choice on half of the images. A score on twice as many images has
 a standard error smaller by the factor sqrt(2), so the difference is divided by it.
 
@@ -10,12 +11,15 @@ Source: Cawley, Talbot 2010, JMLR 11 (selection bias in performance evaluation).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from emotion_lab.core.runs import monitor_mode
+from emotion_lab.data.groups import group_numbers
+from emotion_lab.data.types import Split
 from emotion_lab.evaluation.statistics import Counts
 from emotion_lab.training.val_predictions import ValPredictions
 
@@ -57,7 +61,12 @@ def _scores(saved: ValPredictions, metric: str, halves: np.ndarray) -> np.ndarra
 
 
 def selection_bias(
-    saved: ValPredictions, metric: str, mode: str, num_splits: int = NUM_SPLITS, seed: int = 0
+    saved: ValPredictions,
+    metric: str,
+    mode: str,
+    num_splits: int = NUM_SPLITS,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Estimate how much choosing the epoch by a val metric adds to its val accuracy.
 
@@ -67,15 +76,18 @@ def selection_bias(
         mode: ``max`` or ``min``.
         num_splits: Number of random divisions into halves.
         seed: Of the divisions.
+        groups: N names of groups (``data.group``, or clips); the halves are halves of the groups.
 
     Returns:
         ``accuracy``, the mean bias (0.01: one point); ``std``, its standard deviation over the
-        divisions; ``metric``, ``epochs``, ``num_splits``.
+        divisions; ``metric``, ``epochs``, ``num_splits``, and ``groups`` (their number) with them.
     """
-    generator, n = np.random.default_rng(seed), len(saved.labels)
+    units = np.arange(len(saved.labels)) if groups is None else group_numbers(groups)
+    generator, n = np.random.default_rng(seed), int(units.max()) + 1
     halves = np.zeros((num_splits, n), np.float32)
     for half in halves:
         half[generator.permutation(n)[: n // 2]] = 1
+    halves = halves[:, units]
     parts = (halves, 1 - halves)
     accuracy = [_scores(saved, "accuracy", part) for part in parts]
     chosen = []
@@ -94,16 +106,20 @@ def selection_bias(
         "metric": metric,
         "epochs": len(saved.predicted),
         "num_splits": num_splits,
+        **({} if groups is None else {"groups": n}),
     }
 
 
-def of_run(run_dir: Path, cfg: dict[str, Any], epochs: int) -> dict[str, Any] | None:
+def of_run(
+    run_dir: Path, cfg: dict[str, Any], epochs: int, val: Split | None = None
+) -> dict[str, Any] | None:
     """Return the selection bias of a run; None if it is not known, or the epoch not chosen on val.
 
     Args:
         run_dir: The run directory.
         cfg: Config of the run.
         epochs: Number of epochs trained.
+        val: The val split, for its groups.
     """
     stage, _, metric = cfg["monitor"].partition("/")
     saved = ValPredictions.read(run_dir)
@@ -111,12 +127,18 @@ def of_run(run_dir: Path, cfg: dict[str, Any], epochs: int) -> dict[str, Any] | 
         return None
     if stage != "val" or metric == "criterion" or (metric == "loss" and saved.losses is None):
         return None
-    return selection_bias(saved, metric, monitor_mode(cfg))
+    groups = None if val is None else val.groups
+    if val is not None and not np.array_equal(val.labels, saved.labels):
+        groups = None  # the predictions are not in the order of the split
+    if groups is not None and len(set(groups)) < 2:
+        return None
+    return selection_bias(saved, metric, monitor_mode(cfg), groups=groups)
 
 
 def describe(bias: dict[str, Any]) -> str:
     """Return one line about the result of :func:`selection_bias`."""
+    over = f" (halves of its {bias['groups']} groups)" if "groups" in bias else ""
     return (
         f"choosing the best of {bias['epochs']} epochs on val adds about "
-        f"{100 * bias['accuracy']:+.1f} ± {100 * bias['std']:.1f} points to its val accuracy"
+        f"{100 * bias['accuracy']:+.1f} ± {100 * bias['std']:.1f} points to its val accuracy{over}"
     )

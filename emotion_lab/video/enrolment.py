@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.paths import check_exist
+from emotion_lab.core.wording import counted
 from emotion_lab.inference import neutral
 from emotion_lab.inference.neutral import NeutralReference, log_probabilities
 from emotion_lab.video.sinks.base import new_file
@@ -92,8 +93,8 @@ class Enrolment:
         self._requested = True
 
     def reset(self) -> None:
-        """Forget all tracks."""
-        self._end_s = None
+        """Forget all tracks; an enrolment that is under way ends without a result."""
+        self.stop()
         self._looks.clear()
         self._faces.clear()
 
@@ -105,6 +106,19 @@ class Enrolment:
         elif self._end_s is not None and time_s >= self._end_s:
             self._end_s = None
             self._finish()
+
+    def stop(self) -> None:
+        """End an enrolment that is under way, which is reported: the source ends or restarts."""
+        if self._requested or self._end_s is not None:
+            frames = max((len(looks) for looks in self._looks.values()), default=0)
+            print(
+                f"neutral: not enrolled, the source ended before {ENROL_S:g} s were seen "
+                f"({counted(frames, 'frame')})",
+                file=sys.stderr,
+                flush=True,
+            )
+        self._requested, self._end_s = False, None
+        self._looks.clear()
 
     def _finish(self) -> None:
         """Set the neutral faces of the tracks that were seen, and save that of a single one."""

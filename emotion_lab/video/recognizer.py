@@ -166,10 +166,18 @@ class EmotionRecognizer:
             frames = open_source({"source": str(neutral)})
         pipeline = self._stream.clone(stills=True)
         pipeline.enrolment = None  # an earlier person must not correct the new one
+        count, time_s = 0, 0.0
         for frame in frames:
             if frame.time_s > ENROL_S:
-                break
+                return
             yield [face.probabilities for face in pipeline(frame).faces]
+            count, time_s = count + 1, frame.time_s
+        if count > 1:
+            print(
+                f"neutral: {neutral} ends after {time_s:.1f} s of {ENROL_S:g} s: the neutral face "
+                f"is the mean of its {count} frames",
+                file=sys.stderr,
+            )
 
     def _note_training_data(self, synthetic: bool) -> None:
         if self.classifier.data_name in SYNTHETIC and not (synthetic or self._noted):

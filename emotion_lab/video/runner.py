@@ -162,6 +162,8 @@ class PipelineRunner:
                 stats.seconds = time.perf_counter() - begin
                 self.source.close()  # ends the wait of a stage for a frame
                 del drawn_frames  # closes all stages
+                if self.pipeline.enrolment is not None:
+                    self.pipeline.enrolment.stop()
         return stats
 
     def _ahead(self, items: Iterator[_T], stage: str) -> Iterator[_T]:

@@ -41,6 +41,19 @@ def test_luck_of_equal_epochs_is_the_expected_maximum(metric: str) -> None:
     assert mean == pytest.approx(2.16 * np.sqrt(0.6 * 0.4 / n), rel=0.15)
 
 
+def test_halves_of_persons() -> None:
+    """Ten equal images of a person are one: the luck of the best epoch grows by sqrt(10)."""
+    images = [predictions(40, 100, seed=s) for s in range(20)]
+    repeated = [ValPredictions(s.labels.repeat(10), s.predicted.repeat(10, 1)) for s in images]
+    groups = [str(i) for i in range(100) for _ in range(10)]
+    of_images = [selection_bias(s, "accuracy", "max", 20)["accuracy"] for s in repeated]
+    results = [selection_bias(s, "accuracy", "max", 20, groups=groups) for s in repeated]
+    assert results[0]["groups"] == 100 and "halves of its 100 groups" in describe(results[0])
+    mean = np.mean([result["accuracy"] for result in results])
+    assert mean == pytest.approx(2.16 * np.sqrt(0.6 * 0.4 / 100), rel=0.2)
+    assert np.mean(of_images) < mean / 2
+
+
 def test_one_epoch_or_a_clear_best_is_not_flattered() -> None:
     one = selection_bias(predictions(1, 501), "accuracy", "max")
     assert (one["accuracy"], one["std"], one["epochs"]) == (0, 0, 1)

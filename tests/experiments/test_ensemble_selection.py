@@ -122,6 +122,18 @@ def test_random_halves_are_stratified() -> None:
     assert (half != random_half(labels, 4)).any()
 
 
+def test_a_person_is_in_one_half() -> None:
+    labels, groups = np.tile([0, 1], 15), [f"p{i // 6}" for i in range(30)]  # 5 persons
+    masks = [random_half(labels, seed, groups).reshape(5, 6) for seed in range(20)]
+    assert all((mask == mask[:, :1]).all() for mask in masks)
+    assert {int(mask[:, 0].sum()) for mask in masks} == {2, 3}
+    # Both members are right about three of five persons, the same in each image of a person.
+    right = np.array([[1, 1, 1, 0, 0], [0, 0, 1, 1, 1]]).repeat(6, 1)
+    probabilities = np.eye(2)[np.where(right, labels, 1 - labels)]
+    by_person = nested(probabilities, labels, "accuracy", 1, 20, groups)[0]["accuracy"]
+    assert by_person < nested(probabilities, labels, "accuracy", 1, 20)[0]["accuracy"]
+
+
 def test_nested_estimate_is_not_biased_by_selection() -> None:
     """Twenty random members: selection inflates the score on val, not the nested estimate."""
     probabilities, labels = library((0.0,) * 20, 300, seed=1)

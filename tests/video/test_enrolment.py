@@ -13,8 +13,11 @@ from emotion_lab.inference.neutral import NeutralReference, log_probabilities, r
 from emotion_lab.video.enrolment import ENROL_S, Enrolment, neutral_face
 from emotion_lab.video.pipeline import Pipeline
 from emotion_lab.video.recognizer import EmotionRecognizer
+from emotion_lab.video.runner import PipelineRunner
+from emotion_lab.video.sources.threaded import FrameSource
 from emotion_lab.video.types import Detections
 from tests.conftest import composed
+from tests.helpers_web import GreyFrames
 from tests.video.test_pipeline import FACE, BrightnessClassifier, grey_frames, make_pipeline
 
 #: The average neutral face is as dark as light.
@@ -121,3 +124,19 @@ def test_a_neutral_face_needs_exactly_one_face() -> None:
         neutral_face([[face], [face, face]], "me.mp4")
     with pytest.raises(UserError, match=r"enrol=me.jpg shows no face"):
         neutral_face([[]], "me.jpg")
+
+
+def test_an_enrolment_that_ends_early_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save = tmp_path / "me.json"
+    pipeline = enrolled_pipeline([FACE] * 8, save)
+    pipeline.enrol()
+    source = FrameSource(GreyFrames(8))
+    PipelineRunner(source, pipeline, num_cores=1).run()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "neutral: not enrolled, the source ended before 3 s were seen (8 frames)"
+    assert not save.exists()
+    assert pipeline.enrolment is not None
+    pipeline.enrolment.reset()
+    assert capsys.readouterr().err == ""

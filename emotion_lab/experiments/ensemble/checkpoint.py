@@ -58,7 +58,12 @@ def select(
     arguments = (candidates.probabilities, candidates.labels, candidates.metric, max_members)
     steps = greedy(*arguments)
     weights = counts(steps, n_candidates) / len(steps)
-    rows = nested(*arguments, num_splits) if num_splits else []
+    groups = candidates.groups
+    if num_splits and groups is not None and len(set(groups)) < 2:
+        raise UserError(
+            "num_splits= halves val by data.group, and val has one group: set num_splits=0."
+        )
+    rows = nested(*arguments, num_splits, groups) if num_splits else []
     return EnsembleSelection(method, max_members, weights, steps, rows)
 
 
@@ -146,6 +151,7 @@ def summary(candidates: EnsembleCandidates, selection: EnsembleSelection) -> dic
         "size": len(selection.steps) or n_runs,
         "size_limit": selection.max_members,
         "n": len(candidates.labels),
+        "groups": None if candidates.groups is None else len(set(candidates.groups)),
         "classes": candidates.classes,
         "fingerprint": candidates.fingerprint,
         "members": members,
@@ -260,8 +266,9 @@ def lines(content: dict[str, Any], num_splits: int) -> list[str | TextTable]:
     ]
     if content["nested"]:
         single, last = content["nested"][0], content["nested"][-1]
+        half = "half of val" if content["groups"] is None else f"half of {content['groups']} groups"
         text.append(
-            f"selection on one half of val, scores on the other, {num_splits} random splits: "
+            f"selection on one {half}, scores on the other, {num_splits} random splits: "
             f"{title} {last['score']:.4f}, best single run {single['score']:.4f}"
         )
     text += [f"  note: {note}" for note in content["notes"]]

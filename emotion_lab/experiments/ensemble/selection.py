@@ -9,11 +9,13 @@ Arrays: ``probabilities`` of M members float64 (M, N, K), ``labels`` int64 (N,).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from emotion_lab.data.groups import group_numbers
 
 #: Lower bound of probabilities, which keeps the logarithm finite.
 _MIN_PROBABILITY = 1e-12
@@ -136,9 +138,14 @@ def mix(probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return mixed / mixed.sum(-1, keepdims=True)
 
 
-def random_half(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Return a mask (N,) of a random half, stratified by class."""
+def random_half(labels: np.ndarray, seed: int, groups: Sequence[str] | None = None) -> np.ndarray:
+    """Return a mask (N,) of a random half: stratified by class, or half of the ``groups``."""
     generator = np.random.default_rng(seed)
+    if groups is not None:
+        numbers = group_numbers(groups)
+        order = generator.permutation(int(numbers.max()) + 1)
+        # The half that gets the odd group is random too.
+        return np.isin(numbers, order[int(generator.integers(2)) :: 2])
     mask = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         rows = generator.permutation(np.flatnonzero(labels == label))
@@ -148,13 +155,19 @@ def random_half(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def nested(
-    probabilities: np.ndarray, labels: np.ndarray, metric: str, max_members: int, num_splits: int
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    metric: str,
+    max_members: int,
+    num_splits: int,
+    groups: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Estimate the score of the selection on images that were not used for it.
 
     One half selects and the other is scored, then vice versa; each image is scored by an ensemble
     that it did not select. This is repeated with other halves. A half selects worse than all
-    images, so the estimate is slightly pessimistic.
+    images, so the estimate is slightly pessimistic. With ``groups``, N names, a group is in one
+    half.
 
     Returns:
         A row for each size from 1 (the best single member): ``size``, the means of ``accuracy``,
@@ -165,7 +178,7 @@ def nested(
     names = ("accuracy", "macro_f1", "loss", metric)
     scores = np.zeros((num_splits, max_members, len(names)))
     for split in range(num_splits):
-        half = random_half(labels, split)
+        half = random_half(labels, split, groups)
         mixed = np.zeros((max_members, *probabilities.shape[1:]))
         for selecting in (half, ~half):
             steps = greedy(probabilities[:, selecting], labels[selecting], metric, max_members)

@@ -44,7 +44,7 @@ def finish_run(cfg: dict[str, Any], run_dir: Path, fitted: FitResult) -> float:
     compared = before_after.measure(cfg, val_result, device)
     text = "\n".join(report_text(scores[split], split) for split in scores)
     (run_dir / "classification_report.txt").write_text(text, encoding="utf-8")
-    bias = selection_bias.of_run(run_dir, cfg, fitted.facts["epochs"])
+    bias = selection_bias.of_run(run_dir, cfg, fitted.facts["epochs"], fitted.data.split("val"))
     metrics = {**scores, "seed": cfg["seed"], "checkpoint": str(best), **fitted.facts}
     metrics |= {"selection_bias": bias} if bias is not None else {}
     if comparison is not None:

@@ -16,6 +16,7 @@ from emotion_lab.video.batch.base import ENGINES, FileResult
 from emotion_lab.video.batch.listing import chunks, list_files
 from emotion_lab.video.batch.output import LOG, TABLE, ResultFiles
 from emotion_lab.video.batch.parquet import NAME, write_parquet
+from emotion_lab.video.detectors import auto
 from emotion_lab.video.runner import PipelineRunner, progress_bar
 from emotion_lab.video.sinks.base import Sink
 from emotion_lab.video.sinks.console import ConsoleSink
@@ -41,6 +42,7 @@ def predict_files(cfg: dict[str, Any], folder: Path) -> None:
     items, notes = list_files(str(cfg["source"]))
     for note in notes:
         print(f"{cfg['source']}: {note}.", file=sys.stderr)
+    cfg = {**cfg, "detector": _one_detector(cfg)}
     model = factory.build_recognizer(cfg)
     factory.print_model(cfg, model)
     model.pipeline(stills=True)  # prints the note about the training data
@@ -72,6 +74,19 @@ def predict_files(cfg: dict[str, Any], folder: Path) -> None:
             f"{len(files.broken):,} of {count:,} files are broken, listed in {folder / TABLE}; the "
             f"first is {name}: {reason}"
         )
+
+
+def _one_detector(cfg: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of the detector of all processes: ``auto`` is resolved here, once.
+
+    Another machine (``engine=ray``) finds the file of YuNet itself, or fails.
+    """
+    detector = cfg["detector"]
+    if detector["name"] != "auto":
+        return detector
+    resolved = auto.resolve(detector)
+    is_local = cfg["engine"]["name"] == "local" or resolved["name"] != "yunet"
+    return resolved if is_local else {**resolved, "file": detector["file"]}
 
 
 def _show(result: FileResult, number: int) -> None:

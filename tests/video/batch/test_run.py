@@ -12,6 +12,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from emotion_lab import predict
+from emotion_lab.config import compose
+from emotion_lab.video.batch import run as batch_run
 from emotion_lab.video.batch.checks import result_settings
 from tests.conftest import composed
 from tests.helpers_sinks import lines
@@ -97,3 +99,20 @@ def test_errors_are_one_line(run_predict: Run, files: Path, tmp_path: Path) -> N
         code, _, errors = run_predict(*arguments)
         assert code == 2, arguments
         assert message in errors and len(errors.strip().splitlines()) == 1, errors
+
+
+def test_all_processes_use_the_detector_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that could not download YuNet would use Haar without a word."""
+    resolved = {**compose.defaults("detector", "yunet"), "file": "here/yunet.onnx"}
+    monkeypatch.setattr(batch_run.auto, "resolve", lambda cfg: resolved)
+    automatic = compose.defaults("detector", "auto")
+
+    def config(detector: dict[str, Any], engine: str = "local") -> dict[str, Any]:
+        return batch_run._one_detector({"detector": detector, "engine": {"name": engine}})
+
+    assert config(automatic) == resolved
+    assert config(automatic, "ray") == {**resolved, "file": None}
+    haar = compose.defaults("detector", "haar")
+    assert config(haar) == haar
+    monkeypatch.setattr(batch_run.auto, "resolve", lambda cfg: haar)
+    assert config(automatic, "ray") == haar
