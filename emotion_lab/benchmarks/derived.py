@@ -82,6 +82,7 @@ def intensity_by_strength(classifier: Classifier, seed: int) -> dict[str, Any]:
 
     Returns:
         Emotion -> ``shares``, the mean over the people at each of :data:`STRENGTHS`;
+        ``probabilities``, the mean probability of every class there;
         ``monotone``, whether they never fall; ``spearman``, the rank correlation of strength and
         share over all drawings, and its bootstrap interval over people ``spearman_ci95``.
     """
@@ -91,6 +92,7 @@ def intensity_by_strength(classifier: Classifier, seed: int) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for name in track(names, "drawing faces"):
         shares = np.zeros((NUM_PEOPLE, len(STRENGTHS)))
+        total = np.zeros((len(STRENGTHS), len(classifier.classes)))
         for person in range(NUM_PEOPLE):
             faces = [
                 draw_face(
@@ -98,7 +100,9 @@ def intensity_by_strength(classifier: Classifier, seed: int) -> dict[str, Any]:
                 )
                 for strength in STRENGTHS
             ]
-            shares[person] = vote_shares(classifier(faces))[:, classifier.classes.index(name)]
+            probabilities = classifier(faces)
+            total += probabilities
+            shares[person] = vote_shares(probabilities)[:, classifier.classes.index(name)]
         rng = np.random.default_rng(seed)
         strengths = np.broadcast_to(STRENGTHS, shares.shape)
         draws = rng.integers(NUM_PEOPLE, size=(_ROUNDS, NUM_PEOPLE))
@@ -106,6 +110,10 @@ def intensity_by_strength(classifier: Classifier, seed: int) -> dict[str, Any]:
         mean = shares.mean(0)
         results[name] = {
             "shares": [round(float(v), 3) for v in mean],
+            "probabilities": {
+                key: [round(float(v), 3) for v in total[:, k] / NUM_PEOPLE]
+                for k, key in enumerate(classifier.classes)
+            },
             "monotone": bool((np.diff(mean) >= 0).all()),
             "spearman": round(float(spearmanr(strengths.ravel(), shares.ravel()).statistic), 3),
             "spearman_ci95": [round(v, 3) for v in interval(np.array(rank))],

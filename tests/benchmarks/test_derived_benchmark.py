@@ -43,6 +43,7 @@ def test_intensity_by_strength(monkeypatch: pytest.MonkeyPatch) -> None:
     results: dict[str, Any] = derived.intensity_by_strength(SmileClassifier(), seed=0)  # type: ignore[arg-type]
     assert list(results) == [name for name in EMOTIONS if name != "neutral"]
     assert results["happy"]["monotone"] and results["happy"]["spearman"] == 1
+    assert results["happy"]["probabilities"]["happy"] == [0.1, 0.24, 0.38, 0.52, 0.66, 0.8]
     assert not results["sad"]["monotone"] and results["sad"]["spearman"] == -1
     table = {"pose": derived.pose_errors(0)[:1], "intensity": results}
     table |= {"people": 2, "strengths": derived.STRENGTHS}
