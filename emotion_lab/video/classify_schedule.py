@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,16 +51,28 @@ class CropComparison:
     """
 
     def __init__(self, small: np.ndarray) -> None:
-        dy, dx = np.gradient(small)
-        tangents = (
-            *(dx, dy),
-            _COLUMNS * dx + _ROWS * dy,
-            _COLUMNS * dy - _ROWS * dx,
-            *(np.ones_like(small), small),
-        )
-        self._tangents = np.linalg.qr(np.stack([t[_INNER, _INNER].ravel() for t in tangents], 1))[0]
-        self._reference = small[_INNER, _INNER].ravel()
-        self._std = max(_MIN_STD, float(self._reference.std()))
+        self._small, self._reference = small, small[_INNER, _INNER].ravel()
+
+    @functools.cached_property
+    def _std(self) -> float:
+        return max(_MIN_STD, float(self._reference.std()))
+
+    @functools.cached_property
+    def _tangents(self) -> np.ndarray:
+        """Orthonormal directions of the small changes, float32 (pixels, 6).
+
+        Computed when they are needed: many crops are never compared.
+        """
+        small, inner = self._small, self._small[_INNER, _INNER]
+        before, after = slice(_BORDER - 1, -_BORDER - 1), slice(_BORDER + 1, _SIDE - _BORDER + 1)
+        dy = (small[after, _INNER] - small[before, _INNER]) / 2
+        dx = (small[_INNER, after] - small[_INNER, before]) / 2
+        rows, columns = _ROWS[_INNER, _INNER], _COLUMNS[_INNER, _INNER]
+        changes = np.empty((6, *inner.shape), np.float32)
+        changes[0], changes[1] = dx, dy
+        changes[2], changes[3] = columns * dx + rows * dy, columns * dy - rows * dx
+        changes[4], changes[5] = 1, inner
+        return np.linalg.qr(changes.reshape(6, -1).T)[0]
 
     def difference(self, small: np.ndarray) -> float:
         """Return the difference, 0 or more, in standard deviations of the reference.
@@ -66,12 +80,12 @@ class CropComparison:
         It is infinite if the pictures have so little in common that no small change explains it.
         """
         difference = small[_INNER, _INNER].ravel() - self._reference
-        if np.square(difference).mean() > self._std**2:
+        if difference @ difference > difference.size * self._std**2:
             return float("inf")
         difference -= self._tangents @ (difference @ self._tangents)
         count = max(1, round(_SHARE * difference.size))
         squares = np.partition(difference**2, -count)[-count:]
-        return float(np.sqrt(squares.mean())) / self._std
+        return math.sqrt(squares.mean()) / self._std
 
 
 @dataclass(frozen=True)
@@ -144,7 +158,9 @@ class ClassifySchedule:
 
 def _lead(probabilities: np.ndarray, label: int) -> float:
     """Return the lead of a class over the most probable other class, negative if it is behind."""
-    return float(probabilities[label] - np.delete(probabilities, label).max(initial=0.0))
+    values = probabilities.tolist()
+    own = values.pop(label)
+    return own - max(values, default=0.0)
 
 
 def _centre(box: np.ndarray) -> np.ndarray:

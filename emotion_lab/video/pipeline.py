@@ -17,7 +17,7 @@ from emotion_lab.inference.face_crop import crop_faces
 from emotion_lab.video.classify_schedule import ClassifySchedule, Look
 from emotion_lab.video.detectors.photo import PhotoDetector
 from emotion_lab.video.enrolment import Enrolment
-from emotion_lab.video.head_pose import head_pose
+from emotion_lab.video.head_pose import HeadPose, head_pose
 from emotion_lab.video.recording import FACE_MARGIN
 from emotion_lab.video.scene_cut import SceneCutDetector
 from emotion_lab.video.smoothing import QuantitySmoother, TrackSmoother
@@ -51,6 +51,8 @@ class _FaceState:
     smoother: TrackSmoother
     quantities: QuantitySmoother
     look: Look | None = None
+    pose: HeadPose | None = None
+    pose_seen_s: float | None = None
 
 
 class Pipeline:
@@ -301,7 +303,10 @@ class Pipeline:
             # In every frame: between two classifications the face looks the same.
             smoothed, label = state.smoother.update(probabilities, time_s)
             quantities = state.quantities.update(quantities, time_s)
-        pose = head_pose(track.landmarks)
+        if track.seen_s != state.pose_seen_s:
+            # Until the next detection the landmarks only move with the box.
+            state.pose, state.pose_seen_s = head_pose(track.landmarks), track.seen_s
+        pose = state.pose
         limit = self.max_turn_deg
         turned_away = limit is not None and pose is not None and pose.turn > limit
         label = None if turned_away else label

@@ -22,6 +22,11 @@ URL = (
 )
 WHAT = "YuNet's face_detection_yunet_2023mar.onnx"
 STRIDES = (8, 16, 32)
+_SCORES = ("cls", "obj")
+#: An input size that comes so many times in a row gets a network of its own, which is faster.
+_REPEATS = 8
+#: Number of such networks.
+_MAX_NETWORKS = 4
 
 #: Corners (N, 4), scores (N,) and landmarks (N, 10), in input pixels.
 Candidates = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -40,20 +45,25 @@ def decode(maps: dict[str, np.ndarray], width: int, score_threshold: float) -> C
         width: Input width in pixels.
         score_threshold: Faces with a lower score are removed.
     """
-    corners, scores, points = [], [], []
+    corners, points = [], []
+    cls, obj = (np.concatenate([maps[f"{name}_{n}"][0, :, 0] for n in STRIDES]) for name in _SCORES)
+    score = np.sqrt(cls.clip(0, 1) * obj.clip(0, 1))
+    found = np.flatnonzero(score >= score_threshold)
+    first = 0
     for stride in STRIDES:
-        cls, obj, bbox, kps = (
-            maps[f"{name}_{stride}"][0] for name in ("cls", "obj", "bbox", "kps")
-        )
-        score = np.sqrt(cls.clip(0, 1) * obj.clip(0, 1))[:, 0]
-        index = np.flatnonzero(score >= score_threshold)
+        bbox, kps = maps[f"bbox_{stride}"][0], maps[f"kps_{stride}"][0]
+        index = found[(found >= first) & (found < first + len(bbox))] - first
+        first += len(bbox)
+        if not len(index):
+            continue
         cell = np.stack([index % (width // stride), index // (width // stride)], axis=1)
         centre = (cell + bbox[index, :2]) * stride
         half = np.exp(bbox[index, 2:]) * (stride / 2)
         corners.append(np.concatenate([centre - half, centre + half], axis=1))
-        scores.append(score[index])
         points.append(((kps[index].reshape(-1, 5, 2) + cell[:, None]) * stride).reshape(-1, 10))
-    return np.concatenate(corners), np.concatenate(scores), np.concatenate(points)
+    if not corners:
+        return np.zeros((0, 4)), np.zeros(0, np.float32), np.zeros((0, 10))
+    return np.concatenate(corners), score[found], np.concatenate(points)
 
 
 def _with_opencv(path: Path, cfg: dict[str, Any]) -> Callable[[np.ndarray], Candidates]:
@@ -72,33 +82,60 @@ def _with_opencv(path: Path, cfg: dict[str, Any]) -> Callable[[np.ndarray], Cand
     return run
 
 
-def _with_openvino(path: Path, cfg: dict[str, Any]) -> Callable[[np.ndarray], Candidates]:
-    from emotion_lab.inference.openvino_core import compiled, core, import_openvino
+class _OpenVino:
+    """Runs the network with OpenVINO, in float32: bfloat16 is hardly faster for one this small.
 
-    ov = import_openvino()
-    from openvino.preprocess import ColorFormat, PrePostProcessor
+    The size of the input is dynamic. Frames of a video all have one size: for this a network of
+    that size is compiled, which gives the same results.
+    """
 
-    model = core().read_model(path)
-    names = [output.get_any_name() for output in model.outputs]
-    model.reshape([1, 3, -1, -1])
-    steps = PrePostProcessor(model)
-    tensor = steps.input().tensor()
-    tensor.set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
-    tensor.set_color_format(ColorFormat.RGB)
-    steps.input().preprocess().convert_element_type(ov.Type.f32).convert_color(ColorFormat.BGR)
-    steps.input().model().set_layout(ov.Layout("NCHW"))
-    # Always float32: bfloat16 is hardly faster for a network this small.
-    request = compiled(steps.build(), "fp32")
+    def __init__(self, path: Path, cfg: dict[str, Any]) -> None:
+        from emotion_lab.inference.openvino_core import import_openvino
 
-    def run(image: np.ndarray) -> Candidates:
+        import_openvino()
+        self._path, self._threshold = path, cfg["score_threshold"]
+        self._dynamic = self._compile(-1, -1)
+        self._fixed: dict[tuple[int, int], Any] = {}
+        self._last, self._repeats = (0, 0), 0
+
+    def _compile(self, height: int, width: int) -> Any:
+        """Return the request of a network for uint8 RGB (1, height, width, 3)."""
+        import openvino as ov
+        from openvino.preprocess import ColorFormat, PrePostProcessor
+
+        from emotion_lab.inference.openvino_core import compiled, core
+
+        model = core().read_model(self._path)
+        self._names = [output.get_any_name() for output in model.outputs]
+        model.reshape([1, 3, height, width])
+        steps = PrePostProcessor(model)
+        tensor = steps.input().tensor()
+        tensor.set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
+        tensor.set_color_format(ColorFormat.RGB)
+        steps.input().preprocess().convert_element_type(ov.Type.f32).convert_color(ColorFormat.BGR)
+        steps.input().model().set_layout(ov.Layout("NCHW"))
+        return compiled(steps.build(), "fp32")
+
+    def _request(self, size: tuple[int, int]) -> Any:
+        self._repeats = self._repeats + 1 if size == self._last else 0
+        self._last = size
+        is_video = self._repeats >= _REPEATS and len(self._fixed) < _MAX_NETWORKS
+        if is_video and size not in self._fixed:
+            self._fixed[size] = self._compile(*size)
+        return self._fixed.get(size, self._dynamic)
+
+    def __call__(self, image: np.ndarray) -> Candidates:
+        """Return the candidates of uint8 (H, W, 3) RGB."""
+        request = self._request((image.shape[0], image.shape[1]))
         outputs = request.infer([image[None]], share_inputs=True, share_outputs=True)
-        maps = dict(zip(names, outputs.values(), strict=True))
-        return decode(maps, image.shape[1], cfg["score_threshold"])
-
-    return run
+        maps = dict(zip(self._names, outputs.values(), strict=True))
+        return decode(maps, image.shape[1], self._threshold)
 
 
-BACKENDS = {"opencv": _with_opencv, "openvino": _with_openvino}
+BACKENDS: dict[str, Callable[[Path, dict[str, Any]], Callable[[np.ndarray], Candidates]]] = {
+    "opencv": _with_opencv,
+    "openvino": _OpenVino,
+}
 
 
 @DETECTORS.register("yunet")
