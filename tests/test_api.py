@@ -165,7 +165,7 @@ def test_a_model_of_synthetic_faces_says_so_once(
 def test_predict_gives_the_same_faces(
     model: EmotionRecognizer, photo: Path, tmp_path: Path
 ) -> None:
-    words = (f"source={photo}", "detector=full_frame", "out=result")
+    words = (f"source={photo}", "detector=full_frame", "backend=onnxruntime", "out=result")
     done = command(*words, module="emotion_lab.predict", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (line,) = (tmp_path / "result" / "predictions.jsonl").read_text().splitlines()

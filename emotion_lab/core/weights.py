@@ -18,6 +18,8 @@ from emotion_lab.core.io import file_hash
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
 #: Name -> suffixes of its files.
 MODELS = {"fer2013": (".onnx", ".ckpt"), "fer2013-small": (".onnx",)}
+#: Models whose .onnx file computes in int8.
+INT8 = ("fer2013-small",)
 #: The model that is used where none is named.
 DEFAULT = "fer2013"
 
@@ -46,9 +48,16 @@ def find(name: str, suffix: str) -> Path:
     return path
 
 
+def int8_file(name: str) -> Path | None:
+    """Return the verified int8 file of a shipped model, with its certificate; None without one."""
+    path = FOLDER / f"{name}.int8.onnx"
+    files = (path, Path(f"{path}.certificate.json"))
+    return path if all(file.is_file() and _is_intact(file) for file in files) else None
+
+
 def vote_shares(path: Path) -> dict[str, Any] | None:
     """Return ``weight`` and ``bias`` of the vote shares of a shipped model, None for any other."""
-    file = path.with_suffix(".vote_shares.json")
+    file = path.with_name(path.stem.removesuffix(".int8") + ".vote_shares.json")
     if path.parent != FOLDER or not _is_intact(file):
         return None
     return json.loads(file.read_text(encoding="utf-8"))

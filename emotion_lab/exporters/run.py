@@ -24,6 +24,7 @@ from emotion_lab.exporters.verify import (
     speedup_verdict,
 )
 from emotion_lab.exporters.verify_page import write_page
+from emotion_lab.inference.certificate import certificate_path
 from emotion_lab.inference.conversion import writer
 from emotion_lab.inference.conversion.base import DYNAMIC, FORMATS, select_formats
 from emotion_lab.inference.loader import Run, load
@@ -116,7 +117,9 @@ def _write_certificates(
     for certificate in certificates:
         path = run_dir / certificate["file"]
         worst = [face[image["image"]] for image in certificate.get("worst", [])]
-        write_json(Path(f"{path}.certificate.json"), {**certificate, "about": about})
+        # backend=auto runs an int8 file only if it is the one that was certified.
+        identity = {"sha256": file_hash(path), "about": about}
+        write_json(certificate_path(path), {**certificate, **identity})
         write_page(Path(f"{path}.certificate.html"), certificate, about, worst)
         print(_summary_line(certificate, about["latency_ms"]))
         if certificate.get("not_worth_it"):

@@ -29,11 +29,12 @@ from emotion_lab.inference.base import (
 )
 from emotion_lab.inference.derived import DerivedOutputs, FaceQuantities, VoteShares
 from emotion_lab.inference.exported_model import open_exported
+from emotion_lab.inference.shipped_model import open_shipped
 
 #: Version of the cached cards.
 CARD_FORMAT = 4
 #: Values of ``backend=`` for which a shipped model runs as its ONNX file.
-SHIPPED_BACKENDS = ("auto", "onnx", "onnxruntime")
+SHIPPED_BACKENDS = ("auto", "onnx", "onnxruntime", "openvino")
 #: Batch sizes 1 to WARM_FACES run before the first frame, for at most WARM_S seconds.
 WARM_FACES = 8
 WARM_S = 1.0
@@ -220,13 +221,14 @@ def load_classifier(
         backend: ``conf/backend/<name>.yaml`` as a plain dict, or its name.
         threads: CPU threads of one inference; overrides ``backend.threads``.
     """
-    if weights.is_name(ckpt) and _options(backend, threads)["name"] in SHIPPED_BACKENDS:
-        ckpt = weights.find(str(ckpt), ".onnx")
-    path = Path(ckpt)
+    cfg = _options(backend, threads)
+    is_shipped = weights.is_name(ckpt) and cfg["name"] in SHIPPED_BACKENDS
+    path = weights.find(str(ckpt), ".onnx") if is_shipped else Path(ckpt)
     if path.suffix in EXPORT_SUFFIXES and path.is_file():
-        card, spec, opened = open_exported(path, _options(backend, threads))
-        shipped = weights.checkpoint_hash(path)
-        model_id = shipped or card["checkpoint_sha256"] or file_hash(path)
+        is_choice = is_shipped and cfg["name"] == "auto"
+        card, spec, opened = open_shipped(str(ckpt), cfg) if is_choice else open_exported(path, cfg)
+        own = weights.checkpoint_hash(path)
+        model_id = own or card["checkpoint_sha256"] or file_hash(path)
     else:
         source, opened = open_backend(ckpt, backend, threads)
         card, spec, model_id = source.card, source.spec, source.sha256

@@ -12,11 +12,11 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.input_spec import InputSpec
 from emotion_lab.inference.base import InferenceBackend, input_spec
 from emotion_lab.inference.conversion.base import package_version
-from emotion_lab.inference.loader import load
+from emotion_lab.inference.loader import RunOptions, open_model
 
 #: Suffix -> accepted values of ``backend=``, the package first.
 BACKEND_NAMES = {
-    ".onnx": ("onnxruntime", "onnx"),
+    ".onnx": ("onnxruntime", "onnx", "openvino"),
     ".xml": ("openvino",),
     ".torchscript": ("torch",),
     ".pt2": ("torch",),
@@ -55,7 +55,8 @@ def open_exported(
     Faces are resized before the graph, as for a checkpoint: OpenVINO would recompile its kernels
     for every face size of a video.
 
-    Only the threads of ``cfg``, the complete config of the backend, can be chosen.
+    Only the threads of ``cfg``, the complete config of the backend, can be chosen; for an .onnx
+    file also ``name=openvino``, and with it a precision.
 
     Returns:
         A card (``classes``, ``temperature``, ``input``, ``checkpoint_sha256`` or None), the
@@ -63,10 +64,13 @@ def open_exported(
         the temperature of the card is 1.
     """
     _check(path, cfg, {"name": BACKEND_NAMES[path.suffix], "device": ("cpu",)})
-    model = load(path, cfg["threads"])
+    package = cfg["name"] if cfg["name"] == "openvino" else BACKEND_NAMES[path.suffix][0]
+    in_openvino = path.suffix == ".onnx" and package == "openvino"
+    asked = None if cfg["precision"] == "auto" or not in_openvino else cfg["precision"]
+    model = open_model(path, RunOptions(cfg["threads"], asked, openvino=in_openvino))
     values = model.meta["input"]
     # Files of earlier versions contain OpenVINO's names.
-    precision = str(model.meta["run_precision"])
+    precision = asked or str(model.meta["run_precision"])
     precision = {"f32": "fp32", "f16": "fp16"}.get(precision, precision)
     _check(path, cfg, {"precision": (precision,)})
 
@@ -74,7 +78,6 @@ def open_exported(
         probabilities, quantities = model.predict(to_rgb_batch(images))
         return np.concatenate([np.log(np.maximum(probabilities, SMALLEST)), quantities], 1)
 
-    package = BACKEND_NAMES[path.suffix][0]
     card = {
         "classes": model.classes,
         "temperature": 1.0,
@@ -84,6 +87,8 @@ def open_exported(
         "input": {**values, "crop_margin": model.crop_margin},
         "checkpoint_sha256": model.meta.get("checkpoint_sha256"),
     }
-    name = f"{package} {package_version(package)} {precision} on cpu"
+    is_int8 = model.meta["precision"] == "int8"
+    shown = "int8" if is_int8 else precision
+    name = f"{package} {package_version(package)} {shown} on cpu"
     note = f"the exported file {path.name}, {model.meta['precision']}"
     return card, input_spec(values), InferenceBackend(name, run, [note])

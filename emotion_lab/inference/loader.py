@@ -41,11 +41,14 @@ class RunOptions:
         threads: CPU threads of one call; None leaves the choice to the runtime.
         precision: Precision of the computation, for OpenVINO; None is the file's own.
         device: ``cpu``, or ``cuda`` for ONNX Runtime.
+        openvino: Whether OpenVINO runs an .onnx file; faces must then have the network's size, and
+            be grey for a grey network.
     """
 
     threads: int | None = None
     precision: str | None = None
     device: str = "cpu"
+    openvino: bool = False
 
 
 def _import_runtime(path: Path, package: str, attribute: str) -> Any:
@@ -69,6 +72,8 @@ Opened = tuple[str | None, Callable[[dict[str, Any]], Run]]
 
 
 def _open_onnx(path: Path, options: RunOptions) -> Opened:
+    if options.openvino:
+        return _open_openvino(path, options)
     ort = _import_runtime(path, "onnxruntime", "InferenceSession")
     # Its Windows builds report usage to Microsoft.
     ort.disable_telemetry_events()
@@ -95,7 +100,8 @@ def _side_by_side(outputs: Sequence[np.ndarray]) -> np.ndarray:
 
 def _open_openvino(path: Path, options: RunOptions) -> Opened:
     _import_runtime(path, "openvino", "Core")
-    if not path.with_suffix(".bin").is_file():
+    is_onnx = path.suffix == ".onnx"
+    if not (is_onnx or path.with_suffix(".bin").is_file()):
         raise UserError(f"{path} lacks {path.with_suffix('.bin').name}: keep both in one folder.")
     model = openvino_core.core().read_model(path)
 
@@ -106,6 +112,8 @@ def _open_openvino(path: Path, options: RunOptions) -> Opened:
                 f"{path} computes in bfloat16, and this CPU has no instructions for it: "
                 "export it with precision=fp16."
             )
+        if is_onnx:
+            return _start_resized(model, meta, precision, options.threads)
         if precision != "bf16" or meta["input"]["layout"] != "NHWC":
             return openvino_core.start(model, precision, options.threads)
         # In bfloat16 the pixels would lose their last bits during resizing.
@@ -114,7 +122,26 @@ def _open_openvino(path: Path, options: RunOptions) -> Opened:
         classify = openvino_core.start(network, precision, options.threads)
         return lambda faces: classify(resize(faces))
 
+    if is_onnx:
+        entry = ["framework", ENTRY]
+        return model.get_rt_info(entry).value if model.has_rt_info(entry) else None, start
     return xml_text(path), start
+
+
+def _start_resized(model: Any, meta: dict[str, Any], precision: str, threads: int | None) -> Run:
+    """Start a graph for faces that have the network's size and colours already."""
+    size, channels = meta["input"]["image_size"], meta["input"]["channels"]
+    network = openvino_core.network_of(model)
+    if network is None:  # of an earlier version: it resizes, but only to the same size
+        batch = meta["batch"]
+        model.reshape([-1 if batch == "dynamic" else batch, size, size, 3])
+        return openvino_core.start(model, precision, threads)
+    classify = openvino_core.start(network, precision, threads)
+
+    def run(faces: np.ndarray) -> np.ndarray:
+        return classify(np.ascontiguousarray(faces[..., :channels].transpose(0, 3, 1, 2)))
+
+    return run
 
 
 def _open_torch(path: Path, options: RunOptions) -> Opened:
@@ -290,8 +317,13 @@ def load(path: str | Path, threads: int | None = None) -> Model:
         raise UserError(f"no such file: {path}.")
     if path.suffix not in _OPENERS:
         raise UserError(f"{path} is not an exported file: expected {', '.join(_OPENERS)}.")
+    return open_model(path, RunOptions(threads))
+
+
+def open_model(path: Path, options: RunOptions) -> Model:
+    """Open an exported file that exists; see :func:`load`."""
     try:
-        meta, run = open_graph(path, RunOptions(threads))
+        meta, run = open_graph(path, options)
     except UserError:
         raise
     except Exception as error:  # each runtime raises its own exceptions for a damaged file

@@ -114,3 +114,23 @@ def split(model: Any, name: str) -> tuple[Any, Any]:
         reader.replace_source_output(entry.output(0))
     first = Model([output], model.get_parameters(), "preprocess")
     return first, Model(model.get_results(), [entry], "network")
+
+
+def network_of(model: Any) -> Any | None:
+    """Return the part of an exported graph behind the resizing, with uint8 (B, C, S, S) as input.
+
+    Returns:
+        None for a graph without the tensor :data:`PIXELS`, which is unchanged.
+    """
+    names = {name for op in model.get_ops() for out in op.outputs() for name in out.get_names()}
+    if PIXELS not in names:
+        return None
+    ov = import_openvino()
+    from openvino.preprocess import PrePostProcessor
+
+    network = split(model, PIXELS)[1]
+    wanted = network.inputs[0].get_element_type()
+    steps = PrePostProcessor(network)
+    steps.input().tensor().set_element_type(ov.Type.u8)
+    steps.input().preprocess().convert_element_type(wanted)
+    return steps.build()

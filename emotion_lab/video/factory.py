@@ -43,10 +43,12 @@ def build_recognizer(cfg: dict[str, Any]) -> EmotionRecognizer:
 
 def print_model(cfg: dict[str, Any], model: EmotionRecognizer) -> None:
     """Print one line that names the model and its backend."""
-    print(f"classifier: {cfg['ckpt']}, {model.classifier.runtime_name}", flush=True)
+    notes = model.classifier.notes
+    choice = f" ({notes[0]})" if notes and notes[0].startswith("auto: ") else ""
+    print(f"classifier: {cfg['ckpt']}, {model.classifier.runtime_name}{choice}", flush=True)
     if learned := model.classifier.quantities.learned:
         print(f"classifier: {', '.join(learned)} learned by the network", flush=True)
-    for note in model.classifier.notes:
+    for note in notes:
         log.info("classifier: %s", note)
 
 

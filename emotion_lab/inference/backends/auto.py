@@ -13,16 +13,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from emotion_lab.core.environment import cores, cpu_multiplies_bf16, cpu_name
-from emotion_lab.core.io import cache_root, write_json
+from emotion_lab.core.errors import UserError
+from emotion_lab.core.io import cache_root, file_hash, write_json
 from emotion_lab.inference.base import (
     BACKENDS,
     BackendUnavailableError,
     InferenceBackend,
     ModelSource,
 )
+from emotion_lab.inference.certificate import certified_int8
 from emotion_lab.inference.conversion.base import package_version
 from emotion_lab.inference.converted_model import probe_images
+from emotion_lab.inference.exported_model import open_exported
 
 #: The candidates (backend, precision). The last one is the reference and always available. On a
 #: CPU, ONNX Runtime is a candidate only where OpenVINO cannot run: the conversion for it takes
@@ -33,6 +38,8 @@ CANDIDATES = (
     ("onnxruntime", "fp32"),
     ("torch", "fp32"),
 )
+#: A further candidate for a checkpoint with a certified int8 export.
+INT8 = ("openvino", "int8")
 #: A choice is valid for the versions of these packages.
 PACKAGES = ("openvino", "onnxruntime", "onnx", "onnxscript", "torch")
 #: A choice is valid for the values of these environment variables.
@@ -43,7 +50,7 @@ FORMAT = 2
 #: Seconds in which all candidates together are timed alternately, for 1 to ROUNDS rounds.
 MEASURE_S = 0.8
 ROUNDS = 40
-#: bfloat16 is chosen only if it is faster than fp32 by this factor.
+#: bfloat16 and int8 are chosen only if they are faster than fp32 by this factor.
 BF16_MARGIN = 1.05
 
 
@@ -68,12 +75,16 @@ def measure(backends: Sequence[InferenceBackend], source: ModelSource) -> list[f
     return [statistics.median(own_times) for own_times in times]
 
 
-def _conditions(cfg: dict[str, Any], source: ModelSource) -> dict[str, Any]:
-    """Return everything the choice depends on; a choice is valid while all of it is equal."""
+def conditions(cfg: dict[str, Any], sha256: str) -> dict[str, Any]:
+    """Return everything the choice depends on; a choice is valid while all of it is equal.
+
+    Args:
+        sha256: Of the checkpoint.
+    """
     return {
         "format": FORMAT,
         "candidates": [list(pair) for pair in CANDIDATES],
-        "sha256": source.sha256,
+        "sha256": sha256,
         "versions": {package: package_version(package) for package in PACKAGES},
         "cpu": cpu_name(),
         "cores": cores(),
@@ -83,23 +94,58 @@ def _conditions(cfg: dict[str, Any], source: ModelSource) -> dict[str, Any]:
     }
 
 
-def _choice_path(conditions: dict[str, Any]) -> Path:
-    digest = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()
+def choice_path(key: dict[str, Any]) -> Path:
+    """Return the path of the choice file for :func:`conditions`."""
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return cache_root() / "runtime" / f"{digest[:16]}.json"
 
 
+def certified_export(source: ModelSource) -> Path | None:
+    """Return the int8 export of a checkpoint whose certificate passed; None without one.
+
+    It is searched in the checkpoint's folder, in its run directory and in ``export/`` there.
+    """
+    folder = source.path.parent
+    run = folder.parent if folder.name == "checkpoints" else folder
+    return certified_int8((folder, run, run / "export"), source.sha256)
+
+
+def _open_int8(cfg: dict[str, Any], source: ModelSource) -> InferenceBackend:
+    """Open the certified int8 export; its outputs are those of the checkpoint."""
+    file = certified_export(source)
+    if file is None:
+        raise BackendUnavailableError(f"{source.path} has no certified int8 export.")
+    try:
+        options = {"name": "openvino", "precision": "auto", "device": "auto"}
+        card, _, opened = open_exported(file, {**cfg, **options})
+    except UserError as error:
+        raise BackendUnavailableError(str(error)) from error
+    k = len(card["classes"])
+
+    def run(images: np.ndarray) -> np.ndarray:
+        outputs = opened.run(images)
+        # The export divides by the temperature itself.
+        outputs[:, :k] *= source.temperature
+        return outputs
+
+    note = f"{file.name}, whose certificate passed"
+    return InferenceBackend(opened.name, run, [note])
+
+
 def _build(cfg: dict[str, Any], source: ModelSource, name: str, precision: str) -> InferenceBackend:
+    if precision == "int8":
+        return _open_int8(cfg, source)
     return BACKENDS.get(name)({**cfg, "name": name, "precision": precision}, source)
 
 
 def _cached_choice(
-    cfg: dict[str, Any], source: ModelSource, conditions: dict[str, Any]
+    cfg: dict[str, Any], source: ModelSource, key: dict[str, Any]
 ) -> InferenceBackend | None:
     """Return the backend chosen earlier; None if it is missing or no longer loads."""
     try:
-        content = json.loads(_choice_path(conditions).read_text(encoding="utf-8"))
+        content = json.loads(choice_path(key).read_text(encoding="utf-8"))
         name, precision = content["choice"]
-        if content["key"] != conditions or (name, precision) not in CANDIDATES:
+        if content["key"] != key or (name, precision) not in (*CANDIDATES, INT8):
             return None
         notes = [f"{content['timings']}, measured before", *map(str, content["reasons"])]
         backend = _build(cfg, source, name, precision)
@@ -115,7 +161,10 @@ def _build_candidates(
     print(f"converting {source.path}, once", file=sys.stderr, flush=True)
     backends: dict[tuple[str, str], InferenceBackend] = {}
     reasons: list[str] = []
-    for pair in CANDIDATES:
+    wanted = [*CANDIDATES]
+    if cfg["precision"] == "auto" and certified_export(source) is not None:
+        wanted.append(INT8)
+    for pair in wanted:
         if cfg["precision"] not in ("auto", pair[1]):
             continue
         if pair[1] == "bf16" and cfg["precision"] == "auto" and not cpu_multiplies_bf16():
@@ -132,16 +181,14 @@ def _build_candidates(
     return backends, reasons
 
 
-def _measured(
-    cfg: dict[str, Any], source: ModelSource, conditions: dict[str, Any]
-) -> InferenceBackend:
+def _measured(cfg: dict[str, Any], source: ModelSource, key: dict[str, Any]) -> InferenceBackend:
     """Time every available candidate, cache the choice and return it."""
     import torch  # a start with a known choice does without it
 
     torch_threads = torch.get_num_threads()
     backends, reasons = _build_candidates(cfg, source)
     times = dict(zip(backends, measure(list(backends.values()), source), strict=True))
-    order = sorted(times, key=lambda pair: times[pair] * (BF16_MARGIN if "bf16" in pair else 1))
+    order = sorted(times, key=lambda pair: times[pair] * (1 if "fp32" in pair else BF16_MARGIN))
     name, precision = order[0]
     if name != "torch":
         torch.set_num_threads(torch_threads)  # building the torch candidate has set them
@@ -149,13 +196,13 @@ def _measured(
     timings = "auto: of " + ", ".join(f"{a} {b} {times[a, b]:.2f} ms" for a, b in order) + " a face"
     note = f"{timings}, measured now"
     content = {
-        "key": conditions,
+        "key": key,
         "choice": [name, precision],
         "ms": {f"{a} {b}": round(times[a, b], 4) for a, b in order},
         "timings": timings,
         "reasons": reasons,
     }
-    path = _choice_path(conditions)
+    path = choice_path(key)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, content)
@@ -171,5 +218,7 @@ def build(cfg: dict[str, Any], source: ModelSource) -> InferenceBackend:
     The first call converts, verifies and times each candidate, which takes some seconds. The choice
     is saved in the cache folder, for this checkpoint, these package versions and this processor.
     """
-    conditions = _conditions(cfg, source)
-    return _cached_choice(cfg, source, conditions) or _measured(cfg, source, conditions)
+    key = conditions(cfg, source.sha256)
+    if (file := certified_export(source)) is not None:
+        key["int8"] = file_hash(file)
+    return _cached_choice(cfg, source, key) or _measured(cfg, source, key)

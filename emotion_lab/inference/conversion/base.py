@@ -112,7 +112,10 @@ def quiet() -> Iterator[None]:
 
 def package_version(package: str) -> str | None:
     """Return the version of a package or its ``-gpu`` build, None if not installed."""
-    if importlib.util.find_spec(package) is None:
+    try:
+        if importlib.util.find_spec(package) is None:
+            return None
+    except ImportError:  # blocked
         return None
     for name in (package, f"{package}-gpu"):
         try:

@@ -16,6 +16,7 @@ import torch
 
 from emotion_lab.config import compose
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.io import file_hash
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.data.checkpoint_data import CheckpointData
@@ -29,6 +30,7 @@ from emotion_lab.inference.base import (
     InferenceBackend,
     ModelSource,
 )
+from emotion_lab.inference.certificate import certificate_path
 from emotion_lab.inference.classifier import load_classifier, open_backend, read_source
 from tests.conftest import TINY, command, composed, make_checkpoint
 from tests.helpers_export import skip_without
@@ -322,3 +324,35 @@ def test_evaluate_rejects(
     words = [path, *overrides, f"hydra.run.dir='{tmp_path / 'out'}'"]
     with pytest.raises(UserError, match=message):
         validate(compose.precheck("evaluate", words), words)
+
+
+def test_certified_int8_export_is_a_candidate(
+    fakes: FakeBackends, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = replace(read_source(run), temperature=2.0)
+    classes = source.card["classes"]
+
+    def open_exported(file: Path, cfg: dict[str, Any]) -> Any:
+        def classify(images: np.ndarray) -> np.ndarray:
+            fakes.now_s += 0.001
+            return np.full((len(images), 7), np.log(1 / 7), np.float32)
+
+        return {"classes": classes}, None, InferenceBackend("openvino int8", classify)
+
+    monkeypatch.setattr(auto, "open_exported", open_exported)
+    folder = run.parents[1] / "export" if run.parent.name == "checkpoints" else run.parent
+    folder.mkdir(exist_ok=True)
+    file = folder / "cnn.int8.onnx"
+    file.write_bytes(b"graph")
+    assert auto.build(CFG, source).name == "openvino bf16", "no certificate"
+    content = {"passed": True, "precision": "int8", "sha256": file_hash(file)}
+    report = certificate_path(file)
+    report.write_text(json.dumps({**content, "about": {"checkpoint_sha256": source.sha256}}))
+    backend = auto.build(CFG, source)
+    assert backend.name == "openvino int8" and "openvino int8 1.00 ms" in backend.notes[0]
+    images = np.zeros((2, 1, 32, 32), np.uint8)
+    np.testing.assert_allclose(backend.run(images), 2 * np.log(1 / 7), rtol=1e-6)
+    assert auto.build(CFG, source).notes[0].endswith("measured before")
+    assert auto.build({**CFG, "precision": "fp32"}, source).name == "openvino fp32"
+    file.write_bytes(b"another graph")
+    assert auto.build(CFG, source).name == "openvino bf16"

@@ -1,0 +1,143 @@
+"""Shipped models with ``backend=auto``: the choice among runtimes, and certified int8 files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from emotion_lab.core import weights
+from emotion_lab.core.errors import UserError
+from emotion_lab.core.input_spec import InputSpec
+from emotion_lab.core.io import file_hash
+from emotion_lab.inference import certificate, shipped_model
+from emotion_lab.inference.backends import auto
+from emotion_lab.inference.base import InferenceBackend
+from emotion_lab.inference.classifier import load_classifier
+from tests.helpers_export import skip_without
+
+CFG = {"name": "auto", "precision": "auto", "device": "auto", "threads": 1}
+
+
+class FakeFiles:
+    """Replaces ``open_exported``.
+
+    Attributes:
+        ms: Label of a candidate -> milliseconds per call; a text is the reason it cannot be opened.
+        shift: Label -> difference of its probabilities from the others.
+        opened: Labels in the order of opening.
+        now_s: Seconds on the clock.
+    """
+
+    def __init__(self) -> None:
+        self.ms: dict[str, float | str] = {
+            "onnxruntime fp32": 4.0,
+            "openvino fp32": 3.0,
+            "openvino bf16": 2.0,
+            "onnxruntime int8": 3.5,
+            "openvino int8": 1.0,
+        }
+        self.shift: dict[str, float] = {}
+        self.opened: list[str] = []
+        self.now_s = 0.0
+
+    def __call__(self, path: Path, cfg: dict[str, Any]) -> shipped_model.Opened:
+        stored = "int8" if ".int8" in path.name else "fp32"
+        label = f"{cfg['name']} {'bf16' if cfg['precision'] == 'bf16' else stored}"
+        self.opened.append(label)
+        cost = self.ms[label]
+        if isinstance(cost, str):
+            raise UserError(cost)
+        probabilities = np.array([0.5, 0.5], np.float32)
+        probabilities += np.array([1, -1], np.float32) * self.shift.get(label, 0.0)
+
+        def run(images: np.ndarray) -> np.ndarray:
+            self.now_s += cost / 1000
+            return np.log(probabilities)[None].repeat(len(images), axis=0)
+
+        card = {"classes": ["happy", "sad"]}
+        return card, InputSpec(48, 1, (0.5,), (0.25,)), InferenceBackend(label, run, ["the file"])
+
+
+@pytest.fixture
+def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeFiles:
+    monkeypatch.setenv("EMOTION_LAB_CACHE", str(tmp_path / "cache"))
+    files = FakeFiles()
+    monkeypatch.setattr(shipped_model, "open_exported", files)
+    monkeypatch.setattr(shipped_model, "cpu_multiplies_bf16", lambda: True)
+    monkeypatch.setattr(auto, "time", SimpleNamespace(perf_counter=lambda: files.now_s))
+    return files
+
+
+def test_the_fastest_is_chosen_and_cached(fakes: FakeFiles, capsys: Any) -> None:
+    backend = shipped_model.open_shipped("fer2013", CFG)[2]
+    assert backend.name == "openvino int8" and set(fakes.opened) == set(fakes.ms)
+    assert backend.notes[0].startswith("auto: of openvino int8 1.00 ms, openvino bf16 2.00 ms")
+    assert capsys.readouterr().err == "measuring fer2013, once\n"
+    fakes.opened.clear()
+    again = shipped_model.open_shipped("fer2013", CFG)[2]
+    assert fakes.opened == ["openvino int8"] and capsys.readouterr().err == ""
+    assert again.notes[0] == backend.notes[0].replace("measured now", "measured before")
+    # Other results than those that were measured: another processor, for instance.
+    fakes.shift["openvino int8"] = 0.2
+    fakes.opened.clear()
+    assert shipped_model.open_shipped("fer2013", CFG)[2].name == "openvino bf16"
+    assert len(fakes.opened) > 1
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("fp32", "openvino fp32"), ("bf16", "openvino bf16")]
+)
+def test_a_wanted_precision(fakes: FakeFiles, precision: str, expected: str) -> None:
+    backend = shipped_model.open_shipped("fer2013", {**CFG, "precision": precision})[2]
+    assert backend.name == expected and not any("int8" in label for label in fakes.opened)
+
+
+def test_only_candidates_that_agree_and_are_clearly_faster(fakes: FakeFiles) -> None:
+    fakes.ms["openvino int8"] = 2.95
+    fakes.shift["openvino bf16"] = 0.1
+    backend = shipped_model.open_shipped("fer2013", CFG)[2]
+    assert backend.name == "openvino fp32"  # int8 is only 2 % faster
+    assert any("openvino bf16 differs by 0.1" in note for note in backend.notes)
+    fakes.ms = {label: "not installed" if "openvino" in label else 1.0 for label in fakes.ms}
+    backend = shipped_model.open_shipped("fer2013", {**CFG, "threads": 2})[2]
+    assert backend.name == "onnxruntime fp32" and "not installed" in backend.notes
+
+
+@pytest.mark.parametrize(
+    "change", [{"passed": False}, {"precision": "fp16"}, {"sha256": "0" * 64}, {"about": {}}, None]
+)
+def test_int8_never_runs_without_a_certificate_that_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any
+) -> None:
+    labels = [one.label for one in shipped_model.candidates("fer2013", "auto")]
+    assert "openvino int8" in labels
+    monkeypatch.setattr(weights, "FOLDER", tmp_path / "weights")
+    shutil.copytree(Path(weights.__file__).parents[1] / "weights", tmp_path / "weights")
+    file = weights.FOLDER / "fer2013.int8.onnx"
+    report = certificate.certificate_path(file)
+    content = json.loads(report.read_text())
+    report.unlink()
+    if change is not None:
+        report.write_text(json.dumps({**content, **change}))
+        sums = weights.FOLDER / "SHA256SUMS"
+        with sums.open("a") as lines:
+            lines.write(f"{file_hash(report)}  {report.name}\n")
+    labels = [one.label for one in shipped_model.candidates("fer2013", "auto")]
+    assert "onnxruntime fp32" in labels and not any("int8" in label for label in labels)
+
+
+def test_openvino_runs_the_files_without_torch() -> None:
+    """A face gives the same probabilities as with ONNX Runtime, which reads the same file."""
+    skip_without("openvino")
+    face = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    expected = load_classifier("fer2013-small", "onnxruntime", threads=1)
+    ours = load_classifier("fer2013-small", "openvino", threads=1)
+    assert ours.runtime_name.startswith("openvino ") and "int8" in ours.runtime_name
+    assert ours.model_id == expected.model_id and ours.classes == expected.classes
+    np.testing.assert_allclose(ours([face]), expected([face]), atol=0.03)
