@@ -37,7 +37,7 @@ def _checks(certificate: dict[str, Any]) -> list[tuple[str, str, str]]:
     quantities = []
     for name, drifts in certificate.get("quantities", {}).items():
         shown = f"{drifts['max_drift']:.2g} (mean {drifts['mean_drift']:.2g})"
-        allowed = max_drift if precision == "fp32" else f"mean at most {MAX_MEAN:g}"
+        allowed = max_drift if precision == "fp32" else f"mean at most {MAX_MEAN[precision]:g}"
         quantities.append((f"Largest difference of the learned {name}", shown, allowed))
     return [
         ("Different labels", f"{flips:,} of {n:,} ({flips / n:.2%})", max_flips),
