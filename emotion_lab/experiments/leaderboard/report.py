@@ -73,6 +73,8 @@ def conclusion(result: dict[str, Any]) -> str:
         return f"{line}; no other configuration to compare with"
     if len(others) == 1:
         return f"{line}; the other is {'not distinguishable' if tied else 'worse'}"
+    if tied == len(others):
+        return f"{line}; the {tied} others are not distinguishable from it"
     if tied:
         return f"{line}; {tied} of the other {len(others)} are not distinguishable from it"
     return f"{line}; all {len(others)} others are worse"
