@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from emotion_lab.cli import app
 from emotion_lab.config import compose
+from emotion_lab.config.overrides import as_typed
 from emotion_lab.core import paths, runs
 
 RESULTS = ("folds.json", "metrics.json")
@@ -34,7 +35,9 @@ def crossval(cfg: DictConfig) -> float:
 
     hydra_cfg = HydraConfig.get()
     run_dir = Path(hydra_cfg.runtime.output_dir)
-    command = shlex.join(["python", "-m", "emotion_lab.crossval", *hydra_cfg.overrides.task])
+    command = shlex.join(
+        ["python", "-m", "emotion_lab.crossval", *as_typed(hydra_cfg.overrides.task)]
+    )
     content = write(pool(runs.find(paths.as_list(cfg.runs))), run_dir, command)
     show(*lines(content), str(run_dir))
     return float(content["accuracy"])

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from emotion_lab.cli import app
 from emotion_lab.config import compose
-from emotion_lab.config.overrides import quote
+from emotion_lab.config.overrides import as_typed, quote
 from emotion_lab.core import paths, runs
 
 FILE = "ensemble.ckpt"
@@ -53,7 +53,9 @@ def ensemble(cfg: DictConfig) -> float:
         "checkpoint_sha256": file_hash(path),
         "commit": git_commit(),
         "versions": versions(),
-        "command": shlex.join(["python", "-m", "emotion_lab.ensemble", *hydra_cfg.overrides.task]),
+        "command": shlex.join(
+            ["python", "-m", "emotion_lab.ensemble", *as_typed(hydra_cfg.overrides.task)]
+        ),
     }
     write_json(run_dir / "ensemble.json", {**content, **written, **provenance})
     show(

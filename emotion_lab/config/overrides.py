@@ -6,6 +6,7 @@ import difflib
 import itertools
 import os
 import re
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from emotion_lab.config.fields import PATHS, Role
@@ -65,6 +66,16 @@ def quote_texts(argv: list[str]) -> list[str]:
             elif not (quoted or swept) or exists:
                 argument = f"{match[1]}={quote(value, match[2].startswith('hydra.'))}"
         result.append(argument)
+    return result
+
+
+def as_typed(overrides: Sequence[str]) -> list[str]:
+    """Return overrides without the quotes of :func:`quote_texts` where it adds them again."""
+    result = []
+    for text in overrides:
+        key, _, value = text.partition("=")
+        plain = re.sub(r"'([^'\\,\[\]]+)'", r"\1", value) if key in TEXT_KEYS else value
+        result.append(f"{key}={plain}" if quote_texts([f"{key}={plain}"]) == [text] else text)
     return result
 
 

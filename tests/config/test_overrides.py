@@ -38,6 +38,8 @@ def read_back(argument: str) -> str:
 def test_paths_come_back_as_typed(path: str) -> None:
     for key in ("data.path", "ckpt", "+model.weights"):
         (argument,) = command_line.quote_texts([f"{key}={path}"])
+        # What a report shows means the same when it is typed.
+        assert command_line.quote_texts(command_line.as_typed([argument])) == [argument]
         assert argument.startswith(f"{key}=")
         assert read_back(argument) == path
 
@@ -63,3 +65,8 @@ def test_a_path_that_exists_is_one_path(tmp_path: Path) -> None:
     place.mkdir()
     argv = command_line.quote_texts(["-m", f"data.path={place}"])
     assert argv == ["-m", f"data.path='{place}'"]
+
+
+def test_commands_are_shown_as_typed() -> None:
+    typed = ["ckpt=[a,b/c]", "data.path=my faces", "optim.lr=0.1", "resume=true", "model=cnn"]
+    assert command_line.as_typed(command_line.quote_texts(typed)) == typed

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from emotion_lab.config.overrides import override_key
+from emotion_lab.config.overrides import as_typed, override_key
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core import paths
 from emotion_lab.core.environment import choose_accelerator, git_commit, hardware, versions
@@ -178,7 +178,7 @@ def run_evaluation(cfg: dict[str, Any], overrides: list[str], run_dir: Path) -> 
             "datasets= is for networks of single images, and ckpt is a temporal model: set "
             "data=clips data.path=<folder>."
         )
-    command = f"python -m emotion_lab.evaluate {shlex.join(overrides)}"
+    command = f"python -m emotion_lab.evaluate {shlex.join(as_typed(overrides))}"
     if cfg["datasets"]:
         facts = {**_facts(predictor, backend), "command": command}
         accuracy = run_cross_dataset(predictor, cfg, run_dir, facts)

@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from emotion_lab.config.overrides import as_typed
 from emotion_lab.core import runs
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import write_json
@@ -85,7 +86,9 @@ def _commands(best: dict[str, Any], folder: Path) -> dict[str, str]:
     python = ["python", "-m"]
     return {
         "evaluate": shlex.join([*python, "emotion_lab.evaluate", f"ckpt={ckpt}", "split=val"]),
-        "over_seeds": shlex.join([*python, "emotion_lab.train", "-m", *overrides, "seed=1,2,3"]),
+        "over_seeds": shlex.join(
+            [*python, "emotion_lab.train", "-m", *as_typed(overrides), "seed=1,2,3"]
+        ),
     }
 
 
