@@ -17,31 +17,48 @@ from emotion_lab.core.errors import UserError
 
 def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Run the fast checks before Hydra creates the run directory."""
-    from emotion_lab.data.images import is_image_name
     from emotion_lab.video.enrolment import check_enrolment
     from emotion_lab.video.overlay.translations import load_translations
+    from emotion_lab.video.several import check_several, output_files
+    from emotion_lab.video.sources.several import source_list
 
     paths.check_checkpoint(cfg.ckpt, exported=True)
     paths.check_exist({"detector.file": cfg.detector.get("file")})
     load_translations(str(cfg.language), ())
-    outputs = {"save": cfg.save, "log": cfg.log, "record": cfg.record}
-    paths.check_apart({"source": cfg.source, "ckpt": cfg.ckpt}, outputs)
+    sources = source_list(cfg.source)
+    if len(sources) > 1:
+        check_several(cfg)
+    files = output_files(cfg, sources)
+    paths.check_apart({**_source_keys(sources), "ckpt": cfg.ckpt}, files)
     _check_record(cfg)
     check_enrolment(cfg)
-    for key in ("save", "log"):
-        if cfg[key] is None:
-            continue
-        path = Path(str(cfg[key])).expanduser()
-        if path.is_file() and not cfg.overwrite:
-            raise UserError(f"{key}={path} exists already: use another path or overwrite=true.")
-        if key == "log" and path.is_dir():
-            raise UserError(f"log={path} is a folder. Give the path of a file.")
-        # The folder of a photo and save=<folder> are created, that of a video or a log is not.
-        is_file = key == "log" or (path.suffix and not is_image_name(path))
-        if is_file and not path.parent.is_dir():
-            raise UserError(f"{key}={path}: folder {path.parent} does not exist. Create it first.")
+    for key, file in files.items():
+        if not key.startswith("record"):
+            _check_file(key, Path(file).expanduser(), cfg)
     paths.check_folder(str(cfg.hydra.run.dir))
     return []
+
+
+def _source_keys(sources: list[str]) -> dict[str, str]:
+    """Return the sources by the key or the position that an error names."""
+    if len(sources) == 1:
+        return {"source": sources[0]}
+    return {f"source {number}": name for number, name in enumerate(sources, start=1)}
+
+
+def _check_file(key: str, path: Path, cfg: DictConfig) -> None:
+    """Check the path of ``save=`` or ``log=``; ``key`` may also name the source."""
+    from emotion_lab.data.images import is_image_name
+
+    if path.is_file() and not cfg.overwrite:
+        raise UserError(f"{key}={path} exists already: use another path or overwrite=true.")
+    is_log = key.startswith("log")
+    if is_log and path.is_dir():
+        raise UserError(f"{key}={path} is a folder. Give the path of a file.")
+    # The folder of a photo and save=<folder> are created, that of a video or a log is not.
+    is_file = is_log or (path.suffix and not is_image_name(path))
+    if is_file and not path.parent.is_dir():
+        raise UserError(f"{key}={path}: folder {path.parent} does not exist. Create it first.")
 
 
 def _check_record(cfg: DictConfig) -> None:
@@ -60,13 +77,13 @@ def _check_record(cfg: DictConfig) -> None:
         raise UserError("record= keeps every frame once: set loop=false.")
 
 
-def choose_display(display: str) -> str:
+def choose_display(display: str, num_sources: int) -> str:
     """Return ``window``, ``web`` or ``none``; ``auto`` becomes ``web`` if there is no window."""
     from emotion_lab.video.sinks.window import window_problem
 
     if display not in ("auto", "window"):
         return display
-    problem = window_problem()
+    problem = "a window shows one source" if num_sources > 1 else window_problem()
     if problem is None:
         return "window"
     if display == "window":
@@ -76,7 +93,7 @@ def choose_display(display: str) -> str:
 
 
 def run_live(cfg: dict[str, Any], run_dir: Path) -> None:
-    """Run until the source ends, the window is closed or Ctrl-C."""
+    """Run until all sources end, the window is closed or Ctrl-C."""
     from emotion_lab.video import factory
     from emotion_lab.video.runner import PipelineRunner, progress_bar
     from emotion_lab.video.sinks.base import Sink
@@ -84,8 +101,16 @@ def run_live(cfg: dict[str, Any], run_dir: Path) -> None:
     from emotion_lab.video.sinks.summary import SummarySink
     from emotion_lab.video.sinks.window import WindowSink
     from emotion_lab.video.sources.open import open_source
+    from emotion_lab.video.sources.several import source_list
 
-    display = choose_display(cfg["display"])
+    sources = source_list(cfg["source"])
+    display = choose_display(cfg["display"], len(sources))
+    if len(sources) > 1:
+        from emotion_lab.video.several import run_several
+
+        run_several({**cfg, "display": display}, run_dir)
+        return
+    cfg = {**cfg, "source": sources[0]}
     with open_source(cfg) as source, contextlib.ExitStack() as stack:
         factory.check_recordable(cfg, source)
         if display == "web":
@@ -109,7 +134,7 @@ def run_live(cfg: dict[str, Any], run_dir: Path) -> None:
             sinks.append(WindowSink(folder=run_dir, checked=True, on_neutral=pipeline.enrol))
         runner = PipelineRunner(source, pipeline, overlay, sinks)
         if display == "web":
-            server.serve(runner, cfg["web"], run_dir, server_socket)
+            server.serve({source.name: runner}, cfg["web"], run_dir, server_socket)
             return
         try:
             total = source.count if display == "none" else None

@@ -100,7 +100,7 @@ class Page:
     def __init__(
         self, runner: PipelineRunner, folder: Path, token: str | None = None, start: bool = True
     ) -> None:
-        self.manager = SessionManager(runner, folder)
+        self.manager = SessionManager({"live": runner}, folder)
         self.main = self.manager.main
         self.shut_down = False
         hosts = LOCAL_HOSTS if token is None else None

@@ -179,6 +179,8 @@ Location = Annotated[str | None, Role.LOCATION]
 #: One path, or a list of paths.
 PATHS = str | list[str] | None
 Locations = Annotated[PATHS, Role.LOCATION]
+#: One camera, file or address, or a list of these.
+SOURCES = str | int | list[str | int] | None
 Ledger = Annotated[str, Role.LOCATION]
 
 _WORDS: dict[Any, str] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from emotion_lab.config.fields import (
+    SOURCES,
     Anonymize,
     Count,
     DisplaySection,
@@ -31,7 +32,7 @@ TRACKING = section(
 )
 LIVE = section(
     ckpt=Location,
-    source=Annotated[str | int | None, Role.LOCATION],
+    source=Annotated[SOURCES, Role.LOCATION],
     display=Annotated[Literal["auto", "window", "web", "none"], Role.DISPLAY],
     out=Location,
     save=Location,
@@ -69,6 +70,7 @@ LIVE = section(
 )
 PREDICT = section(
     LIVE,
+    source=Annotated[str | int | None, Role.LOCATION],
     format=Annotated[Literal["jsonl", "parquet", "both"], Role.DISPLAY],
     resume=Annotated[bool, Role.EXECUTION],
 )

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from emotion_lab.config.fields import PATHS, Role
+from emotion_lab.config.fields import PATHS, SOURCES, Role
 from emotion_lab.config.schema import FIELDS
 from emotion_lab.core.errors import UserError, unknown
 
@@ -22,7 +22,9 @@ TEXT_KEYS = {key for key, role, _ in FIELDS if role is Role.LOCATION} | {
     *_NAME_KEYS,
 }
 #: Those that take a list, ``[first,second]``.
-LIST_KEYS = {key for key, role, field in FIELDS if field.annotation == PATHS} | _NAME_KEYS
+LIST_KEYS = {
+    key for key, role, field in FIELDS if field.annotation in (PATHS, SOURCES)
+} | _NAME_KEYS
 
 
 def quote(value: str, interpolate: bool = False) -> str:

@@ -237,7 +237,7 @@ class Anonymizer:
                 result.hidden = [add_margin(box, result.size) for box in found.boxes]
                 yield frame, result
                 continue
-            if self._scene_cut(frame.image, result.time_s):
+            if self._is_new_scene(frame, waiting):
                 while waiting:
                     yield self._next(waiting)
                 self._paths.clear()
@@ -252,6 +252,13 @@ class Anonymizer:
             yield self._next(waiting)
         if error is not None:
             raise error
+
+    def _is_new_scene(self, frame: Frame, waiting: deque[_Waiting]) -> bool:
+        """Return whether earlier detections say nothing about a frame: a cut, or another size."""
+        is_cut = self._scene_cut(frame.image, frame.time_s)
+        last = self._previous and self._previous[1]
+        last = waiting[-1].grey if waiting else last
+        return is_cut or (last is not None and last.shape != frame.image.shape[:2])
 
     def _next(self, waiting: deque[_Waiting]) -> tuple[Frame, FrameResult]:
         self._decide(waiting)

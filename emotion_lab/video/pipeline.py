@@ -20,6 +20,7 @@ from emotion_lab.video.enrolment import Enrolment
 from emotion_lab.video.head_pose import HeadPose, head_pose
 from emotion_lab.video.recording import FACE_MARGIN
 from emotion_lab.video.scene_cut import SceneCutDetector
+from emotion_lab.video.sharing import BatchingClassifier
 from emotion_lab.video.smoothing import QuantitySmoother, TrackSmoother
 from emotion_lab.video.tracker import FaceTracker
 from emotion_lab.video.types import Detector, Face, Frame, FrameResult, Track
@@ -96,13 +97,15 @@ class Pipeline:
         #: Corrects the probabilities of a person by its neutral face, if set.
         self.enrolment: Enrolment | None = None
         self._loop = 0  # repetition of the clip
-        self._detector_lock, self._classifier_lock = threading.Lock(), threading.Lock()
+        self._size: tuple[int, int] | None = None  # of the previous frame
+        self._detector_lock = threading.Lock()
+        self._classify = BatchingClassifier(classifier)
 
     def clone(self, stills: bool) -> Pipeline:
         """Return a pipeline with the same settings and no tracks, for another thread.
 
-        Both share detector and classifier. Neither is thread-safe, so a common lock of each
-        serializes its calls.
+        Both share detector and classifier. Neither is thread-safe: a common lock serializes the
+        calls of the detector, and the faces of all threads that wait are classified in one batch.
         """
         other = Pipeline(
             self.detector,
@@ -116,7 +119,7 @@ class Pipeline:
         )
         other.photo_detector = self.photo_detector
         other._detector_lock = self._detector_lock
-        other._classifier_lock = self._classifier_lock
+        other._classify = self._classify
         other.enrolment = None if self.enrolment is None else self.enrolment.clone()
         return other
 
@@ -150,6 +153,9 @@ class Pipeline:
             return found
         begin, known = time.perf_counter(), self.tracker.ids
         is_cut = not self.stills and self.scene_cut(frame.image, frame.time_s)
+        # Boxes of a picture of another size are at other places.
+        is_cut = is_cut or self._size not in (None, found.result.size)
+        self._size = found.result.size
         if found.restarts:
             self.tracker.reset(restart_ids=True)
         elif is_cut:
@@ -240,8 +246,7 @@ class Pipeline:
         selected = self.select(found)
         crops = [one.crops[k] for one, rows in zip(found, selected, strict=True) for k in rows]
         begin = time.perf_counter()
-        with self._classifier_lock:
-            outputs = self.classifier.predict(crops) if crops else ((), ())
+        outputs = self._classify(crops) if crops else ((), ())
         classify_ms = (time.perf_counter() - begin) * 1000
         values = iter(zip(*outputs, strict=True))
         results = []

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
@@ -18,6 +18,7 @@ from emotion_lab.core.wording import counted
 from emotion_lab.video.overlay.overlay import Overlay
 from emotion_lab.video.pipeline import FoundFaces, Pipeline
 from emotion_lab.video.prefetch import prefetch
+from emotion_lab.video.sharing import Turns
 from emotion_lab.video.sinks.base import Sink
 from emotion_lab.video.sources.threaded import FrameSource
 from emotion_lab.video.types import Frame, FrameResult
@@ -28,6 +29,11 @@ _Drawn: TypeAlias = "tuple[Frame, FrameResult, np.ndarray | None]"
 
 #: Time constant of the averaged frame rate, seconds.
 _RATE_S = 1.0
+
+
+def usable_cores() -> int:
+    """Return the threads of this process if they are limited, else its cores."""
+    return thread_limit() or cores()
 
 
 @dataclass
@@ -101,6 +107,8 @@ class PipelineRunner:
         overlay: Draws the result if a sink needs a picture.
         sinks: Receive every result, in this order; always closed at the end of the run.
         num_cores: Default: the threads of this process if they are limited, else its cores.
+        turns: Shared by the runners of several sources, which find faces in turn; each then runs
+            in one thread. None: the only source.
     """
 
     def __init__(
@@ -110,10 +118,11 @@ class PipelineRunner:
         overlay: Overlay | None = None,
         sinks: Sequence[Sink] = (),
         num_cores: int | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self.source, self.pipeline, self.overlay = source, pipeline, overlay
-        self.sinks = list(sinks)
-        self.num_cores = num_cores or thread_limit() or cores()
+        self.sinks, self.turns = list(sinks), turns
+        self.num_cores = 1 if turns else num_cores or usable_cores()
         self.stats = RunStats()
 
     def run(
@@ -200,7 +209,11 @@ class PipelineRunner:
             if not self.source.live:
                 # Files are read ahead; the latency must not include the time in the queue.
                 frame.wall = time.time()
-            yield frame, captured, self.pipeline.find(frame)
+            with self.turns or nullcontext():
+                if self.turns:
+                    frame = self.source.newest(frame)  # it waited for its turn
+                faces = self.pipeline.find(frame)
+            yield frame, captured, faces
 
     def _classified(
         self, found: Iterable[tuple[Frame, float, FoundFaces]]
@@ -233,6 +246,8 @@ class PipelineRunner:
                     debug=any(sink.debug for sink in self.sinks),
                     live=self.source.live,
                 )
+            elif self.overlay is not None and self.turns is not None:
+                self.overlay.history.add(result)  # of the pictures to come
             yield frame, result, drawn
 
 

@@ -75,7 +75,7 @@ def served(runner: PipelineRunner, folder: Path) -> Iterator[int]:
     """Serve on a free port; stop with the page's Stop button."""
     listener = server.bind(LOCAL)
     port = listener.getsockname()[1]
-    arguments = (runner, LOCAL, folder, listener)
+    arguments = ({"live": runner}, LOCAL, folder, listener)
     thread = threading.Thread(target=server.serve, args=arguments, daemon=True)
     thread.start()
     try:
@@ -109,7 +109,7 @@ def test_source_error_is_raised(tmp_path: Path) -> None:
     reader.error = UserError("The camera was disconnected.")
     message = r"^The camera was disconnected\.$"
     with server.bind(LOCAL) as listener, pytest.raises(UserError, match=message):
-        server.serve(make_runner(reader, tmp_path), LOCAL, tmp_path, listener)
+        server.serve({"live": make_runner(reader, tmp_path)}, LOCAL, tmp_path, listener)
     assert len((tmp_path / "live.jsonl").read_text().splitlines()) == 3
 
 
@@ -122,7 +122,7 @@ from emotion_lab.video.web.server import bind, serve
 cfg = {"host": "127.0.0.1", "port": 0, "token": None}
 with bind(cfg) as listener:
     folder = Path(sys.argv[1])
-    serve(make_runner(GreyFrames(live=True), folder), cfg, folder, listener)
+    serve({"live": make_runner(GreyFrames(live=True), folder)}, cfg, folder, listener)
 print("done", time.monotonic())
 """
 

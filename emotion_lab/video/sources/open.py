@@ -28,6 +28,8 @@ from emotion_lab.video.sources.threaded import FrameReader, FrameSource
 from emotion_lab.video.sources.video_file import SOURCE_HINT, VideoFileReader, print_stderr
 from emotion_lab.video.types import Frame
 
+#: ``source=`` of the generated clip.
+SYNTHETIC_SOURCE = "synthetic"
 _IMAGE_S = 1.0  # duration of an image with ``realtime``
 _SYNTHETIC_FPS, _SYNTHETIC_SIZE = 25.0, (640, 360)
 _SEGMENT_S = (1.5, 2.5)  # duration of an emotion in the synthetic clip: minimum, maximum
@@ -205,7 +207,7 @@ class SyntheticReader(VideoFileReader):
         self._folder.cleanup()
 
 
-def _camera_index(source: str) -> int | None:
+def camera_index(source: str) -> int | None:
     """Return the index of the camera given by index, device path or name, or None."""
     if source.isdecimal():
         return int(source)
@@ -218,6 +220,11 @@ def _camera_index(source: str) -> int | None:
     exact = [index for index, name in cameras if name == query]
     partial = [index for index, name in cameras if query in name]
     return next(iter(exact + partial), None)
+
+
+def is_address(source: str) -> bool:
+    """Return whether a source is an rtsp:// or http(s):// address."""
+    return re.match(r"(rtsps?|https?)://", source, re.IGNORECASE) is not None
 
 
 def _open_path(path: Path, realtime: bool) -> FrameReader:
@@ -268,17 +275,17 @@ def open_source(cfg: dict[str, Any]) -> FrameSource:
     if not source:
         raise UserError(f"source is not set: {SOURCE_HINT}.")
     reader: FrameReader
-    if source == "synthetic":
+    if source == SYNTHETIC_SOURCE:
         width, height = _SYNTHETIC_SIZE
         size = (cfg.get("width") or width, cfg.get("height") or height)
         fps = float(cfg.get("fps") or _SYNTHETIC_FPS)
         reader = SyntheticReader(size, fps, int(cfg.get("seed") or 0), max_frames)
-    elif re.match(r"(rtsps?|https?)://", source, re.IGNORECASE):
+    elif is_address(source):
         reader = open_address(source, reconnect_s)
     elif not re.fullmatch(r"\d+|/dev/.*", source) and Path(source).expanduser().exists():
         reader = _open_path(Path(source).expanduser(), realtime)
     else:
-        index = _camera_index(source)
+        index = camera_index(source)
         if index is None:
             note = "" if sys.platform == "linux" else " Camera names work on Linux only."
             raise UserError(

@@ -91,6 +91,14 @@ class _FrameQueue:
             self._changed.notify_all()
             return frame
 
+    def newer(self) -> Frame | None:
+        """Return the next frame of a live source if there is one, and count the one before it."""
+        with self._changed:
+            if not (self.newest_only and self._frames):
+                return None
+            self.dropped += 1
+            return self._frames.popleft()
+
     def end(self, error: BaseException | None = None) -> None:
         """Mark the end of the source, with the error that ended it."""
         with self._changed:
@@ -212,6 +220,10 @@ class FrameSource(Closeable):
         if self._remaining is not None:
             self._remaining -= 1
         return frame
+
+    def newest(self, frame: Frame) -> Frame:
+        """Return the frame that replaced ``frame`` of a live source in the meantime, or itself."""
+        return self._queue.newer() or frame
 
     def close(self) -> None:
         """Stop the thread and release the device or file; may be called more than once."""

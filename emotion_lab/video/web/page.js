@@ -3,7 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 let about = null; // classes, labels and colours, in class order
-let view = "live"; // name of the displayed session
+let view = "live"; // name of the displayed session, or GRID
 let version = -1; // of the displayed frame
 let latest = null; // last status from the server
 let selected = null; // id of the face that the user selected
@@ -30,7 +30,7 @@ async function postOrShowError(path) {
 }
 
 async function fetchLatest() {
-  const response = await fetch(`api/next?view=${view}&after=${version}`);
+  const response = await fetch(`api/next?view=${encodeURIComponent(view)}&after=${version}`);
   if (response.status === 204) return null;
   if (!response.ok) throw new Error((await response.json().catch(() => ({}))).error || "");
   const bytes = await response.arrayBuffer();
@@ -43,6 +43,9 @@ async function fetchLatest() {
 async function fetchAbout() {
   const data = await (await fetch("api/about")).json();
   $("engine").textContent = [data.detector, data.backend].filter(Boolean).join(", ");
+  const several = data.views.length > 1;
+  setText("show-live", several ? "All sources" : "Live");
+  $("grid-key").hidden = !several;
   return data;
 }
 
@@ -57,15 +60,22 @@ async function poll() {
     }
     const requested = view;
     try {
-      about = about || (await fetchAbout());
-      const data = await fetchLatest();
+      if (about === null) {
+        about = await fetchAbout();
+        if (isSeveral()) {
+          view = GRID;
+          switchView(GRID);
+        }
+        continue;
+      }
+      const data = requested === GRID ? await pollGrid() : await fetchLatest();
       if (disconnected) showMessage("");
       disconnected = false;
       if (data && requested === view) render(data);
     } catch (error) {
       if (stopped || requested !== view) continue;
-      if (error.message && !(error instanceof TypeError) && view !== "live") {
-        switchView("live"); // the session of the camera or upload has been closed
+      if (error.message && !(error instanceof TypeError) && !isMain(view)) {
+        switchView(homeView()); // the session of the camera or upload has been closed
         showMessage(error.message);
       } else {
         disconnected = true;
@@ -112,8 +122,8 @@ function render(data) {
   $("snapshot").disabled = !data.row;
   $("enrol").hidden = $("enrol-key").hidden = !about.can_enrol || data.stills;
   $("enrol").disabled = over;
-  setText("stop", view === "live" ? "Stop" : "Close");
-  $("stop").title = view === "live" ? "End the program" : "Back to the live view";
+  setText("stop", view === homeView() ? "Stop" : "Close");
+  $("stop").title = view === homeView() ? "End the program" : "Back to the live view";
   data.saved.forEach(listFile);
   const faces = data.row ? data.row.faces : [];
   if (data.row) renderFacts(data);
@@ -126,7 +136,8 @@ function render(data) {
 
 function renderFacts(data) {
   const row = data.row;
-  const parts = [data.source.split(/[\\/]/).pop(), `${row.size[0]}×${row.size[1]}`];
+  const name = isSeveral() && isMain(view) ? view : data.source.split(/[\\/]/).pop();
+  const parts = [name, `${row.size[0]}×${row.size[1]}`];
   if (!data.stills) parts.push(`${row.time_s.toFixed(1)} s`);
   if (data.state === "running" && !data.stills) {
     parts.push(`${data.fps.toFixed(0)} frames/s`);
@@ -278,30 +289,30 @@ function listFile(name) {
 // --- buttons, keys, drag and drop ---------------------------------------------------------------
 
 async function setSwitch(name, on) {
-  await postOrShowError(`api/${name}?view=${view}&on=${on ? 1 : 0}`);
+  await postOrShowError(`api/${name}?view=${encodeURIComponent(view)}&on=${on ? 1 : 0}`);
 }
 
 $("pause").onclick = () => setSwitch("pause", latest?.state !== "paused");
 $("record").onclick = () => setSwitch("record", !latest?.recording);
 $("snapshot").onclick = async () => {
-  const response = await postOrShowError(`api/snapshot?view=${view}`);
+  const response = await postOrShowError(`api/snapshot?view=${encodeURIComponent(view)}`);
   if (response) listFile(response.file);
 };
 $("enrol").onclick = async () => {
-  const response = await postOrShowError(`api/enrol?view=${view}`);
+  const response = await postOrShowError(`api/enrol?view=${encodeURIComponent(view)}`);
   if (!response) return;
   showMessage(`Look neutral for ${response.seconds} seconds …`);
   await sleep(1000 * response.seconds);
   showMessage("");
 };
-$("stop").onclick = async () => {
-  if (view !== "live") switchView("live");
-  else if (confirm("End the program? Saved files stay in the run directory.")) {
-    stopped = Boolean(await postOrShowError("api/stop"));
-    if (stopped) showMessage("The program has ended. Saved files are in its run directory.");
-  }
-};
-$("show-live").onclick = () => switchView("live");
+async function endProgram() {
+  if (!confirm("End the program? Saved files stay in the run directory.")) return;
+  stopped = Boolean(await postOrShowError(`api/stop?view=${encodeURIComponent(about.views[0])}`));
+  if (stopped) showMessage("The program has ended. Saved files are in its run directory.");
+}
+$("stop").onclick = () => (view === homeView() ? endProgram() : switchView(homeView()));
+$("grid-stop").onclick = endProgram;
+$("show-live").onclick = () => switchView(homeView());
 $("show-camera").onclick = openCamera;
 $("show-file").onclick = () => $("file").click();
 $("file").onchange = () => {
@@ -309,7 +320,8 @@ $("file").onchange = () => {
   $("file").value = "";
 };
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || view === GRID) return;
+  if (event.key === "Escape" && isSeveral()) switchView(GRID);
   const button = { " ": "pause", s: "snapshot", r: "record", n: "enrol" }[event.key];
   if (!button || $(button).hidden || (event.key === " " && event.target.closest("button, a, input"))) return;
   event.preventDefault();
@@ -330,7 +342,7 @@ document.addEventListener("drop", (event) => {
 });
 window.addEventListener("resize", () => requestAnimationFrame(drawTimeline));
 window.addEventListener("pagehide", closeView);
-window.addEventListener("pageshow", (event) => event.persisted && switchView("live"));
+window.addEventListener("pageshow", (event) => event.persisted && switchView(homeView()));
 // Removes the token from the address bar; the cookie contains it.
 if (location.search) history.replaceState(null, "", location.pathname);
 poll();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
 import time
@@ -25,7 +26,7 @@ from starlette.routing import Route
 from emotion_lab.core.errors import UserError
 from emotion_lab.video.enrolment import ENROL_S
 from emotion_lab.video.web.auth import AuthMiddleware
-from emotion_lab.video.web.session_thread import WebSession
+from emotion_lab.video.web.session_thread import GRID_S, WebSession, tiles
 from emotion_lab.video.web.sessions import (
     MAIN,
     ClientSession,
@@ -36,7 +37,7 @@ from emotion_lab.video.web.sessions import (
 from emotion_lab.video.web.uploads import safe_filename
 
 STATIC = Path(__file__).parent
-_SCRIPTS = ("page.js", "timeline.js", "uploads.js")
+_SCRIPTS = ("page.js", "grid.js", "timeline.js", "uploads.js")
 _MEDIA_TYPES = {"page.css": "text/css", **dict.fromkeys(_SCRIPTS, "text/javascript")}
 #: How long a request waits for the next frame; the page then asks again.
 WAIT_S = 10.0
@@ -101,7 +102,8 @@ class Routes:
 
     async def about(self, request: Request) -> Response:
         """``GET /api/about``: classes, labels, colours, detector and backend."""
-        return JSONResponse(describe(self.manager.pipeline, self.manager.overlay))
+        manager = self.manager
+        return JSONResponse(describe(manager.pipeline, manager.overlay, list(manager.mains)))
 
     async def next(self, request: Request) -> Response:
         """``GET /api/next?view=&after=``: the latest frame, once it is newer than ``after``.
@@ -115,17 +117,41 @@ class Routes:
             after = int(request.query_params.get("after", -1))
         except ValueError:
             raise UserError("after is not valid: expected a whole number.") from None
-        session.requested_at = time.monotonic()
+        session.requested_at = session.shown_at = time.monotonic()
         version = session.version
         if not self.manager.closing:
             version = await session.wait_for_change(after, WAIT_S)
-        session.requested_at = time.monotonic()
+        session.requested_at = session.shown_at = time.monotonic()
         if version == after:
             return Response(status_code=204)
         row, jpeg = await run_in_threadpool(session.latest)
         status = {**session.status(), "version": version, "row": row}
         data = json.dumps(status, ensure_ascii=False).encode()
         content = struct.pack(">I", len(data)) + data + jpeg
+        return Response(content, media_type="application/octet-stream")
+
+    async def grid(self, request: Request) -> Response:
+        """``GET /api/grid?after=``: the latest frames of all main views that changed.
+
+        ``after`` lists the versions that the page shows, in the order of the views, separated by
+        commas. The response is 204 after :data:`WAIT_S` without a change, else the length of the
+        JSON as a big-endian uint32, the JSON (``views``: as of ``/api/next``, with ``bytes``, the
+        length of its JPEG; 0 if it is the same), and the JPEGs.
+        """
+        sessions = list(self.manager.mains.values())
+        try:
+            after = [int(text) for text in request.query_params.get("after", "").split(",") if text]
+        except ValueError:
+            raise UserError("after is not valid: expected whole numbers.") from None
+        after += [-1] * (len(sessions) - len(after))
+        deadline = time.monotonic() + WAIT_S
+        while all(s.version == known for s, known in zip(sessions, after, strict=False)):
+            if time.monotonic() > deadline or self.manager.closing:
+                return Response(status_code=204)
+            await asyncio.sleep(GRID_S / 2)
+        views, jpegs = await run_in_threadpool(tiles, sessions, after)
+        data = json.dumps({"views": views}, ensure_ascii=False).encode()
+        content = b"".join([struct.pack(">I", len(data)), data, *jpegs])
         return Response(content, media_type="application/octet-stream")
 
     async def pause(self, request: Request) -> Response:
@@ -241,6 +267,7 @@ def build_app(
             *(get(f"/{name}", routes.static) for name in _MEDIA_TYPES),
             get("/api/about", routes.about),
             get("/api/next", routes.next),
+            get("/api/grid", routes.grid),
             get("/api/rows", routes.rows),
             get("/api/file/{name}", routes.file),
             post("/api/pause", routes.pause),

@@ -7,12 +7,13 @@ import importlib
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.video.multi_runner import LoadMonitor, print_error, raise_errors
 from emotion_lab.video.runner import PipelineRunner
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from emotion_lab.video.web.session_thread import WebSession
+    from emotion_lab.video.web.sessions import SessionManager
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 _REQUIRED = ("starlette", "uvicorn")
@@ -123,15 +125,19 @@ def _make_server(app: Starlette, on_shutdown: Callable[[], None]) -> uvicorn.Ser
 
 
 def serve(
-    runner: PipelineRunner, cfg: dict[str, Any], run_dir: Path, server_socket: socket.socket
+    runners: Mapping[str, PipelineRunner],
+    cfg: dict[str, Any],
+    run_dir: Path,
+    server_socket: socket.socket,
 ) -> None:
-    """Run the pipeline in a thread and serve the page until the user ends it.
+    """Run each pipeline in a thread and serve the page until the user ends it.
 
     The page stays available after the end of a video, so that results can be viewed and fetched.
-    An error that ends the main session, such as a disconnected camera, is raised.
+    An error that ends the only session, such as a disconnected camera, is raised at once; of
+    several sessions when all have failed, or at the end.
 
     Args:
-        runner: Not started yet, with an overlay and a JSON lines sink.
+        runners: By the name of the source; not started yet, with an overlay and a JSON lines sink.
         cfg: The ``web`` group: ``host``, ``port``, ``token``.
         run_dir: Output folder of snapshots and recordings.
         server_socket: From :func:`bind`; not closed here.
@@ -143,27 +149,48 @@ def serve(
         server.should_exit = True
 
     def on_end(session: WebSession) -> None:
-        if session.error is not None:
+        if session.error is None:
+            return
+        sessions = manager.mains.values()
+        if len(sessions) > 1:
+            print_error(session.name, session.error)
+        if all(one.error is not None for one in sessions):
             time.sleep(_ERROR_GRACE_S)
             shut_down()
 
     token = None if cfg["token"] in (None, "") else str(cfg["token"])
     host, port = str(cfg["host"]), server_socket.getsockname()[1]
-    manager = SessionManager(runner, run_dir, on_end)
+    manager = SessionManager(runners, run_dir, on_end)
     allowed_hosts = LOCAL_HOSTS if host in LOCAL_HOSTS else None
     app = build_app(manager, shut_down, token, allowed_hosts, port)
     server = _make_server(app, manager.release)
     print(f"page: {page_url(host, port, token)} (Ctrl-C ends)", flush=True)
+    monitor = LoadMonitor(runners, paced=True)
     try:
-        manager.main.start()
+        for session in manager.mains.values():
+            session.start()
+        if len(runners) > 1:
+            monitor.start()
         server.run([server_socket])
     except KeyboardInterrupt:  # before uvicorn installed its signal handler
         pass
     finally:
+        monitor.close()
         manager.close()
-        if runner.stats.frames:
-            print("\n".join(runner.stats.summary_lines(runner.source.stills)))
-        print(f"rows: {manager.main.rows}")
+        _print_results(manager)
         print(run_dir, flush=True)
-    if manager.main.error is not None:
+    errors = {name: s.error for name, s in manager.mains.items() if s.error is not None}
+    if len(runners) > 1:
+        raise_errors(errors, len(runners))
+    elif manager.main.error is not None:
         raise manager.main.error
+
+
+def _print_results(manager: SessionManager) -> None:
+    """Print the counters and the file of the rows of every main session."""
+    for name, session in manager.mains.items():
+        runner, prefix = session.runner, f"{name}: " if len(manager.mains) > 1 else ""
+        if runner.stats.frames:
+            lines = runner.stats.summary_lines(runner.source.stills)
+            print(prefix + "; ".join(lines) if prefix else "\n".join(lines))
+        print(f"{prefix}rows: {session.rows}")

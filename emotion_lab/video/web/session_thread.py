@@ -7,7 +7,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,20 @@ UNWATCHED_S = 30.0
 _PHOTO_S = 1.0
 #: A file that is late by more than this continues from here instead of catching up.
 _MAX_DELAY_S = 0.5
+#: Several views: time between two pictures of a view in the grid, the width of these pictures, and
+#: time between two pictures of a view that no page shows.
+GRID_S, TILE_WIDTH, _UNSEEN_S = 0.1, 480, 1.0
+#: A view whose last request is older is not shown.
+_SHOWN_S = 2.0
 _JOIN_S = 0.5  # time to finish the current frame before the source is closed
 _MAX_LISTED = 20  # newest saved files in the status
 
 
-def encode_jpeg(image: np.ndarray) -> bytes:
-    """Return uint8 (H, W, 3) RGB as a JPEG of at most :data:`STREAM_WIDTH` pixels width."""
+def encode_jpeg(image: np.ndarray, max_width: int = STREAM_WIDTH) -> bytes:
+    """Return uint8 (H, W, 3) RGB as a JPEG of at most ``max_width`` pixels width."""
     height, width = image.shape[:2]
-    if width > STREAM_WIDTH:
-        size = (STREAM_WIDTH, max(1, round(height * STREAM_WIDTH / width)))
+    if width > max_width:
+        size = (max_width, max(1, round(height * max_width / width)))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
@@ -59,10 +64,14 @@ class WebSession(Sink):
         rows: The file written by the runner's JSON lines sink.
         needs_watching: Whether to end after :data:`UNWATCHED_S` without a request.
         on_end: Called in the session's thread after the run.
+        is_tile: Whether it is one of several in a grid: then pictures are drawn every
+            :data:`GRID_S`, and all of them only while the view is enlarged or recorded.
 
     Attributes:
         version: Incremented with every frame and every change of state.
         requested_at: ``time.monotonic()`` of the last request of a browser.
+        shown_at: Likewise, of a page that shows this view alone.
+        grid_at: Likewise, of a page that shows the grid.
         message: Last error message for the page.
         error: Exception that ended the run, else None.
     """
@@ -78,8 +87,10 @@ class WebSession(Sink):
         rows: Path,
         needs_watching: bool = False,
         on_end: Callable[[WebSession], None] = lambda session: None,
+        is_tile: bool = False,
     ) -> None:
         self.runner, self.name, self.folder, self.rows = runner, name, folder, rows
+        self.is_tile, self.shown_at, self.grid_at = is_tile, 0.0, 0.0
         self.needs_watching, self._on_end = needs_watching, on_end
         runner.sinks.append(self)
         self.version = 0
@@ -89,7 +100,9 @@ class WebSession(Sink):
         self.error: BaseException | None = None
         self.over = False
         self._latest: tuple[np.ndarray, FrameResult] | None = None
-        self._jpeg: tuple[np.ndarray, bytes] | None = None  # with its picture
+        self._drawn_at = 0.0  # time.monotonic() of the latest frame
+        # Of the page and of the grid, each with its picture.
+        self._jpeg: dict[int, tuple[np.ndarray, bytes]] = {}
         self._recorder: VideoSink | None = None
         self._jpeg_lock, self._record_lock = threading.Lock(), threading.Lock()
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
@@ -204,7 +217,10 @@ class WebSession(Sink):
     def write(self, frame: Frame, result: FrameResult, drawn: np.ndarray | None) -> None:
         """Replace the latest frame and append it to the recording, if any."""
         if drawn is None:
-            raise ValueError("drawn is required")
+            if not self.is_tile:
+                raise ValueError("drawn is required")
+            self.wants_picture = self._is_due()
+            return
         with self._record_lock:
             if self._recorder is not None:
                 try:
@@ -213,22 +229,35 @@ class WebSession(Sink):
                     self._end_recording()
                     self.message = str(error)
                     print(error, file=sys.stderr, flush=True)
-        self._latest = (drawn, result)
+        self._latest, self._drawn_at = (drawn, result), time.monotonic()
         self.notify()
+        self.wants_picture = self._is_due()
+
+    def _is_due(self) -> bool:
+        """Return whether the next frame must be drawn."""
+        now = time.monotonic()
+        if not self.is_tile or self._recorder is not None or now - self.shown_at < _SHOWN_S:
+            return True
+        interval = GRID_S if now - self.grid_at < _SHOWN_S else _UNSEEN_S
+        return now - self._drawn_at >= interval
 
     def close(self) -> None:
         """Complete the recording; the latest frame stays available."""
         self.record(False)
 
-    def latest(self) -> tuple[dict[str, Any] | None, bytes]:
-        """Return the latest result and its JPEG, which is encoded once for all browsers."""
+    def latest(self, width: int = STREAM_WIDTH) -> tuple[dict[str, Any] | None, bytes]:
+        """Return the latest result and its JPEG, which is encoded once for all browsers.
+
+        Args:
+            width: Maximum of the JPEG, in pixels.
+        """
         if self._latest is None:
             return None, b""
         drawn, result = self._latest
         with self._jpeg_lock:
-            if self._jpeg is None or self._jpeg[0] is not drawn:
-                self._jpeg = (drawn, encode_jpeg(drawn))
-            data = self._jpeg[1]
+            if width not in self._jpeg or self._jpeg[width][0] is not drawn:
+                self._jpeg[width] = (drawn, encode_jpeg(drawn, width))
+            data = self._jpeg[width][1]
         return result_to_dict(result, self.runner.pipeline.classes), data
 
     def snapshot(self) -> str:
@@ -302,3 +331,22 @@ class WebSession(Sink):
             "dropped": stats.dropped,
             "fps": round(stats.fps, 1),
         }
+
+
+def tiles(
+    sessions: Sequence[WebSession], after: Sequence[int]
+) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """Return the status and JPEG of every session in the grid, as of ``/api/grid``.
+
+    Args:
+        after: Version of each session that the page shows; its picture is left out.
+    """
+    views, jpegs = [], []
+    for session, known in zip(sessions, after, strict=False):
+        session.grid_at = session.requested_at = time.monotonic()
+        version = session.version
+        row, jpeg = session.latest(TILE_WIDTH)
+        jpeg = b"" if version == known else jpeg
+        views.append({**session.status(), "version": version, "row": row, "bytes": len(jpeg)})
+        jpegs.append(jpeg)
+    return views, jpegs

@@ -1,11 +1,11 @@
-"""Manages the main session and the client sessions of the web page."""
+"""Manages the main sessions and the client sessions of the web page."""
 
 from __future__ import annotations
 
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,22 +40,32 @@ class SessionManager:
     """All sessions of the web page, by name.
 
     Args:
-        runner: The main session, not started yet; must have an overlay and a JSON lines sink.
-        on_end: Called in the thread of the main session after its run.
+        runners: Runners of the main sessions by the name of the source, not started yet; each
+            must have an overlay and a JSON lines sink. A single one is the session ``MAIN``.
+        on_end: Called in the thread of a main session after its run.
+
+    Attributes:
+        mains: The main sessions by name.
+        main: The first of them.
     """
 
     def __init__(
         self,
-        runner: PipelineRunner,
+        runners: Mapping[str, PipelineRunner],
         folder: Path,
         on_end: Callable[[WebSession], None] = lambda session: None,
     ) -> None:
-        if runner.overlay is None:
-            raise ValueError("the runner needs an overlay")
         self.folder = folder
-        self.pipeline, self.overlay = runner.pipeline, runner.overlay
-        rows = next(sink.path for sink in runner.sinks if isinstance(sink, JsonlSink))
-        self.main = WebSession(runner, MAIN, folder, rows, on_end=on_end)
+        self.mains: dict[str, WebSession] = {}
+        for name, runner in runners.items():
+            rows = next(sink.path for sink in runner.sinks if isinstance(sink, JsonlSink))
+            view = MAIN if len(runners) == 1 else name
+            is_tile = len(runners) > 1
+            self.mains[view] = WebSession(runner, view, folder, rows, False, on_end, is_tile)
+        self.main = next(iter(self.mains.values()))
+        if self.main.runner.overlay is None:
+            raise ValueError("the runner needs an overlay")
+        self.pipeline, self.overlay = self.main.runner.pipeline, self.main.runner.overlay
         self.clients: dict[str, ClientSession] = {}
         #: Set at the end of the program, so that requests stop waiting.
         self.closing = False
@@ -64,12 +74,12 @@ class SessionManager:
 
     @property
     def sessions(self) -> list[WebSession]:
-        """All sessions, the main session first."""
-        return [self.main, *self.clients.values()]
+        """All sessions, the main sessions first."""
+        return [*self.mains.values(), *self.clients.values()]
 
     def get(self, name: str) -> WebSession:
         """Return a session by name."""
-        session = self.main if name == MAIN else self.clients.get(name)
+        session = self.mains.get(name) or self.clients.get(name)
         if session is None:
             raise UserError(f"'{name[:40]}' is closed. Go back to the live view.")
         return session
@@ -123,7 +133,8 @@ class SessionManager:
                 temp_dir.cleanup()
                 raise
             self._num_created += 1
-            name = f"{kind}-{self._num_created}"
+            while (name := f"{kind}-{self._num_created}") in self.mains:
+                self._num_created += 1
             rows = Path(temp_dir.name) / "rows.jsonl"
             pipeline = self.pipeline.clone(source.stills)
             sinks = [JsonlSink(rows, pipeline.classes)]
@@ -178,14 +189,17 @@ class SessionManager:
             client.temp_dir.cleanup()
 
 
-def describe(pipeline: Pipeline, overlay: Overlay) -> dict[str, Any]:
-    """Return classes, labels and colours for the page, as JSON types."""
+def describe(
+    pipeline: Pipeline, overlay: Overlay, views: Sequence[str] = (MAIN,)
+) -> dict[str, Any]:
+    """Return main views, classes, labels and colours for the page, as JSON types."""
 
     def to_hex(colour: Colour) -> str:
         return "#{:02x}{:02x}{:02x}".format(*colour)
 
     translations, colours = overlay.translations, overlay.colours
     return {
+        "views": list(views),
         "classes": pipeline.classes,
         "labels": list(translations.labels),
         "uncertain": translations.uncertain,

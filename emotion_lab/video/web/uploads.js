@@ -10,19 +10,21 @@ function switchView(name) {
   [version, latest, selected, points] = [-1, null, null, []];
   $("frame").hidden = true;
   $("empty").hidden = false;
-  $("rows").href = `api/rows?view=${name}`;
+  $("rows").href = `api/rows?view=${encodeURIComponent(name)}`;
+  let shown = name.startsWith("upload") ? "file" : "camera";
+  if (isMain(name)) shown = isSeveral() && name !== GRID ? "" : "live";
   for (const kind of ["live", "camera", "file"]) {
-    const active = name.startsWith(kind === "file" ? "upload" : kind);
-    $(`show-${kind}`).setAttribute("aria-pressed", String(active));
+    $(`show-${kind}`).setAttribute("aria-pressed", String(kind === shown));
   }
   showMessage("");
+  showGrid(name === GRID);
 }
 
 function closeView() {
   if (camera) camera.getTracks().forEach((track) => track.stop());
   camera = null;
   $("camera-preview").srcObject = null;
-  if (view !== "live") navigator.sendBeacon(`api/stop?view=${view}`);
+  if (!isMain(view)) navigator.sendBeacon(`api/stop?view=${encodeURIComponent(view)}`);
 }
 
 async function openCamera() {
@@ -65,7 +67,7 @@ async function sendCameraFrames(name) {
         await post(`api/camera/${name}`, jpeg);
       } catch (error) {
         if (view !== name) return;
-        switchView("live");
+        switchView(homeView());
         showMessage(error.message);
         return;
       }
