@@ -120,6 +120,10 @@ def _open_int8(cfg: dict[str, Any], source: ModelSource) -> InferenceBackend:
         card, _, opened = open_exported(file, {**cfg, **options})
     except UserError as error:
         raise BackendUnavailableError(str(error)) from error
+    if card["quantities"] != source.card.get("quantities", []):
+        raise BackendUnavailableError(
+            f"{file} lacks what the checkpoint has learned: export again."
+        )
     k = len(card["classes"])
 
     def run(images: np.ndarray) -> np.ndarray:

@@ -331,13 +331,15 @@ def test_certified_int8_export_is_a_candidate(
 ) -> None:
     source = replace(read_source(run), temperature=2.0)
     classes = source.card["classes"]
+    learned: list[str] = []
 
     def open_exported(file: Path, cfg: dict[str, Any]) -> Any:
         def classify(images: np.ndarray) -> np.ndarray:
             fakes.now_s += 0.001
             return np.full((len(images), 7), np.log(1 / 7), np.float32)
 
-        return {"classes": classes}, None, InferenceBackend("openvino int8", classify)
+        card = {"classes": classes, "quantities": list(learned)}
+        return card, None, InferenceBackend("openvino int8", classify)
 
     monkeypatch.setattr(auto, "open_exported", open_exported)
     folder = run.parents[1] / "export" if run.parent.name == "checkpoints" else run.parent
@@ -354,5 +356,11 @@ def test_certified_int8_export_is_a_candidate(
     np.testing.assert_allclose(backend.run(images), 2 * np.log(1 / 7), rtol=1e-6)
     assert auto.build(CFG, source).notes[0].endswith("measured before")
     assert auto.build({**CFG, "precision": "fp32"}, source).name == "openvino fp32"
+    source.card["quantities"] = ["valence"]
+    assert auto.build(CFG, source).name == "openvino bf16", "exported by an earlier version"
+    learned.append("valence")
+    assert auto.build({**CFG, "threads": 3}, source).name == "openvino int8"
+    source.card["quantities"].clear()
+    learned.clear()
     file.write_bytes(b"another graph")
     assert auto.build(CFG, source).name == "openvino bf16"
