@@ -28,15 +28,15 @@ class QuantitiesHead(AuxiliaryHead):
         names: Names of the quantities, in the order of the outputs.
     """
 
+    low: Tensor
+    high: Tensor
+
     def __init__(self, classifier: nn.Linear, names: Sequence[str]) -> None:
         super().__init__(classifier, len(names))
         self.names = list(names)
         low, high = torch.tensor([QUANTITY_RANGES[name] for name in names]).T
         self.register_buffer("low", low, persistent=False)
         self.register_buffer("high", high, persistent=False)
-
-    low: Tensor
-    high: Tensor
 
     def values(self) -> dict[str, Tensor]:
         """Return name -> values, float32 (B,), for the batch that the network processed last.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from emotion_lab.models.ensemble import Ensemble
-from emotion_lab.models.quantities_head import join, learned
+from emotion_lab.models.quantities_head import QuantitiesHead, join, learned
 from tests.helpers_export import varied_network
 
 IMAGES = torch.randint(0, 256, (5, 1, 48, 48), generator=torch.Generator().manual_seed(0))
@@ -42,3 +42,18 @@ def test_an_ensemble_averages_what_all_members_have_learned() -> None:
     torch.testing.assert_close(outputs[:, 5], 0.25 * first[:, 6] + 0.75 * second[:, 5])
     without = Ensemble([nets[0], varied_network("senet", 2)], orders).eval()
     assert learned(without) == [] and join(without) is without
+
+
+def test_values_are_limited_outside_of_training() -> None:
+    classifier = torch.nn.Linear(1, 3)
+    head = QuantitiesHead(classifier, ["valence", "intensity"])
+    torch.nn.init.constant_(head.linear.weight, 1.0)
+    torch.nn.init.zeros_(head.linear.bias)
+    features = torch.tensor([[-2.0], [0.5], [2.0]])
+    classifier(features)
+    assert head.train().values()["intensity"].tolist() == [-2, 0.5, 2]
+    classifier(features)
+    values = head.eval().values()
+    assert values["intensity"].tolist() == [0, 0.5, 1]
+    classifier(features)
+    assert head.values()["valence"].tolist() == [-1, 0.5, 1]
