@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 
-from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.labels import QUANTITY_RANGES
 from emotion_lab.core.migrate import (
@@ -132,8 +131,6 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(version, int) or version > newest:
         raise UserError(f"{path} has format {version}, this version reads up to {newest}: upgrade.")
     card = content[CARD]
-    if "vote_shares" not in card and (vote_shares := weights.vote_shares(path)) is not None:
-        card["vote_shares"] = vote_shares
     for part in (card, *card.get("members", ())):
         if isinstance(part, dict) and isinstance(part.get("config"), dict):
             part["config"] = migrate_config(part["config"])

@@ -1,14 +1,11 @@
 """The trained models that this package contains. No torch here.
 
 ``emotion_lab/weights/`` holds an exported file of each model and, for some, the checkpoint it was
-exported from. ``<name>.vote_shares.json`` holds the map to shares of human votes of a model that
-was made before there was one. ``SHA256SUMS`` in that folder is written by
-``sha256sum *.onnx *.ckpt *.json > SHA256SUMS``.
+exported from. ``SHA256SUMS`` in that folder is written by ``sha256sum *.onnx *.ckpt > SHA256SUMS``.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -46,21 +43,6 @@ def find(name: str, suffix: str) -> Path:
     if not _is_intact(path):
         raise UserError(f"{path} is missing or damaged: install emotion_lab again.")
     return path
-
-
-def int8_file(name: str) -> Path | None:
-    """Return the verified int8 file of a shipped model, with its certificate; None without one."""
-    path = FOLDER / f"{name}.int8.onnx"
-    files = (path, Path(f"{path}.certificate.json"))
-    return path if all(file.is_file() and _is_intact(file) for file in files) else None
-
-
-def vote_shares(path: Path) -> dict[str, Any] | None:
-    """Return ``weight`` and ``bias`` of the vote shares of a shipped model, None for any other."""
-    file = path.with_name(path.stem.removesuffix(".int8") + ".vote_shares.json")
-    if path.parent != FOLDER or not _is_intact(file):
-        return None
-    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def checkpoint_hash(path: Path) -> str | None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.input_spec import InputSpec
 from emotion_lab.inference.base import InferenceBackend, input_spec
@@ -81,7 +80,7 @@ def open_exported(
     card = {
         "classes": model.classes,
         "temperature": 1.0,
-        "vote_shares": model.meta.get("vote_shares") or weights.vote_shares(path),
+        "vote_shares": model.meta.get("vote_shares"),
         "quantities": model.quantities,
         "config": {"data": {"name": model.meta.get("data", {}).get("name")}},
         "input": {**values, "crop_margin": model.crop_margin},

@@ -1,8 +1,7 @@
-"""A shipped model with ``backend=auto``: the fastest of its files and runtimes that agree.
+"""A shipped model with ``backend=auto``: the fastest of the runtimes that agree.
 
 Measured once, then cached; no torch here. The candidates are ONNX Runtime and OpenVINO, the latter
-also in bfloat16 where the CPU computes in it, and both in int8 if the certificate of an int8 file
-passed.
+also in bfloat16 where the CPU computes in it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from emotion_lab.core.input_spec import InputSpec
 from emotion_lab.core.io import file_hash, write_json
 from emotion_lab.inference.backends import auto
 from emotion_lab.inference.base import InferenceBackend, ModelSource, softmax
-from emotion_lab.inference.certificate import has_passed
 from emotion_lab.inference.converted_model import TOLERANCE, probe_images
 from emotion_lab.inference.exported_model import open_exported
 
@@ -58,7 +56,7 @@ class Candidate:
 
 
 def candidates(name: str, precision: str) -> list[Candidate]:
-    """Return the candidates for ``backend.precision``; the first one of a file is its reference."""
+    """Return the candidates for ``backend.precision``; the first one is the reference."""
     path, packages = weights.find(name, ".onnx"), ("onnxruntime", "openvino")
     own = "int8" if name in weights.INT8 else "fp32"
     found = [Candidate(package, own, path) for package in packages]
@@ -66,9 +64,6 @@ def candidates(name: str, precision: str) -> list[Candidate]:
         found.append(Candidate("openvino", "bf16", path))
     if precision == "bf16":  # the reference is not a choice, but needed
         return [found[0], found[-1]]
-    file = weights.int8_file(name) if precision == "auto" else None
-    if file is not None and has_passed(file, file_hash(weights.find(name, ".ckpt"))):
-        found += [Candidate(package, "int8", file) for package in packages]
     return found
 
 
@@ -90,13 +85,13 @@ def _tolerance(candidate: Candidate) -> float:
 def _open_all(
     wanted: Sequence[Candidate], cfg: dict[str, Any]
 ) -> tuple[dict[Candidate, Opened], list[str]]:
-    """Open every candidate that is installed and agrees with the first one of its file.
+    """Open every candidate that is installed and agrees with the first one.
 
     Returns:
         The opened candidates, and the reasons of those left out.
     """
     opened: dict[Candidate, Opened] = {}
-    references: dict[Path, np.ndarray] = {}
+    reference: np.ndarray | None = None
     reasons = []
     for candidate in wanted:
         try:
@@ -105,7 +100,8 @@ def _open_all(
             reasons.append(str(error))
             continue
         own = _probabilities(model)
-        difference = _difference(own, references.setdefault(candidate.path, own))
+        reference = own if reference is None else reference
+        difference = _difference(own, reference)
         if difference <= _tolerance(candidate):
             opened[candidate] = model
         else:

@@ -20,7 +20,7 @@ def test_every_file_is_there_and_listed() -> None:
             path = weights.find(name, suffix)
             assert path.name == name + suffix and path.parent == weights.FOLDER
     total = sum(file.stat().st_size for file in weights.FOLDER.iterdir())
-    assert total < 15_000_000
+    assert total < 12_000_000
 
 
 @pytest.mark.parametrize("name", weights.MODELS)

@@ -1,9 +1,8 @@
-"""Shipped models with ``backend=auto``: the choice among runtimes, and certified int8 files."""
+"""Shipped models with ``backend=auto``: the choice among runtimes; certificates of int8 files."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.input_spec import InputSpec
 from emotion_lab.core.io import file_hash
@@ -39,16 +37,13 @@ class FakeFiles:
             "onnxruntime fp32": 4.0,
             "openvino fp32": 3.0,
             "openvino bf16": 2.0,
-            "onnxruntime int8": 3.5,
-            "openvino int8": 1.0,
         }
         self.shift: dict[str, float] = {}
         self.opened: list[str] = []
         self.now_s = 0.0
 
     def __call__(self, path: Path, cfg: dict[str, Any]) -> shipped_model.Opened:
-        stored = "int8" if ".int8" in path.name else "fp32"
-        label = f"{cfg['name']} {'bf16' if cfg['precision'] == 'bf16' else stored}"
+        label = f"{cfg['name']} {'bf16' if cfg['precision'] == 'bf16' else 'fp32'}"
         self.opened.append(label)
         cost = self.ms[label]
         if isinstance(cost, str):
@@ -76,17 +71,17 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeFiles:
 
 def test_the_fastest_is_chosen_and_cached(fakes: FakeFiles, capsys: Any) -> None:
     backend = shipped_model.open_shipped("fer2013", CFG)[2]
-    assert backend.name == "openvino int8" and set(fakes.opened) == set(fakes.ms)
-    assert backend.notes[0].startswith("auto: of openvino int8 1.00 ms, openvino bf16 2.00 ms")
+    assert backend.name == "openvino bf16" and set(fakes.opened) == set(fakes.ms)
+    assert backend.notes[0].startswith("auto: of openvino bf16 2.00 ms, openvino fp32 3.00 ms")
     assert capsys.readouterr().err == "measuring fer2013, once\n"
     fakes.opened.clear()
     again = shipped_model.open_shipped("fer2013", CFG)[2]
-    assert fakes.opened == ["openvino int8"] and capsys.readouterr().err == ""
+    assert fakes.opened == ["openvino bf16"] and capsys.readouterr().err == ""
     assert again.notes[0] == backend.notes[0].replace("measured now", "measured before")
     # Other results than those that were measured: another processor, for instance.
-    fakes.shift["openvino int8"] = 0.2
+    fakes.shift["openvino bf16"] = 0.2
     fakes.opened.clear()
-    assert shipped_model.open_shipped("fer2013", CFG)[2].name == "openvino bf16"
+    assert shipped_model.open_shipped("fer2013", CFG)[2].name == "openvino fp32"
     assert len(fakes.opened) > 1
 
 
@@ -95,14 +90,16 @@ def test_the_fastest_is_chosen_and_cached(fakes: FakeFiles, capsys: Any) -> None
 )
 def test_a_wanted_precision(fakes: FakeFiles, precision: str, expected: str) -> None:
     backend = shipped_model.open_shipped("fer2013", {**CFG, "precision": precision})[2]
-    assert backend.name == expected and not any("int8" in label for label in fakes.opened)
+    assert backend.name == expected
 
 
 def test_only_candidates_that_agree_and_are_clearly_faster(fakes: FakeFiles) -> None:
-    fakes.ms["openvino int8"] = 2.95
-    fakes.shift["openvino bf16"] = 0.1
+    fakes.ms["openvino bf16"] = 2.95
     backend = shipped_model.open_shipped("fer2013", CFG)[2]
-    assert backend.name == "openvino fp32"  # int8 is only 2 % faster
+    assert backend.name == "openvino fp32"  # bf16 is only 2 % faster
+    fakes.ms["openvino bf16"], fakes.shift["openvino bf16"] = 1.0, 0.1
+    backend = shipped_model.open_shipped("fer2013", {**CFG, "threads": 3})[2]
+    assert backend.name == "openvino fp32"
     assert any("openvino bf16 differs by 0.1" in note for note in backend.notes)
     fakes.ms = {label: "not installed" if "openvino" in label else 1.0 for label in fakes.ms}
     backend = shipped_model.open_shipped("fer2013", {**CFG, "threads": 2})[2]
@@ -112,24 +109,18 @@ def test_only_candidates_that_agree_and_are_clearly_faster(fakes: FakeFiles) -> 
 @pytest.mark.parametrize(
     "change", [{"passed": False}, {"precision": "fp16"}, {"sha256": "0" * 64}, {"about": {}}, None]
 )
-def test_int8_never_runs_without_a_certificate_that_passed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any
-) -> None:
-    labels = [one.label for one in shipped_model.candidates("fer2013", "auto")]
-    assert "openvino int8" in labels
-    monkeypatch.setattr(weights, "FOLDER", tmp_path / "weights")
-    shutil.copytree(Path(weights.__file__).parents[1] / "weights", tmp_path / "weights")
-    file = weights.FOLDER / "fer2013.int8.onnx"
+def test_int8_never_runs_without_a_certificate_that_passed(tmp_path: Path, change: Any) -> None:
+    file = tmp_path / "net.int8.onnx"
+    file.write_bytes(b"a graph")
+    content = {"passed": True, "precision": "int8", "sha256": file_hash(file)}
+    content["about"] = {"checkpoint_sha256": "1234"}
     report = certificate.certificate_path(file)
-    content = json.loads(report.read_text())
+    report.write_text(json.dumps(content))
+    assert certificate.certified_int8((tmp_path,), "1234") == file
     report.unlink()
     if change is not None:
         report.write_text(json.dumps({**content, **change}))
-        sums = weights.FOLDER / "SHA256SUMS"
-        with sums.open("a") as lines:
-            lines.write(f"{file_hash(report)}  {report.name}\n")
-    labels = [one.label for one in shipped_model.candidates("fer2013", "auto")]
-    assert "onnxruntime fp32" in labels and not any("int8" in label for label in labels)
+    assert certificate.certified_int8((tmp_path,), "1234") is None
 
 
 def test_openvino_runs_the_files_without_torch() -> None:
