@@ -27,6 +27,10 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
         if cfg.ckpt is None:
             raise UserError("ckpt is missing: benchmark=live needs a checkpoint, ckpt=<path>.")
         paths.check_checkpoint(cfg.ckpt)
+    if cfg.benchmark == "sources":
+        if cfg.ckpt is None:
+            raise UserError("ckpt is missing: benchmark=sources needs a model, ckpt=<path>.")
+        paths.check_checkpoint(cfg.ckpt, exported=True)
     if cfg.benchmark == "derived" and cfg.ckpt is not None:
         paths.check_checkpoint(cfg.ckpt, exported=True)
     paths.check_exist({"data.path": cfg.data.path, "photo": cfg.photo})
@@ -68,6 +72,10 @@ def _measure(config: dict[str, Any], overrides: list[str], run_dir: Path, device
 
         smoothers = {name: compose.defaults("smoothing", name) for name in untrained()}
         return live.bench(config, smoothers)
+    if config["benchmark"] == "sources":
+        from emotion_lab.benchmarks import sources
+
+        return sources.bench(config)
     if config["benchmark"] == "derived":
         from emotion_lab.benchmarks import derived
 

@@ -24,6 +24,8 @@ def report(result: dict[str, Any]) -> Blocks:
         blocks += live_report(result["live"])
     if "derived" in result:
         blocks += derived_report(result["derived"])
+    if "sources" in result:
+        blocks += sources_report(result["sources"])
     if "near_copies" in result:
         blocks += near_copies_report(result["near_copies"])
     if "smoothing" in result:
@@ -44,6 +46,31 @@ def smoothing_report(result: dict[str, Any], hardware: dict[str, Any]) -> Blocks
         f"{hardware['cpu']}, {hardware['cores']} cores"
         + ("" if load is None else f", load average {load:.1f} before"),
         TextTable(("smoothing", "median", "95 %", "99 %", "steps"), rows),
+    ]
+
+
+def sources_report(result: dict[str, Any]) -> Blocks:
+    """Return the report of ``benchmark=sources``."""
+    width, height = result["size"]
+    rows = [
+        (
+            *(row["source"], row["frames"], f"{row['frames_per_s']:.1f}"),
+            *(f"{row[key]:.1f}" for key in ("p50_ms", "p95_ms", "p99_ms")),
+            f"{row['dropped_share']:.2%}",
+        )
+        for row in result["per_source"]
+    ]
+    least = result["least_served"]
+    return [
+        f"\nsources: {result['num_sources']} of {width}x{height} at {result['fps']:g} frames/s in "
+        f"one process; detector {result['detector']}, backend {result['runtime']}",
+        "delay from capture to label, milliseconds",
+        TextTable(("source", "frames", "frames/s", "median", "p95", "p99", "dropped"), rows),
+        f"all: median {result['p50_ms']:.1f} ms, p95 {result['p95_ms']:.1f} ms, "
+        f"{result['dropped_share']:.2%} of the frames dropped; least served: source "
+        f"{least['source']}, {least['frames_per_s']:.1f} frames/s",
+        f"{result['faces_per_frame']:.2f} faces a frame, {result['faces_per_batch']:.2f} faces of "
+        f"{result['sources_per_batch']:.2f} sources a batch; {result['cpu_share']:.0%} of the CPU",
     ]
 
 

@@ -357,7 +357,9 @@ _ENTRIES: dict[str, type[Section]] = {
     "predict": PREDICT,
     "neutral": section(ckpt=Location, split=Split, num_enrolled=Count),
     "bench": section(
-        benchmark=Literal["data", "train", "live", "deploy", "derived", "near_copies", "smoothing"],
+        benchmark=Literal[
+            "data", "train", "live", "sources", "deploy", "derived", "near_copies", "smoothing"
+        ],
         rounds=Count,
         images=Count,
         workers=WholeNumber | None,
@@ -373,6 +375,7 @@ _ENTRIES: dict[str, type[Section]] = {
         clip=Locations,
         photo=Location,
         seconds=Positive,
+        num_sources=Count,
         align=bool,
         anonymize=Anonymize,
         tracking=TRACKING,

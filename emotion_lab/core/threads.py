@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from emotion_lab.core.environment import cores
+
 _limit: int | None = None
 
 
@@ -17,3 +19,8 @@ def limit_threads(count: int) -> None:
 def thread_limit() -> int | None:
     """Return the number set by :func:`limit_threads`; None: no limit."""
     return _limit
+
+
+def usable_cores() -> int:
+    """Return the threads of this process if they are limited, else its cores."""
+    return thread_limit() or cores()

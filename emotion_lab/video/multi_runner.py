@@ -101,12 +101,12 @@ class LoadMonitor:
         for name, runner in self._runners.items():
             frames, dropped = (b - a for a, b in zip(before[name], after[name], strict=True))
             source = runner.source
-            if source.live:
-                delivered += (frames + dropped) / seconds
-            elif self._paced and source.fps and not source.stills:
-                delivered += max(source.fps, frames / seconds)
-            else:
+            if not source.live and not (self._paced and source.fps and not source.stills):
                 continue
+            # A file that is played at its pace waits if it cannot be decoded in time.
+            is_device = source.kind in ("camera", "stream") or source.fps is None
+            arrived = (frames + dropped) / seconds
+            delivered += arrived if is_device else max(source.fps or 0.0, arrived)
             rates[name] = frames / seconds
         total = sum(rates.values())
         if not rates or total >= (1 - _MAX_DROPPED) * delivered:
@@ -115,8 +115,8 @@ class LoadMonitor:
         return (
             f"{counted(len(rates), 'source')} deliver {delivered:.0f} frames/s; this machine "
             f"processes {total:.0f} of them, {total / len(rates):.1f} frames/s of each source "
-            f"({least:.1f} to {most:.1f}), always the newest: for more, use fewer sources or a "
-            "larger tracking.detect_every."
+            f"({least:.1f} to {most:.1f}), always the newest: for more, use fewer sources, smaller "
+            "pictures or a larger tracking.detect_every."
         )
 
 

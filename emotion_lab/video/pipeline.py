@@ -14,13 +14,13 @@ import numpy as np
 from emotion_lab.core.errors import UserError
 from emotion_lab.inference.classifier import Classifier
 from emotion_lab.inference.face_crop import crop_faces
+from emotion_lab.video.batching import BatchingClassifier
 from emotion_lab.video.classify_schedule import ClassifySchedule, Look
 from emotion_lab.video.detectors.photo import PhotoDetector
 from emotion_lab.video.enrolment import Enrolment
 from emotion_lab.video.head_pose import HeadPose, head_pose
 from emotion_lab.video.recording import FACE_MARGIN
 from emotion_lab.video.scene_cut import SceneCutDetector
-from emotion_lab.video.sharing import BatchingClassifier
 from emotion_lab.video.smoothing import QuantitySmoother, TrackSmoother
 from emotion_lab.video.tracker import FaceTracker
 from emotion_lab.video.types import Detector, Face, Frame, FrameResult, Track
@@ -99,7 +99,8 @@ class Pipeline:
         self._loop = 0  # repetition of the clip
         self._size: tuple[int, int] | None = None  # of the previous frame
         self._detector_lock = threading.Lock()
-        self._classify = BatchingClassifier(classifier)
+        #: Shared by all clones.
+        self.batching = BatchingClassifier(classifier)
 
     def clone(self, stills: bool) -> Pipeline:
         """Return a pipeline with the same settings and no tracks, for another thread.
@@ -119,7 +120,7 @@ class Pipeline:
         )
         other.photo_detector = self.photo_detector
         other._detector_lock = self._detector_lock
-        other._classify = self._classify
+        other.batching = self.batching
         other.enrolment = None if self.enrolment is None else self.enrolment.clone()
         return other
 
@@ -246,7 +247,7 @@ class Pipeline:
         selected = self.select(found)
         crops = [one.crops[k] for one, rows in zip(found, selected, strict=True) for k in rows]
         begin = time.perf_counter()
-        outputs = self._classify(crops) if crops else ((), ())
+        outputs = self.batching(crops) if crops else ((), ())
         classify_ms = (time.perf_counter() - begin) * 1000
         values = iter(zip(*outputs, strict=True))
         results = []

@@ -12,15 +12,14 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from emotion_lab.core.environment import cores
-from emotion_lab.core.threads import thread_limit
+from emotion_lab.core.threads import usable_cores
 from emotion_lab.core.wording import counted
 from emotion_lab.video.overlay.overlay import Overlay
 from emotion_lab.video.pipeline import FoundFaces, Pipeline
 from emotion_lab.video.prefetch import prefetch
-from emotion_lab.video.sharing import Turns
 from emotion_lab.video.sinks.base import Sink
 from emotion_lab.video.sources.threaded import FrameSource
+from emotion_lab.video.turns import Turns
 from emotion_lab.video.types import Frame, FrameResult
 
 _T = TypeVar("_T")
@@ -29,11 +28,6 @@ _Drawn: TypeAlias = "tuple[Frame, FrameResult, np.ndarray | None]"
 
 #: Time constant of the averaged frame rate, seconds.
 _RATE_S = 1.0
-
-
-def usable_cores() -> int:
-    """Return the threads of this process if they are limited, else its cores."""
-    return thread_limit() or cores()
 
 
 @dataclass

@@ -10,17 +10,18 @@ from typing import Any
 from omegaconf import DictConfig
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.threads import usable_cores
 from emotion_lab.video import factory
 from emotion_lab.video.multi_runner import MultiRunner, raise_errors
 from emotion_lab.video.overlay.overlay import Overlay
 from emotion_lab.video.pipeline import Pipeline
-from emotion_lab.video.runner import PipelineRunner, progress_bar, usable_cores
-from emotion_lab.video.sharing import Turns
+from emotion_lab.video.runner import PipelineRunner, progress_bar
 from emotion_lab.video.sinks.base import Sink, make_folder
 from emotion_lab.video.sinks.jsonl import JsonlSink
 from emotion_lab.video.sinks.summary import SummarySink
 from emotion_lab.video.sources.several import named, open_all, source_list, source_names
 from emotion_lab.video.sources.threaded import FrameSource
+from emotion_lab.video.turns import Turns
 
 #: Outputs of which every source gets its own, see :func:`source_config`.
 _FILES = ("save", "log", "record")

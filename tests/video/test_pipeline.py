@@ -179,7 +179,7 @@ def test_clone_shares_networks_and_not_tracks() -> None:
     assert pipeline(frame).faces[0].id == clone(frame).faces[0].id == 1
     assert clone.stills and clone.classifier is pipeline.classifier
     assert clone._detector_lock is pipeline._detector_lock
-    assert clone._classify is pipeline._classify
+    assert clone.batching is pipeline.batching
 
 
 def test_invalid_smoothing_is_refused_before_the_first_face() -> None:

@@ -17,17 +17,18 @@ from emotion_lab import live
 from emotion_lab.core.errors import UserError
 from emotion_lab.video import factory, several
 from emotion_lab.video.anonymize import Anonymizer
+from emotion_lab.video.batching import BatchingClassifier
 from emotion_lab.video.detectors.full_frame import FullFrame
 from emotion_lab.video.multi_runner import LoadMonitor, LostSourcesError, MultiRunner, raise_errors
 from emotion_lab.video.overlay.overlay import Overlay
 from emotion_lab.video.pipeline import Pipeline
 from emotion_lab.video.recognizer import EmotionRecognizer
 from emotion_lab.video.runner import PipelineRunner
-from emotion_lab.video.sharing import BatchingClassifier, Turns
 from emotion_lab.video.sinks.video import VideoSink
 from emotion_lab.video.sources.open import open_source
 from emotion_lab.video.sources.several import named, open_all, source_list, source_names
 from emotion_lab.video.sources.threaded import FrameReader, FrameSource
+from emotion_lab.video.turns import Turns
 from emotion_lab.video.types import Frame
 from tests.conftest import composed
 from tests.helpers_sinks import lines
@@ -106,6 +107,32 @@ def test_turns_are_in_order_of_arrival() -> None:
     assert order == [0, 1, 2, 3, 4] and turns._free == 1
 
 
+def test_a_thread_that_is_stuck_loses_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emotion_lab.video.turns.PATIENCE_S", 0.05)
+    turns, goes_on, order = Turns(1), threading.Event(), []
+
+    def stuck() -> None:
+        with turns:
+            assert goes_on.wait(10)
+
+    def work(number: int) -> None:
+        for _ in range(3):
+            with turns:
+                order.append(number)
+
+    threads = [threading.Thread(target=stuck)]
+    threads[0].start()
+    wait_for(lambda: turns._inside)
+    threads += [threading.Thread(target=work, args=(number,)) for number in (1, 2)]
+    for thread in threads[1:]:
+        thread.start()
+    wait_for(lambda: len(order) == 6)
+    goes_on.set()
+    for thread in threads:
+        thread.join()
+    assert turns._free == 1 and not turns._inside and not turns._waiting
+
+
 def test_live_sources_that_are_too_fast_get_equal_shares() -> None:
     class Slow(BrightnessClassifier):
         def __call__(self, crops: list[np.ndarray]) -> np.ndarray:
@@ -140,7 +167,7 @@ class Gate(BrightnessClassifier):
 def test_faces_of_all_sources_that_wait_are_one_batch() -> None:
     classifier = Gate(others=3)
     runners = make_runners([Greys(f"s{k}", 1) for k in range(4)], classifier, turns=4)
-    classifier.shared = next(iter(runners.values())).pipeline._classify
+    classifier.shared = next(iter(runners.values())).pipeline.batching
     MultiRunner(runners).run()
     assert classifier.batch_sizes == [1, 3]
     for runner in runners.values():
@@ -260,8 +287,8 @@ def test_load_is_measured_for_live_sources_only() -> None:
     slow = {"a": (50, 100), "b": (40, 110), "file": (500, 0)}
     assert LoadMonitor(runners)._report(before, slow, 5.0) == (
         "2 sources deliver 60 frames/s; this machine processes 18 of them, 9.0 frames/s of each "
-        "source (8.0 to 10.0), always the newest: for more, use fewer sources or a larger "
-        "tracking.detect_every."
+        "source (8.0 to 10.0), always the newest: for more, use fewer sources, "
+        "smaller pictures or a larger tracking.detect_every."
     )
     good = {"a": (150, 0), "b": (149, 1), "file": (50, 0)}
     assert LoadMonitor(runners)._report(before, good, 5.0) == ""

@@ -24,6 +24,7 @@ from emotion_lab.video.sources.video_file import (
     silence_opencv,
     to_rgb,
 )
+from emotion_lab.video.turns import decoding
 from emotion_lab.video.types import Frame
 
 DEVICES = Path("/dev")
@@ -194,14 +195,16 @@ class CameraReader(FrameReader):
             ok = self._capture.grab()
             now, wall = time.monotonic(), time.time()
             if ok:
-                ok, image = self._capture.retrieve()
+                with decoding():
+                    ok, image = self._capture.retrieve()
+                    image = self._transform(to_rgb(image)) if ok else image
             if not ok:
                 if stop.is_set():
                     return
                 self._reconnect(stop)
                 continue
             start = now if start is None else start
-            yield Frame(self._transform(to_rgb(image)), index, now - start, wall, self.name)
+            yield Frame(image, index, now - start, wall, self.name)
             index += 1
 
     def _reconnect(self, stop: threading.Event) -> None:

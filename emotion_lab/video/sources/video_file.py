@@ -22,6 +22,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import native_path
 from emotion_lab.video.sources.display import display_transform
 from emotion_lab.video.sources.threaded import FrameReader
+from emotion_lab.video.turns import decoding
 from emotion_lab.video.types import Frame
 
 #: End of the error messages about a bad source.
@@ -123,8 +124,12 @@ class VideoFileReader(FrameReader):
 
     def _read(self) -> np.ndarray | None:
         """Return the next picture, uint8 (H, W, 3) RGB, or None at the end."""
-        ok, image = self._capture.read()
-        return self._transform(to_rgb(image)) if ok else None
+        if "://" in self.path:  # may wait for the network
+            ok, image = self._capture.read()
+            return self._transform(to_rgb(image)) if ok else None
+        with decoding():
+            ok, image = self._capture.read()
+            return self._transform(to_rgb(image)) if ok else None
 
     def _decode_error(self) -> UserError:
         path = Path(self.path)

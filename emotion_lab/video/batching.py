@@ -1,11 +1,9 @@
-"""What the sources of one process share: turns in order of arrival, and batches of faces."""
+"""Batches of the faces of all sources of one process."""
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,38 +13,6 @@ from emotion_lab.inference.classifier import Classifier
 
 #: Probabilities, float32 (N, K), and learned quantities, float32 (N, Q).
 Outputs: TypeAlias = tuple[np.ndarray, np.ndarray]
-
-
-class Turns(AbstractContextManager):
-    """Lets a number of threads work at a time, in the order in which they came.
-
-    Threads that always come again take turns (round robin), whatever the system's scheduler does.
-
-    Args:
-        count: Number of threads inside the ``with`` block at a time.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._free = count
-        self._waiting: deque[threading.Lock] = deque()
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._free:
-                self._free -= 1
-                return
-            turn = threading.Lock()
-            turn.acquire()
-            self._waiting.append(turn)
-        turn.acquire()  # released by the thread that leaves
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            if self._waiting:
-                self._waiting.popleft().release()
-            else:
-                self._free += 1
 
 
 @dataclass
@@ -67,9 +33,15 @@ class BatchingClassifier:
 
     Args:
         classifier: Called by one thread at a time.
+
+    Attributes:
+        batches: Number of batches so far.
+        faces: Number of faces in them.
+        requests: Number of calls in them.
     """
 
     def __init__(self, classifier: Classifier) -> None:
+        self.batches = self.faces = self.requests = 0
         self._classifier = classifier
         self._waiting: list[_Request] = []
         self._busy = False
@@ -118,3 +90,6 @@ class BatchingClassifier:
             end = begin + len(request.crops)
             request.outputs = probabilities[begin:end], quantities[begin:end]
             begin = end
+        self.batches += 1
+        self.faces += begin
+        self.requests += len(batch)
