@@ -28,7 +28,7 @@ from emotion_lab.reports.style import FigureStyle, both
 #: Misclassified images written as files, most confident first.
 MISTAKE_FILES = 1000
 #: Keys of the scores that ``report.json`` repeats, and those of them that scores may lack.
-_OPTIONAL_SCORES = ("by_labels", "shared", "trained_on")
+_OPTIONAL_SCORES = ("by_labels", "shared", "trained_on", "episodes")
 _SCORES = ("n", "accuracy", "macro_f1", "classes", "confusion", "fingerprint", "tta")
 
 

@@ -91,6 +91,14 @@ FULL: dict[str, Any] = {
             {"from": 15, "to": 180, "n": 0, "accuracy": None, "accuracy_ci95": None},
         ],
     },
+    "episodes": {
+        "n": 246,
+        "groups": 82,
+        "accuracy_majority": 0.7717,
+        "accuracy_majority_ci95": [0.7011, 0.8022],
+        "accuracy_mean": 0.7828,
+        "accuracy_mean_ci95": [0.7133, 0.8144],
+    },
     "intensity": {
         "n": 1024,
         "spearman": 0.8,
@@ -198,6 +206,7 @@ def test_all_numbers_are_shown() -> None:
         *("4, 2 configurations", "a line of protocol", "opened before"),
         *("64.11 %", "62.00 – 66.00 %", "3,333", "123 copies removed"),
         *("1,024", "65.0 %", "61.1 %", "52.2 %", "43.3 %", "34.4 %", "25.5 %"),
+        *("246 episodes", "over 82 clips or persons", "77.2 %", "70.1 – 80.2 %", "78.3 %"),
         *("valence", "learned", "0.910", "0.870", "0.100", "derived"),
         *("anger", "17", "contempt left out 9", "87.7", "all agree", "812", "93.1", "94.2", "61.3"),
         *("majority 3,210 70.17 % 0.6543", "runs/best.ckpt", "0f" * 32, "1234abcd", "11"),
