@@ -17,10 +17,12 @@ from emotion_lab.core.errors import UserError
 
 def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Run the fast checks before Hydra creates the run directory."""
+    from emotion_lab.temporal.smoother_file import check_smoother
     from emotion_lab.video.enrolment import check_enrolment
     from emotion_lab.video.overlay.translations import load_translations
     from emotion_lab.video.several import check_several, output_files
     from emotion_lab.video.sources.several import source_list
+    from emotion_lab.video.web.address import check_secret
 
     paths.check_checkpoint(cfg.ckpt, exported=True)
     paths.check_exist({"detector.file": cfg.detector.get("file")})
@@ -32,6 +34,9 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     paths.check_apart({**_source_keys(sources), "ckpt": cfg.ckpt}, files)
     _check_record(cfg)
     check_enrolment(cfg)
+    check_smoother(cfg)
+    if cfg.display == "web":
+        check_secret(cfg.web)
     for key, file in files.items():
         if not key.startswith("record"):
             _check_file(key, Path(file).expanduser(), cfg)

@@ -15,6 +15,7 @@ from emotion_lab.core.errors import UserError
 
 def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Run the fast checks, before Hydra creates the run directory."""
+    from emotion_lab.temporal.smoother_file import check_smoother
     from emotion_lab.video.batch.checks import check_results
     from emotion_lab.video.enrolment import check_enrolment
     from emotion_lab.video.overlay.translations import load_translations
@@ -30,6 +31,7 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
         extras.require("ray", "engine=ray")
     paths.check_exist({"detector.file": cfg.detector.get("file")})
     check_enrolment(cfg)
+    check_smoother(cfg)
     load_translations(str(cfg.language), ())
     folder = Path(str(cfg.hydra.run.dir if cfg.out is None else cfg.out))
     outputs = check_results(cfg, folder)

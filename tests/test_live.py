@@ -335,6 +335,8 @@ def test_recordings_that_are_refused(
         (("enrol=other.png",), "enrol=other.png does not exist"),
         (("enrol_reference=none",), "enrol_reference=none does not exist"),
         (("enrol_save=face.png",), "face.png exists already"),
+        (("smoothing=temporal",), "smoothing.ckpt is missing"),
+        (("display=web", "web.host=0.0.0.0"), "set a secret, web.token=<word>"),
         (
             ("enrol_save=me.json", "enrol_reference=face.png", "display=none"),
             "enrol_save= keeps a face that is measured, and here none is",
@@ -345,7 +347,7 @@ def test_recordings_that_are_refused(
         ),
     ],
 )
-def test_enrolments_that_are_refused(
+def test_options_that_are_refused_before_anything_is_loaded(
     arguments: tuple[str, ...],
     message: str,
     run: Path,

@@ -64,6 +64,12 @@ def write(path: Path, meta: dict[str, Any], weights: Arrays) -> None:
     atomic_write(path, buffer.getvalue())
 
 
+def check_smoother(cfg: Any) -> None:
+    """Check ``smoothing.ckpt`` of a composed config, if ``smoothing=temporal``, without loading."""
+    if cfg.smoothing.name == "temporal":
+        find(cfg.smoothing.ckpt)
+
+
 def find(ckpt: str | Path | None) -> Path:
     """Return the file of ``smoothing.ckpt``: the file itself, or a run directory of train."""
     if ckpt is None:

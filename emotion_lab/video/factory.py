@@ -75,7 +75,8 @@ def build_overlay(cfg: dict[str, Any], classes: list[str]) -> Overlay:
 def check_recordable(cfg: dict[str, Any], source: FrameSource) -> None:
     """Refuse ``record=`` for a source whose frames are files already."""
     if cfg["record"] is not None and (source.kind == "recording" or source.stills):
-        kind = "images" if source.stills else "a recording"
+        photos = "a photo" if source.kind == "photo" else "images"
+        kind = photos if source.stills else "a recording"
         raise UserError(f"record= keeps the frames of cameras and videos: {source.name} is {kind}.")
 
 

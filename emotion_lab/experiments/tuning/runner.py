@@ -20,6 +20,8 @@ from emotion_lab.experiments.tuning.spec import SearchSpec
 
 #: User attributes of a trial in the study.
 OVERRIDES, STATUS, REASON, SECONDS = "overrides", "status", "reason", "seconds"
+#: If so many trials fail for one reason, and none has finished, the search ends.
+MAX_FAILED = 3
 #: User attribute of a repeated trial: the number of the first trial with these settings.
 SAME_AS = "same_as"
 
@@ -147,6 +149,14 @@ def run_trial(
     return f"{name}, {value}{job.seconds:.1f} s, {status}: {reason}"
 
 
+def _fails_always(study: optuna.Study) -> bool:
+    """Return whether all trials so far, several, have failed for one reason, such as no data."""
+    trials = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
+    reasons = {trial.get(REASON) for trial in trials if trial.get(STATUS) == "failed"}
+    failed = all(trial.get(STATUS) in ("failed", "repeated") for trial in trials)
+    return failed and len(reasons) == 1 and len(trials) >= MAX_FAILED
+
+
 def run_trials(
     study: optuna.Study, space: Space, spec: SearchSpec, folder: Path, printed: dict[str, int]
 ) -> None:
@@ -169,4 +179,7 @@ def run_trials(
             else:
                 return
             print(run_trial(study, trial, space, spec, folder, printed), flush=True)
+            if _fails_always(study):
+                print(f"the first {MAX_FAILED} trials failed for one reason: no further trial")
+                return
     print(f"sweep.timeout={timeout}: no further trial is started")

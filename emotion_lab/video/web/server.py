@@ -15,6 +15,7 @@ from urllib.parse import quote
 from emotion_lab.core.errors import UserError
 from emotion_lab.video.multi_runner import LoadMonitor, print_error, raise_errors
 from emotion_lab.video.runner import PipelineRunner
+from emotion_lab.video.web.address import LOCAL_HOSTS, check_secret
 
 if TYPE_CHECKING:
     import uvicorn
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from emotion_lab.video.web.session_thread import WebSession
     from emotion_lab.video.web.sessions import SessionManager
 
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 _REQUIRED = ("starlette", "uvicorn")
 #: After an error, open pages can fetch the message before the server stops.
 _ERROR_GRACE_S = 1.0
@@ -87,13 +87,8 @@ def page_url(host: str, port: int, token: str | None) -> str:
 def bind(cfg: dict[str, Any]) -> socket.socket:
     """Check the ``web`` group and bind its address, before anything slow is loaded."""
     _check_installed()
-    host = str(cfg["host"])
-    if host not in LOCAL_HOSTS and cfg["token"] in (None, ""):
-        raise UserError(
-            f"web.host={host} makes the page visible to others: set a secret, web.token=<word>, or "
-            "web.host=127.0.0.1."
-        )
-    return open_socket(host, int(cfg["port"]))
+    check_secret(cfg)
+    return open_socket(str(cfg["host"]), int(cfg["port"]))
 
 
 def _make_server(app: Starlette, on_shutdown: Callable[[], None]) -> uvicorn.Server:
