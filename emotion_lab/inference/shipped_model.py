@@ -23,6 +23,7 @@ from emotion_lab.core.input_spec import InputSpec
 from emotion_lab.core.io import file_hash, write_json
 from emotion_lab.inference.backends import auto
 from emotion_lab.inference.base import InferenceBackend, ModelSource, softmax
+from emotion_lab.inference.conversion.base import package_version
 from emotion_lab.inference.converted_model import TOLERANCE, probe_images
 from emotion_lab.inference.exported_model import open_exported
 
@@ -173,8 +174,8 @@ def open_shipped(name: str, cfg: dict[str, Any]) -> Opened:
         UserError: If a file is damaged, or an option is for no candidate.
     """
     reference = weights.find(name, ".onnx")
-    if cfg["device"] not in ("auto", "cpu"):
-        return open_exported(reference, cfg)  # raises
+    if cfg["device"] not in ("auto", "cpu") or package_version("openvino") is None:
+        return open_exported(reference, cfg)  # raises for a device; without OpenVINO no choice
     wanted = candidates(name, cfg["precision"])
     key = auto.conditions(cfg, file_hash(reference))
     key["candidates"] = [[one.label, one.path.name, file_hash(one.path)] for one in wanted]

@@ -65,6 +65,7 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeFiles:
     files = FakeFiles()
     monkeypatch.setattr(shipped_model, "open_exported", files)
     monkeypatch.setattr(shipped_model, "cpu_multiplies_bf16", lambda: True)
+    monkeypatch.setattr(shipped_model, "package_version", lambda package: "1")
     monkeypatch.setattr(auto, "time", SimpleNamespace(perf_counter=lambda: files.now_s))
     return files
 
@@ -83,6 +84,15 @@ def test_the_fastest_is_chosen_and_cached(fakes: FakeFiles, capsys: Any) -> None
     fakes.opened.clear()
     assert shipped_model.open_shipped("fer2013", CFG)[2].name == "openvino fp32"
     assert len(fakes.opened) > 1
+
+
+def test_nothing_is_measured_without_openvino(
+    fakes: FakeFiles, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(shipped_model, "package_version", lambda package: None)
+    fakes.ms = {"auto fp32": 4.0}
+    assert shipped_model.open_shipped("fer2013", CFG)[2].notes == ["the file"]
+    assert capsys.readouterr().err == "" and fakes.now_s == 0
 
 
 @pytest.mark.parametrize(
