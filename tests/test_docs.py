@@ -151,6 +151,15 @@ def test_keys_exist(name: str) -> None:
     assert unknown_keys(read(name)) == []
 
 
+def test_options_lists_every_choice() -> None:
+    table = dict(re.findall(r"^\| `(\w+)=` \| (.*) \|$", read("docs/options.md"), re.M))
+    assert {"data", "model", "loss", "experiment"} <= table.keys()
+    for group, row in table.items():
+        named = {*re.findall(r"`([\w*]+)`", row)}
+        names = {re.sub("^repro_.*", "repro_*", name) for name in compose.options(group)}
+        assert named >= names, group
+
+
 def test_the_readme_names_every_page_and_every_command() -> None:
     text = read("README.md")
     linked = re.findall(r"\]\((docs/\w+\.md)\)", text)
