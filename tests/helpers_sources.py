@@ -3,13 +3,50 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 
 from emotion_lab.video.sources.open import open_source
+
+
+class FakeCapture:
+    """Replacement of cv2.VideoCapture: a camera that fails after a number of frames."""
+
+    opened: ClassVar[list[Any]] = []
+    frame_counts: ClassVar[list[int]] = []  # of the next captures; 0 does not open
+
+    def __init__(self, target: Any, *rest: Any) -> None:
+        self.remaining = self.frame_counts.pop(0) if self.frame_counts else 0
+        self.open, self.properties, self.released = self.remaining > 0, {}, False
+        FakeCapture.opened.append(self)
+
+    def isOpened(self) -> bool:  # noqa: N802 - the name in OpenCV
+        return self.open
+
+    def grab(self) -> bool:
+        time.sleep(0.002)
+        self.remaining -= 1
+        return self.remaining >= 0
+
+    def retrieve(self) -> tuple[bool, np.ndarray]:
+        return True, np.full((6, 8, 3), (1, 2, 3), np.uint8)
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        return self.retrieve() if self.grab() else (False, None)
+
+    def get(self, key: int) -> float:
+        return {cv2.CAP_PROP_FPS: 30.0}.get(key, -1.0)
+
+    def set(self, key: int, value: float) -> bool:
+        self.properties[key] = value
+        return True
+
+    def release(self) -> None:
+        self.released = True
 
 
 def write_clip(path: Path, frames: int = 60, fps: float = 25.0) -> Path:

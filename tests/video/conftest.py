@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers_sources import capture_threads
+from emotion_lab.video.sources import camera
+from tests.helpers_sources import FakeCapture, capture_threads
 
 if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn", "httpx")):
     collect_ignore_glob = ["test_web*.py"]
@@ -22,6 +23,16 @@ def no_capture_threads() -> Iterator[None]:
     yield
     gc.collect()
     assert capture_threads() == []
+
+
+@pytest.fixture
+def frame_counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Replace the cameras; the list takes the number of frames of each connection."""
+    monkeypatch.setattr(camera.cv2, "VideoCapture", FakeCapture)
+    monkeypatch.setattr(camera, "BACKOFF_S", (0.01, 0.04))
+    monkeypatch.setattr(FakeCapture, "opened", [])
+    monkeypatch.setattr(FakeCapture, "frame_counts", [])
+    return FakeCapture.frame_counts
 
 
 @pytest.fixture

@@ -237,6 +237,29 @@ def test_a_source_that_dies_or_stalls_harms_no_other(capsys: pytest.CaptureFixtu
     raise_errors({}, 3)
 
 
+def test_a_camera_reconnects_beside_another_one(
+    frame_counts: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame_counts[:] = [31, 300, 31]  # both cameras, then the first one again; after that it is lost
+    sources = [
+        open_source({"source": 0, "reconnect_s": 0.2}),
+        open_source({"source": 1, "max_frames": 120}),
+    ]
+    first = Pipeline(FullFrame({}), BrightnessClassifier(), SMOOTHING)
+    sinks, turns = [Collector(), Collector()], Turns(2)
+    runners = {
+        name: PipelineRunner(source, first.clone(False), None, [sink], turns=turns)
+        for name, source, sink in zip(("camera0", "camera1"), sources, sinks, strict=True)
+    }
+    multi = MultiRunner(runners)
+    multi.run()
+    assert len(sinks[1].results) == 120
+    assert sinks[0].results[-1].frame > 31  # of the second connection
+    assert list(multi.errors) == ["camera0"]
+    errors = capsys.readouterr().err
+    assert "Camera 0: reconnected after" in errors and "camera0 ended: Camera 0" in errors
+
+
 def test_results_are_those_of_a_run_with_this_source_alone(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", 40)
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,53 +18,9 @@ import pytest
 from emotion_lab.core.errors import UserError
 from emotion_lab.video.sources import camera
 from emotion_lab.video.sources.open import open_source
+from tests.helpers_sources import FakeCapture
 
 pytestmark = pytest.mark.usefixtures("no_capture_threads")
-
-
-class FakeCapture:
-    """Replacement of cv2.VideoCapture: a camera that fails after a number of frames."""
-
-    opened: ClassVar[list[Any]] = []
-    frame_counts: ClassVar[list[int]] = []  # of the next captures; 0 does not open
-
-    def __init__(self, target: Any, *rest: Any) -> None:
-        self.remaining = self.frame_counts.pop(0) if self.frame_counts else 0
-        self.open, self.properties, self.released = self.remaining > 0, {}, False
-        FakeCapture.opened.append(self)
-
-    def isOpened(self) -> bool:  # noqa: N802 - the name in OpenCV
-        return self.open
-
-    def grab(self) -> bool:
-        time.sleep(0.002)
-        self.remaining -= 1
-        return self.remaining >= 0
-
-    def retrieve(self) -> tuple[bool, np.ndarray]:
-        return True, np.full((6, 8, 3), (1, 2, 3), np.uint8)
-
-    def read(self) -> tuple[bool, np.ndarray | None]:
-        return self.retrieve() if self.grab() else (False, None)
-
-    def get(self, key: int) -> float:
-        return {cv2.CAP_PROP_FPS: 30.0}.get(key, -1.0)
-
-    def set(self, key: int, value: float) -> bool:
-        self.properties[key] = value
-        return True
-
-    def release(self) -> None:
-        self.released = True
-
-
-@pytest.fixture
-def frame_counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    monkeypatch.setattr(camera.cv2, "VideoCapture", FakeCapture)
-    monkeypatch.setattr(camera, "BACKOFF_S", (0.01, 0.04))
-    monkeypatch.setattr(FakeCapture, "opened", [])
-    monkeypatch.setattr(FakeCapture, "frame_counts", [])
-    return FakeCapture.frame_counts
 
 
 def test_camera_properties_and_newest_frame(frame_counts: list[int]) -> None:
