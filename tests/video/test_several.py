@@ -310,8 +310,8 @@ def test_load_is_measured_for_live_sources_only() -> None:
     slow = {"a": (50, 100), "b": (40, 110), "file": (500, 0)}
     assert LoadMonitor(runners)._report(before, slow, 5.0) == (
         "2 sources deliver 60 frames/s; this machine processes 18 of them, 9.0 frames/s of each "
-        "source (8.0 to 10.0), always the newest: for more, use fewer sources, "
-        "smaller pictures or a larger tracking.detect_every."
+        "source (8.0 to 10.0); for more, use fewer sources, smaller pictures or a larger "
+        "tracking.detect_every."
     )
     good = {"a": (150, 0), "b": (149, 1), "file": (50, 0)}
     assert LoadMonitor(runners)._report(before, good, 5.0) == ""

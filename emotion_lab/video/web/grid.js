@@ -3,6 +3,7 @@
 
 const GRID = ""; // name of this view
 const GRID_INTERVAL_MS = 100;
+const EMPTY = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw==";
 let gridVersions = []; // of the displayed pictures, in the order of about.views
 let enlarged = null; // the view that was opened last, which gets the keyboard focus on return
 
@@ -45,7 +46,9 @@ function createTile(name) {
   const tile = appendElement("button", "tile", $("tiles"));
   tile.type = "button";
   tile.dataset.view = name;
-  appendElement("img", "", tile).alt = "";
+  const image = appendElement("img", "", tile);
+  image.alt = "";
+  image.src = EMPTY; // without one, browsers draw a frame
   appendElement("span", "state", tile).hidden = true;
   const caption = appendElement("span", "caption", tile);
   appendElement("span", "name", caption).textContent = name;
