@@ -115,8 +115,8 @@ class LoadMonitor:
         return (
             f"{counted(len(rates), 'source')} deliver {delivered:.0f} frames/s; this machine "
             f"processes {total:.0f} of them, {total / len(rates):.1f} frames/s of each source "
-            f"({least:.1f} to {most:.1f}); for more, use fewer sources, smaller pictures or a larger "
-            "tracking.detect_every."
+            f"({least:.1f} to {most:.1f}); for more, use fewer sources, smaller pictures or a "
+            "larger tracking.detect_every."
         )
 
 
