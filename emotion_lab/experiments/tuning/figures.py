@@ -13,7 +13,7 @@ import numpy as np
 import optuna
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as plots
 
@@ -23,6 +23,18 @@ from emotion_lab.reports.style import FigureStyle
 
 #: Wide enough for the tick labels between the last axis and the colour bar.
 _SETTINGS: dict[Any, Any] = {"figure.figsize": (9.0, 4.8), "figure.dpi": 110}
+
+
+def _tidy(name: str, axes: list[Any]) -> None:
+    """Mend Optuna's ticks: whole trial numbers, names and numbers that do not overlap."""
+    for axis in axes:
+        if name == "history":
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        elif name == "slices":
+            labels = axis.get_xticklabels()
+            plt.setp(labels, rotation=30, ha="right", rotation_mode="anchor")
+        elif name == "importances":
+            axis.set_xlim(right=1.08 * axis.get_xlim()[1])
 
 
 def write_search_figures(
@@ -46,7 +58,9 @@ def write_search_figures(
     for name, plot in draw.items():
         # Optuna changes the global style; the context restores it.
         with matplotlib.rc_context(_SETTINGS):
-            figure = np.ravel(plot(study, target_name=monitor))[0].figure
+            axes = np.ravel(plot(study, target_name=monitor))
+            _tidy(name, list(axes))
+            figure = axes[0].figure
             buffer = io.BytesIO()
             figure.savefig(buffer, bbox_inches="tight")
             plt.close(figure)
