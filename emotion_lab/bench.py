@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
         if cfg.ckpt is None:
             raise UserError("ckpt is missing: benchmark=live needs a checkpoint, ckpt=<path>.")
         paths.check_checkpoint(cfg.ckpt)
+        if cfg.peer is not None and cfg.clip is None and cfg.photo is None:
+            raise UserError("peer= needs frames: add clip=<video> or photo=<image>.")
     if cfg.benchmark == "sources":
         if cfg.ckpt is None:
             raise UserError("ckpt is missing: benchmark=sources needs a model, ckpt=<path>.")
@@ -60,18 +63,28 @@ def _check_deploy(cfg: DictConfig) -> None:
             raise unknown("model", name, compose.options("model"), "Set it with models=[<name>].")
 
 
-def _measure(config: dict[str, Any], overrides: list[str], run_dir: Path, device: str) -> Any:
-    """Run the chosen benchmark; only its own dependencies are imported."""
+def _measure(
+    config: dict[str, Any],
+    overrides: list[str],
+    run_dir: Path,
+    device: str,
+    save: Callable[[dict[str, Any]], object],
+) -> Any:
+    """Run the chosen benchmark; only its own dependencies are imported.
+
+    Args:
+        save: Keeps the parts that are measured so far.
+    """
     if config["benchmark"] == "data":
         from emotion_lab.benchmarks import data
 
         return data.bench(config, device)
     if config["benchmark"] == "live":
-        from emotion_lab.benchmarks import live
+        from emotion_lab.benchmarks.live import run
         from emotion_lab.video.smoothing import untrained
 
         smoothers = {name: compose.defaults("smoothing", name) for name in untrained()}
-        return live.bench(config, smoothers)
+        return run.bench(config, smoothers, save)
     if config["benchmark"] == "sources":
         from emotion_lab.benchmarks import sources
 
@@ -127,8 +140,18 @@ def bench(cfg: DictConfig) -> None:
         "versions": versions(),
         "commit": git_commit(),
     }
-    result[config["benchmark"]] = _measure(config, overrides, run_dir, device)
-    write_json(run_dir / "bench.json", result)
+
+    def save(part: dict[str, Any], complete: bool = False) -> None:
+        result[config["benchmark"]] = part
+        kept = result if complete else {**result, "complete": False}
+        write_json(run_dir / "bench.json", kept)
+
+    try:
+        save(_measure(config, overrides, run_dir, device, save), complete=True)
+    except BaseException:
+        if config["benchmark"] in result:
+            show(*report(result), f"not complete; measured so far: {run_dir / 'bench.json'}")
+        raise
     show(*report(result), str(run_dir))
 
 

@@ -21,6 +21,8 @@ def report(result: dict[str, Any]) -> Blocks:
 
         blocks += pareto.report(result["deploy"])
     if "live" in result:
+        from emotion_lab.benchmarks.live.report import live_report
+
         blocks += live_report(result["live"])
     if "derived" in result:
         blocks += derived_report(result["derived"])
@@ -154,62 +156,3 @@ def _throughput(benchmark: str, result: dict[str, Any], rounds: int) -> Blocks:
         for row in result.get("folder", [])
     ]
     return blocks
-
-
-def _agreement_table(agreement: dict[str, Any]) -> TextTable:
-    rows = []
-    for name, row in agreement.items():
-        equal, classified = (
-            "-" if row[key] is None else f"{row[key]:.2%}" for key in ("agreement", "classified")
-        )
-        increase = row.get("delay_increase_ms_median")
-        rows.append((name, row["faces"], equal, classified, "" if increase is None else increase))
-    return TextTable(("clip", "faces", "same label", "classified", "later by ms"), rows)
-
-
-def live_report(result: dict[str, Any]) -> Blocks:
-    """Return the report of ``benchmark=live``."""
-    from emotion_lab.benchmarks.live import SOURCES
-
-    blocks: Blocks = [f"\nlive: detector {result['detector']}, backend {result['runtime']}"]
-    speed = []
-    for key, name in SOURCES.items():
-        if key in result:
-            row = result[key]
-            width, height = row["size"]
-            speed.append(
-                (
-                    f"{name} ({row['frames']} frames of {width}x{height})",
-                    f"{row['seed_fps']:,.0f}",
-                    f"{row['ours_fps']:,.0f}",
-                    f"{row['ratio']:.1f}x",
-                    f"{row['seed_faces']:.2f}",
-                    f"{row['ours_faces']:.2f}",
-                )
-            )
-    if speed:
-        header = ("source", "baseline frames/s", "ours frames/s", "speedup")
-        blocks += [
-            "baseline: Haar cascade and eager PyTorch, one face at a time",
-            TextTable((*header, "baseline faces/frame", "ours faces/frame"), speed),
-        ]
-    if "latency" in result:
-        row = result["latency"]
-        blocks.append(
-            f"latency from capture to label at {row['fps']:.0f} frames/s: median "
-            f"{row['p50_ms']:.1f} ms, p95 {row['p95_ms']:.1f} ms, {row['dropped']} of "
-            f"{row['frames'] + row['dropped']} frames dropped"
-        )
-    blocks += [
-        "classify.when=auto compared with always: faces with the same label, and faces classified",
-        _agreement_table(result["agreement"]),
-    ]
-    keys = ("switches_per_min", "flicker_per_min", "delay_ms_median")
-    smoothing = []
-    for name, row in result["smoothing"].items():
-        switches, flicker, delay = ("-" if row[key] is None else row[key] for key in keys)
-        fewer = "" if row["fewer_switches"] is None else f"{row['fewer_switches']:.1f}x"
-        followed = f"{row['followed']} of {row['changes']}"
-        smoothing.append((name, switches, fewer, flicker, delay, followed))
-    columns = ("smoothing", "switches/min", "fewer", "flicker/min", "delay ms", "changes followed")
-    return [*blocks, TextTable(columns, smoothing)]

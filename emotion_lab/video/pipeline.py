@@ -309,10 +309,7 @@ class Pipeline:
             # In every frame: between two classifications the face looks the same.
             smoothed, label = state.smoother.update(probabilities, time_s)
             quantities = state.quantities.update(quantities, time_s)
-        if track.seen_s != state.pose_seen_s:
-            # Until the next detection the landmarks only move with the box.
-            state.pose, state.pose_seen_s = head_pose(track.landmarks), track.seen_s
-        pose = state.pose
+        pose = self._pose(track, state)
         limit = self.max_turn_deg
         turned_away = limit is not None and pose is not None and pose.turn > limit
         label = None if turned_away else label
@@ -324,13 +321,24 @@ class Pipeline:
             probabilities=probabilities,
             smoothed=smoothed,
             label=label,
-            quantities=self.classifier.quantities(smoothed, label, quantities),
+            quantities=self._quantities(smoothed, label, quantities),
             quantity_source=self.classifier.quantities.source,
             pose=pose,
             turned_away=turned_away,
             landmarks=track.landmarks,
             classified=look is not None,
         )
+
+    def _pose(self, track: Track, state: _FaceState) -> HeadPose | None:
+        if track.seen_s != state.pose_seen_s:
+            # Until the next detection the landmarks only move with the box.
+            state.pose, state.pose_seen_s = head_pose(track.landmarks), track.seen_s
+        return state.pose
+
+    def _quantities(
+        self, smoothed: np.ndarray, label: int | None, learned: np.ndarray
+    ) -> dict[str, float | None]:
+        return self.classifier.quantities(smoothed, label, learned)
 
     def __call__(self, frame: Frame) -> FrameResult:
         """Process one frame; frames must come in order of time."""

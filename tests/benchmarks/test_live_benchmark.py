@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emotion_lab.benchmarks import live
-from emotion_lab.benchmarks.report import live_report
+from emotion_lab.benchmarks.live import stability as live
+from emotion_lab.benchmarks.live.report import live_report
 from emotion_lab.core import timing
 from emotion_lab.video.pipeline import Pipeline
 from emotion_lab.video.types import Detections, Frame

@@ -1,157 +1,29 @@
-"""Benchmark of the live pipeline: speed against a baseline, latency and label stability."""
+"""Stability of the displayed labels: switches, flicker and delays against known emotions."""
 
 from __future__ import annotations
 
 import bisect
 import itertools
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from emotion_lab.benchmarks import baseline
-from emotion_lab.benchmarks.agreement import Agreement, delay_increase_ms
+from emotion_lab.benchmarks.live.agreement import Agreement, delay_increase_ms
+from emotion_lab.benchmarks.live.frames import FPS, clip_frames
 from emotion_lab.core.labels import EMOTIONS
-from emotion_lab.core.paths import as_list, find_checkpoint
-from emotion_lab.core.timing import summary, time_interleaved
-from emotion_lab.models.load import restore
 from emotion_lab.synthetic.video import render_video
-from emotion_lab.video import factory
 from emotion_lab.video.pipeline import Pipeline
-from emotion_lab.video.runner import PipelineRunner
-from emotion_lab.video.sinks.base import Sink
 from emotion_lab.video.smoothing import TrackSmoother
-from emotion_lab.video.sources.open import open_source, read_photo
-from emotion_lab.video.sources.threaded import FrameReader, FrameSource
 from emotion_lab.video.types import Frame, FrameResult
 
-#: Key in ``bench.json`` -> config key of the sources that speed is measured on.
-SOURCES = {"one_face": "clip", "six_faces": "photo"}
-#: Number of frames and frame rate of a moving photo.
-_PHOTO_FRAMES, _FPS = 150, 30.0
 #: Number of synthetic clips for the smoothing benchmark, each with another person.
 NUM_CLIPS = 4
 #: Seconds of each emotion in such a clip, and how often the emotions are repeated.
 _EMOTION_S, _CYCLES = 2.5, 2
-
-
-def clip_frames(path: Path, limit: int) -> list[Frame]:
-    """Decode a clip in advance: reading it is not timed."""
-    with open_source({"source": str(path), "max_frames": limit}) as source:
-        return list(source)
-
-
-def moving_photo(path: Path) -> list[Frame]:
-    """Return a photo as a clip: it moves in a circle with a diameter of 3 % of its width."""
-    image = read_photo(path)
-    scale = 960 / max(image.shape[:2])
-    if scale < 1:
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    height, width = image.shape[:2]
-    frames = []
-    for index in range(_PHOTO_FRAMES):
-        angle = 2 * np.pi * index / 60
-        shift = 0.015 * width * np.array([np.cos(angle), np.sin(angle)])
-        matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
-        moved = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REFLECT)
-        frames.append(Frame(moved, index, index / _FPS, time.time(), path.name))
-    return frames
-
-
-class _DecodedReader(FrameReader):
-    """Frames of a clip that is decoded already: reading it is not timed."""
-
-    kind, fps = "clip", _FPS
-
-    def __init__(self, frames: Sequence[Frame]) -> None:
-        self._frames = frames
-
-    def frames(self, stop: threading.Event) -> Iterator[Frame]:
-        """Yield all frames."""
-        yield from self._frames
-
-    def close(self) -> None:
-        """Release nothing."""
-
-
-class _StageTimes(Sink):
-    """Counts the faces and adds up the milliseconds of each stage."""
-
-    def __init__(self) -> None:
-        self.faces = 0
-        self.stages_ms: dict[str, float] = {}
-
-    def write(self, frame: Frame, result: FrameResult, drawn: np.ndarray | None) -> None:
-        """Add a frame."""
-        self.faces += len(result.faces)
-        for name, ms in result.stages_ms.items():
-            self.stages_ms[name] = self.stages_ms.get(name, 0.0) + ms
-
-
-def compare(
-    frames: list[Frame],
-    baseline_pipeline: Callable[[np.ndarray], int],
-    make_pipeline: Callable[[], Pipeline],
-    rounds: int,
-) -> dict[str, Any]:
-    """Time both pipelines in alternation on the same decoded frames."""
-    baseline_faces, times = 0, _StageTimes()
-
-    def run_baseline() -> int:
-        nonlocal baseline_faces
-        baseline_faces = sum(baseline_pipeline(frame.image) for frame in frames)
-        return len(frames)
-
-    def run_ours() -> int:
-        nonlocal times
-        times = _StageTimes()
-        PipelineRunner(FrameSource(_DecodedReader(frames)), make_pipeline(), sinks=[times]).run()
-        return len(frames)
-
-    rates = time_interleaved({"baseline": run_baseline, "ours": run_ours}, rounds, unit="frames")
-    baseline_rates, our_rates = summary(rates["baseline"]), summary(rates["ours"])
-    n = len(frames)
-    return {
-        "frames": n,
-        "size": [frames[0].image.shape[1], frames[0].image.shape[0]],
-        "seed_fps": baseline_rates["median"],
-        "ours_fps": our_rates["median"],
-        "ratio": round(our_rates["median"] / baseline_rates["median"], 2),
-        "seed_faces": round(baseline_faces / n, 3),
-        "ours_faces": round(times.faces / n, 3),
-        "rounds": {"seed": baseline_rates, "ours": our_rates},
-        "ours_ms_per_frame": {name: round(ms / n, 3) for name, ms in times.stages_ms.items()},
-    }
-
-
-def latency(path: Path, pipeline: Pipeline, seconds: float) -> dict[str, Any]:
-    """Play a clip like a camera and measure the milliseconds from capture to label.
-
-    Frames that are replaced by newer ones before processing are counted as dropped.
-    """
-    delays = []
-    cfg = {"source": str(path), "realtime": True, "loop": True, "max_frames": round(seconds * 30)}
-    with open_source(cfg) as source:
-        for frame in source:
-            pipeline(frame)
-            delays.append((time.time() - frame.wall) * 1000)
-        dropped, fps = source.dropped, source.fps
-    third = max(1, len(delays) // 3)
-    return {
-        "fps": fps,
-        "frames": len(delays),
-        "dropped": dropped,
-        "p50_ms": round(float(np.percentile(delays, 50)), 2),
-        "p95_ms": round(float(np.percentile(delays, 95)), 2),
-        "p95_first_third_ms": round(float(np.percentile(delays[:third], 95)), 2),
-        "p95_last_third_ms": round(float(np.percentile(delays[-third:], 95)), 2),
-    }
 
 
 @dataclass
@@ -194,7 +66,7 @@ def synthetic_clip(seed: int) -> tuple[list[Frame], list[tuple[float, str]]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "truth.mp4"
         segments = [(_EMOTION_S, emotion) for emotion in emotions]
-        render_video(path, segments, fps=_FPS, size=(480, 360), seed=seed)
+        render_video(path, segments, fps=FPS, size=(480, 360), seed=seed)
         frames = clip_frames(path, 100_000)
     return frames, [(i * _EMOTION_S, emotion) for i, emotion in enumerate(emotions)]
 
@@ -323,41 +195,3 @@ def schedule_agreement(
         [pipeline(frame) for frame in frames] for pipeline in map(make_pipeline, ("always", "auto"))
     )
     return Agreement.of(always, auto).to_dict()
-
-
-def bench(cfg: dict[str, Any], smoothing: dict[str, Any]) -> dict[str, Any]:
-    """Run the benchmark; ``smoothing`` maps the name of every method to its config."""
-    net, _ = restore(find_checkpoint(cfg["ckpt"]))
-    baseline_pipeline = baseline.live_pipeline(net.eval())
-    first = factory.build_pipeline(cfg, stills=False, synthetic=True)
-
-    def make_pipeline(when: str = cfg["classify"]["when"]) -> Pipeline:
-        smooth, track = cfg["smoothing"], cfg["tracking"]
-        classify = {**cfg["classify"], "when": when}
-        settings = (smooth, track, cfg["align"])
-        return Pipeline(first.detector, first.classifier, *settings, classify=classify)
-
-    result: dict[str, Any] = {
-        "runtime": first.classifier.runtime_name,
-        "detector": first.detector.name,
-        "classify": cfg["classify"],
-        "agreement": {},
-    }
-    clips = [Path(path).expanduser() for path in as_list(cfg["clip"])]
-    sources = [("clip", path) for path in clips]
-    if cfg["photo"] is not None:
-        sources.append(("photo", Path(cfg["photo"]).expanduser()))
-    for key, path in sources:
-        print(f"{key}: {path}", flush=True)
-        frames = clip_frames(path, 400) if key == "clip" else moving_photo(path)
-        name = next(name for name, source in SOURCES.items() if source == key)
-        if name not in result:  # only the first clip is timed
-            result[name] = compare(frames, baseline_pipeline, make_pipeline, cfg["rounds"])
-        result["agreement"][path.name] = schedule_agreement(frames, make_pipeline)
-    if clips:
-        print("latency: the clip at its own frame rate", flush=True)
-        result["latency"] = latency(clips[0], make_pipeline(), cfg["seconds"])
-        result["latency_p95_ms"] = result["latency"]["p95_ms"]
-    print("smoothing: synthetic clips with known emotions", flush=True)
-    drawn, result["agreement"]["synthetic"] = measure_synthetic(cfg["seed"], make_pipeline)
-    return result | compare_smoothing(drawn, smoothing, first.classes)

@@ -1,0 +1,1 @@
+"""Benchmark of the live pipeline, in parts that are saved one by one."""
