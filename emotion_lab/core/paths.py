@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from emotion_lab.core import weights
+from emotion_lab.core import extras, weights
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import EXPORT_SUFFIXES
 
@@ -95,6 +95,8 @@ def _check_one_checkpoint(path: Path, exported: bool) -> None:
     # A checkpoint is a zip file; older ones of other programs start with 0x80.
     if start[:1] != b"\x80" and not zipfile.is_zipfile(file):
         raise UserError(f"{file} is truncated or not a checkpoint.")
+    if exported:  # the commands that run without torch
+        extras.require("torch", f"ckpt={path} is a checkpoint. It")
 
 
 def find_checkpoint(path: str | Path, prefer: str = "best.ckpt") -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from emotion_lab.core import paths
+from emotion_lab.core import extras, paths
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.paths import check_inside
 
@@ -56,3 +56,16 @@ def test_a_training_folder_needs_a_name_that_tensorboard_and_torch_can_write(
         paths.check_training_folder(folder)
     paths.check_training_folder(tmp_path / "café")
     assert not any(tmp_path.iterdir())
+
+
+def test_a_checkpoint_names_the_missing_extra_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "best.ckpt"
+    file.write_bytes(b"\x80")
+    paths.check_checkpoint(str(file), exported=True)
+    monkeypatch.setattr(extras, "_is_installed", lambda package: False)
+    with pytest.raises(
+        UserError, match=r"is a checkpoint\. It needs torch, which is not installed"
+    ):
+        paths.check_checkpoint(str(file), exported=True)
