@@ -345,6 +345,10 @@ def test_recordings_that_are_refused(
             ("enrol_save=me.json", "enrol_reference=face.png", "enrol=you.json"),
             "enrol= is a saved face already",
         ),
+        (("source=[]",), "source=[] names no source"),
+        (("source=[[0,1],2]",), "source= is a list within a list"),
+        (("source=[face.png,./face.png]",), "source= names the same file twice"),
+        (("source=[0,1]", "display=window"), "display=window shows one source"),
     ],
 )
 def test_options_that_are_refused_before_anything_is_loaded(

@@ -74,7 +74,7 @@ class LoadMonitor:
             self._thread.join()
 
     def _run(self) -> None:
-        while any(runner.stats.frames == 0 for runner in self._runners.values()):
+        while any(r.stats.frames == 0 and not r.source.closed for r in self._runners.values()):
             if self._stop.wait(_POLL_S):
                 return
         if self._stop.wait(_SETTLE_S):
@@ -101,7 +101,8 @@ class LoadMonitor:
         for name, runner in self._runners.items():
             frames, dropped = (b - a for a, b in zip(before[name], after[name], strict=True))
             source = runner.source
-            if not source.live and not (self._paced and source.fps and not source.stills):
+            has_pace = source.live or (self._paced and source.fps and not source.stills)
+            if source.closed or not has_pace:
                 continue
             # A file that is played at its pace waits if it cannot be decoded in time.
             is_device = source.kind in ("camera", "stream") or source.fps is None

@@ -319,6 +319,8 @@ def test_load_is_measured_for_live_sources_only() -> None:
     late = {"a": (150, 0), "b": (150, 0), "file": (50, 0)}
     report = LoadMonitor(runners, paced=True)._report(before, late, 5.0)
     assert report.startswith("3 sources deliver 85 frames/s; this machine processes 70")
+    runners["file"].source.close()  # it has ended
+    assert LoadMonitor(runners, paced=True)._report(before, late, 5.0) == ""
 
 
 # --- list of sources, outputs ---------------------------------------------------------------------

@@ -191,6 +191,11 @@ class FrameSource(Closeable):
         return self._queue.dropped
 
     @property
+    def closed(self) -> bool:
+        """Whether the source is closed, which it also is after its last frame or an error."""
+        return self._closed
+
+    @property
     def stills(self) -> bool:
         """Whether the frames are independent images."""
         return self.kind in ("photo", "folder")
