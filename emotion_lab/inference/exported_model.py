@@ -66,7 +66,8 @@ def open_exported(
     package = cfg["name"] if cfg["name"] == "openvino" else BACKEND_NAMES[path.suffix][0]
     in_openvino = path.suffix == ".onnx" and package == "openvino"
     asked = None if cfg["precision"] == "auto" or not in_openvino else cfg["precision"]
-    model = open_model(path, RunOptions(cfg["threads"], asked, openvino=in_openvino))
+    is_resized = in_openvino or path.suffix == ".xml"
+    model = open_model(path, RunOptions(cfg["threads"], asked, openvino=is_resized))
     values = model.meta["input"]
     # Files of earlier versions contain OpenVINO's names.
     precision = asked or str(model.meta["run_precision"])

@@ -41,8 +41,8 @@ class RunOptions:
         threads: CPU threads of one call; None leaves the choice to the runtime.
         precision: Precision of the computation, for OpenVINO; None is the file's own.
         device: ``cpu``, or ``cuda`` for ONNX Runtime.
-        openvino: Whether OpenVINO runs an .onnx file; faces must then have the network's size, and
-            be grey for a grey network.
+        openvino: Whether OpenVINO runs an .onnx or .xml file for faces that have the network's size
+            already, and are grey for a grey network: nothing is resized in the graph.
     """
 
     threads: int | None = None
@@ -112,7 +112,7 @@ def _open_openvino(path: Path, options: RunOptions) -> Opened:
                 f"{path} computes in bfloat16, and this CPU has no instructions for it: "
                 "export it with precision=fp16."
             )
-        if is_onnx:
+        if options.openvino:
             return _start_resized(model, meta, precision, options.threads)
         if precision != "bf16" or meta["input"]["layout"] != "NHWC":
             return openvino_core.start(model, precision, options.threads)
