@@ -138,8 +138,8 @@ def _throughput(benchmark: str, result: dict[str, Any], rounds: int) -> Blocks:
         ]
     if "cached_ratio" in result:
         blocks.append(
-            "data.feature_cache: an epoch of a frozen backbone is "
-            f"{result['cached_ratio']:.0f} times as fast on cached features, computed before"
+            "data.feature_cache: from the second epoch on, an epoch of a frozen backbone is "
+            f"{result['cached_ratio']:.0f} times as fast on cached features"
         )
     if "epoch" in result:
         epochs = [
