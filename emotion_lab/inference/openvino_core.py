@@ -83,13 +83,31 @@ def start(model: Any, precision: str, threads: int | None) -> Callable[[np.ndarr
     request = compiled(model, precision, threads)
 
     def run(images: np.ndarray) -> np.ndarray:
-        # The input is not copied; the output is, because the next call overwrites it.
-        outputs = request.infer([images], share_inputs=True, share_outputs=True)
-        if len(outputs) == 1:
-            return outputs[0].copy()
-        return np.concatenate([outputs[i] for i in range(len(outputs))], 1)
+        outputs = infer(request, images)
+        # Copied, because the next call overwrites them.
+        return outputs[0].copy() if len(outputs) == 1 else np.concatenate(outputs, 1)
 
     return run
+
+
+def infer(request: Any, image: np.ndarray) -> list[np.ndarray]:
+    """Run a request of a graph with one input.
+
+    About 0.05 ms faster than ``request.infer([image])``, which looks at every input and output.
+
+    Args:
+        image: Has the shape and dtype of the input; it is not copied.
+
+    Returns:
+        Views of all outputs, valid until the next call.
+    """
+    ov = import_openvino()
+    # Read-only arrays are copied: OpenVINO shares no memory with them.
+    image = np.require(image, requirements=("C", "W"))
+    request.set_input_tensor(ov.Tensor(image, shared_memory=True))
+    request.infer({}, share_outputs=True)
+    count = len(request.model_outputs)
+    return [request.get_output_tensor(i).data for i in range(count)]
 
 
 def split(model: Any, name: str) -> tuple[Any, Any]:

@@ -126,9 +126,10 @@ class _OpenVino:
 
     def __call__(self, image: np.ndarray) -> Candidates:
         """Return the candidates of uint8 (H, W, 3) RGB."""
+        from emotion_lab.inference.openvino_core import infer
+
         request = self._request((image.shape[0], image.shape[1]))
-        outputs = request.infer([image[None]], share_inputs=True, share_outputs=True)
-        maps = dict(zip(self._names, outputs.values(), strict=True))
+        maps = dict(zip(self._names, infer(request, image[None]), strict=True))
         return decode(maps, image.shape[1], self._threshold)
 
 
