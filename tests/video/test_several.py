@@ -359,7 +359,7 @@ def test_names_of_sources_are_short_and_different(tmp_path: Path) -> None:
         folder.mkdir()
         clips.append(folder / "my clip.mp4")
         clips[-1].touch()
-    address = "rtsp://user:secret@cam.local:554/door?x=1"
+    address = "rtsp://user:p@secret@cam.local:554/door?x=1"  # the last @ ends the password
     sources = ["0", "/dev/video1", *map(str, clips), address, "synthetic", "synthetic"]
     assert source_list(sources) == sources
     names = ["camera0", "video1", "my_clip", "my_clip-2", "cam_local_554_door"]

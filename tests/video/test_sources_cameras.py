@@ -159,7 +159,7 @@ def mjpeg_server(parts: list[int], fps: float = 60.0) -> Iterator[str]:
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://user:secret@127.0.0.1:{server.server_port}/cam.mjpg"
+        yield f"http://user:p@secret@127.0.0.1:{server.server_port}/cam.mjpg"
     finally:
         server.shutdown()
         server.server_close()

@@ -233,10 +233,14 @@ class CameraReader(FrameReader):
         self._capture.release()
 
 
+def without_password(url: str) -> str:
+    """Return an address without user and password; a password may contain ``@``."""
+    return re.sub(r"//[^/?#]*@", "//", url)
+
+
 def open_address(url: str, reconnect_s: float) -> FrameReader:
     """Open an rtsp:// or http(s):// address: a clip with an end, or a live stream."""
-    # The name is written to files: it must not contain user and password.
-    name = re.sub(r"//[^/@]*@", "//", url)
+    name = without_password(url)  # it is written to files
     camera = CameraReader(url, name, reconnect_s=reconnect_s)
     if not camera.finite:
         return camera

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.video.sources.camera import without_password
 from emotion_lab.video.sources.open import SYNTHETIC_SOURCE, camera_index, is_address, open_source
 from emotion_lab.video.sources.threaded import FrameSource
 from emotion_lab.video.sources.video_file import SOURCE_HINT
@@ -48,19 +49,12 @@ def _check_different(sources: Sequence[str]) -> None:
     """Refuse the same camera, file or address twice."""
     seen: dict[tuple[Any, ...], str] = {}
     for source in sources:
-        key = _identity(source)
+        key, shown = _identity(source), without_password(source)
         if key in seen:
-            same = "" if seen[key] == source else f" ({seen[key]} and {_shown(source)})"
-            raise UserError(
-                f"source= names the same {key[0]} twice, {_shown(source)}{same}: name it once."
-            )
+            same = "" if seen[key] == source else f" ({seen[key]} and {shown})"
+            raise UserError(f"source= names the same {key[0]} twice, {shown}{same}: name it once.")
         if source != SYNTHETIC_SOURCE:  # each one shows another person
-            seen[key] = _shown(source)
-
-
-def _shown(source: str) -> str:
-    """Return a source without user and password."""
-    return re.sub(r"//[^/@]*@", "//", source)
+            seen[key] = shown
 
 
 def _identity(source: str) -> tuple[Any, ...]:
@@ -102,7 +96,7 @@ def _base_name(source: str) -> str:
     if source.isdecimal():
         text = f"camera{int(source)}"
     elif is_address(source):
-        text = re.sub(r"^\w+://", "", _shown(source)).split("?")[0]
+        text = re.sub(r"^\w+://", "", without_password(source)).split("?")[0]
     else:
         text = Path(source).stem if Path(source).is_file() else Path(source).name
     return re.sub(r"[^\w-]+", "_", text).strip("_")[:60] or "source"
