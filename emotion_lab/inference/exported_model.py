@@ -72,7 +72,9 @@ def open_exported(
     # Files of earlier versions contain OpenVINO's names.
     precision = asked or str(model.meta["run_precision"])
     precision = {"f32": "fp32", "f16": "fp16"}.get(precision, precision)
-    _check(path, cfg, {"precision": (precision,)})
+    is_int8 = model.meta["precision"] == "int8"
+    shown = "int8" if is_int8 else precision
+    _check(path, cfg, {"precision": (shown,)})
 
     def run(images: np.ndarray) -> np.ndarray:
         probabilities, quantities = model.predict(to_rgb_batch(images))
@@ -87,8 +89,6 @@ def open_exported(
         "input": {**values, "crop_margin": model.crop_margin},
         "checkpoint_sha256": model.meta.get("checkpoint_sha256"),
     }
-    is_int8 = model.meta["precision"] == "int8"
-    shown = "int8" if is_int8 else precision
     name = f"{package} {package_version(package)} {shown} on cpu"
     note = f"the exported file {path.name}, {model.meta['precision']}"
     return card, input_spec(values), InferenceBackend(name, run, [note])

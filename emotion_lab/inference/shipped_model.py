@@ -177,6 +177,8 @@ def open_shipped(name: str, cfg: dict[str, Any]) -> Opened:
     if cfg["device"] not in ("auto", "cpu") or package_version("openvino") is None:
         return open_exported(reference, cfg)  # raises for a device; without OpenVINO no choice
     wanted = candidates(name, cfg["precision"])
+    if cfg["precision"] not in ("auto", *(one.precision for one in wanted)):
+        return open_exported(reference, cfg)  # raises, because the file has another precision
     key = auto.conditions(cfg, file_hash(reference))
     key["candidates"] = [[one.label, one.path.name, file_hash(one.path)] for one in wanted]
     cache = auto.choice_path(key)

@@ -103,6 +103,16 @@ def test_a_wanted_precision(fakes: FakeFiles, precision: str, expected: str) -> 
     assert backend.name == expected
 
 
+@pytest.mark.parametrize("name", ["auto", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_int8_file_has_no_other_precision(name: str, precision: str) -> None:
+    if name != "onnxruntime":
+        skip_without("openvino")
+    cfg = {**CFG, "name": name, "precision": precision}
+    with pytest.raises(UserError, match=f"backend.precision={precision} is not for .* int8: leave"):
+        load_classifier("fer2013-small", cfg)
+
+
 def test_only_candidates_that_agree_and_are_clearly_faster(fakes: FakeFiles) -> None:
     fakes.ms["openvino bf16"] = 2.95
     backend = shipped_model.open_shipped("fer2013", CFG)[2]
