@@ -58,7 +58,8 @@ class _JointClassifier(nn.Module):
     def __init__(self, classifier: nn.Linear, head: QuantityWeights) -> None:
         super().__init__()
         self.classifier = classifier
-        self.head = nn.Linear(head.weight.shape[1], len(head.names))
+        # Without random weights, which would change those that are drawn afterwards.
+        self.head = nn.utils.skip_init(nn.Linear, head.weight.shape[1], len(head.names))
         self.head.load_state_dict({"weight": head.weight, "bias": head.bias})
         low, high = torch.tensor([QUANTITY_RANGES[name] for name in head.names]).T
         self.register_buffer("low", low)
@@ -133,3 +134,23 @@ def join(net: Network) -> Network:
             f"classifier ({' '.join(str(error).split())[:150]})."
         ) from None
     return joint
+
+
+def check_network(net: EmotionNet) -> None:
+    """Refuse a network for a head that :func:`join` could not read after the training.
+
+    Raises:
+        UserError: If the network does not end in its classifier, such as one that averages two.
+    """
+    features = last_linear(net, "quantities_head.weight").in_features
+    earlier = net.quantities
+    net.quantities = QuantityWeights(["valence"], torch.zeros(1, features), torch.zeros(1))
+    try:
+        join(net)
+    except UserError:
+        raise UserError(
+            "quantities_head.weight needs a network that ends in one classifier, and this one "
+            "computes further with its outputs: set another model=."
+        ) from None
+    finally:
+        net.quantities = earlier

@@ -15,7 +15,7 @@ from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.types import Split
 from emotion_lab.models.auxiliary_head import last_linear
 from emotion_lab.models.base import EmotionNet
-from emotion_lab.models.quantities_head import QuantitiesHead
+from emotion_lab.models.quantities_head import QuantitiesHead, check_network
 
 #: With fewer values in a split, there is no correlation.
 _MIN_VALUES = 2
@@ -133,6 +133,7 @@ def build(cfg: dict[str, Any], data: EmotionData, net: EmotionNet) -> TrainedQua
             "quantities_head.weight does not support mix.mixup and mix.cutmix: set them to 0."
         )
     classifier = last_linear(net, "quantities_head.weight")
+    check_network(net)
     learned = ", ".join(f"{name} ({counts['train'][name]:,} images)" for name in names)
     others = [name for name in counts["train"] if name not in names]
     without = f"; not {', '.join(others)}, which has no values in train or val" if others else ""

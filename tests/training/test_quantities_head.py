@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from emotion_lab.evaluation.quantities import score_quantities
 from emotion_lab.models.load import restore
 from emotion_lab.training import callbacks
 from emotion_lab.training.fit import fit
-from emotion_lab.training.quantities_head import TrainedQuantitiesHead, ccc_loss
+from emotion_lab.training.quantities_head import TrainedQuantitiesHead, build, ccc_loss
 from tests.conftest import TINY, composed
+from tests.helpers_export import varied_network
 from tests.training.conftest import press_ctrl_c
 from tests.training.test_resume import assert_same_end
 
@@ -121,3 +123,20 @@ def test_settings_that_the_head_does_not_support(cfg: dict[str, Any], tmp_path: 
     for message, change in cases.items():
         with pytest.raises(UserError, match=message):
             fit({**cfg, **change}, tmp_path)
+
+
+def test_a_network_that_computes_further_with_its_classifier_is_refused_before_training() -> None:
+    """Such as a distilled ViT, the mean of two classifiers, whose values nothing could read."""
+    values = SimpleNamespace(quantities={"valence": np.array([0.0, 0.5])})
+    data: Any = SimpleNamespace(split=lambda name: values)
+    cfg = {"quantities_head": {"weight": 1.0}, "mix": {"mixup": 0.0, "cutmix": 0.0}}
+    net = varied_network("senet")
+    state = torch.get_rng_state()
+    head = build(cfg, data, net)
+    assert head is not None and head.names == ["valence"] and net.quantities is None
+    torch.set_rng_state(state)
+    first = torch.nn.Linear(head.linear.in_features, 1)
+    assert head.linear.weight.equal(first.weight)  # the check drew no random numbers
+    net.backbone.net.register_forward_hook(lambda module, inputs, logits: logits @ torch.eye(5))
+    with pytest.raises(UserError, match="computes further with its outputs: set another model="):
+        build(cfg, data, net)
