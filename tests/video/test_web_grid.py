@@ -26,7 +26,7 @@ from tests.helpers_web import GreyFrames, decode, make_runner, parse_next, wait_
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[SessionManager]:
     """Return the running sessions of three sources: two live ones and one that fails."""
-    readers = {"door": GreyFrames(live=True), "hall": GreyFrames(live=True), "bad": GreyFrames(1)}
+    readers = {"door": GreyFrames(live=True), "玄関": GreyFrames(live=True), "bad": GreyFrames(1)}
     readers["bad"].error = UserError("no signal")
     runners = {}
     for name, reader in readers.items():
@@ -61,11 +61,11 @@ def grid(client: TestClient, after: str = "") -> tuple[list[dict[str, Any]], lis
 def test_the_grid_shows_all_sources_and_one_that_failed(
     manager: SessionManager, client: TestClient
 ) -> None:
-    assert client.get("/api/about").json()["views"] == ["door", "hall", "bad"]
+    assert client.get("/api/about").json()["views"] == ["door", "玄関", "bad"]
     wait_for(lambda: all(view["row"] for view in grid(client)[0]))
     wait_for(lambda: manager.mains["bad"].over)
     views, jpegs = grid(client)
-    assert [view["view"] for view in views] == ["door", "hall", "bad"]
+    assert [view["view"] for view in views] == ["door", "玄関", "bad"]
     assert [view["state"] for view in views] == ["running", "running", "failed"]
     assert views[2]["message"] == "no signal"
     for jpeg in jpegs:
@@ -84,7 +84,7 @@ def test_pictures_of_the_grid_are_drawn_less_often_than_those_of_one_view(
     wait_for(lambda: all(view["row"] for view in grid(client)[0]))
 
     def drawn(seconds: float) -> tuple[int, int]:
-        runner, session = manager.mains["hall"].runner, manager.mains["hall"]
+        runner, session = manager.mains["玄関"].runner, manager.mains["玄関"]
         frames, version, end = runner.stats.frames, session.version, time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(0.01)
@@ -92,13 +92,16 @@ def test_pictures_of_the_grid_are_drawn_less_often_than_those_of_one_view(
 
     frames, pictures = drawn(0.4)
     assert 1 <= pictures <= 6 < frames
-    status, jpeg = parse_next(client.get("/api/next", params={"view": "hall"}).content)
-    assert status["view"] == "hall" and jpeg
+    status, jpeg = parse_next(client.get("/api/next", params={"view": "玄関"}).content)
+    assert status["view"] == "玄関" and jpeg
     time.sleep(0.15)
     frames, pictures = drawn(0.2)
     assert abs(frames - pictures) <= 2  # every frame now
     assert client.get("/api/next", params={"view": "live"}).status_code == 400
-    rows = client.get("/api/rows", params={"view": "hall"}).text.splitlines()
+    response = client.get("/api/rows", params={"view": "玄関"})
+    named = "filename*=utf-8''%E7%8E%84%E9%96%A2.jsonl"  # RFC 6266
+    assert response.headers["content-disposition"] == f"attachment; {named}"
+    rows = response.text.splitlines()
     assert {json.loads(row)["source"] for row in rows} == {"grey"} and len(rows) > 10
 
 

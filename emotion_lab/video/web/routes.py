@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -179,10 +180,11 @@ class Routes:
     async def rows(self, request: Request) -> Response:
         """``GET /api/rows?view=``: all JSON lines so far, without pixels."""
         session = self._session(request)
+        name = quote(session.name)  # of a file, perhaps not in Latin letters
         return StreamingResponse(
             complete_lines(session.rows),
             media_type="application/x-ndjson",
-            headers={"content-disposition": f'attachment; filename="{session.name}.jsonl"'},
+            headers={"content-disposition": f"attachment; filename*=utf-8''{name}.jsonl"},
         )
 
     async def file(self, request: Request) -> Response:
