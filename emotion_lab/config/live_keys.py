@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from pydantic import Field
+
 from emotion_lab.config.fields import (
     SOURCES,
     Anonymize,
@@ -70,7 +72,11 @@ LIVE = section(
 )
 PREDICT = section(
     LIVE,
-    source=Annotated[str | int | None, Role.LOCATION],
+    source=Annotated[
+        str | int | None,
+        Role.LOCATION,
+        Field(description="one photo, clip, folder, glob, list.txt of paths or s3://bucket/prefix"),
+    ],
     format=Annotated[Literal["jsonl", "parquet", "both"], Role.DISPLAY],
     resume=Annotated[bool, Role.EXECUTION],
 )

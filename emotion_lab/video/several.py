@@ -140,8 +140,8 @@ def run_several(cfg: dict[str, Any], run_dir: Path) -> None:
             # Also after Ctrl-C: the files are complete.
             for name, runner in runners.items():
                 print(f"{name}: " + "; ".join(runner.stats.summary_lines(stills=False)))
-            for text in output_files(cfg, names).items():
-                if Path(text[1]).exists():
-                    print("{}: {}".format(*text))
+            for key, file in output_files(cfg, names).items():
+                if Path(file).exists():
+                    print(f"{key}: {file}")
             print(run_dir, flush=True)
         raise_errors(multi.errors, len(runners))

@@ -365,6 +365,7 @@ def test_names_of_sources_are_short_and_different(tmp_path: Path) -> None:
     names = ["camera0", "video1", "my_clip", "my_clip-2", "cam_local_554_door"]
     assert source_names(sources) == [*names, "synthetic", "synthetic-2"]
     assert named("out/log.jsonl", "door") == Path("out/log.door.jsonl")
+    assert named("out/log", "door") == Path("out/log-door")
     assert source_list("3") == source_list(3) == source_list([3]) == ["3"]
 
 

@@ -105,7 +105,9 @@ def _base_name(source: str) -> str:
 def named(path: Any, name: str) -> Path:
     """Return the path of the output of one source, ``out.jsonl`` -> ``out.<name>.jsonl``."""
     path = Path(str(path)).expanduser()
-    return path.with_name(f"{path.stem}.{name}{path.suffix}")
+    # Without a suffix, the name must not become one.
+    link = "." if path.suffix else "-"
+    return path.with_name(f"{path.stem}{link}{name}{path.suffix}")
 
 
 def open_all(cfg: dict[str, Any], sources: Sequence[str]) -> list[FrameSource]:
