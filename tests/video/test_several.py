@@ -175,6 +175,32 @@ def test_faces_of_all_sources_that_wait_are_one_batch() -> None:
         assert result.faces[0].probabilities[1] == pytest.approx(20 / 255)
 
 
+def test_every_thread_gets_its_own_rows_of_a_batch() -> None:
+    class Learned(Gate):
+        def predict(self, crops: Any) -> tuple[np.ndarray, np.ndarray]:
+            rows = self(crops)
+            return rows, 2 * rows[:, 1:]
+
+    classifier = Learned(others=3)
+    shared = classifier.shared = BatchingClassifier(classifier)
+    results: dict[int, Any] = {}
+
+    def work(count: int) -> None:
+        greys = [50 * count + k for k in range(count)]
+        results[count] = shared([np.full((4, 4, 3), grey, np.uint8) for grey in greys])
+
+    threads = [threading.Thread(target=work, args=(count,)) for count in (1, 2, 3, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(classifier.batch_sizes) == 2 and sum(classifier.batch_sizes) == 10
+    for count, (probabilities, quantities) in results.items():
+        expected = (50 * count + np.arange(count)) / 255
+        assert probabilities[:, 1] == pytest.approx(expected)
+        assert quantities[:, 0] == pytest.approx(2 * expected)
+
+
 def test_an_error_in_a_batch_is_raised_in_its_own_thread_only() -> None:
     class Strict(Gate):
         def __call__(self, crops: list[np.ndarray]) -> np.ndarray:
