@@ -55,6 +55,8 @@ def records(folder: Path) -> Iterator[Any]:
             if remaining < 7 or kind == 0:  # padding at the end of a block
                 offset += remaining
                 continue
+            if offset + 7 + size > len(data):  # W&B is still writing it
+                break
             message += data[offset + 7 : offset + 7 + size]
             offset += 7 + size
             if kind in (1, 4):  # a complete record, or its last part
