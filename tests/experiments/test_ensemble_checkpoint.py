@@ -205,6 +205,7 @@ def test_ensemble_as_a_member(built: tuple[Path, dict[str, Any]], sweep: Path) -
 
 def test_ledger_identity_ignores_the_order(built: tuple[Path, dict[str, Any]]) -> None:
     _, card = restore(built[0] / "ensemble.ckpt")
+    many = len(card["members"])
     equal = test_ledger.setup({**card, "weights": [1 / many] * many}, "none")
     named = test_ledger.setup({"members": card["members"]}, "none")
     assert equal == named
