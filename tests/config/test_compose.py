@@ -19,7 +19,7 @@ from emotion_lab.config import compose, schema
 from emotion_lab.config import overrides as command_line
 from emotion_lab.core.errors import UserError
 from emotion_lab.experiments.run import resume
-from emotion_lab.experiments.run.checks import check_rates
+from emotion_lab.experiments.run.checks import check_inputs, check_rates
 from tests.conftest import TINY, composed
 
 GROUPS = sorted(p.name for p in compose.CONF.iterdir() if p.is_dir())
@@ -362,3 +362,10 @@ def test_a_stored_config_gets_the_defaults_of_its_own_choices() -> None:
     # The current command has other choices, whose keys are not those of the run.
     assert compose.complete(older, composed("schedule=cosine", "loss=ce")) == stored
     assert compose.complete(stored, composed()) == stored
+
+
+def test_votes_head_without_votes_is_refused_before_the_data(tmp_path: Path) -> None:
+    words = [f"data.path={tmp_path}", "votes_head.weight=0.5"]
+    with pytest.raises(UserError, match=r"weight=0.5 needs .*: set data.ferplus_csv=<fer2013new"):
+        check_inputs(compose.precheck("train", words), set())
+    check_inputs(compose.precheck("train", [*words, f"data.ferplus_csv={tmp_path}"]), set())

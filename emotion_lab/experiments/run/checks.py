@@ -85,6 +85,11 @@ def check_rates(cfg: DictConfig, overrides: list[str]) -> None:
 
 def check_inputs(cfg: DictConfig, swept: set[str]) -> None:
     """Check that the files of a new run exist; each job of a sweep checks ``swept`` keys itself."""
+    if cfg.votes_head.weight and cfg.data.name == "fer2013" and not cfg.data.ferplus_csv:
+        raise UserError(
+            f"votes_head.weight={cfg.votes_head.weight:g} needs the FER+ votes: set "
+            "data.ferplus_csv=<fer2013new.csv>."
+        )
     # data.download=true creates the folder of data.path.
     path = None if cfg.data.get("download") else cfg.data.path
     lists = {f"data.{key}": cfg.data[key] for key in ("ferplus_csv", "drop_csv", "relabel_csv")}
