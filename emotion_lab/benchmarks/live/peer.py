@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from emotion_lab.benchmarks.live.process import wait_or_kill
 from emotion_lab.benchmarks.live.speed import run_decoded
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.timing import per_second, summary
@@ -141,11 +142,7 @@ class Peer(Closeable):
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        wait_or_kill(self._process)
         self._messages.close()
 
 

@@ -42,6 +42,15 @@ def live_command(cfg: dict[str, Any], clip: Path, folder: Path, frames: int) -> 
     ]
 
 
+def wait_or_kill(process: subprocess.Popen[Any]) -> None:
+    """Wait 5 seconds for the end of a process, then kill it."""
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 class _Process:
     """A running command whose JSON lines are counted as they are written."""
 
@@ -106,11 +115,7 @@ class _Process:
         """End the command."""
         if self.process.poll() is None:
             self.process.terminate()
-            try:
-                self.process.wait(5)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+            wait_or_kill(self.process)
         self._messages.close()
 
 
