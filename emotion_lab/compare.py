@@ -46,11 +46,13 @@ def _leaderboard_runs(cfg: DictConfig) -> list[Path]:
 
 def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Read and check the runs, which takes less than a second, before Hydra creates a directory."""
-    from emotion_lab.experiments.compare.load import parse_runs, read_pairs
+    from emotion_lab.experiments.compare.load import kept_rows, parse_runs, read_pairs
 
     smoothers = values(overrides, "smoothing")
     runs = [] if smoothers else _leaderboard_runs(cfg)
     recordings = None if smoothers else _recordings(cfg)
+    if cfg.drop_csv is not None and (smoothers or runs or recordings is not None):
+        raise UserError("drop_csv= applies to two runs only: give run_a=<run> run_b=<run>.")
     if smoothers:
         from emotion_lab.experiments.compare import smoothing
 
@@ -70,6 +72,8 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
 
         sides = parse_runs("run_a", cfg.run_a), parse_runs("run_b", cfg.run_b)
         a, b, _ = read_pairs(*sides, cfg.split)
+        if cfg.drop_csv is not None:
+            kept_rows(a[0].names, cfg.drop_csv)
         verdict_metric(cfg.sort_by, [*a, *b])
     if not compose.is_multirun(cfg.hydra):
         paths.check_fresh(str(cfg.hydra.run.dir), *RESULTS)
@@ -145,7 +149,8 @@ def compare(cfg: DictConfig) -> float | None:
     if runs:
         return _rank(cfg, runs, run_dir)
     a, b = parse_runs("run_a", cfg.run_a), parse_runs("run_b", cfg.run_b)
-    content = result.compare(a, b, cfg.split, Path(str(cfg.test_ledger)), cfg.sort_by)
+    ledger = Path(str(cfg.test_ledger))
+    content = result.compare(a, b, cfg.split, ledger, cfg.sort_by, cfg.drop_csv)
     write_json(run_dir / "compare.json", content)
     pictures = both(lambda style: report.figure(content, style), run_dir, "compare")
     report.write_page(run_dir, content, pictures)

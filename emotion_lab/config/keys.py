@@ -333,6 +333,7 @@ _ENTRIES: dict[str, type[Section]] = {
         run_a=Locations,
         run_b=Locations,
         runs=Locations,
+        drop_csv=Location,
         sort_by=Literal["accuracy", "macro_f1"] | None,
         ckpt=Location,
         latency=bool,

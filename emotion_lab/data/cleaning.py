@@ -55,17 +55,17 @@ class CleaningRow:
 
 
 def read_rows(key: str, file: str) -> list[CleaningRow]:
-    """Read the CSV of ``data.<key>``, ``drop_csv`` or ``relabel_csv``."""
-    where = f"data.{key}={file}"
+    """Read the CSV of ``data.drop_csv``, ``data.relabel_csv`` or the ``drop_csv`` of compare."""
+    where = f"{key}={file}"
     path = Path(file).expanduser()
     if not path.is_file():
-        raise UserError(f"{where}: no such file. Set data.{key}=<csv>, as the audit writes it.")
+        raise UserError(f"{where}: no such file. Set {key}=<csv>, as the audit writes it.")
     try:
         lines = csv_input.read_rows(path)
     except (OSError, UnicodeError, csv.Error) as error:
         raise UserError(f"Cannot read {where}: {error}.") from error
     header = [name.strip().lower() for name in lines[0]] if lines else []
-    relabel = key == "relabel_csv"
+    relabel = key == "data.relabel_csv"
     label_column = next((name for name in NEW_LABEL if name in header), "") if relabel else ""
     if "path" not in header or (relabel and not label_column):
         expected = f"path and {' or '.join(NEW_LABEL)}" if relabel else "path"
@@ -87,7 +87,7 @@ def read_rows(key: str, file: str) -> list[CleaningRow]:
     return rows
 
 
-def _path_suffixes(path: str) -> list[str]:
+def path_suffixes(path: str) -> list[str]:
     """Return the names to look up for a path: itself, then without its first folders."""
     parts = path.replace("\\", "/").removeprefix("./").split("/")
     return [path, *("/".join(parts[start:]) for start in range(len(parts)))]
@@ -125,10 +125,10 @@ class SplitCleaner:
         return class_key(name, self._scheme)
 
     def _find(self, path: str) -> tuple[str, int] | None:
-        return next((self._index[e] for e in _path_suffixes(path) if e in self._index), None)
+        return next((self._index[e] for e in path_suffixes(path) if e in self._index), None)
 
     def _is_unreadable(self, path: str) -> bool:
-        suffix = "/" + _path_suffixes(path)[1].lstrip("/")
+        suffix = "/" + path_suffixes(path)[1].lstrip("/")
         return any(("/" + known).endswith(suffix) for known in self._unreadable)
 
     def _new_label(self, row: CleaningRow, where: str) -> int | None:
@@ -194,7 +194,7 @@ class SplitCleaner:
     def relabel(self, file: str) -> str:
         """Change the labels of the listed images; return the line to print."""
         where = f"data.relabel_csv={file}"
-        rows = read_rows("relabel_csv", file)
+        rows = read_rows("data.relabel_csv", file)
         for row in rows:
             self._new_label(row, where)  # unknown names are errors, also in rows without a match
         matches, unused = self._match(where, rows)
@@ -216,7 +216,7 @@ class SplitCleaner:
     def drop(self, file: str) -> str:
         """Remove the listed images; return the line to print."""
         where = f"data.drop_csv={file}"
-        matches, unused = self._match(where, read_rows("drop_csv", file))
+        matches, unused = self._match(where, read_rows("data.drop_csv", file))
         dropped: Counter[str] = Counter()
         for name, split in self.splits.items():
             positions = [position for split_name, position in matches if split_name == name]

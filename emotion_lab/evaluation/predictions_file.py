@@ -7,7 +7,7 @@ import io
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,18 @@ class SavedPredictions:
         """The training seed, None if unknown."""
         seed = self.metrics.get("seed")
         return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
+
+    def subset(self, rows: np.ndarray) -> SavedPredictions:
+        """Return the predictions of some rows, int64 (M,); ``metrics`` are those of all rows."""
+        groups = None if self.groups is None else [self.groups[i] for i in rows]
+        return replace(
+            self,
+            names=[self.names[i] for i in rows],
+            labels=self.labels[rows],
+            predicted=self.predicted[rows],
+            probabilities=self.probabilities[rows],
+            groups=groups,
+        )
 
 
 def write_predictions(

@@ -169,6 +169,37 @@ def test_one_run_per_side(two: tuple[Path, Path], tmp_path: Path) -> None:
     assert "test" not in result
 
 
+def test_listed_images_are_left_out(two: tuple[Path, Path], tmp_path: Path) -> None:
+    a, b = two
+    listed = [0, 3, 61, 119]
+    rows = [f"/elsewhere/{NAMES[i]}" for i in listed] + [NAMES[0], "faces/of_train.png"]
+    list_csv = tmp_path / "duplicates.csv"
+    list_csv.write_text("kind,path,split\n" + "".join(f"identical,{row},train\n" for row in rows))
+    result = compare([a], [b], "val", tmp_path / "none", drop_csv=str(list_csv))
+    kept = np.setdiff1d(np.arange(120), listed)
+    expected = paired(LABELS[kept], guesses(0.3, 0)[kept], guesses(0.8, 1)[kept], 3)
+    for key in ("accuracy", "accuracy_ci95", "macro_f1", "mcnemar_p"):
+        assert result["difference"][key] == expected[key]
+    assert result["n"] == 116 and result["support"] == {"happy": 58, "sad": 24, "neutral": 34}
+    assert f"4 images of {list_csv} are left out." in result["notes"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["faces/other.png"], "none of its rows names an image of the predictions"),
+        (NAMES, "names all 120 images"),
+    ],
+)
+def test_list_of_no_or_all_images(
+    rows: list[str], message: str, two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    list_csv = tmp_path / "drop.csv"
+    list_csv.write_text("path\n" + "\n".join(rows))
+    with pytest.raises(UserError, match=message):
+        compare([two[0]], [two[1]], "val", tmp_path / "none", drop_csv=str(list_csv))
+
+
 def test_not_distinguishable(tmp_path: Path) -> None:
     result = compare(*_pair(tmp_path), "val", tmp_path / "none")
     assert "are not distinguishable at n = 120: accuracy" in result["line"]

@@ -190,3 +190,32 @@ def read_pairs(
     if any(saved.fingerprint is None for saved in runs):
         notes.append("Not every run has a fingerprint of its split: rows are matched by name only.")
     return runs_a, runs_b, notes
+
+
+def kept_rows(names: list[str], drop_csv: str) -> np.ndarray:
+    """Return the positions of the images that a list does not name, int64 (M,).
+
+    Args:
+        names: Image names of the predictions.
+        drop_csv: CSV with a column ``path``, as the audit writes ``duplicates.csv``; its rows of
+            other splits change nothing.
+
+    Raises:
+        UserError: If the list cannot be read, or names none or all of the images.
+    """
+    from emotion_lab.data.cleaning import path_suffixes, read_rows  # imports OpenCV
+
+    positions = {name: i for i, name in enumerate(names)}
+    dropped = set()
+    for row in read_rows("drop_csv", drop_csv):
+        found = next((name for name in path_suffixes(row.path) if name in positions), None)
+        if found is not None:
+            dropped.add(positions[found])
+    if not dropped:
+        raise UserError(
+            f"drop_csv={drop_csv}: none of its rows names an image of the predictions; here images "
+            f"are called '{names[0]}'."
+        )
+    if len(dropped) == len(names):
+        raise UserError(f"drop_csv={drop_csv} names all {len(names):,} images.")
+    return np.setdiff1d(np.arange(len(names)), sorted(dropped))

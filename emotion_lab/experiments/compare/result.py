@@ -15,6 +15,7 @@ from emotion_lab.evaluation.predictions_file import SavedPredictions
 from emotion_lab.evaluation.statistics import ROUNDS, intervals, mean_std, paired, paired_seeds
 from emotion_lab.experiments.compare.load import (
     aligned_predictions,
+    kept_rows,
     read_pairs,
     short_names,
     trained_on_lines,
@@ -72,6 +73,30 @@ def _side(
         **{score: mean_std([row[score] for row in rows]) for score in SCORES},
         "per_class_f1": per_class_f1,
     }
+
+
+def _differences(
+    runs: list[SavedPredictions],
+    predictions: np.ndarray,
+    names: list[str],
+    reference: SavedPredictions,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the paired difference of each seed, and that over all seeds.
+
+    The first half of the runs, of their predictions and of their names is side a.
+    """
+    labels, classes, seeds = reference.labels, reference.classes, len(runs) // 2
+    k, bootstrap = len(classes), (ROUNDS, SEED, reference.groups)
+    pairs = []
+    for i in range(seeds):
+        values = paired(labels, predictions[i], predictions[seeds + i], k, *bootstrap)
+        seeds_of_pair = [runs[i].seed, runs[seeds + i].seed]
+        pair = {"a": names[i], "b": names[seeds + i], "seeds": seeds_of_pair}
+        pairs.append({**pair, **_by_class_name(values, classes)})
+    if seeds == 1:
+        return pairs, pairs[0]
+    values = paired_seeds(labels, predictions[:seeds], predictions[seeds:], k, *bootstrap)
+    return pairs, _by_class_name(values, classes)
 
 
 def _test_openings(
@@ -161,7 +186,12 @@ def verdict_metric(sort_by: str | None, runs: Sequence[SavedPredictions]) -> str
 
 
 def compare(
-    a: list[Path], b: list[Path], split: str, ledger: Path, sort_by: str | None = None
+    a: list[Path],
+    b: list[Path],
+    split: str,
+    ledger: Path,
+    sort_by: str | None = None,
+    drop_csv: str | None = None,
 ) -> dict[str, Any]:
     """Compare the runs of two sides on the same images; every difference is b - a.
 
@@ -169,6 +199,7 @@ def compare(
         a: Run directories of train or evaluate, one per seed.
         b: Run directories with the same seeds.
         sort_by: Metric of the verdict, see :func:`verdict_metric`.
+        drop_csv: List of images to leave out, see :func:`kept_rows`; None: compare on all.
 
     Returns:
         Builtins: ``verdict`` (on b's score), ``by`` (its metric), ``line``, ``split``, ``n``,
@@ -178,34 +209,28 @@ def compare(
     """
     runs_a, runs_b, notes = read_pairs(a, b, split)
     reference, seeds = runs_a[0], len(runs_a)
-    labels, classes, n = reference.labels, reference.classes, len(reference.names)
-    k, bootstrap = len(classes), (ROUNDS, SEED, reference.groups)
     runs = [*runs_a, *runs_b]
     names = short_names([saved.run for saved in runs])
     predictions = np.stack([aligned_predictions(reference, saved) for saved in runs])
+    if drop_csv is not None:
+        kept = kept_rows(reference.names, drop_csv)
+        notes.append(f"{len(reference.names) - len(kept):,} images of {drop_csv} are left out.")
+        reference, predictions = reference.subset(kept), predictions[:, kept]
+    labels, classes, n = reference.labels, reference.classes, len(reference.names)
     by = verdict_metric(sort_by, runs)
     title_a, title_b = _titles(runs_a, runs_b)
     side_a = _side(runs_a, predictions[:seeds], names[:seeds], reference, title_a)
     side_b = _side(runs_b, predictions[seeds:], names[seeds:], reference, title_b)
-    pairs = []
-    for i in range(seeds):
-        values = paired(labels, predictions[i], predictions[seeds + i], k, *bootstrap)
-        pair = {"a": names[i], "b": names[seeds + i], "seeds": [runs_a[i].seed, runs_b[i].seed]}
-        pairs.append({**pair, **_by_class_name(values, classes)})
-    difference = pairs[0]
-    if seeds > 1:
-        values = paired_seeds(labels, predictions[:seeds], predictions[seeds:], k, *bootstrap)
-        difference = _by_class_name(values, classes)
+    pairs, difference = _differences(runs, predictions, names, reference)
     support = {name: int((labels == i).sum()) for i, name in enumerate(classes)}
     warnings, seen_notes = trained_on_lines(names, [saved.scores for saved in runs])
     line = verdict_sentence(difference, side_a["name"], side_b["name"], n, seeds, by)
     result = {
-        **{"verdict": difference[VERDICTS[by]], "by": by, "line": line},
-        "split": split,
-        "n": n,
+        **{"verdict": difference[VERDICTS[by]], "by": by, "line": line, "split": split, "n": n},
         "classes": classes,
         "support": support,
         "fingerprint": reference.fingerprint,
+        "drop_csv": drop_csv,
         "seeds": seeds,
         "a": side_a,
         "b": side_b,
