@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from omegaconf import DictConfig
 
 from emotion_lab.cli import app
 from emotion_lab.config import compose
-from emotion_lab.core import paths
+from emotion_lab.core import extras, paths
 from emotion_lab.core.errors import UserError, unknown
 
 
@@ -30,10 +31,19 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
         paths.check_checkpoint(cfg.ckpt)
         if cfg.peer is not None and cfg.clip is None and cfg.photo is None:
             raise UserError("peer= needs frames: add clip=<video> or photo=<image>.")
-    if cfg.benchmark == "sources":
+    if cfg.benchmark in ("sources", "archive"):
         if cfg.ckpt is None:
-            raise UserError("ckpt is missing: benchmark=sources needs a model, ckpt=<path>.")
+            raise UserError(
+                f"ckpt is missing: benchmark={cfg.benchmark} needs a model, ckpt=<path>."
+            )
         paths.check_checkpoint(cfg.ckpt, exported=True)
+    for name in cfg.engines if cfg.benchmark == "archive" else ():
+        if name not in compose.options("engine"):
+            raise unknown(
+                "engine", name, compose.options("engine"), "Set it with engines=[<name>]."
+            )
+        if name == "ray":
+            extras.require("ray", "engines=[ray]")
     if cfg.benchmark == "derived" and cfg.ckpt is not None:
         paths.check_checkpoint(cfg.ckpt, exported=True)
     paths.check_exist({"data.path": cfg.data.path, "photo": cfg.photo})
@@ -85,29 +95,19 @@ def _measure(
 
         smoothers = {name: compose.defaults("smoothing", name) for name in untrained()}
         return run.bench(config, smoothers, save)
-    if config["benchmark"] == "sources":
-        from emotion_lab.benchmarks import sources
+    if config["benchmark"] == "archive":
+        from emotion_lab.benchmarks import archive
 
-        return sources.bench(config)
-    if config["benchmark"] == "derived":
-        from emotion_lab.benchmarks import derived
-
-        return derived.bench(config)
-    if config["benchmark"] == "near_copies":
-        from emotion_lab.benchmarks import near_copies
-
-        return near_copies.bench(config)
-    if config["benchmark"] == "smoothing":
-        from emotion_lab.benchmarks import smoothing
-
-        return smoothing.bench(config)
+        return archive.bench(config, save)
     if config["benchmark"] == "deploy":
         from emotion_lab.benchmarks.deploy import matrix
 
         return matrix.bench(config, run_dir)
-    from emotion_lab.benchmarks import train
+    if config["benchmark"] == "train":
+        from emotion_lab.benchmarks import train
 
-    return train.bench(config, device, overrides)
+        return train.bench(config, device, overrides)
+    return importlib.import_module(f"emotion_lab.benchmarks.{config['benchmark']}").bench(config)
 
 
 def bench(cfg: DictConfig) -> None:

@@ -127,6 +127,8 @@ def test_stream(model: EmotionRecognizer, tmp_path: Path) -> None:
     assert [frame.faces[0] for frame in again] == [frame.faces[0] for frame in frames[:2]]
     with pytest.raises(UserError, match="no file, folder or camera"):
         model.stream(tmp_path / "missing.mp4")
+    with pytest.raises(UserError, match=r"takes one source, not \['0', '1'\]: call it once"):
+        model.stream(["0", "1"])  # type: ignore[arg-type]
 
 
 def test_results(

@@ -28,6 +28,10 @@ def report(result: dict[str, Any]) -> Blocks:
         blocks += derived_report(result["derived"])
     if "sources" in result:
         blocks += sources_report(result["sources"])
+    if "archive" in result:
+        blocks += archive_report(result["archive"])
+    if "anonymize" in result:
+        blocks += anonymize_report(result["anonymize"])
     if "near_copies" in result:
         blocks += near_copies_report(result["near_copies"])
     if "smoothing" in result:
@@ -73,6 +77,51 @@ def sources_report(result: dict[str, Any]) -> Blocks:
         f"{least['source']}, {least['frames_per_s']:.1f} frames/s",
         f"{result['faces_per_frame']:.2f} faces a frame, {result['faces_per_batch']:.2f} faces of "
         f"{result['sources_per_batch']:.2f} sources a batch; {result['cpu_share']:.0%} of the CPU",
+    ]
+
+
+def archive_report(result: dict[str, Any]) -> Blocks:
+    """Return the report of ``benchmark=archive``."""
+    blocks: Blocks = [f"\narchive: detector {result['detector']}, backend {result['runtime']}"]
+    for kind in ("photos", "clips"):
+        rows = []
+        if kind == "photos" and "one_by_one" in result:
+            rows.append(("one after the other", "", *_file_cells(result["one_by_one"], None)))
+        alone = {row["engine"]: row for row in result.get(kind, ()) if row["workers"] == 1}
+        for row in result.get(kind, ()):
+            cells = _file_cells(row, alone[row["engine"]])
+            rows.append((row["engine"], row["workers"], *cells))
+        if rows:
+            header = (kind, "workers", "files/s", "first result, s", "efficiency")
+            blocks.append(TextTable(header, rows))
+    return blocks
+
+
+def _file_cells(row: dict[str, float], alone: dict[str, float] | None) -> tuple[str, str, str]:
+    """Return files/s, first result and, relative to one worker, the efficiency."""
+    efficiency = ""
+    if alone is not None:
+        share = row["files_per_s"] / (row["workers"] * alone["files_per_s"])
+        efficiency = f"{share:.0%}"
+    return f"{row['files_per_s']:.1f}", f"{row['first_s']:.1f}", efficiency
+
+
+def anonymize_report(result: dict[str, Any]) -> Blocks:
+    """Return the report of ``benchmark=anonymize``."""
+    rows = [
+        (
+            *(f"{row['height']} px", row["speed"], row["faces"], row["visible"]),
+            *(f"{row['least']:.1%}", f"{row['picture']:.1%}"),
+        )
+        for row in result["rows"]
+    ]
+    header = ("face", "px a frame", "faces", "visible", "least hidden", "picture hidden")
+    faces, visible = (sum(row[key] for row in result["rows"]) for key in ("faces", "visible"))
+    return [
+        f"\nmoving faces hidden by anonymize=, detector {result['detector']}",
+        TextTable(header, rows),
+        f"{visible:,} of {faces:,} faces are visible: less than {result['hidden']:.0%} of them is "
+        "hidden",
     ]
 
 

@@ -145,6 +145,19 @@ Count = integer(1)
 WholeNumber = integer(0)
 Seed = integer(0, 2**32 - 1)
 Counts = Annotated[list[Count], Field(min_length=1)]  # type: ignore[valid-type]  # a variable
+#: What ``bench`` measures; ``emotion_lab/bench.py`` calls the module of this name.
+Benchmark = Literal[
+    "data",
+    "train",
+    "live",
+    "sources",
+    "archive",
+    "anonymize",
+    "deploy",
+    "derived",
+    "near_copies",
+    "smoothing",
+]
 #: The batch sizes of a benchmark, and the one of an exported file.
 BatchSizes = Annotated[
     Counts, Field(description="a list of whole numbers of 1 or more, for instance [1,8]")

@@ -9,6 +9,7 @@ from emotion_lab.config.fields import (
     AutoOrBool,
     Batches,
     BatchSizes,
+    Benchmark,
     Cache,
     Channels,
     Count,
@@ -358,9 +359,7 @@ _ENTRIES: dict[str, type[Section]] = {
     "predict": PREDICT,
     "neutral": section(ckpt=Location, split=Split, num_enrolled=Count),
     "bench": section(
-        benchmark=Literal[
-            "data", "train", "live", "sources", "deploy", "derived", "near_copies", "smoothing"
-        ],
+        benchmark=Benchmark,
         rounds=Count,
         images=Count,
         workers=WholeNumber | None,
@@ -377,6 +376,9 @@ _ENTRIES: dict[str, type[Section]] = {
         photo=Location,
         seconds=Positive,
         num_sources=Count,
+        engines=list[str],
+        num_photos=WholeNumber,
+        num_clips=WholeNumber,
         memory_frames=WholeNumber,
         peer=str | None,
         peer_frames=Count,

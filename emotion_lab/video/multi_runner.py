@@ -33,15 +33,12 @@ def print_error(name: str, error: BaseException) -> None:
 
 
 def raise_errors(errors: Mapping[str, BaseException], count: int) -> None:
-    """Raise the error of the sources that were lost, if any.
+    """Raise one error for the sources that were lost, if any; :func:`print_error` has run.
 
     Args:
         errors: Name of a source -> its error.
         count: Number of all sources.
     """
-    unexpected = next((e for e in errors.values() if not isinstance(e, UserError)), None)
-    if unexpected is not None:
-        raise unexpected
     if errors:
         name, error = next(iter(errors.items()))
         raise LostSourcesError(
@@ -87,10 +84,11 @@ class LoadMonitor:
             print(text, file=sys.stderr, flush=True)
 
     def _counts(self) -> dict[str, tuple[int, int]]:
-        """Return the processed and dropped frames of every source."""
+        """Return the processed and dropped frames of every source that is not paused."""
         return {
             name: (runner.stats.frames, runner.source.dropped)
             for name, runner in self._runners.items()
+            if not runner.paused
         }
 
     def _report(
@@ -98,9 +96,9 @@ class LoadMonitor:
     ) -> str:
         """Return what the machine can do in one line, or "" if it keeps up."""
         delivered, rates = 0.0, {}
-        for name, runner in self._runners.items():
+        for name in before.keys() & after.keys():
             frames, dropped = (b - a for a, b in zip(before[name], after[name], strict=True))
-            source = runner.source
+            source = self._runners[name].source
             has_pace = source.live or (self._paced and source.fps and not source.stills)
             if source.closed or not has_pace:
                 continue
@@ -142,7 +140,7 @@ class MultiRunner:
     def _run(self, name: str, runner: PipelineRunner) -> None:
         try:
             runner.run()
-        except BaseException as error:  # raised by raise_errors in the main thread
+        except BaseException as error:  # counted by raise_errors in the main thread
             self.errors[name] = error
             print_error(name, error)
 

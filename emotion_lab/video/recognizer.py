@@ -251,6 +251,11 @@ class EmotionRecognizer:
         Raises:
             UserError: If the source cannot be opened, or is lost.
         """
+        if not isinstance(source, (str, int, Path)):
+            raise UserError(
+                f"stream() takes one source, not {source!r}: call it once for each, or run "
+                "python -m emotion_lab.live 'source=[0,1]' for several at the same time."
+            )
         cfg = {"source": str(source), "realtime": realtime, "max_frames": max_frames}
         opened = open_source(cfg)
         pipeline = self.pipeline(opened.stills, bool(opened.truth))

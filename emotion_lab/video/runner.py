@@ -103,6 +103,9 @@ class PipelineRunner:
         num_cores: Default: the threads of this process if they are limited, else its cores.
         turns: Shared by the runners of several sources, which find faces in turn; each then runs
             in one thread. None: the only source.
+
+    Attributes:
+        paused: Whether the caller of :meth:`run` holds its frames back at the moment.
     """
 
     def __init__(
@@ -117,7 +120,7 @@ class PipelineRunner:
         self.source, self.pipeline, self.overlay = source, pipeline, overlay
         self.sinks, self.turns = list(sinks), turns
         self.num_cores = 1 if turns else num_cores or usable_cores()
-        self.stats = RunStats()
+        self.stats, self.paused = RunStats(), False
 
     def run(
         self,

@@ -65,6 +65,9 @@ def test_a_source_that_dies_or_stalls_harms_no_other(capsys: pytest.CaptureFixtu
         raise_errors(multi.errors, len(runners))
     assert e.value.exit_code == 1
     raise_errors({}, 3)
+    # An unexpected error is printed when it comes, with its traceback, and once only.
+    with pytest.raises(LostSourcesError, match="1 of 2 sources ended"):
+        raise_errors({"dies": KeyError("frame")}, 2)
 
 
 def test_a_camera_reconnects_beside_another_one(
@@ -151,6 +154,10 @@ def test_load_is_measured_for_live_sources_only() -> None:
     assert report.startswith("3 sources deliver 85 frames/s; this machine processes 70")
     runners["file"].source.close()  # it has ended
     assert LoadMonitor(runners, paced=True)._report(before, late, 5.0) == ""
+    runners["b"].paused = True  # on the page; its frames are dropped
+    assert list(LoadMonitor(runners)._counts()) == ["a", "file"]
+    paused = {"a": (150, 0), "file": (50, 0)}
+    assert LoadMonitor(runners)._report(before, paused, 5.0) == ""
 
 
 # --- list of sources, outputs ---------------------------------------------------------------------

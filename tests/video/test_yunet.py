@@ -75,3 +75,20 @@ def test_both_backends_find_the_same_faces(size: int) -> None:
             np.testing.assert_allclose(detections.boxes, expected.boxes, atol=0.05)
             np.testing.assert_allclose(detections.scores, expected.scores, atol=1e-3)
             np.testing.assert_allclose(detections.landmarks, expected.landmarks, atol=0.05)
+
+
+@pytest.mark.shared
+def test_photos_of_alternating_sizes_get_networks_with_the_same_results() -> None:
+    """Photos come upright and across; each size is compiled once it has come often."""
+    pytest.importorskip("openvino")
+    detector = build_detector(config("yunet", file=str(shared(YUNET)), backend="openvino"))
+    photos = [photo("six_faces.jpg"), np.ascontiguousarray(photo("two_people.jpg")[:, 60:400])]
+    first = [detector(image) for image in photos]
+    assert not detector._run._fixed  # type: ignore[attr-defined]
+    for _ in range(yunet._REPEATS):
+        last = [detector(image) for image in photos]
+    assert len(detector._run._fixed) == 2  # type: ignore[attr-defined]
+    for one, other in zip(first, last, strict=True):
+        assert len(one.boxes)
+        np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-3)
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)

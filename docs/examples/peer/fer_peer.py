@@ -1,7 +1,11 @@
 """The public package ``fer`` as a peer of ``bench benchmark=live``.
 
-In an environment of its own (``python -m venv fer-env``, ``fer-env/bin/pip install fer``):
+In an environment of its own, here without the packages for clips and MTCNN, which it does not use;
+tried with fer 25.10.3:
 
+    python -m venv fer-env
+    fer-env/bin/pip install --no-deps fer
+    fer-env/bin/pip install tensorflow-cpu "opencv-contrib-python<5" requests pillow "setuptools<81"
     python -m emotion_lab.bench benchmark=live ckpt=fer2013 clip=<clip.mp4> \
       peer="fer-env/bin/python docs/examples/peer/fer_peer.py"
 """
@@ -17,7 +21,7 @@ def main() -> None:
     results = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     import numpy as np
-    from fer import FER
+    from fer.fer import FER  # the package itself exports nothing since 25.10
 
     frames = sys.stdin.buffer
     head = json.loads(frames.readline())

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.io import replaced_file, to_bytes
+from emotion_lab.core.io import replaced_file, to_bytes, write_json
 from emotion_lab.video.batch.base import FileResult
 from emotion_lab.video.sinks.base import new_file
 from emotion_lab.video.sinks.jsonl import LineWriter
 from emotion_lab.video.types import Closeable
 
-LOG, TABLE = "predictions.jsonl", "files.csv"
+LOG, TABLE, MODEL = "predictions.jsonl", "files.csv", "model.json"
 COLUMNS = ("source", "rows", "with_face", "faces", "error", "notes")
 
 
@@ -31,6 +31,27 @@ def _records(table: Path) -> Iterator[dict[str, str]]:
         for record in csv.DictReader(file):
             if None not in record.values():
                 yield record
+
+
+def keep_model(folder: Path, resume: bool, model: dict[str, str]) -> None:
+    """Write what gives the results, and with ``resume`` check that it gave the earlier ones.
+
+    The config does not name it: ``detector=auto`` depends on the files of the machine, and a
+    checkpoint can be replaced.
+
+    Args:
+        model: Config key -> what it stands for now.
+    """
+    file = folder / MODEL
+    if resume and file.is_file():
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+        for key, value in model.items():
+            if earlier[key] != value:
+                raise UserError(
+                    f"resume=true: the results in {folder} are of {key} {earlier[key]}, now it is "
+                    f"{value}. Set {key}= as before, or out=<a new folder>."
+                )
+    write_json(file, model)
 
 
 def keep_whole(folder: Path) -> set[str]:

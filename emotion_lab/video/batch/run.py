@@ -14,7 +14,7 @@ from emotion_lab.core.wording import counted
 from emotion_lab.video import factory
 from emotion_lab.video.batch.base import ENGINES, FileResult
 from emotion_lab.video.batch.listing import chunks, list_files
-from emotion_lab.video.batch.output import LOG, TABLE, ResultFiles
+from emotion_lab.video.batch.output import LOG, TABLE, ResultFiles, keep_model
 from emotion_lab.video.batch.parquet import NAME, write_parquet
 from emotion_lab.video.detectors import auto
 from emotion_lab.video.runner import PipelineRunner, progress_bar
@@ -46,6 +46,8 @@ def predict_files(cfg: dict[str, Any], folder: Path) -> None:
     model = factory.build_recognizer(cfg)
     factory.print_model(cfg, model)
     model.pipeline(stills=True)  # prints the note about the training data
+    made_by = {"detector": cfg["detector"]["name"], "ckpt": model.classifier.model_id[:12]}
+    keep_model(folder, cfg["resume"], made_by)
     engine = ENGINES.build(cfg["engine"]["name"], cfg)
     begin, rows = time.perf_counter(), 0
     with ResultFiles(folder, cfg["resume"], cfg["overwrite"]) as files:

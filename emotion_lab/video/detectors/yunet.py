@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ URL = (
 WHAT = "YuNet's face_detection_yunet_2023mar.onnx"
 STRIDES = (8, 16, 32)
 _SCORES = ("cls", "obj")
-#: An input size that comes so many times in a row gets a network of its own, which is faster.
+#: An input size that has come so many times gets a network of its own, which is faster.
 _REPEATS = 8
 #: Number of such networks.
 _MAX_NETWORKS = 4
@@ -85,8 +86,8 @@ def _with_opencv(path: Path, cfg: dict[str, Any]) -> Callable[[np.ndarray], Cand
 class _OpenVino:
     """Runs the network with OpenVINO, in float32: bfloat16 is hardly faster for one this small.
 
-    The size of the input is dynamic. Frames of a video all have one size: for this a network of
-    that size is compiled, which gives the same results.
+    The size of the input is dynamic. Frames of a video all have one size, and photos a few: for
+    these, networks of their sizes are compiled, which give the same results.
     """
 
     def __init__(self, path: Path, cfg: dict[str, Any]) -> None:
@@ -96,7 +97,7 @@ class _OpenVino:
         self._path, self._threshold = path, cfg["score_threshold"]
         self._dynamic = self._compile(-1, -1)
         self._fixed: dict[tuple[int, int], Any] = {}
-        self._last, self._repeats = (0, 0), 0
+        self._counts: Counter[tuple[int, int]] = Counter()
 
     def _compile(self, height: int, width: int) -> Any:
         """Return the request of a network for uint8 RGB (1, height, width, 3)."""
@@ -117,11 +118,10 @@ class _OpenVino:
         return compiled(steps.build(), "fp32")
 
     def _request(self, size: tuple[int, int]) -> Any:
-        self._repeats = self._repeats + 1 if size == self._last else 0
-        self._last = size
-        is_video = self._repeats >= _REPEATS and len(self._fixed) < _MAX_NETWORKS
-        if is_video and size not in self._fixed:
-            self._fixed[size] = self._compile(*size)
+        if size not in self._fixed and len(self._fixed) < _MAX_NETWORKS:
+            self._counts[size] += 1
+            if self._counts[size] > _REPEATS:
+                self._fixed[size] = self._compile(*size)
         return self._fixed.get(size, self._dynamic)
 
     def __call__(self, image: np.ndarray) -> Candidates:

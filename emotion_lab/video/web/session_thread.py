@@ -164,6 +164,7 @@ class WebSession(Sink):
         """Pause after the current frame, or resume."""
         if self.over:
             return
+        self.runner.paused = on
         if on:
             self._running.clear()
         else:

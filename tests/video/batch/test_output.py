@@ -13,7 +13,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.inference.derived import DerivedOutputs, FaceQuantities
 from emotion_lab.video.batch import parquet
 from emotion_lab.video.batch.base import FileItem, FileResult
-from emotion_lab.video.batch.output import LOG, TABLE, ResultFiles
+from emotion_lab.video.batch.output import LOG, TABLE, ResultFiles, keep_model
 from emotion_lab.video.batch.worker import failed, file_row
 from emotion_lab.video.head_pose import HeadPose
 from emotion_lab.video.sinks.jsonl import json_line
@@ -61,6 +61,17 @@ def test_resume_of_files_that_do_not_belong_together(tmp_path: Path) -> None:
     assert (tmp_path / LOG).read_bytes() == before
     with pytest.raises(UserError, match=r"resume=true: .* lacks"):
         ResultFiles(tmp_path / "none", resume=True)
+
+
+def test_resume_with_another_detector_or_checkpoint(tmp_path: Path) -> None:
+    """detector=auto was Haar without a network; the checkpoint was replaced."""
+    made_by = {"detector": "haar", "ckpt": "3f"}
+    keep_model(tmp_path, resume=True, model=made_by)  # of a version without this file
+    keep_model(tmp_path, resume=True, model=made_by)
+    for key in made_by:
+        with pytest.raises(UserError, match=f"are of {key} {made_by[key]}, now it is other"):
+            keep_model(tmp_path, resume=True, model={**made_by, key: "other"})
+    keep_model(tmp_path, resume=False, model={**made_by, "detector": "yunet"})
 
 
 def frame_result(name: str, faces: int) -> FrameResult:
