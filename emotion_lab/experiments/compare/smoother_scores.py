@@ -6,6 +6,7 @@ the same resampled clips.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,13 @@ from emotion_lab.core.progress import track
 from emotion_lab.core.tables import TextTable
 from emotion_lab.data.types import Split
 from emotion_lab.evaluation.statistics import ROUNDS, interval
+from emotion_lab.experiments.compare.enrolled_looks import EnrolledLooks
+from emotion_lab.video.classify_schedule import DEFAULTS, ClassifySchedule, Look
 from emotion_lab.video.smoothing import TrackSmoother
 
 SEED = 0
+#: Suffix of a smoother with the neutral baseline.
+ENROLLED = ", enrolled"
 #: With fewer clips, a bootstrap over them is no good interval.
 _FEW = 10
 #: Measure -> (title, decimals).
@@ -84,15 +89,26 @@ def _add(parts: list[_Shown]) -> _Shown:
 
 
 def show_labels(
-    probabilities: np.ndarray, split: Split, smoothing: dict[str, Any], title: str
-) -> np.ndarray:
-    """Return the labels that a smoother shows, int64 (N,), -1 while uncertain.
+    probabilities: np.ndarray,
+    split: Split,
+    smoothing: dict[str, Any],
+    classify: dict[str, Any] | None,
+    title: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels that a smoother shows, as ``live`` would, and the looks it classified.
+
+    The boxes of the faces are not known: they do not move.
 
     Args:
         probabilities: float32 (N, K) of the frame network.
         split: Images of clips.
         smoothing: ``conf/smoothing/<name>.yaml`` as a dict.
+        classify: See :class:`ClassifySchedule`.
         title: Of the progress bar.
+
+    Returns:
+        Labels, int64 (N,), -1 while uncertain; bool (N,), false where the probabilities of an
+        earlier look were used.
     """
     looks = split.looks
     if looks is None:
@@ -100,23 +116,32 @@ def show_labels(
             "smoothers are compared on clips, and this data has single images: set data=clips "
             "data.path=<folder>, or data=synthetic_clips."
         )
-    shown = np.full(len(split), -1, np.int64)
-    smoother, current = None, None
+    shown, classified = np.full(len(split), -1, np.int64), np.zeros(len(split), bool)
+    schedule, box, nothing = ClassifySchedule(classify), np.array([0.0, 0.0, 1.0, 1.0]), np.empty(0)
+    starts = np.diff(looks.tracks, prepend=looks.tracks[:1] - 1) != 0
+    look: Look | None = None
     for i in track(range(len(split)), title, len(split)):
-        if smoother is None or looks.tracks[i] != current:
-            smoother, current = TrackSmoother(smoothing, probabilities.shape[1]), looks.tracks[i]
-        label = smoother.update(probabilities[i], float(looks.times[i]))[1]
+        time_s, crop = float(looks.times[i]), split.image(i)
+        if starts[i]:
+            smoother, look = TrackSmoother(smoothing, probabilities.shape[1]), None
+        if look is None or schedule.is_due(look, smoother, time_s, box, crop):
+            look = schedule.look(time_s, box, crop, probabilities[i], nothing)
+            classified[i] = True
+        label = smoother.update(look.probabilities, time_s)[1]
         shown[i] = -1 if label is None else label
-    return shown
+    return shown, classified
 
 
-def _score_clips(shown: np.ndarray, split: Split) -> list[_Shown]:
-    """Score the labels shown on a split, one entry for each clip."""
+def _score_clips(shown: np.ndarray, split: Split, counts: np.ndarray) -> list[_Shown]:
+    """Score the labels shown on the looks that count, one entry for each clip."""
     assert split.looks is not None
     clips: dict[str, list[_Shown]] = {}
     tracks = split.looks.tracks
     names = split.groups or [str(number) for number in tracks]
-    for part in np.split(np.arange(len(tracks)), np.flatnonzero(np.diff(tracks)) + 1):
+    starts = np.flatnonzero((np.diff(tracks) != 0) | np.diff(counts)) + 1
+    for part in np.split(np.arange(len(tracks)), starts):
+        if not counts[part[0]]:
+            continue
         scored = _score_track(shown[part], split.labels[part], split.looks.times[part])
         clips.setdefault(names[part[0]], []).append(scored)
     return [_add(parts) for parts in clips.values()]
@@ -166,6 +191,8 @@ def compare_smoothers(
     split: Split,
     smoothers: dict[str, dict[str, Any]],
     over: str = "clips",
+    classify: dict[str, Any] | None = None,
+    enrolled: EnrolledLooks | None = None,
 ) -> dict[str, Any]:
     """Compare smoothers on the same clips; the last one is compared with each of the others.
 
@@ -174,17 +201,25 @@ def compare_smoothers(
         split: Images of clips, with labels.
         smoothers: Name -> ``conf/smoothing/<name>.yaml`` as a dict.
         over: What the groups of the split are: ``clips``, or ``groups`` with ``data.group``.
+        classify: Which looks are classified, see :class:`ClassifySchedule`; None: all.
+        enrolled: If given, every smoother is compared without and with the neutral baseline, on the
+            looks that are scored in both.
 
     Returns:
         Builtins: ``clips`` (or groups), ``looks``, ``seconds``, ``changes`` (true ones),
-        ``smoothers`` (name -> settings, measures with intervals, ``missed``), ``last``,
-        ``differences`` (last - each other), ``beats`` (names that the last one beats), ``line``
-        and ``bootstrap``.
+        ``classify``, ``smoothers`` (name -> settings, measures with intervals, ``missed``,
+        ``classified``: share of the looks), ``last``, ``differences`` (last - each other),
+        ``beats`` (names that the last one beats), ``line`` and ``bootstrap``.
     """
-    scored = {
-        name: _score_clips(show_labels(probabilities, split, cfg, f"{name} "), split)
-        for name, cfg in smoothers.items()
-    }
+    counts, runs = np.ones(len(split), bool), [("", probabilities)]
+    if enrolled is not None:
+        counts, runs = enrolled.scored, [*runs, (ENROLLED, enrolled.probabilities)]
+    scored, classified, settings = {}, {}, {}
+    for (name, cfg), (suffix, values) in itertools.product(smoothers.items(), runs):
+        name += suffix
+        shown, chosen = show_labels(values, split, cfg, classify, f"{name} ")
+        scored[name], classified[name] = _score_clips(shown, split, counts), chosen[counts].mean()
+        settings[name] = cfg
     *others, last = scored
     clips = scored[last]
     n = len(clips)
@@ -195,11 +230,12 @@ def compare_smoothers(
     values = {name: _measures(scored[name], weights) for name in scored}
     rows: dict[str, Any] = {}
     for name, of in values.items():
-        rows[name] = {"settings": smoothers[name]}
+        rows[name] = {"settings": settings[name]}
         for measure in MEASURES:
             rows[name][measure] = float(of[measure][0])
             rows[name][f"{measure}_ci95"] = interval(of[measure][1:])
         rows[name]["missed"] = sum(clip.missed for clip in scored[name])
+        rows[name]["classified"] = float(classified[name])
     differences = {name: _difference(values[last], values[name]) for name in others}
     beats = [name for name in others if is_better(differences[name], rows[last], rows[name])]
     return {
@@ -207,6 +243,7 @@ def compare_smoothers(
         "looks": sum(clip.looks for clip in clips),
         "seconds": sum(clip.seconds for clip in clips),
         "changes": sum(len(clip.delays) for clip in clips),
+        "classify": {**DEFAULTS, **(classify or {})},
         "smoothers": rows,
         "last": last,
         "differences": differences,
@@ -237,12 +274,14 @@ def lines(result: dict[str, Any]) -> list[str | TextTable]:
         for measure, (_, digits) in MEASURES.items():
             low, high = (f"{end:.{digits}f}" for end in row[f"{measure}_ci95"])
             cells.append(f"{row[measure]:.{digits}f} [{low}, {high}]")
-        table.append((*cells, row["missed"]))
-    head = ["smoothing", *(title for title, _ in MEASURES.values()), "changes missed"]
+        table.append((*cells, row["missed"], f"{row['classified']:.0%}"))
+    titles = [title for title, _ in MEASURES.values()]
+    head = ["smoothing", *titles, "changes missed", "looks classified"]
     over = result["bootstrap"]["over"]
     text: list[str | TextTable] = [
         f"{result['clips']} {over}, {result['looks']:,} looks, {result['seconds']:.0f} s, "
-        f"{result['changes']} changes of the true label; 95 % intervals over {over}",
+        f"{result['changes']} changes of the true label; classify.when="
+        f"{result['classify']['when']}; 95 % intervals over {over}",
         TextTable(head, table, left=range(4)),
     ]
     if result["clips"] < _FEW:

@@ -17,8 +17,10 @@ from emotion_lab.data import contamination
 from emotion_lab.data.checkpoint_data import CheckpointData, data_config, is_foreign
 from emotion_lab.evaluation import test_ledger
 from emotion_lab.evaluation.evaluate import LedgerEntry, check_ledger, identity
+from emotion_lab.experiments.compare.enrolled_looks import enrol_tracks
 from emotion_lab.experiments.compare.smoother_scores import compare_smoothers
 from emotion_lab.inference.frame_outputs import FrameOutputs
+from emotion_lab.inference.neutral import read_reference
 from emotion_lab.temporal import smoother_file
 
 
@@ -57,6 +59,7 @@ def check(cfg: DictConfig, smoothers: dict[str, dict[str, Any]]) -> None:
         raise UserError("ckpt is missing: give the network of single images, ckpt=<run>.")
     if cfg.ckpt is not None:
         paths.check_checkpoint(cfg.ckpt)
+    paths.check_exist({"enrol_reference": cfg.enrol_reference})
 
 
 def _temporal_card(smoothers: dict[str, dict[str, Any]]) -> tuple[Path, dict[str, Any]] | None:
@@ -96,7 +99,12 @@ def run(cfg: dict[str, Any], smoothers: dict[str, dict[str, Any]], run_dir: Path
     data_cfg = data_config(cfg["data"], card)
     data = CheckpointData.open(card, data_cfg, cfg["split"], foreign, frame if temporal else None)
     over = "groups" if data.module.cfg.get("group") else "clips"
-    result = compare_smoothers(frame(data.part), data.part, smoothers, over)
+    probabilities, enrolled = frame(data.part), None
+    if cfg["enrol_reference"] is not None:
+        folder = Path(cfg["enrol_reference"]).expanduser()
+        reference = read_reference(folder, frame.sha256, frame.classes)
+        enrolled = enrol_tracks(probabilities, data.part, reference)
+    result = compare_smoothers(probabilities, data.part, smoothers, over, cfg["classify"], enrolled)
     if cfg["split"] == "test":
         test_ledger.record(
             entry.ledger,

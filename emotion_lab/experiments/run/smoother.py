@@ -45,7 +45,8 @@ def write_smoother(
     smoothers = {name: compose.defaults("smoothing", name) for name in (*untrained(), "temporal")}
     smoothers["temporal"]["ckpt"] = str(run_dir)
     over = "groups" if result.card["config"]["data"].get("group") else "clips"
-    comparison = compare_smoothers(frame(result.part), result.part, smoothers, over)
+    classify = {"when": "auto"}  # the default of live
+    comparison = compare_smoothers(frame(result.part), result.part, smoothers, over, classify)
     smoother_file.write(file, {**meta, "comparison": comparison}, weights)
     show(f"\nsmoothers on {result.split}:", *lines(comparison))
     return comparison
