@@ -47,17 +47,7 @@ def _scores(saved: ValPredictions, metric: str, halves: np.ndarray) -> np.ndarra
         np.stack([(predicted == k).astype(np.float32) @ halves.T for k in classes], axis=-1),
         np.stack([halves[:, rows].sum(1) for rows in of_class], axis=-1),
     )
-    if metric == "accuracy":
-        return counts.accuracy
-    average, _, name = metric.partition("_")
-    values = {
-        "precision": counts.correct / np.maximum(counts.predicted, 1),
-        "recall": counts.correct / np.maximum(counts.support, 1),
-        "f1": counts.f1,
-    }[name]
-    occurs = counts.support + counts.predicted > 0
-    weights = occurs if average == "macro" else np.broadcast_to(counts.support, values.shape)
-    return (values * weights).sum(-1) / weights.sum(-1)
+    return counts.metric(metric)
 
 
 def selection_bias(
@@ -65,7 +55,6 @@ def selection_bias(
     metric: str,
     mode: str,
     num_splits: int = NUM_SPLITS,
-    seed: int = 0,
     groups: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Estimate how much choosing the epoch by a val metric adds to its val accuracy.
@@ -75,7 +64,6 @@ def selection_bias(
         metric: The metric that chooses, without ``val/``.
         mode: ``max`` or ``min``.
         num_splits: Number of random divisions into halves.
-        seed: Of the divisions.
         groups: N names of groups (``data.group``, or clips); the halves are halves of the groups.
 
     Returns:
@@ -83,7 +71,7 @@ def selection_bias(
         divisions; ``metric``, ``epochs``, ``num_splits``, and ``groups`` (their number) with them.
     """
     units = np.arange(len(saved.labels)) if groups is None else group_numbers(groups)
-    generator, n = np.random.default_rng(seed), int(units.max()) + 1
+    generator, n = np.random.default_rng(0), int(units.max()) + 1
     halves = np.zeros((num_splits, n), np.float32)
     for half in halves:
         half[generator.permutation(n)[: n // 2]] = 1

@@ -59,8 +59,24 @@ class Counts:
     @property
     def macro_f1(self) -> np.ndarray:
         """Mean F1 over the classes that occur or are predicted, (...,), as torchmetrics does."""
-        counted = self.support + self.predicted > 0
-        return (self.f1 * counted).sum(-1) / counted.sum(-1)
+        return self.metric("macro_f1")
+
+    def metric(self, name: str) -> np.ndarray:
+        """Return ``accuracy``, or macro or weighted precision, recall or F1 (``macro_f1``), (...,).
+
+        As in torchmetrics, macro averages are over the classes that occur or are predicted.
+        """
+        if name == "accuracy":
+            return self.accuracy
+        average, _, score = name.partition("_")
+        if score == "f1":
+            values = self.f1
+        else:
+            total = self.predicted if score == "precision" else self.support
+            values = self.correct / np.maximum(total, 1)
+        weights = self.support + self.predicted > 0 if average == "macro" else self.support
+        weights = np.broadcast_to(weights, values.shape)
+        return (values * weights).sum(-1) / weights.sum(-1)
 
 
 def count(labels: np.ndarray, predicted: np.ndarray, k: int) -> Counts:
@@ -293,6 +309,19 @@ def mean_std(values: Sequence[float]) -> dict[str, Any]:
         "min": float(array.min()),
         "max": float(array.max()),
     }
+
+
+def mean_std_text(over_seeds: dict[str, Any]) -> str:
+    """Return ``0.6512 ± 0.0031`` for a result of :func:`mean_std`, without ± for one value."""
+    mean, std = over_seeds["mean"], over_seeds["std"]
+    return f"{mean:.4f}" if std is None else f"{mean:.4f} ± {std:.4f}"
+
+
+def interval_text(ends: Sequence[float] | None, sign: str = "") -> str:
+    """Return ``[0.6512, 0.6704]``; ``sign`` is ``+`` for differences."""
+    if ends is None:  # all bootstrap samples have the same value
+        return "[no spread]"
+    return f"[{ends[0]:{sign}.4f}, {ends[1]:{sign}.4f}]"
 
 
 def _widened(mean: float, rows: list[float], over_seeds: np.ndarray) -> list[float]:

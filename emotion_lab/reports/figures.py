@@ -37,7 +37,7 @@ def _figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> t
     return figure, figure.subplots(rows, columns, **options)
 
 
-def _text(name: str, limit: int = 22) -> str:
+def class_label(name: str, limit: int = 22) -> str:
     """Return a name as one printable line; a leading _ gets a space, else legends hide it."""
     name = " ".join(name.encode("utf-8", "backslashreplace").decode().split())
     name = name if len(name) <= limit else name[: limit - 1] + "…"
@@ -92,8 +92,9 @@ def confusion(
         light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
         colour = "#10151b" if light else "#f7f9fb"
         axis.text(j, i, text, ha="center", va="center", color=colour, fontsize=points)
-    axis.set_xticks(range(size), [_text(name, 14) for name in classes], rotation=38, ha="right")
-    axis.set_yticks(range(size), [_text(name, 14) for name in classes])
+    names = [class_label(name, 14) for name in classes]
+    axis.set_xticks(range(size), names, rotation=38, ha="right")
+    axis.set_yticks(range(size), names)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     axis.set(xlabel="predicted", ylabel="true")
@@ -115,9 +116,9 @@ def _class_curves(
         value = None if curve is None else curve[keys[2]]
         if value is None:
             note = _NO_SAMPLES if curve is None else "undefined"
-            axis.plot([], [], label=f"{_text(name)}  {note}", **line)
+            axis.plot([], [], label=f"{class_label(name)}  {note}", **line)
             continue
-        label = f"{_text(name)}  {symbol} {value:.3f}"
+        label = f"{class_label(name)}  {symbol} {value:.3f}"
         axis.plot(curve[keys[0]], curve[keys[1]], label=label, drawstyle=drawstyle, **line)
     axis.set_box_aspect(0.72)
     return figure, axis
@@ -245,7 +246,7 @@ def per_class(rows: dict[str, dict[str, Any]], style: FigureStyle) -> Figure:
         Patch(color=colour, alpha=strength, linewidth=0, label=last if key == "f1" else key)
         for key, colour, strength in bars
     ]
-    names = [f"{_text(name, 14)}\nn = {row['support']:,}" for name, row in rows.items()]
+    names = [f"{class_label(name, 14)}\nn = {row['support']:,}" for name, row in rows.items()]
     axis.set_yticks(range(len(rows)), names)
     axis.set(xlim=(0, 1.06), ylim=(len(rows) - 0.5, -0.5))
     axis.tick_params(axis="y", length=0)
@@ -273,7 +274,7 @@ def robustness(values: dict[str, Any], style: FigureStyle) -> Figure:
         end = (len(line) - 1, line[-1])
         axis.annotate(f"{line[-1] * 100:.0f} %", end, xytext=(4, 0), va="center",
                       textcoords="offset points", fontsize=8)  # fmt: skip
-        axis.set_title(_text(name.replace("_", " "), 18))
+        axis.set_title(class_label(name.replace("_", " "), 18))
         axis.set(xlim=(-0.25, len(line) + 0.3), ylim=(0, min(1, clean + 0.12)))
         axis.set_xticks(range(len(line)))
         axis.yaxis.set_major_formatter(_percent())

@@ -102,6 +102,16 @@ def trained_on_lines(
     return warnings, notes
 
 
+def check_same_classes(first: SavedPredictions, other: SavedPredictions) -> None:
+    """Refuse runs with different classes; their order may differ."""
+    differing = sorted(set(first.classes) ^ set(other.classes))
+    if differing:
+        raise UserError(
+            f"{first.run} and {other.run} do not have the same classes: only one of them has "
+            f"{', '.join(differing)}."
+        )
+
+
 def aligned_predictions(first: SavedPredictions, other: SavedPredictions) -> np.ndarray:
     """Return the predicted classes of ``other`` in the rows and class order of ``first``.
 
@@ -112,12 +122,7 @@ def aligned_predictions(first: SavedPredictions, other: SavedPredictions) -> np.
         UserError: If the two differ in data, classes, rows or labels.
     """
     _check_fingerprints(first, other)
-    differing = sorted(set(first.classes) ^ set(other.classes))
-    if differing:
-        raise UserError(
-            f"{first.run} and {other.run} do not have the same classes: only one of them has "
-            f"{', '.join(differing)}."
-        )
+    check_same_classes(first, other)
     rows = {name: i for i, name in enumerate(other.names)}
     missing = [name for name in first.names if name not in rows]
     if missing or len(rows) != len(first.names):

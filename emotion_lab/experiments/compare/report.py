@@ -11,26 +11,20 @@ from matplotlib.figure import Figure
 
 from emotion_lab.core.io import atomic_write
 from emotion_lab.core.tables import TextTable
-from emotion_lab.evaluation.statistics import drawn_units
-from emotion_lab.experiments.compare.result import SCORES
+from emotion_lab.evaluation.statistics import drawn_units, interval_text, mean_std_text
+from emotion_lab.experiments.leaderboard.grouping import SCORES
 from emotion_lab.experiments.leaderboard.significance import VERDICTS
 from emotion_lab.reports import html
+from emotion_lab.reports.figures import class_label
 from emotion_lab.reports.style import FigureStyle
 
 _NO_SAMPLES = "no samples"
 
 
-def _interval(ends: list[float] | None, signed: bool) -> str:
-    if ends is None:  # all bootstrap samples have the same value
-        return "[no spread]"
-    low, high = (f"{end:{'+' if signed else ''}.4f}" for end in ends)
-    return f"[{low}, {high}]"
-
-
 def _difference(values: dict[str, Any], key: str) -> str:
     if values[key] is None:
         return _NO_SAMPLES
-    return f"{values[key]:+.4f} {_interval(values[f'{key}_ci95'], signed=True)}"
+    return f"{values[key]:+.4f} {interval_text(values[f'{key}_ci95'], sign='+')}"
 
 
 def _score(side: dict[str, Any], key: str, name: str | None = None) -> str:
@@ -39,12 +33,11 @@ def _score(side: dict[str, Any], key: str, name: str | None = None) -> str:
         row = side["runs"][0] if name is None else side["runs"][0]["per_class"][name]
         if row[key] is None:
             return _NO_SAMPLES
-        return f"{row[key]:.4f} {_interval(row[f'{key}_ci95'], signed=False)}"
+        return f"{row[key]:.4f} {interval_text(row[f'{key}_ci95'])}"
     over_seeds = side[key] if name is None else side["per_class_f1"][name]
     if over_seeds is None:
         return _NO_SAMPLES
-    mean, std, low, high = (over_seeds[part] for part in ("mean", "std", "min", "max"))
-    return f"{mean:.4f} ± {std:.4f} ({low:.4f} to {high:.4f})"
+    return f"{mean_std_text(over_seeds)} ({over_seeds['min']:.4f} to {over_seeds['max']:.4f})"
 
 
 def score_rows(result: dict[str, Any]) -> list[list[str]]:
@@ -168,7 +161,7 @@ def _draw_f1(axis: Axes, result: dict[str, Any], classes: list[str], style: Figu
             axis.plot(ends, [i + shift] * 2, color=colour, linewidth=1.8)
             axis.plot(f1["mean"], i + shift, marker, color=colour, markersize=5, clip_on=False,
                       label=key if i == 0 else None)  # fmt: skip
-    axis.set_yticks(range(len(classes)), [_shortened(name) for name in classes])
+    axis.set_yticks(range(len(classes)), [class_label(name, 18) for name in classes])
     axis.set(ylim=(len(classes) - 0.4, -0.6), xlim=(0, 1))
     spread = "range over the seeds" if several else "95 % interval"
     axis.set_title(f"F1 of each class, {spread}", loc="left")
@@ -192,11 +185,6 @@ def figure(result: dict[str, Any], style: FigureStyle) -> Figure:
         axis.tick_params(axis="y", length=0)
         axis.spines["left"].set_visible(False)
     return fig
-
-
-def _shortened(name: str, limit: int = 18) -> str:
-    name = " ".join(name.encode("utf-8", "backslashreplace").decode().split())
-    return name if len(name) <= limit else name[: limit - 1] + "…"
 
 
 def _unbroken(text: str) -> str:

@@ -21,11 +21,11 @@ from emotion_lab.experiments.compare.load import (
     trained_on_lines,
 )
 from emotion_lab.experiments.leaderboard import grouping
+from emotion_lab.experiments.leaderboard.grouping import SCORES
 from emotion_lab.experiments.leaderboard.significance import VERDICTS
 
 #: Seed of the bootstrap draws: the same comparison gives the same intervals.
 SEED = 0
-SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1"}
 
 
 def _by_class_name(values: dict[str, Any], classes: list[str]) -> dict[str, Any]:

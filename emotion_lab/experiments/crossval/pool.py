@@ -19,6 +19,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.runs import Run
 from emotion_lab.data.contamination import count_text
 from emotion_lab.evaluation.predictions_file import SavedPredictions, read_predictions
+from emotion_lab.experiments.compare.load import check_same_classes
 from emotion_lab.experiments.run.resume import earlier_values
 
 #: Keys of ``data`` that leave images out of train or val.
@@ -149,14 +150,9 @@ def _check_complete(runs: Sequence[Run]) -> list[str]:
 
 def _check_disjoint(saved: Sequence[SavedPredictions]) -> None:
     """Raise if the folds have different classes, or if two folds hold out the same image."""
-    classes = saved[0].classes
     fold_of: dict[str, int] = {}
     for index, fold in enumerate(saved):
-        if set(fold.classes) != set(classes):
-            raise UserError(
-                f"{saved[0].run} and {fold.run} do not have the same classes: only one of them has "
-                f"{', '.join(sorted(set(fold.classes) ^ set(classes)))}."
-            )
+        check_same_classes(saved[0], fold)
         duplicate = next((name for name in fold.names if name in fold_of), None)
         if duplicate is not None:
             raise UserError(

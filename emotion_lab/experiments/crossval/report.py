@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from emotion_lab.core.tables import TextTable
-from emotion_lab.evaluation.statistics import drawn_units, intervals, mean_std
+from emotion_lab.evaluation.statistics import drawn_units, interval_text, intervals, mean_std
 from emotion_lab.experiments.crossval.pool import OutOfFoldPredictions
 
 #: Scores of each fold.
@@ -93,10 +93,6 @@ def summary(pooled: OutOfFoldPredictions) -> dict[str, Any]:
     }
 
 
-def _interval(ends: list[float] | None) -> str:
-    return "[no spread]" if ends is None else f"[{ends[0]:.4f}, {ends[1]:.4f}]"
-
-
 def lines(content: dict[str, Any]) -> list[str | TextTable]:
     """Return :func:`summary` as lines for the terminal."""
     rows: list[list[str]] = [
@@ -111,8 +107,8 @@ def lines(content: dict[str, Any]) -> list[str | TextTable]:
         "",
         f"out-of-fold predictions of {content['folds']} folds, each image once "
         f"(n = {content['n']:,}):",
-        f"accuracy {content['accuracy']:.4f} {_interval(content['accuracy_ci95'])}, "
-        f"macro F1 {content['macro_f1']:.4f} {_interval(content['macro_f1_ci95'])} "
+        f"accuracy {content['accuracy']:.4f} {interval_text(content['accuracy_ci95'])}, "
+        f"macro F1 {content['macro_f1']:.4f} {interval_text(content['macro_f1_ci95'])} "
         f"(95 % intervals over {drawn_units(content['groups'])})",
         *(f"  note: {note}" for note in content["notes"]),
         *(f"  warning: {warning}" for warning in content["warnings"]),

@@ -9,54 +9,22 @@ Arrays: ``probabilities`` of M members float64 (M, N, K), ``labels`` int64 (N,).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from emotion_lab.config import fields
 from emotion_lab.data.groups import group_numbers
+from emotion_lab.evaluation.statistics import Counts
 
+#: Selection metrics; ``loss`` is the NLL.
+METRICS = tuple(name for name in fields.METRICS if name != "monitor")
 #: Lower bound of probabilities, which keeps the logarithm finite.
 _MIN_PROBABILITY = 1e-12
 #: Smaller gains are rounding errors: probabilities are saved with eight digits.
 _TOLERANCE = 1e-9
-
-#: Name -> (correct, predicted, support), each (C, K), -> score of each of C candidates.
-Measure = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-
-
-def _ratio(part: np.ndarray, total: np.ndarray) -> np.ndarray:
-    return part / np.maximum(total, 1)
-
-
-_PER_CLASS: dict[str, Measure] = {
-    "precision": lambda correct, predicted, support: _ratio(correct, predicted),
-    "recall": lambda correct, predicted, support: _ratio(correct, support),
-    "f1": lambda correct, predicted, support: _ratio(2 * correct, predicted + support),
-}
-
-
-def _averaged(per_class: Measure, macro: bool) -> Measure:
-    """Average over classes as torchmetrics does: macro over those that occur or are predicted."""
-
-    def measure(correct: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> np.ndarray:
-        weight = (support + predicted > 0) * 1.0 if macro else support
-        return (per_class(correct, predicted, support) * weight).sum(-1) / weight.sum(-1)
-
-    return measure
-
-
-#: Selection metrics other than ``loss`` (the NLL): those of predicted classes.
-MEASURES: dict[str, Measure] = {
-    "accuracy": lambda correct, predicted, support: correct.sum(-1) / support.sum(-1),
-    **{
-        f"{average}_{name}": _averaged(per_class, average == "macro")
-        for average in ("macro", "weighted")
-        for name, per_class in _PER_CLASS.items()
-    },
-}
-METRICS = ("loss", *MEASURES)
 
 
 def nll(mixed: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -80,8 +48,7 @@ def score(mixed: np.ndarray, labels: np.ndarray, metric: str) -> np.ndarray:
     size, shape = n_candidates * k, (n_candidates, k)
     predicted = np.bincount(indices.ravel(), minlength=size).reshape(shape)
     correct = np.bincount(indices[classes == labels], minlength=size).reshape(shape)
-    support = np.broadcast_to(np.bincount(labels, minlength=k), shape)
-    return MEASURES[metric](correct, predicted, support)
+    return Counts(correct, predicted, np.bincount(labels, minlength=k)).metric(metric)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from emotion_lab.experiments.leaderboard.grouping import short, shown
-from emotion_lab.experiments.leaderboard.table import TITLES
+from emotion_lab.experiments.leaderboard.grouping import SCORES, short, shown
 from emotion_lab.reports.style import FigureStyle
 
 #: Inches; readable at a width of 390 px on a phone.
@@ -73,7 +72,7 @@ def curves(
                 axis.plot([epochs[j] for j in best], [values[j] for j in best], "o",
                           markersize=size, **line)  # fmt: skip
         axis.grid()
-    axes[0].set_ylabel(f"val {TITLES[by]}")
+    axes[0].set_ylabel(f"val {SCORES[by]}")
     axes[1].set(ylabel="val loss", xlabel="epoch")
     axes[1].xaxis.set_major_locator(MaxNLocator(integer=True))
     handles, labels = axes[0].get_legend_handles_labels()
@@ -154,7 +153,7 @@ def parallel(
                   linewidth=2.6 if best else 1.1 if len(rows) > 15 else 1.7,
                   alpha=1 if best else 0.55 + 0.4 * relative,
                   zorder=3 if best else 2, solid_capstyle="round")  # fmt: skip
-    titles = [*map(short, keys), f"val {TITLES[by]}, mean"]
+    titles = [*map(short, keys), f"val {SCORES[by]}, mean"]
     for y, (title, (_, ticks)) in enumerate(zip(titles, columns, strict=True)):
         _draw_axis(axis, y, title, ticks, style)
     axis.set(xlim=(-0.04, 1.04), ylim=(len(columns) - 0.55, -0.4))
@@ -204,7 +203,7 @@ def scatter(rows: Sequence[dict[str, Any]], cost: str, by: str, style: FigureSty
                       linestyle="none", label=_label(row) if coloured else None)  # fmt: skip
     _scale_cost_axis(axis, [cost_of(row) for row in measured])
     axis.set_xlabel("parameters" if cost == "parameters" else "milliseconds per image")
-    axis.set_ylabel(f"val {TITLES[by]}")
+    axis.set_ylabel(f"val {SCORES[by]}")
     axis.grid()
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside lower left", handlelength=1.2)

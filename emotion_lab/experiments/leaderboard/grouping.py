@@ -20,8 +20,8 @@ from emotion_lab.evaluation.predictions_file import differ, find_predictions
 from emotion_lab.experiments.compare.load import describe_split, trained_on_lines
 from emotion_lab.experiments.run.resume import earlier_values
 
-#: Metrics that a leaderboard can be sorted by.
-SCORES = ("accuracy", "macro_f1")
+#: Metric that runs can be ranked by -> its title.
+SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1"}
 #: Name of the column for runs that were trained on different images with the same config.
 TRAIN = "train split"
 #: Name of the column for runs whose config was changed when they were resumed.

@@ -6,7 +6,6 @@ from typing import Any
 
 from emotion_lab.experiments.leaderboard.grouping import SCORES
 from emotion_lab.experiments.leaderboard.report import format_p
-from emotion_lab.experiments.leaderboard.table import TITLES
 
 #: Characters with a meaning in LaTeX, and their replacement.
 _LATEX = {
@@ -28,7 +27,7 @@ def _table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return header and rows as plain text; scores in percent, mean ± standard deviation."""
     by = result["by"]
     other = next(score for score in SCORES if score != by)
-    header = ["configuration", "seeds", f"{TITLES[by]} (%)", f"{TITLES[other]} (%)"]
+    header = ["configuration", "seeds", f"{SCORES[by]} (%)", f"{SCORES[other]} (%)"]
     header += ["Δ to best (95 % interval)", "p (Holm)"]
     rows = []
     for row in result["groups"]:

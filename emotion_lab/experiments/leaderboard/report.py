@@ -18,10 +18,9 @@ from matplotlib.figure import Figure
 from emotion_lab.core.io import atomic_write
 from emotion_lab.core.tables import TextTable
 from emotion_lab.core.wording import counted
-from emotion_lab.evaluation.statistics import SAME
+from emotion_lab.evaluation.statistics import SAME, interval_text, mean_std_text
 from emotion_lab.experiments.leaderboard import figures
 from emotion_lab.experiments.leaderboard.grouping import SCORES, Configurations, clean, short, shown
-from emotion_lab.experiments.leaderboard.table import TITLES
 from emotion_lab.reports import html
 from emotion_lab.reports.style import both
 
@@ -29,12 +28,6 @@ from emotion_lab.reports.style import both
 _MAX_ROWS = 20
 MAX_COLUMNS = 24
 _NONE = "–"
-
-
-def mean_and_std(over_seeds: dict[str, Any]) -> str:
-    """Return a score over seeds: ``0.6512 ± 0.0031``, without ± for a single seed."""
-    mean, std = over_seeds["mean"], over_seeds["std"]
-    return f"{mean:.4f}" if std is None else f"{mean:.4f} ± {std:.4f}"
 
 
 def format_p(p: float) -> str:
@@ -47,8 +40,7 @@ def difference(row: dict[str, Any]) -> str:
     comparison = row["against_best"]
     if comparison is None:
         return ""
-    low, high = comparison["ci95"]
-    return f"{comparison['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
+    return f"{comparison['difference']:+.4f} {interval_text(comparison['ci95'], sign='+')}"
 
 
 def verdict(row: dict[str, Any]) -> str:
@@ -67,7 +59,7 @@ def conclusion(result: dict[str, Any]) -> str:
     best, others = result["groups"][0], result["groups"][1:]
     n = len(best["seeds"])
     over = "one seed" if n == 1 else f"mean ± std of {n} seeds"
-    line = f"{mean_and_std(best[result['by']])} ({over}), n = {result['n']}"
+    line = f"{mean_std_text(best[result['by']])} ({over}), n = {result['n']}"
     tied = sum(verdict(row) == SAME for row in others)
     if not others:
         return f"{line}; no other configuration to compare with"
@@ -83,14 +75,14 @@ def conclusion(result: dict[str, Any]) -> str:
 def sentence(result: dict[str, Any]) -> str:
     """Return the best configuration with its score, sample sizes and significance."""
     name = figures.shorten(result["groups"][0]["name"], 120)
-    return f"best by val {TITLES[result['by']]}: {name}, {conclusion(result)}"
+    return f"best by val {SCORES[result['by']]}: {name}, {conclusion(result)}"
 
 
 def _score_table(result: dict[str, Any]) -> TextTable:
     by = result["by"]
     other = next(score for score in SCORES if score != by)
     latency = result["latency"] is not None
-    header = ["rank", "configuration", "seeds", TITLES[by], TITLES[other], "vs best", "p (Holm)",
+    header = ["rank", "configuration", "seeds", SCORES[by], SCORES[other], "vs best", "p (Holm)",
               "verdict", "parameters", *(["ms"] if latency else []), "test opened"]  # fmt: skip
     rows = []
     for row in result["groups"][:_MAX_ROWS]:
@@ -100,8 +92,8 @@ def _score_table(result: dict[str, Any]) -> TextTable:
                 row["rank"],
                 figures.shorten(row["name"], 60),
                 len(row["seeds"]),
-                mean_and_std(row[by]),
-                mean_and_std(row[other]),
+                mean_std_text(row[by]),
+                mean_std_text(row[other]),
                 difference(row),
                 "" if comparison is None else format_p(comparison["p_holm"]),
                 verdict(row),
@@ -252,8 +244,8 @@ def write_page(folder: Path, result: dict[str, Any], pictures: dict[str, dict[st
     page = environment.get_template("leaderboard.html").render(
         r=result,
         by=by,
-        titles=TITLES,
-        title=TITLES[by][0].upper() + TITLES[by][1:],
+        titles=SCORES,
+        title=SCORES[by][0].upper() + SCORES[by][1:],
         other=next(score for score in SCORES if score != by),
         columns=result["keys"][:MAX_COLUMNS],
         conclusion=conclusion(result),

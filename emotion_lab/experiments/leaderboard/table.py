@@ -25,7 +25,6 @@ from emotion_lab.experiments.leaderboard.grouping import (
 from emotion_lab.experiments.leaderboard.latency import measure
 from emotion_lab.experiments.leaderboard.significance import SEED, add_holm, compare_with_best
 
-TITLES = {"accuracy": "accuracy", "macro_f1": "macro F1"}
 #: Predicted classes of each seed, int64 (N,).
 SeedPredictions = dict[int, np.ndarray]
 
@@ -115,7 +114,7 @@ def _warnings(by: str, configurations: int, runs: int, opened: int) -> list[str]
     if configurations > 1:
         lines.append(
             f"The val score of the best of {configurations} configurations ({runs} runs) is "
-            f"optimistic, because the same images selected it: expect a lower {TITLES[by]} on new "
+            f"optimistic, because the same images selected it: expect a lower {SCORES[by]} on new "
             "images, the more so the more configurations were tried. Open the test split once, "
             "for the selected configuration only."
         )

@@ -15,7 +15,7 @@ from emotion_lab.core import runs
 from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import write_json
 from emotion_lab.core.tables import TextTable, write_csv
-from emotion_lab.evaluation.statistics import mean_std
+from emotion_lab.evaluation.statistics import mean_std, mean_std_text
 from emotion_lab.experiments import criterion
 from emotion_lab.experiments.leaderboard.grouping import SCORES, fingerprint
 from emotion_lab.experiments.sweep.subprocess_job import FILE, JobResult, read
@@ -173,10 +173,7 @@ def write(folder: Path) -> dict[str, Any]:
 
 
 def _score(over_seeds: dict[str, Any] | None) -> str:
-    if over_seeds is None:
-        return "-"
-    std = "" if over_seeds["std"] is None else f" ± {over_seeds['std']:.4f}"
-    return f"{over_seeds['mean']:.4f}{std}"
+    return "-" if over_seeds is None else mean_std_text(over_seeds)
 
 
 def _remark(group: dict[str, Any]) -> str:
