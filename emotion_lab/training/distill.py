@@ -15,6 +15,7 @@ from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.models.base import InputSpec
 from emotion_lab.models.load import restore
 from emotion_lab.models.network import Network
+from emotion_lab.training.mixup import check_unmixed
 from emotion_lab.training.precompute import precompute
 
 
@@ -121,11 +122,7 @@ def _class_order(teacher: list[str], student: list[str]) -> list[int]:
 
 
 def check_precompute(cfg: dict[str, Any]) -> None:
-    """Refuse ``distill.precompute`` without a teacher, and with mixed images.
-
-    Args:
-        cfg: The config of a run.
-    """
+    """Refuse ``distill.precompute`` without a teacher, and with mixed images (whole config)."""
     if not cfg["distill"]["precompute"]:
         return
     if cfg["distill"]["teacher"] is None:
@@ -133,10 +130,7 @@ def check_precompute(cfg: dict[str, Any]) -> None:
             "distill.precompute=true needs a teacher: set distill.teacher=<a checkpoint or run "
             "directory>, or distill.precompute=false."
         )
-    if cfg["mix"]["mixup"] or cfg["mix"]["cutmix"]:
-        raise UserError(
-            "distill.precompute does not support mix.mixup and mix.cutmix: set them to 0."
-        )
+    check_unmixed(cfg, "distill.precompute")
 
 
 def build(

@@ -17,16 +17,13 @@ from emotion_lab.data.feature_dataset import CachedFeatures
 from emotion_lab.models.base import EmotionNet
 from emotion_lab.models.finetune import trained_stages
 from emotion_lab.training import feature_file
+from emotion_lab.training.mixup import check_unmixed
 from emotion_lab.training.module import EmotionModule
 from emotion_lab.training.precompute import precompute
 
 
 def check(cfg: dict[str, Any]) -> None:
-    """Refuse options that do not fit ``data.feature_cache`` and ``data.feature_views``.
-
-    Args:
-        cfg: The config of a run.
-    """
+    """Refuse options that do not fit ``data.feature_cache`` (whole config ``cfg``)."""
     cache, views = cfg["data"]["feature_cache"], cfg["data"]["feature_views"]
     if cache == "none":
         if views is not None:
@@ -42,10 +39,7 @@ def check(cfg: dict[str, Any]) -> None:
             f"data.feature_cache={cache} needs a frozen backbone in the first epoch: set "
             "model.freeze=backbone and model.unfreeze_last=null, or data.feature_cache=none."
         )
-    if cfg["mix"]["mixup"] or cfg["mix"]["cutmix"]:
-        raise UserError(
-            "data.feature_cache does not support mix.mixup and mix.cutmix: set them to 0."
-        )
+    check_unmixed(cfg, "data.feature_cache")
     if cfg["distill"]["teacher"] is not None and not cfg["distill"]["precompute"]:
         raise UserError(
             "data.feature_cache with distill.teacher needs distill.precompute=true: the epochs "

@@ -11,6 +11,12 @@ from torchvision.transforms.v2 import CutMix, MixUp, RandomChoice
 from emotion_lab.core.errors import UserError
 
 
+def check_unmixed(cfg: dict[str, Any], key: str) -> None:
+    """Refuse mixup and cutmix for the option ``key``, which needs one image for each label."""
+    if cfg["mix"]["mixup"] or cfg["mix"]["cutmix"]:
+        raise UserError(f"{key} does not support mix.mixup and mix.cutmix: set them to 0.")
+
+
 class MixupCutmix:
     """Blends the images and labels of a batch (arXiv:1710.09412, arXiv:1905.04899).
 

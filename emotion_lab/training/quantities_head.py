@@ -16,6 +16,7 @@ from emotion_lab.data.types import Split
 from emotion_lab.models.auxiliary_head import last_linear
 from emotion_lab.models.base import EmotionNet
 from emotion_lab.models.quantities_head import QuantitiesHead, check_network
+from emotion_lab.training.mixup import check_unmixed
 
 #: With fewer values in a split, there is no correlation.
 _MIN_VALUES = 2
@@ -128,10 +129,7 @@ def build(cfg: dict[str, Any], data: EmotionData, net: EmotionNet) -> TrainedQua
             "train and val: set data=csv with these columns, or data=synthetic "
             "data.strengths=[0.1,1]."
         )
-    if cfg["mix"]["mixup"] or cfg["mix"]["cutmix"]:
-        raise UserError(
-            "quantities_head.weight does not support mix.mixup and mix.cutmix: set them to 0."
-        )
+    check_unmixed(cfg, "quantities_head.weight")
     classifier = last_linear(net, "quantities_head.weight")
     check_network(net)
     learned = ", ".join(f"{name} ({counts['train'][name]:,} images)" for name in names)

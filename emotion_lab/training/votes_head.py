@@ -13,6 +13,7 @@ from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.ferplus import vote_distribution
 from emotion_lab.models.auxiliary_head import AuxiliaryHead, last_linear
 from emotion_lab.models.base import EmotionNet
+from emotion_lab.training.mixup import check_unmixed
 
 
 class VotesHead(AuxiliaryHead):
@@ -54,10 +55,7 @@ def build(cfg: dict[str, Any], data: EmotionData, net: EmotionNet) -> VotesHead 
         raise UserError(
             "votes_head.weight needs the FER+ votes: set data.ferplus_csv=<fer2013new.csv>."
         )
-    if cfg["mix"]["mixup"] or cfg["mix"]["cutmix"]:
-        raise UserError(
-            "votes_head.weight does not support mix.mixup and mix.cutmix: set them to 0."
-        )
+    check_unmixed(cfg, "votes_head.weight")
     classifier = last_linear(net, "votes_head.weight")
     shares = vote_distribution(split.votes, split.labels)
     shares[split.votes.sum(1) == 0] = 0.0
