@@ -12,7 +12,6 @@ holds the cards of the members (``members``), their ``weights`` and the selectio
 from __future__ import annotations
 
 import collections
-import contextlib
 import errno
 import os
 import pickle
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.io import replaced_file
 from emotion_lab.core.labels import QUANTITY_RANGES
 from emotion_lab.core.migrate import (
     has_old_loss,
@@ -71,14 +71,12 @@ def write(path: Path, content: dict[str, Any]) -> None:
     An earlier file is kept if the process is killed or the disk is full.
     """
     check_plain(content)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with replaced_file(path) as temporary, temporary.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
     except (OSError, RuntimeError) as error:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         # torch's zip writer hides the errno of a failed write behind a RuntimeError.
@@ -89,10 +87,6 @@ def write(path: Path, content: dict[str, Any]) -> None:
         raise UserError(f"cannot save {path}: {reason}{kept}. Free some space, then resume.") from (
             None if full else error
         )
-    finally:
-        # The file exists only after a failure or Ctrl-C.
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _is_intact(path: Path) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.io import replaced_file
 from emotion_lab.core.timeout import call_with_timeout
 
 #: A public copy of the challenge's CSV; other copies hold folders of JPEG files.
@@ -75,14 +75,13 @@ def download_fer2013(into: Path) -> Path:
 def _link_or_copy(source: Path, into: Path) -> Path:
     """Hard-link or copy ``source`` to ``into/fer2013.csv`` atomically."""
     target = into / FILE
-    temporary = into / f".{FILE}.{os.getpid()}"
     try:
         into.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.hardlink_to(source.resolve())
-        except OSError:  # another file system
-            shutil.copyfile(source, temporary)
-        temporary.replace(target)
+        with replaced_file(target) as temporary:
+            try:
+                temporary.hardlink_to(source.resolve())
+            except OSError:  # another file system
+                shutil.copyfile(source, temporary)
     except OSError as error:
         raise UserError(
             f"Downloaded {source} but cannot put it in {into} ({error}); set data.path={source}."

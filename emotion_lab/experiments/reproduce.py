@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 from emotion_lab.config.compose import complete
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.io import atomic_write
+from emotion_lab.core.io import write_json
 from emotion_lab.core.migrate import has_old_loss, migrate_history
 from emotion_lab.core.runs import Run
 from emotion_lab.core.wording import counted
@@ -126,7 +125,7 @@ def report(run: Run, run_dir: Path, facts: dict[str, Any]) -> list[str]:
         "first_difference": first,
         "not_as_it_was": changes,
     }
-    atomic_write(run_dir / "replay.json", (json.dumps(content, indent=2) + "\n").encode())
+    write_json(run_dir / "replay.json", content)
     lines = [f"reproduce: changed since the original run: {line}" for line in changes]
     lines += [f"reproduce: the original run was trained with {line}" for line in earlier]
     if first is None:

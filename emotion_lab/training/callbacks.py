@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shlex
 import signal
 import sys
@@ -16,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from emotion_lab.core import distributed
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.io import atomic_write
+from emotion_lab.core.tables import write_csv
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.training.module import EmotionModule
 
@@ -118,12 +116,8 @@ class MetricsHistory(L.Callback):
 
     def write(self) -> None:
         """Write all rows to ``history.csv`` atomically."""
-        text = io.StringIO(newline="")
         # The rows of an earlier version may lack metrics.
-        writer = csv.DictWriter(text, list(self.rows[-1]))
-        writer.writeheader()
-        writer.writerows(self.rows)
-        atomic_write(self.run_dir / "history.csv", text.getvalue().encode())
+        write_csv(self.run_dir / "history.csv", list(self.rows[-1]), self.rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Return rows, durations and the best value so far."""

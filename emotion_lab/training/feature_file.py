@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emotion_lab.core.io import cache_root
+from emotion_lab.core.io import cache_root, replaced_file
 from emotion_lab.data.types import Split
 from emotion_lab.models.base import Backbone
 
@@ -82,14 +81,12 @@ def read(file: Path, key: dict[str, str]) -> dict[str, Tensor] | None:
 
 def write(file: Path, key: dict[str, str], features: Mapping[str, Tensor]) -> None:
     """Write a file atomically; a folder that cannot be written is a printed line."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    arrays = {name: values.numpy() for name, values in features.items()}
+    arrays[_KEY] = np.array(json.dumps(key))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            arrays = {name: values.numpy() for name, values in features.items()}
-            arrays[_KEY] = np.array(json.dumps(key))
+        with replaced_file(file) as temporary, temporary.open("wb") as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]  # its own options have other types
-        temporary.replace(file)
         print(f"features: saved in {file}", flush=True)
     except OSError as error:
         print(
@@ -97,5 +94,3 @@ def write(file: Path, key: dict[str, str], features: Mapping[str, Tensor]) -> No
             "Set EMOTION_LAB_CACHE to a folder with room.",
             flush=True,
         )
-    finally:
-        temporary.unlink(missing_ok=True)

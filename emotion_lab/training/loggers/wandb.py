@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from emotion_lab.core import distributed
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.io import atomic_write
+from emotion_lab.core.io import write_json
 from emotion_lab.models.base import EmotionNet
 from emotion_lab.training.loggers.base import (
     LOGGERS,
@@ -140,7 +140,7 @@ def start_run(options: Mapping[str, Any], context: LoggerContext) -> Any:
         "mode": "offline" if run.offline else "online",
         "url": None if run.offline else run.url,
     }
-    atomic_write(context.run_dir / FILE, (json.dumps(content, indent=2) + "\n").encode())
+    write_json(context.run_dir / FILE, content)
     return run
 
 
