@@ -5,12 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from emotion_lab.core.errors import UserError
-from emotion_lab.data.types import Split
-
-
-def class_counts(split: Split, num_classes: int) -> np.ndarray:
-    """Return the images of each class, int64 (K,)."""
-    return np.bincount(split.labels, minlength=num_classes).astype(np.int64)
 
 
 def class_weights(counts: np.ndarray, method: str = "inverse", beta: float = 0.9999) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.data.build import load_data
-from emotion_lab.data.class_weights import class_counts, class_weights, sample_weights
+from emotion_lab.data.class_weights import class_weights, sample_weights
 from emotion_lab.data.feature_dataset import CachedFeatures, FeatureDataset
 from emotion_lab.data.fingerprint import fingerprint
 from emotion_lab.data.samplers import ResumableRandomSampler, SequentialDistributedSampler
@@ -78,7 +78,7 @@ class EmotionData(L.LightningDataModule):
 
     def class_counts(self, name: str = "train") -> np.ndarray:
         """Return the images of each class in a split, int64 (K,)."""
-        return class_counts(self.split(name), len(self.classes))
+        return np.bincount(self.split(name).labels, minlength=len(self.classes))
 
     def class_weights(self) -> np.ndarray:
         """Return the class weights of the training split, float32 (K,).

@@ -292,12 +292,6 @@ def _setup(cfg: dict[str, Any]) -> str:
     return accelerator
 
 
-def _remove_partial_checkpoints(folder: Path) -> None:
-    """Remove the temporary files of a process that was killed while saving."""
-    for temporary in folder.glob(".*.tmp"):
-        temporary.unlink(missing_ok=True)
-
-
 def _add_auxiliary_losses(
     cfg: dict[str, Any], module: EmotionModule, net: EmotionNet, data: EmotionData
 ) -> dict[str, Any] | None:
@@ -348,7 +342,8 @@ def fit(
         card["frame"] = frame.entry()
     module = make_module(cfg, data, net, card)
     teacher = _add_auxiliary_losses(cfg, module, net, data)
-    _remove_partial_checkpoints(run_dir / "checkpoints")
+    for temporary in (run_dir / "checkpoints").glob(".*.tmp"):  # of a process killed while saving
+        temporary.unlink(missing_ok=True)
     history = MetricsHistory(run_dir, cfg["monitor"], monitor_mode(cfg))
     loggers = build_loggers(LoggerContext(cfg, run_dir, step))
     if cfg["data"]["feature_cache"] != "none":

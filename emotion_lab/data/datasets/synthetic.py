@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from emotion_lab.core.labels import COORDINATES, EMOTIONS
+from emotion_lab.core.progress import track
 from emotion_lab.data.types import DATASETS, SPLITS, ArrayStore, LoadedDataset, Split
 from emotion_lab.synthetic.persons import sample_face_of, sample_person
 from emotion_lab.synthetic.render import draw_face
@@ -16,9 +17,6 @@ from emotion_lab.synthetic.spec import sample_face
 #: Images of each class in the Training split of FER2013 (Goodfellow et al. 2013), in ``EMOTIONS``
 #: order.
 FER2013_COUNTS: tuple[int, ...] = (3995, 436, 4097, 7215, 4830, 3171, 4965)
-
-#: Show a progress bar above this number of images.
-PROGRESS_THRESHOLD = 20_000
 
 
 def split_sizes(n: int) -> dict[str, int]:
@@ -72,7 +70,6 @@ def _draw_split(
     difficulty: float,
     persons: int = 0,
     strengths: Sequence[float] | None = None,
-    progress: bool = False,
 ) -> Split:
     index = SPLITS.index(name)
     # Each image has its own seed and is independent of other splits and the drawing order.
@@ -88,12 +85,7 @@ def _draw_split(
     owner = np.empty(total, np.int64)
     owner[np.argsort(labels, kind="stable")] = np.arange(total) % max(persons, 1)
     strength = None if strengths is None else _sample_strengths(labels, strengths, (seed, index))
-    positions: Iterable[int] = range(total)
-    if progress:
-        from rich.progress import track
-
-        positions = track(positions, description=f"drawing {name}", total=total)
-    for i in positions:
+    for i in track(range(total), f"drawing {name}", total):
         rng = np.random.default_rng(np.random.SeedSequence([seed, index, i + 1]))
         intensity = None if strength is None else float(strength[i])
         arguments = (rng, EMOTIONS[labels[i]], difficulty, intensity)
@@ -122,13 +114,12 @@ def load(cfg: dict[str, Any], splits: tuple[str, ...]) -> LoadedDataset:
     """
     n, size, seed, difficulty = cfg["n"], cfg["size"], cfg["seed"], cfg["difficulty"]
     sizes = split_sizes(n)
-    progress = n > PROGRESS_THRESHOLD
     # Checkpoints of earlier versions have neither.
     total, strengths = cfg.get("persons", 0), cfg.get("strengths")
     persons = {name: max(1, round(total * sizes[name] / n)) if total else 0 for name in SPLITS}
     arguments = (seed, size, cfg["channels"], difficulty)
     drawn = {
-        name: _draw_split(name, sizes[name], *arguments, persons[name], strengths, progress)
+        name: _draw_split(name, sizes[name], *arguments, persons[name], strengths)
         for name in SPLITS
         if name in splits
     }

@@ -102,7 +102,10 @@ def read(folder: Path, source: Path, splits: tuple[str, ...]) -> CachedSplits | 
         counts = {name: entry["counts"] for name, entry in meta["splits"].items()}
         entries = {name: meta["splits"][name] for name in splits if name in meta["splits"]}
         opened = {name: _read_split(folder, name, entry) for name, entry in entries.items()}
-        rows = {name: _read_rows(folder, name, entry) for name, entry in meta["splits"].items()}
+        rows = {
+            name: np.load(_verified(folder, name, "rows", entry))
+            for name, entry in meta["splits"].items()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CacheCorruptedError(str(error)) from error
     return CachedSplits(opened, counts, rows)
@@ -114,10 +117,6 @@ def _verified(folder: Path, name: str, array: str, entry: dict[str, Any]) -> Pat
     if _checksum(path) != entry["files"][array]:
         raise CacheCorruptedError(f"{path.name} was changed")
     return path
-
-
-def _read_rows(folder: Path, name: str, entry: dict[str, Any]) -> np.ndarray:
-    return np.load(_verified(folder, name, "rows", entry))
 
 
 def _read_split(folder: Path, name: str, entry: dict[str, Any]) -> Arrays:
