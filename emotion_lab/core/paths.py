@@ -99,23 +99,22 @@ def _check_one_checkpoint(path: Path, exported: bool) -> None:
         extras.require("torch", f"ckpt={path} is a checkpoint. It")
 
 
-def find_checkpoint(path: str | Path, prefer: str = "best.ckpt") -> Path:
+def find_checkpoint(path: str | Path) -> Path:
     """Return the checkpoint file of a path.
 
     Args:
-        path: A checkpoint, a run directory of ``train``, that of an ensemble, or the name of a
-            shipped model.
-        prefer: File name in the run directory of ``train``.
+        path: A checkpoint, a run directory of ``train`` (its ``best.ckpt``), that of an ensemble,
+            or the name of a shipped model.
     """
     if weights.is_name(path):
         return weights.find(str(path), ".ckpt")
     path = Path(path)
     if not path.exists():
         raise weights.no_checkpoint(path)
-    files = (path / "checkpoints" / prefer, path / prefer, path / ENSEMBLE, path)
+    files = (path / "checkpoints" / "best.ckpt", path / "best.ckpt", path / ENSEMBLE, path)
     file = next((file for file in files if file.is_file()), None)
     if file is None:
-        raise UserError(f"no checkpoints/{prefer} in {path}: is it a run directory of train?")
+        raise UserError(f"no checkpoints/best.ckpt in {path}: is it a run directory of train?")
     return file
 
 

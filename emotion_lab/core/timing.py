@@ -33,7 +33,6 @@ def time_interleaved(
     candidates: dict[str, Callable[[], int]],
     rounds: int,
     progress: bool = True,
-    unit: str = "images",
     at_least: float = AT_LEAST_S,
 ) -> dict[str, list[float]]:
     """Time several candidates alternately, so that other load on the machine affects all.
@@ -42,7 +41,6 @@ def time_interleaved(
         candidates: Name -> function that returns the number of images it processed.
         rounds: Measurements of each candidate, after one warm-up round that is discarded.
         progress: Whether each measurement is printed.
-        unit: Unit for the printed lines.
         at_least: See :func:`per_second`.
 
     Returns:
@@ -56,7 +54,7 @@ def time_interleaved(
                 rates[name].append(rate)
             if progress:
                 part = f"round {turn}/{rounds}" if turn else "warm-up"
-                print(f"  {part} {name}: {rate:,.0f} {unit}/s", flush=True)
+                print(f"  {part} {name}: {rate:,.0f} images/s", flush=True)
     return rates
 
 

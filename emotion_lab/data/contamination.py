@@ -224,15 +224,12 @@ def unknown_text(summary: dict[str, Any]) -> str | None:
     return None
 
 
-def warning(summary: dict[str, Any], total: int, what: str = "images") -> str | None:
-    """Return a warning about copies of training images; None if there is none.
-
-    See :func:`count_text` for the arguments.
-    """
-    count, unknown = count_text(summary, total, what), unknown_text(summary)
+def warning(summary: dict[str, Any], total: int) -> str | None:
+    """Return a warning about copies of training images, see :func:`count_text`; None without."""
+    count, unknown = count_text(summary, total), unknown_text(summary)
     if count is not None:
         return f"{count} are in the training data" + (f" ({unknown})" if unknown else "")
     if unknown is None:
         return None
     kind = "" if summary["unknown"] else "near copies of "
-    return f"it is unknown whether {kind}these {what} were trained on: {unknown}"
+    return f"it is unknown whether {kind}these images were trained on: {unknown}"

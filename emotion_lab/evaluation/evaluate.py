@@ -29,7 +29,7 @@ from emotion_lab.evaluation.metrics import score, score_against, unseen_text
 from emotion_lab.evaluation.predict import Predictions, predict
 from emotion_lab.evaluation.result import EvaluationResult
 from emotion_lab.inference.frame_outputs import FrameOutputs
-from emotion_lab.models.load import restore_all
+from emotion_lab.models.load import combine, load
 from emotion_lab.models.network import Network
 from emotion_lab.models.quantities_head import join
 
@@ -60,7 +60,7 @@ class Predictor:
     ) -> Predictor:
         """Load a checkpoint, or several as an ensemble of equal weights."""
         paths = (checkpoints,) if isinstance(checkpoints, Path) else tuple(checkpoints)
-        return cls(*restore_all(paths), paths, device, tta)
+        return cls(*combine(load(paths)), paths, device, tta)
 
     @property
     def setup(self) -> dict[str, Any]:

@@ -199,10 +199,3 @@ def combine(
     card = {k: v for k, v in first.card.items() if k not in ("calibration", "ensemble")}
     card |= {"temperature": 1.0, "members": cards, "weights": member_weights}
     return net, {**card, "quantities": net.quantities}
-
-
-def restore_all(
-    paths: Sequence[Path], weights: Sequence[float] | None = None
-) -> tuple[Network, dict[str, Any]]:
-    """Load one network, or several as an ensemble; see :func:`combine`."""
-    return combine(load(paths), weights)

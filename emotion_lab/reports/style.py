@@ -113,9 +113,9 @@ def render(draw: Draw, style: FigureStyle) -> bytes:
     return buffer.getvalue()
 
 
-def write_png(draw: Draw, path: Path, style: FigureStyle = LIGHT) -> Path:
-    """Write the figure to a PNG file and return its path."""
-    atomic_write(path, render(draw, style))
+def write_png(draw: Draw, path: Path) -> Path:
+    """Write the light version to a PNG file and return its path."""
+    atomic_write(path, render(draw, LIGHT))
     return path
 
 

@@ -142,7 +142,7 @@ def test_report_and_progress(capsys: pytest.CaptureFixture[str]) -> None:
     for number, column in zip(("25.7", "10.9", "266.7"), columns, strict=True):
         assert ema.index(number) + len(number) == header.index(column) + len(column)
     assert none.count(" -") == 3
-    timing.time_interleaved({"baseline": lambda: 1}, 1, unit="frames")
+    timing.time_interleaved({"baseline": lambda: 1}, 1)
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("  warm-up baseline: ") and first.endswith(" frames/s")
+    assert first.startswith("  warm-up baseline: ") and first.endswith(" images/s")
     assert second.startswith("  round 1/1 baseline: ")

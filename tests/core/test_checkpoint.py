@@ -152,9 +152,6 @@ def test_a_folder_that_cannot_be_created(tmp_path: Path) -> None:
         ckpt.write(tmp_path / "file" / "a.ckpt", GOOD)
 
 
-# --- reading --------------------------------------------------------------------------------
-
-
 def test_damaged_files(tmp_path: Path) -> None:
     raw = write_good(tmp_path / "good.ckpt")
     path = tmp_path / "bad.ckpt"
@@ -230,7 +227,7 @@ def test_find(tmp_path: Path) -> None:
     best = folder / "checkpoints" / "best.ckpt"
     for place in (folder, folder / "checkpoints", best, str(folder)):
         assert find_checkpoint(place) == best
-    with pytest.raises(UserError, match=r"no checkpoints/last\.ckpt"):
-        find_checkpoint(folder, "last.ckpt")
+    with pytest.raises(UserError, match=r"no checkpoints/best\.ckpt"):
+        find_checkpoint(tmp_path)
     with pytest.raises(UserError, match="no such checkpoint"):
         find_checkpoint(tmp_path / "none")

@@ -16,7 +16,7 @@ from emotion_lab.core.io import file_hash
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.evaluation.ensemble_weights import fit_weights
 from emotion_lab.evaluation.evaluate import LedgerEntry, evaluate_checkpoint, identity
-from emotion_lab.models.load import restore, restore_all
+from emotion_lab.models.load import combine, load, restore
 from tests.conftest import TINY, composed, make_checkpoint
 
 NAMES = list(EMOTIONS)
@@ -36,7 +36,7 @@ def members(cfg: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> li
 def test_an_ensemble_averages_by_class_name(
     members: list[Path], shares: tuple[float, ...] | None
 ) -> None:
-    net, card = restore_all(members, shares)
+    net, card = combine(load(members), shares)
     images = torch.randint(0, 256, (5, 1, 32, 32), dtype=torch.uint8)
     expected = torch.zeros(5, 7)
     for path, share in zip(members, shares or (1 / 3,) * 3, strict=True):
@@ -47,7 +47,7 @@ def test_an_ensemble_averages_by_class_name(
         actual = net(images).softmax(1)
     torch.testing.assert_close(actual, expected.detach(), atol=1e-6, rtol=1e-5)
     assert card["classes"] == NAMES and len(card["members"]) == 3
-    alone, its = restore_all(members[1:2])
+    alone, its = combine(load(members[1:2]))
     assert its["classes"] == NAMES[::-1] and "members" not in its
     torch.testing.assert_close(alone(images), restore(members[1])[0](images))
 
@@ -93,8 +93,8 @@ def test_evaluating_an_ensemble_is_one_access(
 def test_incompatible_members(cfg: dict[str, Any], members: list[Path], tmp_path: Path) -> None:
     fewer = make_checkpoint(cfg, tmp_path / "six.ckpt", NAMES[:6], seed=0)
     with pytest.raises(UserError, match="must have the same classes"):
-        restore_all([members[0], fewer])
+        combine(load([members[0], fewer]))
     larger = composed(*TINY, "model.image_size=48", "data.size=48")
     other = make_checkpoint(larger, tmp_path / "large.ckpt", NAMES, seed=0)
     with pytest.raises(UserError, match="must take the same images"):
-        restore_all([members[0], other])
+        combine(load([members[0], other]))

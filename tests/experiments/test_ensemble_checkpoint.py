@@ -38,7 +38,7 @@ from emotion_lab.experiments.ensemble.selection import SelectionStep, counts, mi
 from emotion_lab.inference.classifier import load_classifier
 from emotion_lab.inference.derived import QUANTITIES
 from emotion_lab.models.ensemble import Ensemble
-from emotion_lab.models.load import restore, restore_all
+from emotion_lab.models.load import combine, load, restore
 from emotion_lab.reports.style import LIGHT, render
 from tests.conftest import TINY, composed, make_checkpoint
 
@@ -97,9 +97,6 @@ def images(n: int = 6) -> torch.Tensor:
     return torch.randint(0, 256, (n, 1, 32, 32), generator=generator, dtype=torch.uint8)
 
 
-# --- the file -------------------------------------------------------------------------------
-
-
 def test_checkpoint_predicts_the_weighted_average(built: tuple[Path, dict[str, Any]]) -> None:
     folder, content = built
     path = folder / "ensemble.ckpt"
@@ -108,7 +105,7 @@ def test_checkpoint_predicts_the_weighted_average(built: tuple[Path, dict[str, A
     files = [Path(row["run"]) / "checkpoints" / "best.ckpt" for row in selected]
     weights = [row["weight"] for row in selected]
     assert weights == [0.25, 0.5, 0.25] and content["size"] == 4
-    listed, _ = restore_all(files, weights)
+    listed, _ = combine(load(files), weights)
     net, card = restore(path)
     assert isinstance(net, Ensemble) and not net.training
     with torch.inference_mode():
@@ -192,7 +189,7 @@ def test_every_backend_runs_it(runtime: str, built: tuple[Path, dict[str, Any]])
 
 def test_ensemble_as_a_member(built: tuple[Path, dict[str, Any]], sweep: Path) -> None:
     path, single = built[0] / "ensemble.ckpt", sweep / "1" / "checkpoints" / "best.ckpt"
-    net, card = restore_all([single, path], [0.25, 0.75])
+    net, card = combine(load([single, path]), [0.25, 0.75])
     first, first_card = restore(single)
     inner, inner_card = restore(path)
     order = [inner_card["classes"].index(name) for name in first_card["classes"]]
@@ -245,9 +242,6 @@ def test_damaged_checkpoint_is_rejected(built: tuple[Path, dict[str, Any]], tmp_
     path.write_bytes((built[0] / "ensemble.ckpt").read_bytes()[:5000])
     with pytest.raises(UserError, match="truncated"):
         paths.check_checkpoint(str(tmp_path))
-
-
-# --- the selection -----------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("rendered_figures")
@@ -315,9 +309,6 @@ def test_warning_if_the_selection_does_not_help(sweep: Path) -> None:
     text = " ".join(content["warnings"])
     assert "better than the best single run in only 0% of the repetitions" in text
     assert "all runs with equal weights score 1.9459 without selection" in text
-
-
-# --- rejected runs -------------------------------------------------------------------------
 
 
 def error(folders: list[Path], metric: str = "monitor") -> str:

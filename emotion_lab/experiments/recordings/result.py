@@ -122,7 +122,7 @@ def describe_side(side: Decisions) -> dict[str, Any]:
     }
 
 
-def agreement(looks: Sequence[Look], seed: int = 0) -> dict[str, Any]:
+def agreement(looks: Sequence[Look]) -> dict[str, Any]:
     """Return how often both models show the same label.
 
     Returns:
@@ -144,7 +144,7 @@ def agreement(looks: Sequence[Look], seed: int = 0) -> dict[str, Any]:
     content |= {"value": float(same.mean()), "seconds": len(counts)}
     if len(counts) < MIN_SECONDS:
         return content
-    draws = np.random.default_rng(seed).integers(0, len(counts), (ROUNDS, len(counts)))
+    draws = np.random.default_rng(0).integers(0, len(counts), (ROUNDS, len(counts)))
     values = hits[draws].sum(1) / counts[draws].sum(1)
     return content | {"ci95": interval(values)}
 
@@ -155,7 +155,7 @@ def distance(look: Look) -> float:
     return 0.5 * sum(abs(a.get(name, 0.0) - b.get(name, 0.0)) for name in a.keys() | b.keys())
 
 
-def largest_disagreements(looks: Sequence[Look], limit: int = NUM_MOMENTS) -> list[Look]:
+def largest_disagreements(looks: Sequence[Look]) -> list[Look]:
     """Return the looks at which both models differ most, different labels first, sorted by that.
 
     Two looks at the same face are at least a second apart.
@@ -168,7 +168,7 @@ def largest_disagreements(looks: Sequence[Look], limit: int = NUM_MOMENTS) -> li
         )
         if distance(look) > 0 and not any(near):
             chosen.append(look)
-        if len(chosen) == limit:
+        if len(chosen) == NUM_MOMENTS:
             break
     return chosen
 
