@@ -72,8 +72,6 @@ class EmotionModule(L.LightningModule):
         heads = {"votes_head": self.votes_head, "quantities_head": self.quantities_head}
         return {name: head for name, head in heads.items() if head is not None}
 
-    # -- fine-tuning -------------------------------------------------------------------------
-
     def set_frozen(self, epoch: int) -> None:
         """Freeze the stages that ``epoch`` (counted from 0) does not train."""
         freeze_at(self.model, self.cfg["model"], epoch)
@@ -99,8 +97,6 @@ class EmotionModule(L.LightningModule):
         if self.distillation is not None and self.cfg["distill"]["precompute"]:
             data = self.trainer.datamodule  # type: ignore[attr-defined] # set at run time
             self.distillation.precompute(data.fit_batches("train"), self.device)
-
-    # -- steps -------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the step from (seed, epoch, batch, rank): a resumed run repeats the random draws."""
@@ -227,8 +223,6 @@ class EmotionModule(L.LightningModule):
         means = self.train_metrics.means()
         return {"loss": float(means["loss"]), "acc": float(means["accuracy"])}
 
-    # -- optimisation ------------------------------------------------------------------------
-
     def configure_optimizers(self) -> Any:
         """Build optimiser and schedule; step counts come from the trainer."""
         optim, model = self.cfg["optim"], self.cfg["model"]
@@ -265,8 +259,6 @@ class EmotionModule(L.LightningModule):
             if key not in metrics:
                 raise unknown("metric", key, metrics, "Set it with schedule.monitor=<metric>.")
             self._schedule.step(metrics[key])
-
-    # -- checkpoint --------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the card, the metrics of the current epoch and the state of the plateau schedule."""

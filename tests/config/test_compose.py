@@ -46,9 +46,6 @@ def refused(*argv: str, entry: str = "train") -> str:
     return str(caught.value)
 
 
-# --- the files ------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("group", [name for name in GROUPS if name != "experiment"])
 def test_every_file_composes(group: str) -> None:
     with initialize_config_dir(version_base="1.3", config_dir=str(compose.CONF)):
@@ -130,9 +127,6 @@ def test_paths_reach_the_config() -> None:
     cfg = parse("data.path=a=[b] ${c}", "test_ledger=x y.jsonl", "hydra.run.dir=out/${seed} a=b")
     assert (cfg.data.path, cfg.test_ledger) == ("a=[b] ${c}", "x y.jsonl")
     assert cfg.hydra.run.dir == "out/0 a=b"
-
-
-# --- mistakes -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -267,9 +261,6 @@ def test_valid_overrides() -> None:
     cfg = parse("-m", "model=cnn,senet", "seed=1,2")
     assert (cfg.model.name, cfg.seed) == ("cnn", 1)
     assert str(cfg.hydra.mode).endswith("MULTIRUN")
-
-
-# --- checks of train before the run directory is created ------------------------------------------
 
 
 @functools.cache

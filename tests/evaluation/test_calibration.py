@@ -39,9 +39,6 @@ def material(
     return (sharp * logits).astype(np.float32), labels
 
 
-# --- measures -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("absent", [None, 1])
 @pytest.mark.parametrize("temperature", [1.0, 1.7])
@@ -132,9 +129,6 @@ def test_broken_predictions(function: object) -> None:
         function(logits[:0], labels[:0])
 
 
-# --- temperature ----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("known", [0.4, 1.0, 2.5])
 def test_known_temperature_is_recovered(known: float) -> None:
     """Labels drawn from softmax(z), logits are known * z."""
@@ -160,9 +154,6 @@ def test_temperature_limits() -> None:
     assert (np.argmax(logits, 1) == probabilities(logits, 3).argmax(1)).all()
 
 
-# --- abstaining -----------------------------------------------------------------------------
-
-
 def test_coverage_by_hand() -> None:
     logits, labels = material(400)
     rows = coverage(logits, labels)
@@ -186,9 +177,6 @@ def test_equally_confident_images_are_kept_together() -> None:
     assert [row["accuracy"] for row in rows] == [0.9, 1.0]
     (row,) = coverage(logits[:1], np.array([0]))
     assert row == {"coverage": 1.0, "accuracy": 1.0, "threshold": pytest.approx(0.9)}
-
-
-# --- curves ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(3))

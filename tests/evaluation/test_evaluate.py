@@ -45,9 +45,6 @@ def predictions(labels: np.ndarray, seed: int = 0, k: int = 7, never: int | None
     )
 
 
-# --- scores ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("never", [None, 1])
 def test_scores_match_scikit_learn(seed: int, never: int | None) -> None:
@@ -100,9 +97,6 @@ def test_class_without_samples() -> None:
     # It has no part in the averages.
     guesses = predictions(labels, never=1).logits.argmax(1).numpy()
     assert scores["macro_f1"] == pytest.approx(metrics.f1_score(labels, guesses, average="macro"))
-
-
-# --- a tiny checkpoint ----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -219,9 +213,6 @@ def test_val_of_the_training_run_is_remade_for_the_same_data(
     data = CheckpointData.open(card, data_config(asked, card), "val", foreign)
     assert len(data.part) == n and data.fingerprint["hash"] == prints["val"]["hash"]
     assert not data.foreign and not [note for note in data.notes if "warning" in note]
-
-
-# --- the ledger -----------------------------------------------------------------------------
 
 
 def test_test_access_writes_one_line(

@@ -50,9 +50,6 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.sqrt(np.square(a.astype(float) - b).mean()))
 
 
-# --- corruptions ----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "shape", [(48, 48, 1), (48, 48, 3), (61, 40, 3), (32, 45, 1), (160, 160, 3)]
 )
@@ -137,9 +134,6 @@ def test_wrong_input() -> None:
     for image in (face(0)[:, :, 0], face(0).astype(np.float32), np.zeros((4, 4, 2), np.uint8)):
         with pytest.raises(ValueError, match="expected uint8"):
             corrupt(image, "noise", 1, 0)
-
-
-# --- robustness -----------------------------------------------------------------------------
 
 
 class Brightness(nn.Module):

@@ -35,9 +35,6 @@ def guesses(labels: np.ndarray, right: float, seed: int, k: int = 4) -> np.ndarr
 LABELS = np.repeat([0, 1, 2, 3], [90, 12, 60, 38])
 
 
-# --- scores ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("case", ["all", "absent", "absent but predicted", "never predicted"])
 def test_scores_match_scikit_learn_and_torchmetrics(case: str) -> None:
     labels = LABELS[LABELS != 1] if "absent" in case else LABELS
@@ -59,9 +56,6 @@ def test_empty_predictions() -> None:
     empty = np.array([], dtype=np.int64)
     with pytest.raises(UserError, match="split is empty"):
         intervals(empty, empty, 3)
-
-
-# --- bootstrap ------------------------------------------------------------------------------
 
 
 def slow(labels: np.ndarray, predictions: np.ndarray, k: int, rounds: int) -> statistics.Counts:
@@ -160,9 +154,6 @@ def test_intervals_cover_the_truth(n: int) -> None:
     assert 0.90 <= held / 300 <= 0.985
 
 
-# --- two models -----------------------------------------------------------------------------
-
-
 def test_mcnemar() -> None:
     assert mcnemar(0, 0) == 1
     assert mcnemar(5, 5) == 1
@@ -240,9 +231,6 @@ def test_false_positive_rate() -> None:
     assert alarms <= 16
 
 
-# --- several seeds --------------------------------------------------------------------------
-
-
 def test_mean_std() -> None:
     result = mean_std([0.5, 0.6, 0.7])
     assert result == pytest.approx({"n": 3, "mean": 0.6, "std": 0.1, "min": 0.5, "max": 0.7})
@@ -300,9 +288,6 @@ def test_one_image_gives_no_f1_verdict() -> None:
     right = np.flatnonzero(a == labels)[:40]
     b[right] = (labels[right] + 1) % 4
     assert paired(labels, a, b, 4)["macro_f1_verdict"] == WORSE
-
-
-# --- groups ---------------------------------------------------------------------------------
 
 
 def test_groups_are_drawn_as_a_whole() -> None:

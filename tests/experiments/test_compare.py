@@ -75,9 +75,6 @@ def two(tmp_path: Path) -> tuple[Path, Path]:
     return a, write_run(tmp_path / "b", guesses(0.8, 1))
 
 
-# --- alignment -----------------------------------------------------------------------------------
-
-
 def test_order_of_rows_and_classes_does_not_matter(two: tuple[Path, Path], tmp_path: Path) -> None:
     a, b = two
     permutation = np.array([2, 0, 1])  # from our class indices to theirs
@@ -144,9 +141,6 @@ def test_parse_runs(tmp_path: Path) -> None:
 def test_short_names() -> None:
     assert short_names([Path("x/senet"), Path("y/cnn")]) == ["senet", "cnn"]
     assert short_names([Path("x/1/run"), Path("x/2/run")]) == ["1/run", "2/run"]
-
-
-# --- scores and verdict ---------------------------------------------------------------------------
 
 
 def test_one_run_per_side(two: tuple[Path, Path], tmp_path: Path) -> None:
@@ -286,9 +280,6 @@ def test_class_that_is_never_correct(tmp_path: Path) -> None:
     report.write_page(tmp_path, result, {"light": b"", "dark": b""})
 
 
-# --- the test ledger ------------------------------------------------------------------------------
-
-
 def test_openings_of_the_test_split(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / f"{i}", guesses(0.5, i), split="test") for i in range(2)]
     ledger = tmp_path / "ledger.jsonl"
@@ -311,9 +302,6 @@ def test_openings_of_the_test_split(tmp_path: Path) -> None:
     assert "test split opened 3 times, for 2 configurations" in text
     assert "warning: this test set was opened for 2 configurations" in text
     assert len(ledger.read_text().splitlines()) == 4, "comparing opens nothing"
-
-
-# --- the command ----------------------------------------------------------------------------------
 
 
 #: The last line on stderr lists the heavy modules that were imported.

@@ -96,9 +96,6 @@ def error(folders: list[Path]) -> str:
     return str(caught.value)
 
 
-# --- the pool ------------------------------------------------------------------------------
-
-
 def test_pool_has_every_image_once(tmp_path: Path) -> None:
     write_folds(tmp_path)
     pooled = pool(runs.find([tmp_path]))
@@ -167,9 +164,6 @@ def test_figure_with_many_folds(tmp_path: Path) -> None:
     assert len(render(lambda style: figure(many, style), DARK)) > 1000
 
 
-# --- rejected runs -------------------------------------------------------------------------
-
-
 def test_missing_and_duplicate_folds(tmp_path: Path) -> None:
     folders = write_folds(tmp_path)
     assert "2 of 3 folds are given: 0, 2. Train the missing folds" in error(folders[::2])
@@ -222,9 +216,6 @@ def test_different_classes_and_missing_predictions(tmp_path: Path) -> None:
     assert "do not have the same classes: only one of them has fear, sad" in error(folders)
     path.unlink()
     assert "no predictions of val" in error(folders)
-
-
-# --- the commands ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["data.fold=range(3)", "data.fold=range(0,3)", "data.fold=0,1,2"])

@@ -121,9 +121,6 @@ def three(tmp_path: Path) -> Path:
     return folder
 
 
-# --- configurations -------------------------------------------------------------------------------
-
-
 def test_runs_that_differ_in_the_seed_only_are_one_configuration(tmp_path: Path) -> None:
     result = ranked(three(tmp_path))
     assert result["keys"] == ["optim.lr"] and result["main"] == 1
@@ -296,9 +293,6 @@ def test_values_that_json_cannot_represent(tmp_path: Path) -> None:
     assert values == {"nan", "inf", "2026-01-31"}
 
 
-# --- rejected runs --------------------------------------------------------------------------------
-
-
 def test_runs_on_different_images_are_rejected(tmp_path: Path) -> None:
     write_run(tmp_path / "a", 0.5)
     write_run(tmp_path / "b", 0.6, optim__lr=1.0)
@@ -354,9 +348,6 @@ def test_unfinished_runs_are_left_out_and_noted(tmp_path: Path) -> None:
     result = ranked(folder)
     assert result["total_runs"] == 8
     assert any("1 unfinished run (no metrics.json) left out" in note for note in result["notes"])
-
-
-# --- the test ledger ------------------------------------------------------------------------------
 
 
 def test_openings_of_the_test_split(tmp_path: Path) -> None:

@@ -44,9 +44,6 @@ def page_of(runs_dir: Path, out: Path, drawn: dict[str, Any] = PICTURES) -> tupl
     return Page(html), html
 
 
-# --- the page -------------------------------------------------------------------------------
-
-
 def test_page_has_all_numbers(tmp_path: Path) -> None:
     runs_dir = three(tmp_path)
     result = build_leaderboard(grouping.read([runs_dir], None), runs_dir / "none")
@@ -140,9 +137,6 @@ def test_class_without_samples(tmp_path: Path) -> None:
     assert "No samples: fear." in reader.text and "fear – – – –" in reader.text
 
 
-# --- figures --------------------------------------------------------------------------------
-
-
 @pytest.mark.usefixtures("rendered_figures")
 def test_figures_with_fifty_configurations(tmp_path: Path) -> None:
     """Only the first ones have a label; unusual values do not break a figure."""
@@ -210,9 +204,6 @@ def test_figure_without_data_is_left_out(tmp_path: Path) -> None:
     assert "– 0" in page_of(runs_dir, tmp_path, {})[0].text
 
 
-# --- latency --------------------------------------------------------------------------------
-
-
 def test_each_distinct_network_is_measured_once(tmp_path: Path, monkeypatch: Any) -> None:
     runs_dir = tmp_path / "runs"
     for i, (widths, dropout) in enumerate((([8, 8], 0.2), ([8, 8], 0.5), ([16, 8], 0.2))):
@@ -260,9 +251,6 @@ def test_latency_needs_checkpoints(tmp_path: Path) -> None:
     configurations = grouping.read([three(tmp_path)], None)
     with pytest.raises(UserError, match=r"latency=true needs the checkpoints, .*best.ckpt"):
         latency.checkpoints(configurations.groups)
-
-
-# --- the command ----------------------------------------------------------------------------
 
 
 def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> None:

@@ -191,9 +191,6 @@ def test_finished_job_is_not_repeated_and_its_missing_results_are_restored(
     assert not predictions.exists()
 
 
-# -- the summary --------------------------------------------------------------------------------
-
-
 def write_job(
     folder: Path, number: int, overrides: list[str], value: float | None, **options: str
 ) -> None:
@@ -316,9 +313,6 @@ def test_jobs_that_failed_for_one_reason_are_in_one_line() -> None:
     assert line.endswith(" failed: no data")
     (line,) = summary.unfinished("job", jobs[:1], {"no data"})
     assert line == "job 0 (seed=0) failed; for the reason see above"
-
-
-# -- the folder ---------------------------------------------------------------------------------
 
 
 def open_directory(*typed: str) -> Path:

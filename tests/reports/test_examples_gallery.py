@@ -155,9 +155,6 @@ def test_overlays_are_added_to_their_image() -> None:
     assert others and all(e.overlay is None for e in others)
 
 
-# --- files ----------------------------------------------------------------------------------
-
-
 def read_index(folder: Path) -> list[dict[str, str]]:
     file_name = folder / "index.csv"
     with file_name.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
