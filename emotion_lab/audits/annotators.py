@@ -1,4 +1,4 @@
-"""Human lines: agreement of the FER+ annotators with each other and with FER2013's labels."""
+"""Agreement of the FER+ annotators with each other and with FER2013's labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from emotion_lab.core.labels import LABEL_SCHEMES, class_order
 from emotion_lab.data.ferplus import open_votes, published_majority
 from emotion_lab.data.types import LoadedDataset
 
-#: Row of the table -> key of :func:`human_lines`.
+#: Row of the table -> key of :func:`annotator_agreement`.
 _ROWS = {
     "one annotator against the others": "annotator",
     "FER+ label equals the FER2013 label": "ferplus",
@@ -43,7 +43,9 @@ def annotator_accuracy(votes: np.ndarray) -> float | None:
     return agreeing / float(votes.sum())
 
 
-def human_lines(votes: np.ndarray, labels: np.ndarray, emotions: np.ndarray) -> dict[str, Any]:
+def annotator_agreement(
+    votes: np.ndarray, labels: np.ndarray, emotions: np.ndarray
+) -> dict[str, Any]:
     """Compare the votes of a split with each other and with the labels.
 
     Args:
@@ -73,7 +75,7 @@ def human_lines(votes: np.ndarray, labels: np.ndarray, emotions: np.ndarray) -> 
 def measure_annotators(
     source: LoadedDataset, data_cfg: dict[str, Any]
 ) -> dict[str, dict[str, Any]] | None:
-    """Return split -> :func:`human_lines` of FER2013's labels; None without FER+ votes.
+    """Return split -> :func:`annotator_agreement` of FER2013's labels; None without FER+ votes.
 
     ``data_cfg`` is the ``data`` group. Ties go to the first class in FER2013's order, contempt
     last.
@@ -83,17 +85,17 @@ def measure_annotators(
         return None
     emotions = file.columns(class_order(LABEL_SCHEMES["ferplus"].values()))
     columns = file.columns(source.classes)
-    lines = {}
+    agreement = {}
     for name, split in source.splits.items():
         original = split.label_sets["original"]
         labels = np.where(original >= 0, columns[original], -1)
-        lines[name] = human_lines(file.for_split(split), labels, emotions)
-    return lines
+        agreement[name] = annotator_agreement(file.for_split(split), labels, emotions)
+    return agreement
 
 
-def table_rows(lines: dict[str, dict[str, Any]]) -> list[list[str]]:
+def table_rows(agreement: dict[str, dict[str, Any]]) -> list[list[str]]:
     """Return the rows of a table of :func:`measure_annotators`, one column per split."""
-    splits = lines.values()
+    splits = agreement.values()
     rows = [["images", *(f"{row['n']:,}" for row in splits)]]
     rows.append(["images with a FER+ label", *(f"{row['n_ferplus']:,}" for row in splits)])
     for name, key in _ROWS.items():

@@ -54,6 +54,7 @@ class LabelIssues:
 
 def find_predictions(paths: list[str]) -> list[Path]:
     """Return the prediction files in ``paths``; train and test predictions are refused.
+
     ``paths`` are run directories, folders of run directories (a sweep over ``data.fold``), or CSV
     files.
     """

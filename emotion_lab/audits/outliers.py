@@ -46,6 +46,7 @@ def tukey_fences(values: np.ndarray) -> tuple[float, float]:
 
 def find_image_issues(stats: ImageStats, blank_threshold: float, tiny: int) -> list[ImageIssue]:
     """Return all issues that need no face detector, grouped by kind, the most severe first.
+
     ``blank_threshold`` is a contrast (standard deviation of the grey levels), ``tiny`` a number of
     pixels of the shorter side.
     """

@@ -16,6 +16,7 @@ from emotion_lab.core.tables import TextTable
 
 def write_run(run_dir: Path, result: AuditResult, report: dict[str, Any], num_shown: int) -> None:
     """Write all files of the audit.
+
     ``run_dir`` receives ``audit.json`` (``report``), ``audit.html``, ``drop.csv``,
     ``relabel.csv``, ``suspects.csv`` (with label issues), ``duplicates.csv``, ``findings.csv`` and
     two PNGs. The page shows up to ``num_shown`` image groups under one heading.

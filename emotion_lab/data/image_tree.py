@@ -264,13 +264,13 @@ def _check_numbers(listing: Listing, excluded: Collection[str]) -> None:
             "data.label_scheme=affectnet or ferplus if they are numbered as there"
         )
         return
-    mend = "Rename the folders to names of emotions"
+    advice = "Rename the folders to names of emotions"
     if fitting:
         schemes = " or ".join(_in_words(name) for name in exact or fitting)
-        mend = f"Set data.label_scheme={schemes}, or rename the folders to names of emotions"
+        advice = f"Set data.label_scheme={schemes}, or rename the folders to names of emotions"
     raise UserError(
         f"The class folders {shown} in {root} are not numbered 0 to 6 as in FER2013, so their "
-        f"emotions are unknown. {mend}."
+        f"emotions are unknown. {advice}."
     )
 
 

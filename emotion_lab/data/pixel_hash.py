@@ -54,10 +54,7 @@ def thread_pool() -> ThreadPoolExecutor:
 
 
 def _decoded_digest(path: str, fallback: bytes) -> bytes:
-    """Return the pixel hash of a file; a file that cannot be decoded keeps the hash of its bytes.
-
-    Such a file is thereby known to be unreadable.
-    """
+    """Return the pixel hash of a file, or ``fallback`` if it cannot be decoded."""
     try:
         return pixel_digest(read_image(path))
     except UserError:
@@ -77,6 +74,7 @@ def decoded_digests(paths: list[str], file_digests: list[bytes]) -> list[bytes]:
 
     def compute() -> bytes:
         with thread_pool() as pool:
+            # A file that cannot be decoded keeps the hash of its bytes: it is found as unreadable.
             return b"".join(pool.map(_decoded_digest, paths, file_digests, chunksize=CHUNK_SIZE))
 
     name = f"pixel_hashes/{file_digest(b''.join(file_digests)).hex()}-{_VERSION}"

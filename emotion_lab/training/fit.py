@@ -40,10 +40,10 @@ from emotion_lab.models.temporal import build_network
 from emotion_lab.temporal.base import TEMPORAL, is_temporal
 from emotion_lab.training import (
     distill,
-    entering,
     feature_cache,
     frame_network,
     quantities_head,
+    source_checkpoints,
     strategy,
     votes_head,
 )
@@ -328,7 +328,7 @@ def fit(
     accelerator = _setup(cfg)
     _print_config(cfg, run_dir)
     # Fails before the data is loaded, which can take minutes.
-    checkpoints = entering.read(cfg)
+    checkpoints = source_checkpoints.read(cfg)
     data, frame = _open_data(cfg)
     net, parameters = _build_network(cfg, data.classes)
     data.prepare_for(net.spec.image_size, net.spec.channels)
@@ -336,7 +336,7 @@ def fit(
     if check is not None:
         check(fingerprints)
     step = None if resume is None else _restore_position(resume, data, fingerprints)
-    images, entered = entering.check(checkpoints, data)
+    images, entered = source_checkpoints.check(checkpoints, data)
     card = {**make_card(cfg, data, net.spec, fingerprints), "trained_on": images.entry()}
     if frame is not None:
         card["frame"] = frame.entry()

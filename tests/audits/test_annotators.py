@@ -1,4 +1,4 @@
-"""Human lines of the audit, with values computed by hand."""
+"""Agreement of annotators in the audit, with values computed by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emotion_lab.audits.annotators import annotator_accuracy, human_lines, table_rows
+from emotion_lab.audits.annotators import annotator_accuracy, annotator_agreement, table_rows
 from emotion_lab.audits.html import train_command
 from tests.conftest import command
 from tests.data.helpers import USAGES, write_fer2013
@@ -36,7 +36,7 @@ def test_one_annotator_against_the_others(votes: list[list[int]], expected: floa
 def test_lines_of_a_split() -> None:
     """Columns: two emotions in the file's order, then a category that is none."""
     votes = np.array([[4, 2, 0], [0, 6, 0], [3, 3, 0], [0, 2, 4], [2, 2, 2]])
-    lines = human_lines(votes, np.array([0, 0, 1, 1, 0]), np.array([1, 0]))
+    lines = annotator_agreement(votes, np.array([0, 0, 1, 1, 0]), np.array([1, 0]))
     assert (lines["n"], lines["n_ferplus"]) == (5, 2)  # a tie, a majority of no emotion, a tie
     # 4 of 6 votes meet a majority of 3 to 2 for them, the two others one of 4 to 1; then 6 of 6.
     assert lines["annotator"] == pytest.approx((4 + 6) / 12)

@@ -167,8 +167,8 @@ def test_train_and_resume_a_student(tmp_path: Path, tiny: Tiny) -> None:
     assert done.returncode == 0, done.stderr
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["teacher"]["checkpoint"] == str(teacher)
-    (entering,) = metrics["checkpoints"]
-    assert entering["key"] == "distill.teacher" and entering["checkpoint"] == str(teacher)
+    (source,) = metrics["checkpoints"]
+    assert source["key"] == "distill.teacher" and source["checkpoint"] == str(teacher)
     # The student's checkpoint and size do not include the teacher.
     state = ckpt.read(run / "checkpoints" / "best.ckpt")["state_dict"]
     assert not [key for key in state if "teacher" in key or "distil" in key]

@@ -24,7 +24,7 @@ from emotion_lab.video.smoothing import TrackSmoother
 SEED = 0
 #: Suffix of a smoother with the neutral baseline.
 ENROLLED = ", enrolled"
-#: With fewer clips, a bootstrap over them is no good interval.
+#: With fewer clips, the bootstrap interval over them is too narrow.
 _FEW = 10
 #: Measure -> (title, decimals).
 MEASURES = {
@@ -35,7 +35,7 @@ MEASURES = {
 
 
 @dataclass(frozen=True)
-class _Shown:
+class _ClipScores:
     """What one smoother showed on one clip.
 
     Attributes:
@@ -56,7 +56,7 @@ class _Shown:
     missed: int
 
 
-def _score_track(shown: np.ndarray, labels: np.ndarray, times: np.ndarray) -> _Shown:
+def _score_track(shown: np.ndarray, labels: np.ndarray, times: np.ndarray) -> _ClipScores:
     """Score the labels shown on one track, int64 (N,), -1 while uncertain."""
     starts = np.flatnonzero(np.diff(labels)) + 1
     ends = [*starts, len(labels)][1:]
@@ -66,7 +66,7 @@ def _score_track(shown: np.ndarray, labels: np.ndarray, times: np.ndarray) -> _S
         missed += not len(hits)
         until = times[start + hits[0]] if len(hits) else times[end - 1]
         delays.append(until - times[start])
-    return _Shown(
+    return _ClipScores(
         correct=int((shown == labels).sum()),
         looks=len(labels),
         changes=int((np.diff(shown) != 0).sum()),
@@ -76,9 +76,9 @@ def _score_track(shown: np.ndarray, labels: np.ndarray, times: np.ndarray) -> _S
     )
 
 
-def _add(parts: list[_Shown]) -> _Shown:
+def _add(parts: list[_ClipScores]) -> _ClipScores:
     """Return the sum over the tracks of a clip."""
-    return _Shown(
+    return _ClipScores(
         sum(part.correct for part in parts),
         sum(part.looks for part in parts),
         sum(part.changes for part in parts),
@@ -132,10 +132,10 @@ def show_labels(
     return shown, classified
 
 
-def _score_clips(shown: np.ndarray, split: Split, counts: np.ndarray) -> list[_Shown]:
+def _score_clips(shown: np.ndarray, split: Split, counts: np.ndarray) -> list[_ClipScores]:
     """Score the labels shown on the looks that count, one entry for each clip."""
     assert split.looks is not None
-    clips: dict[str, list[_Shown]] = {}
+    clips: dict[str, list[_ClipScores]] = {}
     tracks = split.looks.tracks
     names = split.groups or [str(number) for number in tracks]
     starts = np.flatnonzero((np.diff(tracks) != 0) | np.diff(counts)) + 1
@@ -147,7 +147,7 @@ def _score_clips(shown: np.ndarray, split: Split, counts: np.ndarray) -> list[_S
     return [_add(parts) for parts in clips.values()]
 
 
-def _measures(clips: list[_Shown], weights: np.ndarray) -> dict[str, np.ndarray]:
+def _measures(clips: list[_ClipScores], weights: np.ndarray) -> dict[str, np.ndarray]:
     """Return every measure for each row of ``weights`` (R, clips), how often a clip counts."""
     correct, looks, changes, seconds = (
         weights @ np.array([getattr(clip, name) for clip in clips], np.float64)

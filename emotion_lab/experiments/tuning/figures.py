@@ -26,7 +26,7 @@ _SETTINGS: dict[Any, Any] = {"figure.figsize": (9.0, 4.8), "figure.dpi": 110}
 
 
 def _tidy(name: str, axes: list[Any]) -> None:
-    """Mend Optuna's ticks: whole trial numbers, names and numbers that do not overlap."""
+    """Set the ticks of an Optuna figure: integer trial numbers, labels that do not overlap."""
     for axis in axes:
         if name == "history":
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))

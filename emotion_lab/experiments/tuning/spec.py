@@ -69,7 +69,7 @@ def check_resume(folder: Path, overrides: Sequence[str]) -> None:
     load(folder)
 
 
-#: Words of SQLite's errors about a file that may be whole.
+#: Words of SQLite's errors about a file that may be intact.
 _NO_ACCESS = ("unable to open", "locked", "readonly", "disk I/O")
 
 
@@ -82,7 +82,7 @@ def study_error(file: Path, error: BaseException | str) -> UserError:
     Args:
         file: The study.
         error: Of the database, or the result of its check. Only an error that says so means that
-            the file is damaged; a locked file or one without permission is whole.
+            the file is damaged; a locked file or one without permission is intact.
     """
     reason = str(error).splitlines()[0]
     if any(words in reason for words in _NO_ACCESS):

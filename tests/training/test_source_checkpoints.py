@@ -14,7 +14,7 @@ from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data import contamination
 from emotion_lab.data.datamodule import EmotionData
-from emotion_lab.training import entering
+from emotion_lab.training import source_checkpoints
 from tests.conftest import make_checkpoint, run_training
 
 Tiny = Callable[..., dict[str, Any]]
@@ -29,7 +29,7 @@ def fold_0(tiny: Tiny, tmp_path: Path) -> Path:
 
 
 def facts(cfg: dict[str, Any]) -> list[dict[str, Any]]:
-    return entering.check(entering.read(cfg), EmotionData(cfg["data"]))[1]
+    return source_checkpoints.check(source_checkpoints.read(cfg), EmotionData(cfg["data"]))[1]
 
 
 @pytest.mark.parametrize("key", ["model.weights", "distill.teacher"])

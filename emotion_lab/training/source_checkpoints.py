@@ -1,4 +1,4 @@
-"""Checkpoints that enter a training run, and the images of the run that they learnt from."""
+"""Checkpoints that a training run uses, and the images of the run that they learnt from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from emotion_lab.data.datamodule import EmotionData
 
 
 @dataclass(frozen=True)
-class EnteringCheckpoint:
+class SourceCheckpoint:
     """A checkpoint or weights file that a run starts from, reads the outputs of or is taught by.
 
     Attributes:
@@ -28,16 +28,16 @@ class EnteringCheckpoint:
     images: TrainingImages
 
 
-def read(cfg: dict[str, Any]) -> list[EnteringCheckpoint]:
+def read(cfg: dict[str, Any]) -> list[SourceCheckpoint]:
     """Return the checkpoints that the config of a run names.
 
     ``resume`` is not among them: it continues the same run, on the same images.
     """
-    entering = []
+    found = []
     weights = cfg["model"].get("weights")
     if weights:
         images = contamination.of_weights(weights, cfg["data"])
-        entering.append(EnteringCheckpoint("model.weights", str(weights), images))
+        found.append(SourceCheckpoint("model.weights", str(weights), images))
     others = {
         "model.frame_ckpt": cfg["model"].get("frame_ckpt"),
         "distill.teacher": cfg["distill"]["teacher"],
@@ -46,24 +46,24 @@ def read(cfg: dict[str, Any]) -> list[EnteringCheckpoint]:
         if path:
             card = ckpt.read(find_checkpoint(path))[ckpt.CARD]
             images = contamination.of_card(card, cfg["data"])
-            entering.append(EnteringCheckpoint(key, str(path), images))
-    return entering
+            found.append(SourceCheckpoint(key, str(path), images))
+    return found
 
 
 def check(
-    entering: Sequence[EnteringCheckpoint], data: EmotionData
+    checkpoints: Sequence[SourceCheckpoint], data: EmotionData
 ) -> tuple[TrainingImages, list[dict[str, Any]]]:
-    """Count the val images of a run that entering checkpoints learnt from; print one line each.
+    """Count the val images of a run that its source checkpoints learnt from; print one line each.
 
     Returns:
-        The images that the run learns from: train, and those of the entering checkpoints. Then for
+        The images that the run learns from: train, and those of its source checkpoints. Then for
         ``metrics.json`` a list of ``key``, ``checkpoint``, ``val`` (see
         :meth:`SeenImages.summary`), ``not_in_train`` (how many of these images are not in train
         of the run) and ``of`` (number of val images).
     """
     train, val = contamination.of_split(data.split("train")), data.split("val")
     facts = []
-    for checkpoint in entering:
+    for checkpoint in checkpoints:
         seen, in_train = checkpoint.images.seen(val), train.seen(val)
         fact = {
             "key": checkpoint.key,
@@ -74,7 +74,7 @@ def check(
         }
         facts.append(fact)
         print(_line(fact))
-    return contamination.union([train, *(checkpoint.images for checkpoint in entering)]), facts
+    return contamination.union([train, *(checkpoint.images for checkpoint in checkpoints)]), facts
 
 
 def _line(fact: dict[str, Any]) -> str:
