@@ -173,6 +173,16 @@ def run_training(
     return json.loads((run_dir / "metrics.json").read_text())
 
 
+def error_message(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
+    """Return the message of the UserError that a call raises; it must be a single line."""
+    from emotion_lab.core.errors import UserError
+
+    with pytest.raises(UserError) as caught:
+        function(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
 def command(*arguments: str, module: str = "emotion_lab.train", cwd: Path) -> Any:
     """Run ``python -m <module> <arguments>`` and return the completed process."""
     if hasattr(os, "fork"):

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emotion_lab.core.errors import UserError
-from tests.conftest import command
+from tests.conftest import command, error_message
 
 
 @pytest.fixture
@@ -54,9 +53,9 @@ def error_of(*overrides: str) -> str:
     from emotion_lab import audit
     from emotion_lab.config import compose
 
-    with pytest.raises(UserError) as caught:
-        audit.validate(compose.precheck("audit", list(overrides)), list(overrides))
-    return str(caught.value)
+    return error_message(
+        lambda: audit.validate(compose.precheck("audit", list(overrides)), list(overrides))
+    )
 
 
 def test_invalid_arguments(folder: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from emotion_lab.config import overrides as command_line
 from emotion_lab.core.errors import UserError
 from emotion_lab.experiments.run import resume
 from emotion_lab.experiments.run.checks import check_inputs, check_rates
-from tests.conftest import TINY, composed
+from tests.conftest import TINY, composed, error_message
 
 GROUPS = sorted(p.name for p in compose.CONF.iterdir() if p.is_dir())
 #: Command of each group that train does not have.
@@ -40,10 +40,7 @@ def parse(*argv: str, entry: str = "train") -> Any:
 
 def refused(*argv: str, entry: str = "train") -> str:
     """Return the error message of an invalid command line."""
-    with pytest.raises(UserError) as caught:
-        parse(*argv, entry=entry)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return error_message(parse, *argv, entry=entry)
 
 
 @pytest.mark.parametrize("group", [name for name in GROUPS if name != "experiment"])
@@ -195,9 +192,8 @@ def test_one_line_for_a_mistake(typed: str, message: str) -> None:
 
 def test_a_path_without_a_key_gets_the_key_of_the_source() -> None:
     for entry, hint in (("predict", " Did you mean source=photo.jpg?"), ("train", "")):
-        with pytest.raises(UserError) as raised:
-            compose.precheck(entry, ["photo.jpg"])
-        assert str(raised.value) == f"Cannot read 'photo.jpg': options are written key=value.{hint}"
+        text = error_message(compose.precheck, entry, ["photo.jpg"])
+        assert text == f"Cannot read 'photo.jpg': options are written key=value.{hint}"
 
 
 def test_the_final_learning_rate_is_checked_before_the_data_is_loaded() -> None:
@@ -277,9 +273,7 @@ def prepared(*argv: str, **changes: Any) -> list[str]:
 
 
 def not_prepared(*argv: str, **changes: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        prepared(*argv, **changes)
-    return str(caught.value)
+    return error_message(prepared, *argv, **changes)
 
 
 def test_a_sweep_runs_one_device_a_job(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import torch
 
 from emotion_lab.config import compose
 from emotion_lab.core import plugins
-from emotion_lab.core.errors import UserError
 from emotion_lab.losses import LOSSES, build_loss
 from emotion_lab.models import MODELS, build_model
+from tests.conftest import error_message
 
 IMPORTS = "from torch import nn\nfrom emotion_lab.models import MODELS\n"
 MODEL = (
@@ -59,10 +59,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 
 def refused(function: Callable[[], object], *words: object) -> None:
-    with pytest.raises(UserError) as caught:
-        function()
-    message = str(caught.value)
-    assert "\n" not in message and all(str(word) in message for word in words), message
+    message = error_message(function)
+    assert all(str(word) in message for word in words), message
 
 
 def model(**keys: object) -> object:

@@ -1,18 +1,16 @@
-"""Helpers of the data tests: a small config, data modules, image folders, error messages."""
+"""Helpers of the data tests: a small config, data modules, image folders."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
 from emotion_lab.config.compose import defaults
-from emotion_lab.core.errors import UserError
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.samplers import ResumableRandomSampler
 from emotion_lab.data.torch_dataset import Batch
@@ -42,14 +40,6 @@ def batches_equal(first: Iterable[Batch], second: Iterable[Batch]) -> bool:
 def all_positions(sampler: ResumableRandomSampler) -> list[int]:
     """Return the positions of all batches, in order."""
     return [position for batch in sampler for _, position in batch]
-
-
-def error_message(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
-    """Return the message of the UserError that a call raises; it must be a single line."""
-    with pytest.raises(UserError) as caught:
-        function(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 #: Usage of each row of :func:`write_fer2013`.

@@ -12,8 +12,8 @@ import pytest
 from emotion_lab.core.errors import UserError
 from emotion_lab.data.build import load_data
 from emotion_lab.data.datamodule import EmotionData
-from tests.conftest import composed
-from tests.data.helpers import error_message, write_fer2013, write_images
+from tests.conftest import composed, error_message
+from tests.data.helpers import write_fer2013, write_images
 
 ALL = ("train", "val", "test")
 

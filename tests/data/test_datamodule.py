@@ -16,14 +16,8 @@ from emotion_lab.core.labels import EMOTIONS
 from emotion_lab.data.class_weights import sample_weights
 from emotion_lab.data.samplers import ResumableRandomSampler, SequentialDistributedSampler
 from emotion_lab.data.transforms import PRESETS, Augment, Resize
-from tests.data.helpers import (
-    all_positions,
-    batches_equal,
-    error_message,
-    make_data,
-    write_fer2013,
-    write_images,
-)
+from tests.conftest import error_message
+from tests.data.helpers import all_positions, batches_equal, make_data, write_fer2013, write_images
 
 
 def test_each_epoch_is_a_different_permutation() -> None:

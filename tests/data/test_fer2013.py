@@ -20,7 +20,7 @@ from emotion_lab.data.build import load_data
 from emotion_lab.data.datasets import fer2013
 from emotion_lab.data.fer2013 import cache
 from emotion_lab.data.fingerprint import fingerprint
-from tests.data.helpers import error_message
+from tests.conftest import error_message
 
 ALL = ("train", "val", "test")
 USAGES = ("Training", "PublicTest", "PrivateTest")

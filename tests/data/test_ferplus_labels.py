@@ -17,7 +17,7 @@ from emotion_lab.data import checkpoint_data
 from emotion_lab.data.build import load_data
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.data.ferplus import draw_labels, published_majority
-from tests.conftest import TINY, command, composed
+from tests.conftest import TINY, command, composed, error_message
 from tests.data.helpers import USAGES, write_fer2013
 
 #: Columns of the votes file: the classes of FER+ in their order, then the two that are no emotion.
@@ -172,9 +172,8 @@ def test_other_data_and_missing_votes_are_refused(files: tuple[Path, Path], tmp_
         "data.labels=ferplus belongs to data=fer2013, not to data=synthetic": ("data=synthetic",),
     }
     for message, overrides in cases.items():
-        with pytest.raises(UserError) as error:
-            load_data(composed("data.labels=ferplus", *overrides)["data"], ("train",))
-        assert str(error.value).startswith(message) and "\n" not in str(error.value)
+        data_cfg = composed("data.labels=ferplus", *overrides)["data"]
+        assert error_message(load_data, data_cfg, ("train",)).startswith(message)
     new.write_text("\n".join(new.read_text().splitlines()[:-1]))
     with pytest.raises(UserError, match="has 27 rows, the data has 28"):
         load(files)

@@ -15,7 +15,7 @@ from emotion_lab.data.build import load_data
 from emotion_lab.data.datasets import image_folder
 from emotion_lab.data.file_store import FileStore
 from emotion_lab.data.images import check_bytes, check_file, read_image
-from tests.data.helpers import error_message
+from tests.conftest import error_message
 
 ALL = ("train", "val", "test")
 

@@ -15,7 +15,8 @@ from emotion_lab.core.labels import EMOTIONS, LABEL_SCHEMES
 from emotion_lab.data.build import load_data
 from emotion_lab.data.datasets import fer2013, image_folder
 from emotion_lab.data.types import LoadedDataset
-from tests.data.helpers import error_message, make_data, write_images
+from tests.conftest import error_message
+from tests.data.helpers import make_data, write_images
 
 CLASSES = ("angry", "happy", "sad")
 NFC = "dégoût"

@@ -26,8 +26,8 @@ from emotion_lab.data.shards.writer import open_all_splits, write_shards
 from emotion_lab.data.types import Split
 from emotion_lab.training import callbacks
 from emotion_lab.training.fit import fit
-from tests.conftest import TINY, composed, make_checkpoint
-from tests.data.helpers import BASE, all_positions, batches_equal, error_message, make_data
+from tests.conftest import TINY, composed, error_message, make_checkpoint
+from tests.data.helpers import BASE, all_positions, batches_equal, make_data
 from tests.training.test_resume import assert_same_end
 
 Tiny = Callable[..., dict[str, Any]]

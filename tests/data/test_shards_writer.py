@@ -14,8 +14,8 @@ import pytest
 
 from emotion_lab.core.errors import UserError
 from emotion_lab.data.shards.writer import open_all_splits, write_shards
-from tests.conftest import TINY, command
-from tests.data.helpers import BASE, error_message, write_images
+from tests.conftest import TINY, command, error_message
+from tests.data.helpers import BASE, write_images
 
 
 @pytest.fixture

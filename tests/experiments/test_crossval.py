@@ -22,7 +22,7 @@ from emotion_lab.experiments.crossval.figure import figure
 from emotion_lab.experiments.crossval.pool import pool
 from emotion_lab.experiments.crossval.report import lines, summary, write
 from emotion_lab.reports.style import DARK, render
-from tests.conftest import TINY, command
+from tests.conftest import TINY, command, error_message
 
 CLASSES = ["happy", "sad", "neutral"]
 LABELS = np.repeat([0, 1, 2], [60, 30, 33])
@@ -90,10 +90,7 @@ def change(folder: Path, file: str, edit: Any) -> None:
 
 
 def error(folders: list[Path]) -> str:
-    with pytest.raises(UserError) as caught:
-        pool(runs.find(folders))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return error_message(lambda: pool(runs.find(folders)))
 
 
 def test_pool_has_every_image_once(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ from emotion_lab.inference.derived import QUANTITIES
 from emotion_lab.models.ensemble import Ensemble
 from emotion_lab.models.load import combine, load, restore
 from emotion_lab.reports.style import LIGHT, render
-from tests.conftest import TINY, composed, make_checkpoint
+from tests.conftest import TINY, composed, error_message, make_checkpoint
 
 NAMES = list(EMOTIONS)
 TINY32 = (*TINY, "data.n=140", "data.size=32", "model.image_size=32", "augment=none")
@@ -312,9 +312,7 @@ def test_warning_if_the_selection_does_not_help(sweep: Path) -> None:
 
 
 def error(folders: list[Path], metric: str = "monitor") -> str:
-    with pytest.raises(UserError, match=r"^[^\n]*$") as caught:
-        read(runs.find(folders), metric)
-    return str(caught.value)
+    return error_message(lambda: read(runs.find(folders), metric))
 
 
 def test_incompatible_runs_are_rejected(cfg: dict[str, Any], sweep: Path, tmp_path: Path) -> None:

@@ -14,10 +14,9 @@ from emotion_lab import train
 from emotion_lab.config import compose
 from emotion_lab.config import overrides as command_line
 from emotion_lab.core import runs
-from emotion_lab.core.errors import UserError
 from emotion_lab.experiments import reproduce
 from emotion_lab.experiments.leaderboard import grouping
-from tests.conftest import TINY, command, composed
+from tests.conftest import TINY, command, composed, error_message
 
 FACTS: dict[str, Any] = {
     "commit": "abc",
@@ -73,9 +72,9 @@ def test_other_data_is_refused_before_training(first: Path, tmp_path: Path) -> N
 def refused(*typed: str) -> str:
     argv = command_line.quote_texts(list(typed))
     overrides, multirun, _ = command_line.flags(argv)
-    with pytest.raises(UserError) as caught:
-        train.validate(compose.precheck("train", overrides, multirun), overrides)
-    return str(caught.value)
+    return error_message(
+        lambda: train.validate(compose.precheck("train", overrides, multirun), overrides)
+    )
 
 
 def test_invalid_reproductions(first: Path, tmp_path: Path) -> None:

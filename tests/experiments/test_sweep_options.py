@@ -8,7 +8,7 @@ import pytest
 
 from emotion_lab import train
 from emotion_lab.config import compose
-from emotion_lab.core.errors import UserError
+from tests.conftest import error_message
 
 
 @pytest.mark.parametrize(
@@ -26,18 +26,16 @@ from emotion_lab.core.errors import UserError
 )
 def test_invalid_sweep_options_are_one_line(typed: list[str], message: str, tmp_path: Path) -> None:
     typed = ["data=synthetic", *typed, f"hydra.sweep.dir={tmp_path / 'never'}"]
-    with pytest.raises(UserError) as caught:
-        train.validate(compose.precheck("train", typed, True), typed)
-    assert message in str(caught.value) and "\n" not in str(caught.value)
-    assert not (tmp_path / "never").exists()
+    text = error_message(lambda: train.validate(compose.precheck("train", typed, True), typed))
+    assert message in text and not (tmp_path / "never").exists()
 
 
 def test_invalid_run_options_are_reported_before_data_is_read(tmp_path: Path) -> None:
     def error(*typed: str) -> str:
         overrides = ["data=synthetic", *typed, f"hydra.run.dir={tmp_path / 'never'}"]
-        with pytest.raises(UserError) as caught:
-            train.validate(compose.precheck("train", overrides), overrides)
-        return str(caught.value)
+        return error_message(
+            lambda: train.validate(compose.precheck("train", overrides), overrides)
+        )
 
     assert "expected 0 to 4" in error("data.folds=5", "data.fold=5")
     assert "add -m" in error("hydra/launcher=joblib")

@@ -9,6 +9,7 @@ from emotion_lab.config import compose
 from emotion_lab.core.errors import UserError
 from emotion_lab.experiments.tuning import space as spaces
 from emotion_lab.experiments.tuning.study import suggest
+from tests.conftest import error_message
 
 FIXED = ["data=synthetic", "model=cnn"]
 
@@ -89,9 +90,7 @@ def test_epochs_of_a_trial() -> None:
     ],
 )
 def test_invalid_space_is_rejected(text: str, message: str) -> None:
-    with pytest.raises(UserError) as caught:
-        spaces.read([text], FIXED)
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert message in error_message(spaces.read, [text], FIXED)
 
 
 def test_duplicate_key_is_rejected() -> None:
@@ -121,9 +120,7 @@ def test_gather_moves_several_values_into_the_space() -> None:
     ],
 )
 def test_conflicting_arguments_are_rejected(typed: list[str], message: str) -> None:
-    with pytest.raises(UserError) as caught:
-        spaces.gather(typed)
-    assert message in str(caught.value)
+    assert message in error_message(spaces.gather, typed)
 
 
 def test_search_has_all_options_of_a_training() -> None:

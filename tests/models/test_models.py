@@ -17,6 +17,7 @@ from emotion_lab.models import MODELS, Backbone, EmotionNet, InputSpec, build_mo
 from emotion_lab.models.cnn import CNN
 from emotion_lab.models.senet import SqueezeExcite
 from emotion_lab.models.timm import resolve_name
+from tests.conftest import error_message
 
 SMALL: dict[str, dict[str, Any]] = {
     "vit": {"image_size": 64, "depth": 2, "embed_dim": 64, "heads": 2},
@@ -187,11 +188,8 @@ def test_googlenet_normalisation_matches_torchvision() -> None:
     ],
 )
 def test_user_errors(name: str, overrides: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError) as caught:
-        build_model(small(name, **overrides), 7)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 400
+    text = error_message(build_model, small(name, **overrides), 7)
+    assert message in text and len(text) < 400
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.models import EmotionNet, build_model
 from emotion_lab.models import pretrained as weights_module
 from emotion_lab.models.pretrained import fetch, load_local
+from tests.conftest import error_message
 from tests.models.test_models import build, small
 
 SHARED = Path(__file__).parents[3] / "shared" / "weights" / "mobilenet_v2_imagenet.pth"
@@ -194,9 +195,7 @@ def test_offline(hub: Path, monkeypatch: pytest.MonkeyPatch, name: str, host: st
 
     monkeypatch.setattr(weights_module.urllib.request, "urlopen", refuse)
     monkeypatch.setattr("emotion_lab.models.timm._cached_weights_file", lambda _: None)
-    with pytest.raises(UserError) as caught:
-        build_model(small(name, pretrained=True), 7)
-    message = str(caught.value)
+    message = error_message(build_model, small(name, pretrained=True), 7)
     assert message.startswith(f"Cannot reach {host} for the ImageNet weights of ")
     assert "Download https://" in message and "model.weights=<file>" in message
     assert message.endswith("or set model.pretrained=false.") and "\n" not in message
