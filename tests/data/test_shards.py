@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from emotion_lab.training import callbacks
 from emotion_lab.training.fit import fit
 from tests.conftest import TINY, composed, error_message, make_checkpoint
 from tests.data.helpers import BASE, all_positions, batches_equal, make_data
+from tests.training.conftest import press_ctrl_c
 from tests.training.test_resume import assert_same_end
 
 Tiny = Callable[..., dict[str, Any]]
@@ -197,9 +196,7 @@ def test_shards_are_a_random_sample(folder: Path, tmp_path: Path) -> None:
         assert len(set(part.labels[shard == number])) > 1
 
 
-def test_training_matches_the_original_data_and_resumes(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_matches_the_original_data_and_resumes(tiny: Tiny, tmp_path: Path) -> None:
     """Results equal those of the original data, also after an interruption in mid-epoch."""
     cfg = tiny("augment=light", "trainer.max_epochs=2")
     out = write_stream(cfg["data"], tmp_path / "data", 64 * 1024)
@@ -215,17 +212,8 @@ def test_training_matches_the_original_data_and_resumes(
     fit(cfg, direct)
     assert_same_end(direct, one_group)
     assert (one_group / "history.csv").read_text() != (groups / "history.csv").read_text()
-    original = callbacks.DataPositionCallback.on_train_batch_end
-
-    def interrupt(self: Any, trainer: Any, *args: Any) -> None:
-        original(self, trainer, *args)
-        if trainer.current_epoch == 1 and args[-1] == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(callbacks.DataPositionCallback, "on_train_batch_end", interrupt)
-        with pytest.raises(callbacks.RunInterruptedError):
-            fit(streamed, stopped)
+    with press_ctrl_c(1, 1), pytest.raises(callbacks.RunInterruptedError):
+        fit(streamed, stopped)
     # Resume with another number of workers and a moved data folder.
     moved = {**streamed["data"], "path": str(out.rename(tmp_path / "moved")), "num_workers": 1}
     fit({**streamed, "data": moved}, stopped, stopped / "checkpoints" / "last.ckpt")
