@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -16,7 +17,7 @@ from emotion_lab.core.errors import UserError
 def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
     """Run the fast checks, before Hydra creates the run directory."""
     from emotion_lab.temporal.smoother_file import check_smoother
-    from emotion_lab.video.batch.checks import check_results
+    from emotion_lab.video.batch.checks import check_cluster, check_results
     from emotion_lab.video.enrolment import check_enrolment
     from emotion_lab.video.overlay.translations import load_translations
 
@@ -29,6 +30,7 @@ def validate(cfg: DictConfig, overrides: list[str]) -> list[str]:
         raise UserError(f"source={name} has no end: use python -m emotion_lab.live source={name}.")
     if cfg.engine.name == "ray":
         extras.require("ray", "engine=ray")
+        check_cluster(os.environ.get("RAY_ADDRESS", ""))
     paths.check_exist({"detector.file": cfg.detector.get("file")})
     check_enrolment(cfg)
     check_smoother(cfg)

@@ -49,7 +49,7 @@ def cut_heads(photo: np.ndarray, detector: dict[str, Any]) -> list[np.ndarray]:
 
 def path(rng: np.random.Generator, height: float, speed: float) -> np.ndarray:
     """Return centres (FRAMES, 2) of a face that moves straight on and turns at the borders."""
-    low = np.array([height, height])
+    low = height + speed / 2  # the whole head stays in the picture
     span = np.array(SIZE) - 2 * low
     angle = rng.uniform(0, 2 * np.pi)
     way = np.arange(FRAMES)[:, None] * speed * np.array([np.cos(angle), np.sin(angle)])

@@ -27,7 +27,7 @@ from emotion_lab.video.sources.open import open_source, read_photo
 #: Width and height of the photos and clips.
 PHOTO, CLIP = (640, 480), (640, 360)
 #: Different files, each of which is copied as often as needed; frames and frame rate of a clip.
-_DIFFERENT, _FRAMES, _FPS = 20, 24, 24.0
+_DIFFERENT, _FRAMES, _FPS = 20, 15, 15.0
 
 
 def _copies(originals: Sequence[Path], count: int) -> list[FileItem]:

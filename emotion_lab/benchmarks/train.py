@@ -14,7 +14,9 @@ import torch
 from emotion_lab.benchmarks import baseline
 from emotion_lab.benchmarks.data import build_data
 from emotion_lab.core.environment import choose_precision
+from emotion_lab.core.errors import UserError
 from emotion_lab.core.timing import calls, peak_memory_mib, per_second, summary
+from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.models.base import EmotionNet, InputSpec, build_model, input_spec
 from emotion_lab.training.callbacks import DataPositionCallback
 from emotion_lab.training.factory import compile_backbone, make_module
@@ -114,11 +116,22 @@ def peak_memory(cfg: dict[str, Any], overrides: list[str]) -> float:
         return peak_memory_mib(["-m", "emotion_lab.train", *arguments])
 
 
+def _check_classes(data: EmotionData, images: int) -> None:
+    """Refuse so few images that a class has none: the loss has no weight for it."""
+    pairs = zip(data.classes, data.class_counts(), strict=True)
+    if missing := [name for name, count in pairs if not count]:
+        raise UserError(
+            f"images={images}: no image of class {', '.join(missing)} is among the first {images}: "
+            f"set more, for instance images={8 * images}."
+        )
+
+
 def _time_all(cfg: dict[str, Any], device: str, precision: str) -> dict[str, dict[str, float]]:
     """Return the images per second of ``ours``, ``baseline`` and ``ceiling``, timed alternately."""
     spec = input_spec(cfg["model"])
     data = build_data(cfg, spec)
     batch_size, classes = cfg["data"]["batch_size"], data.classes
+    _check_classes(data, cfg["images"])
     steps = cfg["images"] // batch_size
     net, baseline_net, ceiling_net = (build_model(cfg["model"], len(classes))[0] for _ in range(3))
     module = make_module(cfg, data, net, {"classes": classes})

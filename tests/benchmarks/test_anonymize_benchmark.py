@@ -49,5 +49,7 @@ def test_a_face_moves_at_its_speed_and_stays_in_the_picture() -> None:
     way = anonymize.path(np.random.default_rng(3), 30, 16)
     steps = np.linalg.norm(np.diff(way, axis=0), axis=1)
     assert np.median(steps) == pytest.approx(16) and steps.max() < 16.01
-    assert (way >= 30).all() and (way <= np.array(anonymize.SIZE) - 30).all()
+    assert (way >= 38).all() and (way <= np.array(anonymize.SIZE) - 38).all()
+    for _, _, boxes in anonymize.clip([np.zeros((60, 50, 3), np.uint8)], BACKGROUND, 20, 16, 5):
+        assert boxes
     assert anonymize.hidden_share((10, 10, 20, 20), [(10, 10, 10, 20)]) == 0.5

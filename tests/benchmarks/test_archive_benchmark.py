@@ -36,7 +36,7 @@ def test_files_are_parts_of_a_photo_and_a_clip(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", 30)
     for item in archive.write_clips(folders[2], clip, 2, seed=0):
         with open_source({"source": item.path}) as source:
-            assert (source.size, len(list(source))) == ((640, 360), 24)
+            assert (source.size, len(list(source))) == ((640, 360), 15)
 
 
 def test_every_engine_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

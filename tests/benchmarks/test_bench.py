@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from emotion_lab.benchmarks import baseline
+from emotion_lab.benchmarks import baseline, train
+from emotion_lab.benchmarks.data import build_data
 from emotion_lab.core import timing
 from emotion_lab.core.errors import UserError
 from emotion_lab.data.build import load_data
@@ -59,6 +60,15 @@ def test_baseline_loader_reads_the_written_images(tmp_path: Path) -> None:
     assert images.shape == (8, 1, 48, 48) and images.dtype == torch.float32
     labels = [label for _, label in batches.dataset.samples]
     assert sorted(labels) == sorted(split.labels[:40].tolist())
+
+
+def test_too_few_images_name_the_class_that_has_none() -> None:
+    cfg = composed("data=synthetic", "data.n=80", "augment=none", entry="bench")
+    data = build_data({**cfg, "images": 2}, InputSpec(48, 1, (0.5,), (0.25,)))
+    names = [name for name, count in zip(data.classes, data.class_counts(), strict=True) if count]
+    with pytest.raises(UserError, match=r"images=2: no image of class .*, .* set more") as error:
+        train._check_classes(data, 2)
+    assert not any(f" {name}," in str(error.value) for name in names)
 
 
 def run_bench(tmp_path: Path, *overrides: str) -> tuple[dict[str, Any], str]:

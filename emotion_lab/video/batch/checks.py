@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from emotion_lab.video.batch.listing import is_many
 from emotion_lab.video.batch.output import LOG, TABLE
 from emotion_lab.video.batch.parquet import NAME
 
+#: Seconds to wait for an answer of a Ray cluster.
+_CONNECT_S = 5.0
 #: Keys of files on which the results depend; their role is that of a location.
 _FILES = {
     *("ckpt", "smoothing.ckpt", "enrol", "enrol_reference"),
@@ -44,6 +47,25 @@ def check_results(cfg: DictConfig, folder: Path) -> dict[str, Path]:
                 f"{' or resume=true' if many else ''}."
             )
     return files
+
+
+def check_cluster(address: str) -> None:
+    """Check that something answers at ``RAY_ADDRESS``: Ray itself waits for minutes.
+
+    Args:
+        address: ``host:port``, ``ray://host:port``, or another value, which is not checked.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"engine=ray: nothing answers at RAY_ADDRESS={address} ({error}). Start the cluster "
+            "there (ray start --head), correct the address, or unset RAY_ADDRESS to run Ray on "
+            "this machine."
+        ) from None
 
 
 def _check_resume(cfg: DictConfig, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from omegaconf import OmegaConf
 
 from emotion_lab import predict
 from emotion_lab.config import compose
+from emotion_lab.core.errors import UserError
 from emotion_lab.video.batch import run as batch_run
-from emotion_lab.video.batch.checks import result_settings
+from emotion_lab.video.batch.checks import check_cluster, result_settings
 from tests.conftest import composed
 from tests.helpers_sinks import lines
 
@@ -99,6 +101,16 @@ def test_errors_are_one_line(run_predict: Run, files: Path, tmp_path: Path) -> N
         code, _, errors = run_predict(*arguments)
         assert code == 2, arguments
         assert message in errors and len(errors.strip().splitlines()) == 1, errors
+
+
+def test_a_cluster_that_does_not_answer_is_refused_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "auto", ""):
+            check_cluster(address)
+    for address in (f"127.0.0.1:{port}", "127.0.0.1:99999"):
+        with pytest.raises(UserError, match=f"nothing answers at RAY_ADDRESS={address} "):
+            check_cluster(address)
 
 
 def test_all_processes_use_the_detector_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
