@@ -1,8 +1,8 @@
 """Confidence intervals of scores and comparison of models: bootstrap, McNemar, several seeds.
 
 Labels and predicted classes are int64 (N,), ``k`` is the number of classes, ``rounds`` the number
-of bootstrap samples, ``seed`` their random seed. With ``groups``, N names or numbers, whole groups
-(persons) are drawn instead of images, because images of one person are not independent.
+of bootstrap samples. With ``groups``, N names or numbers, whole groups (persons) are drawn instead
+of images, because images of one person are not independent.
 
 Sources:
     Efron, Tibshirani 1993, An Introduction to the Bootstrap (percentile intervals).
@@ -23,6 +23,8 @@ from scipy import stats
 from emotion_lab.core.errors import UserError
 
 ROUNDS = 2000
+#: Seed of the bootstrap: the same predictions give the same intervals.
+SEED = 0
 #: Significance level; intervals have 1 - ALPHA.
 ALPHA = 0.05
 BETTER, WORSE, SAME = "better", "worse", "not distinguishable"
@@ -91,12 +93,12 @@ def count(labels: np.ndarray, predicted: np.ndarray, k: int) -> Counts:
 
 
 def _resample_groups(
-    labels: np.ndarray, predictions: np.ndarray, k: int, rounds: int, seed: int, groups: Groups
+    labels: np.ndarray, predictions: np.ndarray, k: int, rounds: int, groups: Groups
 ) -> Counts:
     """Draw bootstrap samples of whole groups, the same groups for all models."""
     names, numbers = np.unique(np.asarray(groups), return_inverse=True)
     numbers, shape = numbers.reshape(-1), (len(names), k)
-    draws = np.random.default_rng(seed).multinomial(
+    draws = np.random.default_rng(SEED).multinomial(
         len(names), np.full(len(names), 1 / len(names)), rounds
     )
 
@@ -119,7 +121,6 @@ def resample(
     predictions: np.ndarray,
     k: int,
     rounds: int = ROUNDS,
-    seed: int = 0,
     groups: Groups | None = None,
 ) -> Counts:
     """Draw stratified bootstrap samples of the rows, the same rows for all models.
@@ -135,8 +136,8 @@ def resample(
         Counts whose ``correct`` and ``predicted`` are float64 (M, rounds, K).
     """
     if groups is not None:
-        return _resample_groups(labels, predictions, k, rounds, seed, groups)
-    generator = np.random.default_rng(seed)
+        return _resample_groups(labels, predictions, k, rounds, groups)
+    generator = np.random.default_rng(SEED)
     correct = np.zeros((len(predictions), rounds, k))
     predicted = np.zeros((len(predictions), rounds, k))
     for label in np.unique(labels):
@@ -180,7 +181,6 @@ def intervals(
     predicted: np.ndarray,
     k: int,
     rounds: int = ROUNDS,
-    seed: int = 0,
     groups: Groups | None = None,
 ) -> dict[str, Any]:
     """Return scores with 95 % percentile intervals of the bootstrap, stratified without groups.
@@ -194,7 +194,7 @@ def intervals(
         of K with None for a class without samples or an interval without width.
     """
     observed = count(labels, predicted, k)
-    samples = resample(labels, predicted[None], k, rounds, seed, groups)
+    samples = resample(labels, predicted[None], k, rounds, groups)
     present = observed.support > 0
     f1, f1_samples = observed.f1, samples.f1[0]
     return {
@@ -262,7 +262,6 @@ def paired(
     b: np.ndarray,
     k: int,
     rounds: int = ROUNDS,
-    seed: int = 0,
     groups: Groups | None = None,
 ) -> dict[str, Any]:
     """Compare two models on the same rows; every difference is b - a.
@@ -275,7 +274,7 @@ def paired(
         groups ``mcnemar_p`` is None, because that test needs independent images.
     """
     observed = [count(labels, predicted, k) for predicted in (a, b)]
-    samples = resample(labels, np.stack([a, b]), k, rounds, seed, groups)
+    samples = resample(labels, np.stack([a, b]), k, rounds, groups)
     only_a = int(((a == labels) & (b != labels)).sum())
     only_b = int(((b == labels) & (a != labels)).sum())
     p = mcnemar(only_a, only_b) if groups is None else None
@@ -337,13 +336,7 @@ def _widened(mean: float, rows: list[float], over_seeds: np.ndarray) -> list[flo
 
 
 def paired_seeds(
-    labels: np.ndarray,
-    a: np.ndarray,
-    b: np.ndarray,
-    k: int,
-    rounds: int = ROUNDS,
-    seed: int = 0,
-    groups: Groups | None = None,
+    labels: np.ndarray, a: np.ndarray, b: np.ndarray, k: int, groups: Groups | None = None
 ) -> dict[str, Any]:
     """Compare two training configurations over the same seeds; every difference is b - a.
 
@@ -362,7 +355,7 @@ def paired_seeds(
     """
     size = len(a)
     observed = [[count(labels, row, k) for row in side] for side in (a, b)]
-    samples = resample(labels, np.concatenate([a, b]), k, rounds, seed, groups)
+    samples = resample(labels, np.concatenate([a, b]), k, groups=groups)
 
     def differences(name: str) -> tuple[np.ndarray, np.ndarray]:
         """Return (differences per seed (S, ...), bootstrap draws of their mean (rounds, ...))."""

@@ -12,7 +12,14 @@ from emotion_lab.core import runs as find_runs
 from emotion_lab.core.runs import Run
 from emotion_lab.evaluation import test_ledger
 from emotion_lab.evaluation.predictions_file import SavedPredictions
-from emotion_lab.evaluation.statistics import ROUNDS, intervals, mean_std, paired, paired_seeds
+from emotion_lab.evaluation.statistics import (
+    ROUNDS,
+    SEED,
+    intervals,
+    mean_std,
+    paired,
+    paired_seeds,
+)
 from emotion_lab.experiments.compare.load import (
     aligned_predictions,
     kept_rows,
@@ -23,9 +30,6 @@ from emotion_lab.experiments.compare.load import (
 from emotion_lab.experiments.leaderboard import grouping
 from emotion_lab.experiments.leaderboard.grouping import SCORES
 from emotion_lab.experiments.leaderboard.significance import VERDICTS
-
-#: Seed of the bootstrap draws: the same comparison gives the same intervals.
-SEED = 0
 
 
 def _by_class_name(values: dict[str, Any], classes: list[str]) -> dict[str, Any]:
@@ -52,7 +56,7 @@ def _side(
     rows = []
     for saved, predicted, name in zip(runs, predictions, names, strict=True):
         k = len(reference.classes)
-        values = intervals(reference.labels, predicted, k, ROUNDS, SEED, reference.groups)
+        values = intervals(reference.labels, predicted, k, groups=reference.groups)
         run = {
             "run": str(saved.run),
             "name": name,
@@ -86,16 +90,16 @@ def _differences(
     The first half of the runs, of their predictions and of their names is side a.
     """
     labels, classes, seeds = reference.labels, reference.classes, len(runs) // 2
-    k, bootstrap = len(classes), (ROUNDS, SEED, reference.groups)
+    k, groups = len(classes), reference.groups
     pairs = []
     for i in range(seeds):
-        values = paired(labels, predictions[i], predictions[seeds + i], k, *bootstrap)
+        values = paired(labels, predictions[i], predictions[seeds + i], k, groups=groups)
         seeds_of_pair = [runs[i].seed, runs[seeds + i].seed]
         pair = {"a": names[i], "b": names[seeds + i], "seeds": seeds_of_pair}
         pairs.append({**pair, **_by_class_name(values, classes)})
     if seeds == 1:
         return pairs, pairs[0]
-    values = paired_seeds(labels, predictions[:seeds], predictions[seeds:], k, *bootstrap)
+    values = paired_seeds(labels, predictions[:seeds], predictions[seeds:], k, groups=groups)
     return pairs, _by_class_name(values, classes)
 
 

@@ -16,12 +16,11 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.progress import track
 from emotion_lab.core.tables import TextTable
 from emotion_lab.data.types import Split
-from emotion_lab.evaluation.statistics import ROUNDS, interval
+from emotion_lab.evaluation.statistics import ROUNDS, SEED, interval
 from emotion_lab.experiments.compare.enrolled_looks import EnrolledLooks
 from emotion_lab.video.classify_schedule import DEFAULTS, ClassifySchedule, Look
 from emotion_lab.video.smoothing import TrackSmoother
 
-SEED = 0
 #: Suffix of a smoother with the neutral baseline.
 ENROLLED = ", enrolled"
 #: With fewer clips, the bootstrap interval over them is too narrow.

@@ -9,10 +9,8 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import brentq
 
-from emotion_lab.evaluation.statistics import ALPHA, ROUNDS, SAME, count, paired, paired_seeds
+from emotion_lab.evaluation.statistics import ALPHA, SAME, count, paired, paired_seeds
 
-#: Seed of the bootstrap, as in compare: the same pair of runs gives the same interval.
-SEED = 0
 #: Lower bound of reported p-values; the underlying intervals are not accurate below it.
 MIN_P = 1e-12
 #: Metric -> key of its verdict in the results of ``paired`` and ``paired_seeds``.
@@ -84,13 +82,13 @@ def compare_with_best(
     common = sorted(set(best) & set(other))
     if len(common) > 1:
         a, b = (np.stack([side[seed] for seed in common]) for side in (best, other))
-        result = paired_seeds(labels, a, b, k, ROUNDS, SEED, groups)
+        result = paired_seeds(labels, a, b, k, groups=groups)
         scores = [[getattr(count(labels, row, k), by) for row in side] for side in (a, b)]
         over_seeds = np.subtract(scores[1], scores[0])
         pairs = [[seed, seed] for seed in common]
     else:
         pair = [common[0]] * 2 if common else [min(best), min(other)]
-        result = paired(labels, best[pair[0]], other[pair[1]], k, ROUNDS, SEED, groups)
+        result = paired(labels, best[pair[0]], other[pair[1]], k, groups=groups)
         over_seeds, pairs = np.array([result[by]]), [pair]
     verdict, interval = result[VERDICTS[by]], result[f"{by}_ci95"]
     if len(pairs) == 1 and by == "accuracy" and groups is None:

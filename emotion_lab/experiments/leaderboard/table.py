@@ -12,7 +12,7 @@ from emotion_lab.core.io import file_hash
 from emotion_lab.core.progress import track
 from emotion_lab.evaluation import test_ledger
 from emotion_lab.evaluation.predictions_file import SavedPredictions, read_predictions
-from emotion_lab.evaluation.statistics import ALPHA, ROUNDS, count, mean_std
+from emotion_lab.evaluation.statistics import ALPHA, ROUNDS, SEED, count, mean_std
 from emotion_lab.experiments.compare.load import aligned_predictions, short_names
 from emotion_lab.experiments.leaderboard.grouping import (
     SCORES,
@@ -23,7 +23,7 @@ from emotion_lab.experiments.leaderboard.grouping import (
     json_safe,
 )
 from emotion_lab.experiments.leaderboard.latency import measure
-from emotion_lab.experiments.leaderboard.significance import SEED, add_holm, compare_with_best
+from emotion_lab.experiments.leaderboard.significance import add_holm, compare_with_best
 
 #: Predicted classes of each seed, int64 (N,).
 SeedPredictions = dict[int, np.ndarray]
