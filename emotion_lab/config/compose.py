@@ -15,7 +15,7 @@ from emotion_lab.config import schema
 from emotion_lab.config.fields import Role, describe
 from emotion_lab.config.overrides import choices, first, override_key, parse
 from emotion_lab.core import plugins, suggestions
-from emotion_lab.core.errors import UserError, unknown, unknown_key
+from emotion_lab.core.errors import UserError, first_line, unknown, unknown_key
 from emotion_lab.core.migrate import RENAMED_VALUES
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -100,8 +100,7 @@ def check_values(cfg: DictConfig, entry: str) -> None:
         keys = [str(key) for key in cfg if key != "hydra"]
         values = to_container(OmegaConf.masked_copy(cfg, keys))
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{error.full_key} cannot be resolved: {reason}.") from None
+        raise UserError(f"{error.full_key} cannot be resolved: {first_line(error)}.") from None
     schema.check(values, entry)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from emotion_lab.core.errors import UserError
+from emotion_lab.core.errors import UserError, first_line
 from emotion_lab.core.io import replaced_file
 from emotion_lab.core.labels import QUANTITY_RANGES
 from emotion_lab.core.migrate import (
@@ -82,8 +82,7 @@ def write(path: Path, content: dict[str, Any]) -> None:
         # torch's zip writer hides the errno of a failed write behind a RuntimeError.
         full = full or "file write failed" in str(error) or "unexpected pos" in str(error)
         kept = f"; the last good {path.name} is kept" if path.exists() else ""
-        message = (str(error) or type(error).__name__).splitlines()[0]
-        reason = "the disk is full" if full else message
+        reason = "the disk is full" if full else first_line(error)
         raise UserError(f"cannot save {path}: {reason}{kept}. Free some space, then resume.") from (
             None if full else error
         )
@@ -111,8 +110,7 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} is refused: it holds Python objects that could run code, or is no checkpoint."
         ) from None
     except Exception as error:  # torch raises arbitrary exceptions for damaged files
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise UserError(f"{path} is truncated or not a checkpoint ({reason}).") from None
+        raise UserError(f"{path} is truncated or not a checkpoint ({first_line(error)}).") from None
     if not isinstance(content, dict) or not isinstance(content.get(CARD), dict):
         raise UserError(
             f"{path} is not a checkpoint of emotion_lab (no card in it); "

@@ -17,6 +17,12 @@ class UserError(Exception):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error message, at most 200 characters, or the type if empty."""
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    return line if len(line) <= 200 else line[:199] + "…"
+
+
 def unknown(
     kind: str, name: object, options: Iterable[str], how: str = "", meant: str | None = None
 ) -> UserError:

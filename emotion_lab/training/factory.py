@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.environment import choose_precision
-from emotion_lab.core.errors import UserError
+from emotion_lab.core.errors import UserError, first_line
 from emotion_lab.data.batch_augment import BatchAugment
 from emotion_lab.data.datamodule import EmotionData
 from emotion_lab.losses import build_loss
@@ -75,10 +75,9 @@ def device_augment(cfg: dict[str, Any], net: EmotionNet) -> BatchAugment:
             with torch.no_grad():
                 net(torch.zeros(2, net.spec.channels, size, size))
         except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0][:100]
             raise UserError(
                 f"augment.progressive_resize: this network does not accept {size} pixels "
-                f"({reason}). Set larger sizes, or augment.progressive_resize=null."
+                f"({first_line(error)}). Set larger sizes, or augment.progressive_resize=null."
             ) from None
     net.train(training)
     return augment
@@ -92,7 +91,7 @@ def compile_backbone(net: EmotionNet) -> None:
         net.backbone.compile()
         print("model: compiled with torch.compile (the first batches are slow)")
     except (ImportError, RuntimeError) as error:
-        print(f"warning: model not compiled: {str(error).splitlines()[0]}")
+        print(f"warning: model not compiled: {first_line(error)}")
 
 
 def make_module(

@@ -1,4 +1,4 @@
-"""Suggestions for unknown options."""
+"""Suggestions for unknown options; the first line of an error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import pytest
 
 from emotion_lab.config.compose import leaves, options, precheck
 from emotion_lab.core import suggestions
-from emotion_lab.core.errors import UserError, unknown_key
+from emotion_lab.core.errors import UserError, first_line, unknown_key
+
+
+def test_first_line() -> None:
+    assert first_line(RuntimeError("size mismatch\nat layer 3")) == "size mismatch"
+    assert first_line(RuntimeError()) == "RuntimeError"
+    assert first_line(RuntimeError("x" * 201)) == "x" * 199 + "…"
 
 
 def test_unknown_key_suggests_keys_and_not_their_group() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from lightning.pytorch.loggers import Logger
 
 from emotion_lab.core import distributed
-from emotion_lab.core.errors import UserError
+from emotion_lab.core.errors import UserError, first_line
 from emotion_lab.core.registry import Registry
 from emotion_lab.models.base import EmotionNet
 
@@ -75,12 +75,6 @@ class MediaLogger:
 def media_loggers(loggers: Sequence[Logger]) -> list[MediaLogger]:
     """Return the loggers that log images, graphs and final results."""
     return [logger for logger in loggers if isinstance(logger, MediaLogger)]
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error message, at most 200 characters."""
-    line = (str(error) or type(error).__name__).splitlines()[0]
-    return line if len(line) <= 200 else line[:199] + "…"
 
 
 def detached_copy(net: EmotionNet) -> EmotionNet:

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from emotion_lab.config import schema
+from emotion_lab.core.errors import first_line
 from emotion_lab.models.base import EmotionNet
 from emotion_lab.models.temporal import TemporalNet
 from emotion_lab.training.loggers.base import (
@@ -22,7 +23,6 @@ from emotion_lab.training.loggers.base import (
     LoggerContext,
     MediaLogger,
     detached_copy,
-    first_line,
     is_fatal,
     never_fail,
 )

@@ -19,7 +19,7 @@ import torch
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from emotion_lab.core import distributed
-from emotion_lab.core.errors import UserError
+from emotion_lab.core.errors import UserError, first_line
 from emotion_lab.core.io import write_json
 from emotion_lab.models.base import EmotionNet
 from emotion_lab.training.loggers.base import (
@@ -27,7 +27,6 @@ from emotion_lab.training.loggers.base import (
     LoggerContext,
     MediaLogger,
     detached_copy,
-    first_line,
     never_fail,
 )
 
