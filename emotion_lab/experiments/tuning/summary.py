@@ -17,14 +17,12 @@ from emotion_lab.core.errors import UserError
 from emotion_lab.core.io import write_json
 from emotion_lab.core.tables import TextTable, write_csv
 from emotion_lab.experiments.sweep import subprocess_job
-from emotion_lab.experiments.sweep.summary import unfinished
+from emotion_lab.experiments.sweep.summary import METRICS, unfinished
 from emotion_lab.experiments.tuning import runner
 from emotion_lab.experiments.tuning import study as studies
 from emotion_lab.experiments.tuning.space import Space
 from emotion_lab.experiments.tuning.spec import SearchSpec
 
-#: Metrics of val in each row.
-METRICS = ("accuracy", "macro_f1", "loss")
 #: Maximum number of trials in the printed table.
 MAX_ROWS = 10
 
