@@ -1,4 +1,4 @@
-"""Usual words of other tools -> what to type here, for the suggestion of an error message."""
+"""Option names of other tools and what to type here, for suggestions in error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Perceptual hashes: they are similar for copies of a picture in other pixels.
+"""Perceptual hashes, which are similar for copies of a picture whose pixels differ.
 
 The hash of a copy that was mirrored, resized or compressed again differs in few bits. Numbers for
 FER2013 are in docs/report.md.

@@ -1,4 +1,4 @@
-"""Splits of splits: hold-out validation, k-fold, stratified subsampling, class exclusion.
+"""Division of splits: hold-out validation, k-fold, stratified subsampling, class exclusion.
 
 FER2013 contains 1,516 groups of identical images. All functions keep such a group on one
 side; otherwise a model would be evaluated on images it was trained on.

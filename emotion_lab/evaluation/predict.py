@@ -1,4 +1,4 @@
-"""Predictions of a network on a split, used by training and evaluation alike."""
+"""Predictions of a network on a split, used in training and in evaluation."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""How much the choice of the best epoch on val flatters its val score.
+"""Selection bias of the best epoch: its val score is too high, because val selected it.
 
-The best of many epochs is partly the luckiest one on these images. The epoch is chosen on one
-random half of val and its score is read on the other half (and the other way round), with whole
-persons or clips in one half if they are known; the difference
-of the two scores is the bias of a choice on half of the images. A score on twice as many images has
-a standard error smaller by the factor sqrt(2), so the difference is divided by it.
+The epoch is selected on one random half of val and scored on the other half, and vice versa; all
+images of a person or clip are in one half, if they are known. The difference of the two scores is
+the bias of a selection on half of the images. A score on twice as many images has a standard error
+smaller by the factor sqrt(2), so the difference is divided by it.
 
 Source: Cawley, Talbot 2010, JMLR 11 (selection bias in performance evaluation).
 """

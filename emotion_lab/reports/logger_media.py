@@ -1,4 +1,4 @@
-"""Images for experiment loggers (TensorBoard, W&B): figures while training and after it."""
+"""Images for experiment loggers (TensorBoard, W&B): figures during training and at its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that runs leave behind: predictions, classification report and figures."""
+"""Files that a run writes: predictions, classification report and figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Features of a frozen backbone, computed once and trained on in the place of images."""
+"""Features of a frozen backbone, computed once and used for training instead of the images."""
 
 from __future__ import annotations
 
