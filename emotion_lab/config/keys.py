@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from emotion_lab.config.bench_keys import BENCH, MIX
 from emotion_lab.config.fields import (
-    Anonymize,
     AutoOrBool,
     Batches,
-    BatchSizes,
-    Benchmark,
     Cache,
     Channels,
     Count,
@@ -43,9 +41,8 @@ from emotion_lab.config.fields import (
     number,
     section,
 )
-from emotion_lab.config.live_keys import CLASSIFY, LIVE, PREDICT, TRACKING
+from emotion_lab.config.live_keys import CLASSIFY, LIVE, PREDICT
 
-MIX = section(mixup=NonNegative, cutmix=NonNegative, probability=Fraction)
 TENSORBOARD = section(DisplaySection, graph=bool, pictures_every=Count | None, explain=WholeNumber)
 #: Config group -> schema.
 GROUPS: dict[str, type[Section]] = {
@@ -360,40 +357,7 @@ _ENTRIES: dict[str, type[Section]] = {
     "live": LIVE,
     "predict": PREDICT,
     "neutral": section(ckpt=Location, split=Split, num_enrolled=Count),
-    "bench": section(
-        benchmark=Benchmark,
-        rounds=Count,
-        images=Count,
-        workers=WholeNumber | None,
-        sizes=Counts,
-        folder=Count,
-        ckpt=Locations,
-        models=list[str],
-        batches=BatchSizes,
-        threads=Count | None,
-        exports=Locations,
-        num_images=integer(1000) | None,
-        budget=section(latency_ms=Positive | None, size_mb=Positive | None),
-        clip=Locations,
-        photo=Location,
-        seconds=Positive,
-        num_sources=Count,
-        engines=list[str],
-        num_photos=WholeNumber,
-        num_clips=WholeNumber,
-        memory_frames=WholeNumber,
-        peer=str | None,
-        peer_frames=Count,
-        peer_timeout_s=Positive,
-        align=bool,
-        anonymize=Anonymize,
-        tracking=TRACKING,
-        classify=CLASSIFY,
-        seed=Seed,
-        deterministic=bool,
-        monitor=Monitor,
-        mix=MIX,
-    ),
+    "bench": BENCH,
 }
 #: Entry point -> schema of the keys that belong to no group.
 ENTRIES: dict[str, type[Section]] = {

@@ -76,7 +76,7 @@ def _score_track(shown: np.ndarray, labels: np.ndarray, times: np.ndarray) -> _C
 
 
 def _add(parts: list[_ClipScores]) -> _ClipScores:
-    """Return the sum over the tracks of a clip."""
+    """Return the sum over tracks or clips."""
     return _ClipScores(
         sum(part.correct for part in parts),
         sum(part.looks for part in parts),
@@ -165,13 +165,17 @@ def _measures(clips: list[_ClipScores], weights: np.ndarray) -> dict[str, np.nda
     }
 
 
-def _difference(b: dict[str, np.ndarray], a: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Return b - a of every measure with its interval; row 0 is the observed value."""
+def _with_intervals(values: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return every measure with its interval; row 0 is the observed value."""
     result: dict[str, Any] = {}
-    for name in MEASURES:
-        values = b[name] - a[name]
-        result[name], result[f"{name}_ci95"] = float(values[0]), interval(values[1:])
+    for name, rows in values.items():
+        result[name], result[f"{name}_ci95"] = float(rows[0]), interval(rows[1:])
     return result
+
+
+def _difference(b: dict[str, np.ndarray], a: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return b - a of every measure with its interval."""
+    return _with_intervals({name: b[name] - a[name] for name in MEASURES})
 
 
 def is_better(difference: dict[str, Any], own: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -213,35 +217,30 @@ def compare_smoothers(
     counts, runs = np.ones(len(split), bool), [("", probabilities)]
     if enrolled is not None:
         counts, runs = enrolled.scored, [*runs, (ENROLLED, enrolled.probabilities)]
-    scored, classified, settings = {}, {}, {}
+    scored: dict[str, list[_ClipScores]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for (name, cfg), (suffix, values) in itertools.product(smoothers.items(), runs):
         name += suffix
         shown, chosen = show_labels(values, split, cfg, classify, f"{name} ")
-        scored[name], classified[name] = _score_clips(shown, split, counts), chosen[counts].mean()
-        settings[name] = cfg
+        scored[name] = _score_clips(shown, split, counts)
+        rows[name] = {"settings": cfg, "classified": float(chosen[counts].mean())}
     *others, last = scored
-    clips = scored[last]
-    n = len(clips)
+    n = len(scored[last])
     if n < 2:
         raise UserError(f"smoothers are compared over {over}, and this split has {n}.")
     draws = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), ROUNDS)
     weights = np.concatenate([np.ones((1, n), np.int64), draws])
     values = {name: _measures(scored[name], weights) for name in scored}
-    rows: dict[str, Any] = {}
-    for name, of in values.items():
-        rows[name] = {"settings": settings[name]}
-        for measure in MEASURES:
-            rows[name][measure] = float(of[measure][0])
-            rows[name][f"{measure}_ci95"] = interval(of[measure][1:])
-        rows[name]["missed"] = sum(clip.missed for clip in scored[name])
-        rows[name]["classified"] = float(classified[name])
+    for name, row in rows.items():
+        row |= {**_with_intervals(values[name]), "missed": _add(scored[name]).missed}
     differences = {name: _difference(values[last], values[name]) for name in others}
+    total = _add(scored[last])
     beats = [name for name in others if is_better(differences[name], rows[last], rows[name])]
     return {
         "clips": n,
-        "looks": sum(clip.looks for clip in clips),
-        "seconds": sum(clip.seconds for clip in clips),
-        "changes": sum(len(clip.delays) for clip in clips),
+        "looks": total.looks,
+        "seconds": total.seconds,
+        "changes": len(total.delays),
         "classify": {**DEFAULTS, **(classify or {})},
         "smoothers": rows,
         "last": last,
