@@ -17,7 +17,7 @@ from emotion_lab import __version__
 from emotion_lab.config.compose import CONF, activate_plugins, check_custom, has_sweeps, precheck
 from emotion_lab.config.overrides import flags, flags_first, parse, quote_texts
 from emotion_lab.core import distributed, plugins
-from emotion_lab.core.errors import UserError
+from emotion_lab.core.errors import UserError, first_line
 from emotion_lab.core.extras import check_installed, missing_package
 from emotion_lab.core.io import print_any_name
 from emotion_lab.core.paths import locked_run_dir
@@ -108,7 +108,7 @@ def as_user_error(error: Exception) -> UserError | None:
     no_memory = "can't allocate memory" in message or "out of memory" in message
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and no_memory):
         return UserError(
-            f"not enough memory ({message.splitlines()[0][:120]}). Try a smaller data.batch_size, "
+            f"not enough memory ({first_line(error)}). Try a smaller data.batch_size, "
             "model or data.n."
         )
     if isinstance(error, ValueError) and "more than 1 value per channel" in message:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emotion_lab.core.errors import UserError
+from emotion_lab.core.errors import UserError, first_line
 from emotion_lab.core.input_spec import InputSpec
 from emotion_lab.core.registry import Registry
 
@@ -109,7 +109,6 @@ def supported_option(cfg: dict[str, Any], key: str, *supported: str) -> str:
 
 def not_installed(name: str, packages: str, error: ImportError) -> BackendUnavailableError:
     """Build the error for a backend whose packages are missing."""
-    reason = str(error).splitlines()[0]
     return BackendUnavailableError(
-        f"backend={name} is not installed ({reason}): pip install {packages}"
+        f"backend={name} is not installed ({first_line(error)}): pip install {packages}"
     )

@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from emotion_lab.core.errors import UserError
+from emotion_lab.core.errors import UserError, first_line
 from emotion_lab.core.io import print_any_name
 from emotion_lab.core.threads import thread_limit
 from emotion_lab.data.transforms import Resize
@@ -61,9 +61,9 @@ def _import_runtime(path: Path, package: str, attribute: str) -> Any:
         getattr(module, attribute)
         return module
     except (ImportError, AttributeError, OSError) as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"{path} runs with {package}, which is not installed ({reason}): pip install {package}"
+            f"{path} runs with {package}, which is not installed ({first_line(error)}): pip "
+            f"install {package}"
         ) from None
 
 

@@ -105,6 +105,7 @@ def test_data_that_changed_since_the_start_of_the_run() -> None:
     [
         (OSError(28, "No space left on device"), "the disk is full"),
         (MemoryError("Unable to allocate 5.82 TiB"), "not enough memory"),
+        (MemoryError(), "not enough memory (MemoryError)"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
         (RuntimeError("something else"), None),
         (ValueError("something else"), None),

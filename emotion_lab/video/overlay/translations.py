@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from emotion_lab.core.errors import UserError, unknown
+from emotion_lab.core.errors import UserError, first_line, unknown
 
 FOLDER = Path(__file__).parent / "languages"
 #: Instead of the label of a face beyond ``max_turn_deg``.
@@ -93,8 +93,9 @@ def _read_table(path: Path) -> dict[str, str]:
     try:
         table = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{expected} Correct it or set language=<code>. ({reason})") from error
+        raise UserError(
+            f"{expected} Correct it or set language=<code>. ({first_line(error)})"
+        ) from error
     if not isinstance(table, dict):
         raise UserError(f"{expected} Correct it or set language=<code>.")
     for name, word in table.items():
