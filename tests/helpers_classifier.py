@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from emotion_lab.inference.derived import DerivedOutputs, FaceQuantities
+from emotion_lab.inference.neutral import NeutralReference
 
 
 class ProbabilitiesOnly:
@@ -15,6 +16,7 @@ class ProbabilitiesOnly:
 
     classes: Sequence[str]
     crop_margin = 0.0
+    neutral: NeutralReference | None = None
 
     @property
     def quantities(self) -> FaceQuantities:

@@ -356,7 +356,9 @@ _ENTRIES: dict[str, type[Section]] = {
     "export": _EXPORT,
     "live": LIVE,
     "predict": PREDICT,
-    "neutral": section(ckpt=Location, split=Split, num_enrolled=Count),
+    "neutral": section(
+        ckpt=Location, split=Split, num_enrolled=Count, strength=Fraction | None, save_in_ckpt=bool
+    ),
     "bench": BENCH,
 }
 #: Entry point -> schema of the keys that belong to no group.

@@ -83,12 +83,14 @@ def store(
         checkpoint: The file.
         calibration: Of :func:`fit_calibration`.
         vote_shares: Of :func:`~emotion_lab.evaluation.vote_shares.fit_checkpoint_shares`. An
-            earlier map belongs to an earlier temperature: without a new one it is removed.
+            earlier map belongs to an earlier temperature: without a new one it is removed, as is
+            the average neutral face.
     """
     content = ckpt.read(checkpoint)
     temperature = calibration["temperature"]
     card = {**content[ckpt.CARD], "temperature": temperature, "calibration": calibration}
-    card.pop("vote_shares", None)
+    for key in ("vote_shares", "neutral"):
+        card.pop(key, None)
     if vote_shares is not None:
         card["vote_shares"] = vote_shares
     ckpt.write(checkpoint, {**content, ckpt.CARD: card})

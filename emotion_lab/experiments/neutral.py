@@ -6,17 +6,22 @@ persons of a fold are measured on the persons of the other folds.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from emotion_lab.core import checkpoint as ckpt
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.paths import find_checkpoint
 from emotion_lab.core.progress import track
 from emotion_lab.core.tables import TextTable
 from emotion_lab.data.groups import group_numbers
 from emotion_lab.data.types import LoadedDataset, Split
 from emotion_lab.evaluation.statistics import count, intervals, paired
 from emotion_lab.inference.classifier import Classifier
+from emotion_lab.inference.loader import load
+from emotion_lab.inference.metadata import relabel_onnx
 from emotion_lab.inference.neutral import correct, log_probabilities
 
 #: Strengths that are tried.
@@ -25,13 +30,15 @@ FOLDS = 5
 _BATCH = 64
 
 
-def load_persons(source: LoadedDataset, split: str, classes: list[str]) -> tuple[Split, np.ndarray]:
+def load_faces(
+    source: LoadedDataset, split: str, classes: list[str], has_persons: bool
+) -> tuple[Split, np.ndarray]:
     """Return the images of a split and their labels in the order of the model's classes."""
     part = source.splits[split]
-    if part.groups is None:
+    if part.groups is None and has_persons:
         raise UserError(
             "data.group is not set: give a regular expression for the person in the path of an "
-            "image, for instance 'data.group=^([^/]+)/'."
+            "image, for instance 'data.group=^([^/]+)/'. For images without persons set strength=."
         )
     missing = [name for name in source.classes if name not in classes]
     if missing or "neutral" not in source.classes:
@@ -51,6 +58,43 @@ def classify(part: Split, classifier: Classifier) -> np.ndarray:
         for start in track(starts, "classifying")
     ]
     return np.concatenate(batches)
+
+
+def average_face(
+    part: Split, labels: np.ndarray, classifier: Classifier, strength: float
+) -> dict[str, Any]:
+    """Return the average of all neutral images, for a strength that other data has given.
+
+    Returns:
+        Builtins: ``n`` (neutral images), ``classes``, ``strength`` and ``average`` (K,).
+    """
+    neutral = part.subset(np.flatnonzero(labels == classifier.classes.index("neutral")))
+    if not len(neutral):
+        raise UserError("this split has no neutral image: set another split.")
+    average = log_probabilities(classify(neutral, classifier)).mean(0)
+    return {
+        "n": len(neutral),
+        "classes": classifier.classes,
+        "strength": strength,
+        "average": average.tolist(),
+    }
+
+
+def store(ckpt_or_file: str, result: dict[str, Any], split: str) -> Path:
+    """Write average and strength into a checkpoint or an ONNX file, and return its path.
+
+    The network does not change.
+    """
+    path = Path(ckpt_or_file)
+    path = path if path.suffix == ".onnx" else find_checkpoint(path)
+    average = [round(value, 6) for value in result["average"]]
+    entry = {"average": average, "strength": result["strength"], "split": split, "n": result["n"]}
+    if path.suffix == ".onnx":
+        relabel_onnx(path, load(path).meta, {"neutral": entry})
+    else:
+        content = ckpt.read(path)
+        ckpt.write(path, {**content, ckpt.CARD: {**content[ckpt.CARD], "neutral": entry}})
+    return path
 
 
 def enrolled_images(
@@ -163,6 +207,8 @@ def _cell(values: dict[str, Any], key: str, index: int | None, sign: str) -> str
 
 def lines(result: dict[str, Any]) -> list[str | TextTable]:
     """Return the result as lines for the terminal."""
+    if "persons" not in result:
+        return [f"average of {result['n']:,} neutral images; strength {result['strength']:g}"]
     scores: list[tuple[str, str, int | None]] = [
         ("accuracy", "accuracy", None),
         ("macro F1", "macro_f1", None),

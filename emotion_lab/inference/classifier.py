@@ -29,10 +29,11 @@ from emotion_lab.inference.base import (
 )
 from emotion_lab.inference.derived import DerivedOutputs, FaceQuantities, VoteShares
 from emotion_lab.inference.exported_model import open_exported
+from emotion_lab.inference.neutral import NeutralReference
 from emotion_lab.inference.shipped_model import open_shipped
 
 #: Version of the cached cards.
-CARD_FORMAT = 4
+CARD_FORMAT = 5
 #: Values of ``backend=`` for which a shipped model runs as its ONNX file.
 SHIPPED_BACKENDS = ("auto", "onnx", "onnxruntime", "openvino")
 #: Batch sizes 1 to WARM_FACES run before the first frame, for at most WARM_S seconds.
@@ -53,6 +54,7 @@ class Classifier:
         resize: Resizes one crop to the input of the network; a second time changes nothing.
         data_name: Name of the dataset that it was trained on; None in exported files without it.
         derived: Valence, arousal and intensity of a face from its probabilities.
+        neutral: Average neutral face and strength of the neutral baseline; None if not known.
         quantities: The same, with the learned values in the place of derived ones.
     """
 
@@ -67,6 +69,7 @@ class Classifier:
         vote_shares = VoteShares.from_card(card["vote_shares"])
         self.derived = DerivedOutputs(self.classes, vote_shares)
         self.quantities = FaceQuantities(self.derived, card.get("quantities", []))
+        self.neutral = NeutralReference.from_card(card.get("neutral"), model_id, self.classes)
         self.runtime_name = backend.name
         self.notes = backend.notes
         self._run = backend.run
@@ -157,6 +160,7 @@ def _read_card(path: Path) -> dict[str, Any]:
         "classes": list(card["classes"]),
         "temperature": temperature,
         "vote_shares": card.get("vote_shares"),
+        "neutral": card.get("neutral"),
         "quantities": checkpoint.quantities(content),
         "input": {**asdict(spec), "crop_margin": margin},
         "config": {"data": {"name": data.get("name")}},

@@ -84,6 +84,7 @@ def open_exported(
         "classes": model.classes,
         "temperature": 1.0,
         "vote_shares": model.meta.get("vote_shares"),
+        "neutral": model.meta.get("neutral"),
         "quantities": model.quantities,
         "config": {"data": {"name": model.meta.get("data", {}).get("name")}},
         "input": {**values, "crop_margin": model.crop_margin},

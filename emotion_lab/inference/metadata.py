@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from emotion_lab.core.errors import UserError
+from emotion_lab.core.io import atomic_write
 
 #: Name of the metadata entry in every format.
 ENTRY = "emotion_lab"
@@ -48,6 +49,13 @@ def onnx_entry(text: str) -> bytes:
 
     # ModelProto.metadata_props, a key and a value.
     return field(0x72, field(0x0A, ENTRY.encode()) + field(0x12, text.encode()))
+
+
+def relabel_onnx(path: Path, meta: dict[str, Any], entries: dict[str, Any]) -> None:
+    """Change entries of the metadata of an .onnx file; the graph stays the same."""
+    new = {**meta, **entries}
+    text = json.dumps({**new, "seal": metadata_digest(new)})
+    atomic_write(path, path.read_bytes()[: meta["graph_bytes"]] + onnx_entry(text))
 
 
 def graph_hash(path: Path, size: int | None = None) -> str:

@@ -26,6 +26,11 @@ from emotion_lab.core.io import write_json
 FORMAT = 1
 #: File name of a reference in its run directory.
 REFERENCE = "neutral.json"
+#: Why nobody can be enrolled.
+NO_REFERENCE = (
+    "the average neutral face of this model is not known: start with enrol_reference=<run of "
+    "python -m emotion_lab.neutral>."
+)
 _SMALLEST = 1e-4  # floor of a probability before the logarithm, as in the smoothers
 
 
@@ -66,6 +71,15 @@ class NeutralReference:
     model: str
     average: np.ndarray
     strength: float
+
+    @classmethod
+    def from_card(
+        cls, entry: dict[str, Any] | None, model: str, classes: list[str]
+    ) -> NeutralReference | None:
+        """Build the reference of a checkpoint's or exported file's ``neutral``; None if missing."""
+        if entry is None:
+            return None
+        return cls(classes, model, np.array(entry["average"], np.float64), float(entry["strength"]))
 
     def correct(self, probabilities: np.ndarray, neutral: np.ndarray) -> np.ndarray:
         """Return :func:`correct` for a person."""

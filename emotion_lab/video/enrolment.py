@@ -6,14 +6,19 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
 
+from emotion_lab.core import weights
 from emotion_lab.core.errors import UserError
-from emotion_lab.core.paths import check_exist
+from emotion_lab.core.io import EXPORT_SUFFIXES
+from emotion_lab.core.paths import check_exist, find_checkpoint
 from emotion_lab.core.wording import counted
 from emotion_lab.inference import neutral
+from emotion_lab.inference.classifier import read_source
+from emotion_lab.inference.loader import load
 from emotion_lab.inference.neutral import NeutralReference, log_probabilities
 from emotion_lab.video.sinks.base import new_file
 
@@ -27,7 +32,7 @@ def check_enrolment(cfg: DictConfig) -> None:
     if cfg.enrol_save is not None:
         new_file(str(cfg.enrol_save), bool(cfg.overwrite or cfg.get("resume")))
     given = next((key for key in ("enrol", "enrol_save") if cfg[key] is not None), None)
-    if given is not None and cfg.enrol_reference is None:
+    if given is not None and cfg.enrol_reference is None and not _holds_average(str(cfg.ckpt)):
         raise UserError(
             f"{given}= needs the average neutral face of the model: add enrol_reference=<run of "
             "python -m emotion_lab.neutral>."
@@ -41,6 +46,26 @@ def check_enrolment(cfg: DictConfig) -> None:
         )
     if cfg.enrol is not None and str(cfg.enrol).endswith(".json"):
         raise UserError("enrol= is a saved face already: leave enrol_save out.")
+
+
+def note_temporal(smoothing: dict[str, Any]) -> None:
+    """Print that a temporal model and a neutral baseline do not go together."""
+    if smoothing["name"] == "temporal":
+        print(
+            "note: smoothing=temporal was less accurate with a neutral baseline than without "
+            "(docs/temporal.md): use smoothing=ema with it.",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _holds_average(ckpt: str) -> bool:
+    """Return whether a model holds its average neutral face; reads its card only."""
+    if weights.is_name(ckpt):
+        return True
+    if Path(ckpt).suffix in EXPORT_SUFFIXES:
+        return load(ckpt).meta.get("neutral") is not None
+    return read_source(find_checkpoint(ckpt)).card.get("neutral") is not None
 
 
 def neutral_face(looks: Iterable[list[np.ndarray]], name: str) -> np.ndarray:

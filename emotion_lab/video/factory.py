@@ -36,8 +36,9 @@ def build_recognizer(cfg: dict[str, Any]) -> EmotionRecognizer:
         cfg.get("max_turn_deg"),  # bench has none
         classify=cfg["classify"],
     )
-    if cfg.get("enrol_reference") is not None:  # bench has none
-        model.enrol(cfg["enrol"], cfg["enrol_reference"], cfg["enrol_save"])
+    enrolment = [cfg.get(key) for key in ("enrol", "enrol_reference", "enrol_save")]  # not in bench
+    if any(value is not None for value in enrolment):
+        model.enrol(*enrolment)
     return model
 
 

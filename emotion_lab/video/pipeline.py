@@ -14,10 +14,11 @@ import numpy as np
 from emotion_lab.core.errors import UserError
 from emotion_lab.inference.classifier import Classifier
 from emotion_lab.inference.face_crop import crop_faces
+from emotion_lab.inference.neutral import NO_REFERENCE
 from emotion_lab.video.batching import BatchingClassifier
 from emotion_lab.video.classify_schedule import ClassifySchedule, Look
 from emotion_lab.video.detectors.photo import PhotoDetector
-from emotion_lab.video.enrolment import Enrolment
+from emotion_lab.video.enrolment import Enrolment, note_temporal
 from emotion_lab.video.head_pose import HeadPose, head_pose
 from emotion_lab.video.recording import FACE_MARGIN
 from emotion_lab.video.scene_cut import SceneCutDetector
@@ -131,10 +132,8 @@ class Pipeline:
             UserError: If the average neutral face of the model is not known.
         """
         if self.enrolment is None:
-            raise UserError(
-                "the average neutral face of this model is not known: start with "
-                "enrol_reference=<run of python -m emotion_lab.neutral>."
-            )
+            raise UserError(NO_REFERENCE)
+        note_temporal(self.smoothing)
         self.enrolment.request()
 
     @property

@@ -19,9 +19,15 @@ from emotion_lab.data.images import to_array
 from emotion_lab.data.types import SYNTHETIC
 from emotion_lab.inference.classifier import Classifier, load_classifier
 from emotion_lab.inference.loader import InvalidImageError
-from emotion_lab.inference.neutral import read_person, read_reference
+from emotion_lab.inference.neutral import NO_REFERENCE, read_person, read_reference
 from emotion_lab.video.detectors import build_detector
-from emotion_lab.video.enrolment import ENROL_S, Enrolment, neutral_face, write_person
+from emotion_lab.video.enrolment import (
+    ENROL_S,
+    Enrolment,
+    neutral_face,
+    note_temporal,
+    write_person,
+)
 from emotion_lab.video.pipeline import Pipeline
 from emotion_lab.video.results import Faces, StreamFrame
 from emotion_lab.video.smoothing import check_network
@@ -111,6 +117,8 @@ class EmotionRecognizer:
             max_turn_deg=max_turn_deg,
             classify=classify,
         )
+        if classifier.neutral is not None:
+            self._stream.enrolment = Enrolment(classifier.neutral)
         self._stills = self._stream.clone(stills=True)
         self._noted = False
 
@@ -131,21 +139,32 @@ class EmotionRecognizer:
         return pipeline
 
     def enrol(
-        self, neutral: ImageLike | None, reference: str | Path, save: str | Path | None = None
+        self,
+        neutral: ImageLike | None,
+        reference: str | Path | None = None,
+        save: str | Path | None = None,
     ) -> None:
         """Correct all labels from now on by the neutral face of a person.
 
         Args:
             neutral: Photo or clip (its first 3 s) of one person with a neutral face, or a file that
                 ``save`` wrote; None: nobody is enrolled yet.
-            reference: Run directory of ``python -m emotion_lab.neutral`` with this model.
+            reference: Run directory of ``python -m emotion_lab.neutral`` with this model; None: the
+                numbers that the model holds, as the shipped ones do.
             save: File for the neutral face, as numbers; for None nothing is saved.
 
         Raises:
-            UserError: If there is no face or several, or a file is of another model.
+            UserError: If there is no face or several, a file is of another model, or the model
+                holds no average neutral face and there is no ``reference``.
         """
         model = (self.classifier.model_id, self.classes)
-        known = read_reference(Path(reference).expanduser(), *model)
+        known = self.classifier.neutral
+        if reference is not None:
+            known = read_reference(Path(reference).expanduser(), *model)
+        if known is None:
+            raise UserError(NO_REFERENCE)
+        if neutral is not None:
+            note_temporal(self._stream.smoothing)
         file = None if save is None else Path(save).expanduser()
         person: np.ndarray | None = None
         if isinstance(neutral, (str, Path)) and Path(neutral).suffix == ".json":

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from emotion_lab.core import checkpoint, weights
 from emotion_lab.core.errors import UserError
-from emotion_lab.experiments.neutral import lines, measure
+from emotion_lab.data.types import ArrayStore, Split
+from emotion_lab.experiments.neutral import average_face, lines, measure, store
 from emotion_lab.inference import neutral
+from emotion_lab.inference.classifier import load_classifier
 from emotion_lab.inference.neutral import correct, log_probabilities, read_person, read_reference
 from emotion_lab.neutral import validate
 from tests.conftest import composed
@@ -122,3 +126,58 @@ def test_files_of_another_model_are_refused(kind: str, tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(UserError, match="is no neutral"):
         read(path, "abc", CLASSES)
+
+
+@pytest.mark.parametrize("name", weights.MODELS)
+def test_shipped_models_hold_the_average_neutral_face(name: str) -> None:
+    classifier = load_classifier(name, "onnx")
+    assert classifier.neutral is not None
+    assert classifier.classes[int(classifier.neutral.average.argmax())] == "neutral"
+    assert classifier.neutral.average.sum() == pytest.approx(0, abs=1e-4)
+    assert classifier.neutral.model == classifier.model_id
+    assert 0 < classifier.neutral.strength <= 1
+
+
+def test_both_files_of_fer2013_hold_the_same_average() -> None:
+    card = checkpoint.read(weights.find("fer2013", ".ckpt"))[checkpoint.CARD]
+    exported = load_classifier("fer2013", "onnx").neutral
+    assert exported is not None and card["neutral"]["strength"] == exported.strength
+    np.testing.assert_allclose(card["neutral"]["average"], exported.average, atol=1e-3)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".ckpt"])
+def test_the_average_is_saved_in_a_file(suffix: str, tmp_path: Path) -> None:
+    name = "fer2013-small" if suffix == ".onnx" else "fer2013"
+    path = Path(shutil.copy(weights.find(name, suffix), tmp_path / f"model{suffix}"))
+    assert store(str(path), {"average": [0.5] * 7, "strength": 0.4, "n": 3}, "val") == path
+    neutral_reference = load_classifier(path, "onnx" if suffix == ".onnx" else "torch").neutral
+    assert neutral_reference is not None and neutral_reference.strength == 0.4
+    np.testing.assert_array_equal(neutral_reference.average, np.full(7, 0.5))
+
+
+class TwoLevels:
+    """Bright images are neutral."""
+
+    classes = CLASSES
+
+    def __call__(self, images: list[np.ndarray]) -> np.ndarray:
+        return np.array([[0.1, 0.1, 0.8] if i.max() else [0.8, 0.1, 0.1] for i in images])
+
+
+def test_the_average_of_images_without_persons() -> None:
+    images = np.zeros((6, 2, 2, 1), np.uint8)
+    images[:3] = 255
+    labels = np.array([2, 2, 0, 1, 2, 0])
+    part = Split(ArrayStore(images), np.arange(6), labels, [str(i) for i in range(6)])
+    result = average_face(part, labels, TwoLevels(), 0.3)
+    expected = log_probabilities(np.array([[0.1, 0.1, 0.8]] * 2 + [[0.8, 0.1, 0.1]])).mean(0)
+    np.testing.assert_allclose(result["average"], expected)
+    assert lines(result) == ["average of 3 neutral images; strength 0.3"]
+    with pytest.raises(UserError, match="no neutral image"):
+        average_face(part, np.zeros(6, int), TwoLevels(), 0.3)
+
+
+def test_a_shipped_model_is_not_overwritten() -> None:
+    cfg = OmegaConf.create(composed("save_in_ckpt=true", "strength=0.5", entry="neutral"))
+    with pytest.raises(UserError, match=r"writes into a checkpoint or an \.onnx file, which"):
+        validate(cfg, [])

@@ -110,9 +110,38 @@ def test_python_api_enrols_a_photo_or_a_saved_face(tmp_path: Path) -> None:
         model.enrol(save, tmp_path)
 
 
+def test_a_model_that_holds_the_average_needs_no_reference() -> None:
+    classifier = BrightnessClassifier()
+    classifier.model_id, classifier.data_name, classifier.neutral = "abc", None, REFERENCE
+    smoothing = composed("smoothing=none", entry="live")["smoothing"]
+    model = EmotionRecognizer(classifier, FixedDetector(), smoothing)
+    frames = grey_frames([191] * 40)
+    assert model(frames[0].image)[0].probabilities["light"] == pytest.approx(0.749, abs=1e-3)
+    pipeline = model.pipeline(stills=False)
+    pipeline.enrol()
+    assert [pipeline(f).faces[0].smoothed[1] for f in frames][-1] == pytest.approx(0.5, abs=1e-3)
+    model.enrol(frames[0].image)
+    assert model(frames[0].image)[0].probabilities["light"] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_temporal_model_is_better_without(capsys: pytest.CaptureFixture[str]) -> None:
+    pipeline = enrolled_pipeline([FACE])
+    pipeline.enrol()
+    assert capsys.readouterr().err == ""
+    pipeline.smoothing = {"name": "temporal"}
+    pipeline.enrol()
+    assert "smoothing=temporal was less accurate with a neutral base" in capsys.readouterr().err
+
+
 def test_enrolment_needs_the_average_of_the_model() -> None:
     with pytest.raises(UserError, match="start with enrol_reference="):
         make_pipeline([FACE]).enrol()
+    classifier = BrightnessClassifier()
+    classifier.model_id, classifier.data_name = "abc", None
+    smoothing = composed("smoothing=none", entry="live")["smoothing"]
+    model = EmotionRecognizer(classifier, FixedDetector(), smoothing)
+    with pytest.raises(UserError, match="start with enrol_reference="):
+        model.enrol(grey_frames([191])[0].image)
 
 
 def test_a_neutral_face_needs_exactly_one_face() -> None:

@@ -100,6 +100,7 @@ def _describe(
         "crop_margin": float(card["input"]["crop_margin"]),
         "temperature": float(card["temperature"]),
         "vote_shares": card.get("vote_shares"),
+        "neutral": card.get("neutral"),
         "model": [member["config"]["model"]["name"] for member in cards],
         "licence": licence or "not stated",
         "data": {"name": data["name"], "fingerprints": cards[0].get("fingerprints", {})},
