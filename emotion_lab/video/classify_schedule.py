@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,16 +123,25 @@ class ClassifySchedule:
         self,
         time_s: float,
         box: np.ndarray,
-        crop: np.ndarray,
+        picture: np.ndarray | None,
         probabilities: np.ndarray,
         quantities: np.ndarray,
     ) -> Look:
-        """Return a classification of uint8 (h, w, 3) at ``time_s``; see :class:`Look`."""
-        comparison = None if self.always else CropComparison(small_picture(crop))
+        """Return a classification at ``time_s``; ``picture`` is that of :meth:`pictures`."""
+        comparison = None if picture is None else CropComparison(picture)
         return Look(time_s, box.copy(), probabilities, quantities, comparison)
 
+    def pictures(self, crops: Sequence[np.ndarray]) -> list[np.ndarray | None]:
+        """Return the :func:`small_picture` of each crop; None if no crops are compared."""
+        return [None if self.always else small_picture(crop) for crop in crops]
+
     def is_due(
-        self, look: Look, smoother: TrackSmoother, time_s: float, box: np.ndarray, crop: np.ndarray
+        self,
+        look: Look,
+        smoother: TrackSmoother,
+        time_s: float,
+        box: np.ndarray,
+        picture: np.ndarray | None,
     ) -> bool:
         """Return whether a face must be classified at ``time_s``.
 
@@ -139,9 +149,9 @@ class ClassifySchedule:
             look: Its last classification.
             smoother: Of its track, which got the probabilities of ``look``.
             box: x, y, width, height in pixels.
-            crop: uint8 (h, w, 3).
+            picture: Of :meth:`pictures`.
         """
-        if look.crop is None or time_s - look.time_s >= self.max_age_s - 1e-6:
+        if look.crop is None or picture is None or time_s - look.time_s >= self.max_age_s - 1e-6:
             return True
         label = smoother.settled
         if label is None:
@@ -153,7 +163,7 @@ class ClassifySchedule:
         if moved.max() > _MAX_MOVEMENT * look.box[2:].max():
             return True
         accepted = min(_MAX_DIFFERENCE, _DIFFERENCE_PER_LEAD * lead)
-        return look.crop.difference(small_picture(crop)) > accepted
+        return look.crop.difference(picture) > accepted
 
 
 def _lead(probabilities: np.ndarray, label: int) -> float:

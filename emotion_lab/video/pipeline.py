@@ -35,6 +35,7 @@ class FoundFaces:
         result: Result of the frame without faces.
         tracks: One for each face, sorted by id.
         crops: One for each track, uint8 (h, w, C); they may be views into the image of the frame.
+        pictures: Small pictures of the crops, see :meth:`ClassifySchedule.pictures`.
         lost: Ids of the tracks that ended with this frame; they do not come back.
         restarts: Whether ids begin at 1 again, so that earlier tracks are other faces.
     """
@@ -42,6 +43,7 @@ class FoundFaces:
     result: FrameResult
     tracks: list[Track]
     crops: list[np.ndarray]
+    pictures: list[np.ndarray | None] = field(default_factory=list)
     lost: set[int] = field(default_factory=set)
     restarts: bool = False
 
@@ -209,6 +211,7 @@ class Pipeline:
             landmarks = [track.landmarks for track in found.tracks]
             margin = self.classifier.crop_margin
             found.crops = crop_faces(frame.image, boxes, margin, landmarks, self.align)
+            found.pictures = self.schedule.pictures(found.crops)
             stages["crop"] = (time.perf_counter() - begin) * 1000
         return found
 
@@ -225,17 +228,17 @@ class Pipeline:
             rows = list(range(len(one.tracks)))
             if not restarted:
                 time_s = one.result.time_s
-                rows = [k for k in rows if self._is_due(one.tracks[k], one.crops[k], time_s)]
+                rows = [k for k in rows if self._is_due(one.tracks[k], one.pictures[k], time_s)]
             if one.tracks:
                 one.result.stages_ms["select"] = (time.perf_counter() - begin) * 1000
             selected.append(rows)
         return selected
 
-    def _is_due(self, track: Track, crop: np.ndarray, time_s: float) -> bool:
+    def _is_due(self, track: Track, picture: np.ndarray | None, time_s: float) -> bool:
         state = self._faces.get(track.id)
         if state is None or state.look is None:
             return True
-        return self.schedule.is_due(state.look, state.smoother, time_s, track.box, crop)
+        return self.schedule.is_due(state.look, state.smoother, time_s, track.box, picture)
 
     def classify(self, found: Sequence[FoundFaces]) -> list[FrameResult]:
         """Classify the faces of several frames in one batch, then smooth them frame by frame.
@@ -278,7 +281,7 @@ class Pipeline:
             values = outputs.get(k)
             look = None
             if values is not None:
-                look = self.schedule.look(result.time_s, track.box, found.crops[k], *values)
+                look = self.schedule.look(result.time_s, track.box, found.pictures[k], *values)
             result.faces.append(self._face(track, look, result.time_s))
         if found.tracks:
             result.stages_ms["smooth"] = (time.perf_counter() - begin) * 1000

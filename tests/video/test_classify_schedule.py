@@ -63,9 +63,9 @@ def is_due(
     crop: np.ndarray | None = None,
     smoothed: TrackSmoother | None = None,
 ) -> bool:
-    look = schedule.look(0.0, BOX, face_picture(), CLEAR, np.zeros(0))
-    crop = face_picture() if crop is None else crop
-    return schedule.is_due(look, smoothed or smoother(), time_s, BOX + moved, crop)
+    first, last = schedule.pictures([face_picture(), face_picture() if crop is None else crop])
+    look = schedule.look(0.0, BOX, first, CLEAR, np.zeros(0))
+    return schedule.is_due(look, smoothed or smoother(), time_s, BOX + moved, last)
 
 
 def test_a_face_is_classified_when_it_changed_or_is_not_certain() -> None:

@@ -120,11 +120,11 @@ def show_labels(
     starts = np.diff(looks.tracks, prepend=looks.tracks[:1] - 1) != 0
     look: Look | None = None
     for i in track(range(len(split)), title, len(split)):
-        time_s, crop = float(looks.times[i]), split.image(i)
+        time_s, (picture,) = float(looks.times[i]), schedule.pictures([split.image(i)])
         if starts[i]:
             smoother, look = TrackSmoother(smoothing, probabilities.shape[1]), None
-        if look is None or schedule.is_due(look, smoother, time_s, box, crop):
-            look = schedule.look(time_s, box, crop, probabilities[i], nothing)
+        if look is None or schedule.is_due(look, smoother, time_s, box, picture):
+            look = schedule.look(time_s, box, picture, probabilities[i], nothing)
             classified[i] = True
         label = smoother.update(look.probabilities, time_s)[1]
         shown[i] = -1 if label is None else label
