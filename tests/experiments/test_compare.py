@@ -176,6 +176,8 @@ def test_listed_images_are_left_out(two: tuple[Path, Path], tmp_path: Path) -> N
         assert result["difference"][key] == expected[key]
     assert result["n"] == 116 and result["support"] == {"happy": 58, "sad": 24, "neutral": 34}
     assert f"4 images of {list_csv} are left out." in result["notes"]
+    assert any(note.startswith("before drop_csv: it is unknown") for note in result["notes"])
+    assert not result["warnings"]
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,16 @@ def _num_groups(saved: SavedPredictions) -> int | None:
     return None if saved.groups is None else len(set(saved.groups))
 
 
+def _trained_on_lines(
+    names: list[str], runs: list[SavedPredictions], drop_csv: str | None
+) -> tuple[list[str], list[str]]:
+    """Return :func:`trained_on_lines`; notes only if images are left out, which it counts."""
+    warnings, notes = trained_on_lines(names, [saved.scores for saved in runs])
+    if drop_csv is None:
+        return warnings, notes
+    return [], [f"before drop_csv: {text}" for text in [*warnings, *notes]]
+
+
 def _trained(runs: Sequence[SavedPredictions]) -> list[Run]:
     """Return the runs of ``train`` among the runs that are compared."""
     return [find_runs.read(saved.run) for saved in runs if find_runs.is_run(saved.run)]
@@ -227,7 +237,7 @@ def compare(
     side_b = _side(runs_b, predictions[seeds:], names[seeds:], reference, title_b)
     pairs, difference = _differences(runs, predictions, names, reference)
     support = {name: int((labels == i).sum()) for i, name in enumerate(classes)}
-    warnings, seen_notes = trained_on_lines(names, [saved.scores for saved in runs])
+    warnings, seen_notes = _trained_on_lines(names, runs, drop_csv)
     line = verdict_sentence(difference, side_a["name"], side_b["name"], n, seeds, by)
     result = {
         **{"verdict": difference[VERDICTS[by]], "by": by, "line": line, "split": split, "n": n},
