@@ -82,19 +82,21 @@ def _check_record(cfg: DictConfig) -> None:
         raise UserError("record= keeps every frame once: set loop=false.")
 
 
-def choose_display(display: str, num_sources: int) -> str:
-    """Return ``window``, ``web`` or ``none``; ``auto`` becomes ``web`` if there is no window."""
+def choose_display(display: str, num_sources: int) -> tuple[str, str]:
+    """Return ``window``, ``web`` or ``none``, and a line to print once the model is loaded.
+
+    ``auto`` becomes ``web`` if there is no window.
+    """
     from emotion_lab.video.sinks.window import window_problem
 
     if display not in ("auto", "window"):
-        return display
+        return display, ""
     problem = "a window shows one source" if num_sources > 1 else window_problem()
     if problem is None:
-        return "window"
+        return "window", ""
     if display == "window":
         raise UserError(f"Cannot show a window: {problem}, or set display=web.")
-    print(f"display: web, because {problem}", file=sys.stderr)
-    return "web"
+    return "web", f"display: web, because {problem}\n"
 
 
 def run_live(cfg: dict[str, Any], run_dir: Path) -> None:
@@ -109,11 +111,11 @@ def run_live(cfg: dict[str, Any], run_dir: Path) -> None:
     from emotion_lab.video.sources.several import source_list
 
     sources = source_list(cfg["source"])
-    display = choose_display(cfg["display"], len(sources))
+    display, note = choose_display(cfg["display"], len(sources))
     if len(sources) > 1:
         from emotion_lab.video.several import run_several
 
-        run_several({**cfg, "display": display}, run_dir)
+        run_several({**cfg, "display": display}, run_dir, note)
         return
     cfg = {**cfg, "source": sources[0]}
     with open_source(cfg) as source, contextlib.ExitStack() as stack:
@@ -125,6 +127,7 @@ def run_live(cfg: dict[str, Any], run_dir: Path) -> None:
         # Before the model is loaded, which takes seconds.
         sinks: list[Sink] = [factory.build_save_sink(cfg, source)] if cfg["save"] else []
         pipeline = factory.build_pipeline(cfg, source.stills, bool(source.truth))
+        sys.stderr.write(note)
         overlay = factory.build_overlay(cfg, pipeline.classes)
         if cfg["summary"] and not source.stills:
             sinks.append(SummarySink(run_dir, pipeline.classes, cfg["overwrite"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -108,11 +109,12 @@ def _build_runners(
     return runners
 
 
-def run_several(cfg: dict[str, Any], run_dir: Path) -> None:
+def run_several(cfg: dict[str, Any], run_dir: Path, note: str = "") -> None:
     """Run all sources of ``cfg["source"]`` until they end, or Ctrl-C.
 
     Args:
         cfg: The config of ``live``; ``display`` is ``web`` or ``none``.
+        note: Printed on standard error once the model is loaded.
 
     Raises:
         LostSourcesError: At the end, if some sources were lost.
@@ -127,6 +129,7 @@ def run_several(cfg: dict[str, Any], run_dir: Path) -> None:
         if cfg["display"] == "web":
             server_socket = stack.enter_context(server.bind(cfg["web"]))
         runners = _build_runners(cfg, sources, run_dir)
+        sys.stderr.write(note)
         if cfg["display"] == "web":
             server.serve(runners, cfg["web"], run_dir, server_socket)
             return
