@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, Timer
 
 from emotion_lab.core import distributed
 from emotion_lab.core.errors import UserError
@@ -89,6 +89,23 @@ class MetricsHistory(L.Callback):
         if trainer.is_global_zero:
             self.write()
             print(self.line(row, trainer.max_epochs or 0), flush=True)
+            if len(self.rows) == 2:  # the first epoch is slower
+                self._check_time_limit(trainer)
+
+    def _check_time_limit(self, trainer: L.Trainer) -> None:
+        """Print a warning if ``trainer.max_time`` will end the run before its last epoch."""
+        timer = next((one for one in trainer.callbacks if isinstance(one, Timer)), None)  # type: ignore[attr-defined] # set at run time
+        left_s = None if timer is None else timer.time_remaining()
+        epochs, done = trainer.max_epochs or 0, len(self.rows)
+        if left_s is None or self.seconds[-1] * (epochs - done) <= left_s:
+            return
+        fitting = done + int(left_s / self.seconds[-1])
+        print(
+            f"warning: trainer.max_time ends this run after about {fitting} of {epochs} epochs at "
+            "this speed, in the middle of the learning rate schedule: start again with "
+            f"trainer.max_epochs={fitting} or trainer.max_time=null",
+            flush=True,
+        )
 
     def _epoch_seconds(self) -> float:
         return self._previous_seconds + time.perf_counter() - self._start

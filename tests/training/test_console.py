@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lightning.pytorch.callbacks import Timer
 from rich.console import Console
 from rich.progress import Progress
 
@@ -48,6 +49,29 @@ def test_line_of_an_epoch(
                             "1234.5", "s", "best"]  # fmt: skip
     # The numbers stand below their titles.
     assert header.index(title) + len(title) == line.index(value) + len(value)
+
+
+@pytest.mark.parametrize(
+    ("max_time", "expected"),
+    [({"minutes": 3}, "after about 3 of 5 epochs"), ({"minutes": 5}, None), (None, None)],
+)
+def test_time_limit_that_is_too_short_is_announced(
+    max_time: dict[str, int] | None,
+    expected: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two epochs of one minute are done: the other three need three minutes."""
+    history = MetricsHistory(tmp_path, "val/macro_f1", "max")
+    history.rows, history.seconds = [ROW, ROW], [70.0, 60.0]
+    timer = Timer(max_time)
+    monkeypatch.setattr(timer, "time_elapsed", lambda stage: 120.0)
+    history._check_time_limit(SimpleNamespace(callbacks=[timer], max_epochs=5))  # type: ignore[arg-type]
+    printed = capsys.readouterr().out
+    assert (expected in printed) if expected else not printed
+    history._check_time_limit(SimpleNamespace(callbacks=[], max_epochs=5))  # type: ignore[arg-type]
+    assert not capsys.readouterr().out
 
 
 def test_histories_of_earlier_versions_count_from_one(tmp_path: Path) -> None:
