@@ -166,7 +166,9 @@ def test_a_peer_that_cannot_start() -> None:
 
 def test_the_example_follows_the_protocol(tmp_path: Path) -> None:
     """``fer_peer.py`` with a stand-in for the package ``fer``."""
-    (tmp_path / "fer.py").write_text(
+    (tmp_path / "fer").mkdir()
+    (tmp_path / "fer" / "__init__.py").touch()
+    (tmp_path / "fer" / "fer.py").write_text(
         "print('a message of the package')\n"
         "class FER:\n"
         "    def detect_emotions(self, image):\n"
